@@ -1,0 +1,99 @@
+# What is typed more than once. `make` alone lists it; whatever needs the environment makes it first.
+# For GNU make 3.81 (the one macOS has) and newer, and a plain POSIX sh.
+
+# The first of these that is Python 3.11 to 3.13 makes the environment.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+VENV ?= .venv
+# uv installs faster than pip; UV= on the command line takes pip all the same.
+UV ?= $(shell command -v uv 2>/dev/null)
+EXP ?= demo
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp
+SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# Unlike pip, uv compiles nothing by itself, and then every start takes 10 seconds longer.
+INSTALL := $(if $(UV),UV_COMPILE_BYTECODE=1 $(UV) pip install --python $(PY),$(PY) -m pip install)
+OVERRIDES = experiment=$(EXP) $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
+# $(call need,VALUE,SENTENCE) stops with the sentence where there is no value.
+need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train evaluate predict folds sweep lr test test-slow lint format lock bench notebook \
+  clean distclean
+
+help: ## list what make can do
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## make the environment in .venv; every other target does that where it must
+
+# Touched last: a set-up that was interrupted is done again, and so is one whose lock has changed.
+$(STAMP): requirements.lock pyproject.toml
+	@for python in $(PYTHON) none; do $$python -c "$(SUITABLE)" 2>/dev/null && break; done; \
+	if [ "$$python" = none ]; then \
+	  echo "None of \"$(PYTHON)\" is a Python 3.11 to 3.13 with venv: install one (on Debian and Ubuntu" \
+	    "python3-venv too) or name it with PYTHON=/path/to/python." >&2; \
+	  exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$python --version): some minutes, once."; \
+	$$python -m venv $(VENV)
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+train: $(STAMP) ## train EXP=demo; ARGS="seed=1" changes settings, RESUME=latest (or a run folder) goes on
+	$(PY) -m lightning_audio.train $(OVERRIDES)
+
+evaluate: $(STAMP) ## print the test scores of RUN=logs/... again
+	$(call need,$(RUN),Name the run folder: make evaluate RUN=logs/EXPERIMENT/DATE_TIME.)
+	$(PY) -m lightning_audio.evaluate "$(RUN)" $(ARGS)
+
+# One AUDIO may hold spaces as it is; among several, quotes keep it together: AUDIO="'my dog.wav' *.mp3".
+predict: $(STAMP) ## what RUN=logs/... says to AUDIO="one.wav *.mp3 folder"; ARGS="--format csv"
+	$(call need,$(and $(RUN),$(AUDIO)),Name run and audio: make predict RUN=logs/EXPERIMENT/DATE_TIME AUDIO=dog.wav.)
+	@if [ -e "$$AUDIO" ]; then set -- "$$AUDIO"; else set -- $(AUDIO); fi; \
+	$(PY) -m lightning_audio.predict "$(RUN)" "$$@" $(ARGS)
+
+folds: $(STAMP) ## cross-validate EXP=esc10_cnn2d over its official folds; ARGS and RESUME as in train
+	$(PY) -m lightning_audio.folds $(OVERRIDES)
+
+sweep: $(STAMP) ## try the values of SWEEP=NAME (in conf/sweep) or of ARGS="optimizer.lr=1e-3,3e-4" on EXP=demo
+	$(call need,$(SWEEP)$(ARGS),Name a sweep of conf/sweep: make sweep EXP=demo SWEEP=NAME; or values to try in ARGS.)
+	$(PY) -m lightning_audio.train -m experiment=$(EXP) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
+
+lr: $(STAMP) ## look for a learning rate for EXP=demo
+	$(PY) -m lightning_audio.find_lr experiment=$(EXP) $(ARGS)
+
+test: $(STAMP) ## run the tests but for the slow ones; ARGS="-k store" runs some
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMP) ## run the slow tests
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: $(STAMP) ## check with ruff and mypy
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+format: $(STAMP) ## lay the code out, and mend what ruff can mend
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+lock: ## pin the newest versions that pyproject.toml allows (with uv)
+	$(call need,$(UV),The lock is made with uv and there is none on the PATH: install uv first.)
+	$(UV) pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --extra dev --quiet --output-file requirements.lock pyproject.toml
+
+bench: $(STAMP) ## run the benchmarks one after another
+	@for file in $(filter-out benchmarks/timing.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(PY) "$$file" || exit 1; done
+
+notebook: $(STAMP) ## open the notebooks; installs JupyterLab the first time
+	@$(PY) -c "import jupyterlab" 2>/dev/null || $(INSTALL) --no-build-isolation -e ".[notebook]"
+	$(PY) -m jupyterlab notebooks
+
+clean: ## remove caches and built packages; data, logs and the environment stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find $(wildcard src tests benchmarks notebooks) -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	  -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; else echo "There is no environment in $(VENV)."; fi
