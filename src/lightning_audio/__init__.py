@@ -1,0 +1,27 @@
+"""Audio classification and speech recognition with PyTorch Lightning and Hydra.
+
+import lightning_audio
+model = lightning_audio.load("logs/demo/2026-01-31_12-00-00_a1b2")
+model.predict(["dog.wav", "rain.mp3"])
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from lightning_audio.errors import UserError
+
+try:
+    __version__ = version("lightning-audio")
+except PackageNotFoundError:  # the sources are on the path, but not installed
+    __version__ = "0.0.0"
+
+__all__ = ["UserError", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and Lightning take seconds to import: only when the first model is asked for.
+    if name == "load":
+        from lightning_audio.checkpoint import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

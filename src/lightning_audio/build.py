@@ -1,0 +1,229 @@
+"""The only place where configuration becomes objects, and where it is decided what may."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from lightning_audio.augment import Augment
+from lightning_audio.callbacks import AtomicCheckpointIO, checkpoints
+from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.module import AudioDataModule
+from lightning_audio.errors import UserError, did_you_mean
+from lightning_audio.frontend import Normalize, shape_of
+from lightning_audio.tasks.base import AudioTask, Recipe
+
+# What a configuration that somebody sent may build: modules of these packages, and nothing else.
+ALLOWED = tuple(f"lightning_audio.{part}" for part in ("frontend", "augment", "networks", "tasks"))
+# The parts of a configuration that a checkpoint carries: what is needed to answer.
+ANSWERING = ("frontend", "normalize", "network", "task")
+# What a part raises where an option does not fit.
+MISFITS = (ImportError, LookupError, RuntimeError, TypeError, ValueError, MisconfigurationException)
+
+
+def instantiate(node: Any, where: str, **arguments: Any) -> Any:
+    """Builds what `_target_` names from its options in YAML and the `arguments` that other parts know.
+
+    Raises:
+        UserError: an option is unknown, a value does not fit, a package is missing; `where` names the part.
+    """
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node, resolve=True)
+    try:
+        # In two steps: Hydra would turn arguments that are lists or dataclasses into something else.
+        built = hydra.utils.instantiate({**node, "_partial_": True}, _convert_="all")
+        return built if node.get("_partial_") else built(**arguments)
+    except (InstantiationException, *MISFITS) as error:
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(_why(cause, node, where, arguments)) from error
+
+
+def _why(cause: BaseException, node: dict[str, Any], where: str, arguments: dict[str, Any]) -> str:
+    reason = " ".join(str(cause).split())
+    extra = where.rpartition(".")[2]
+    if isinstance(cause, ImportError) and extra in _extras():
+        return f"{where} needs a package that is not installed: run pip install 'lightning-audio[{extra}]'."
+    if "unexpected keyword argument" not in reason:
+        return f"{where} can't be built: {reason.rstrip('.')}; mend its options."
+    option = reason.split("'")[1]
+    place, part = _place_of(option, node, where) or (where, node)
+    # What the part hands on to another one is not named in its signature, but in its YAML.
+    options = [name for name in {**dict.fromkeys(_options(part)), **part} if name not in (*arguments, option)]
+    known = ", ".join(name for name in options if not name.startswith("_"))
+    return f"{place}.{option} is no option{did_you_mean(option, options)}: {place} takes {known}."
+
+
+def _options(node: dict[str, Any]) -> list[str]:
+    parameters = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+
+
+def _place_of(option: str, node: Any, where: str) -> tuple[str, dict[str, Any]] | None:
+    """The part, within `node`, that is given this option without knowing it, behind its dotted name."""
+    if isinstance(node, dict) and option in node and "_target_" in node and option not in _options(node):
+        return where, node
+    children = node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else ())
+    found = (_place_of(option, child, f"{where}.{name}") for name, child in children)
+    return next((place for place in found if place), None)
+
+
+def _extras() -> Sequence[str]:
+    """The extras of this package; each is named as the option that needs it, such as wandb in `logger`."""
+    try:
+        return metadata.metadata("lightning-audio").get_all("Provides-Extra") or ()
+    except metadata.PackageNotFoundError:  # the sources are on the path, but not installed
+        return ()
+
+
+def refuse_unknown(node: Any, allow: Sequence[str] = ()) -> None:
+    """Raises UserError where a configuration out of a file names anything but a module on the allow list.
+
+    `allow` adds packages of the caller's own, such as `my_project.networks`.
+    """
+    if isinstance(node, dict):
+        if "_target_" in node and not _is_allowed(str(node["_target_"]), (*ALLOWED, *allow)):
+            raise UserError(
+                f"The checkpoint wants to build {node['_target_']}, which is not on the allow list: if you "
+                "trust it, name its package in load(..., allow=[...])."
+            )
+        for value in node.values():
+            refuse_unknown(value, allow)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            refuse_unknown(value, allow)
+    elif isinstance(node, str) and "${" in node:
+        # What it stands for would be known only while building.
+        raise UserError(
+            f"The checkpoint's configuration is not resolved ({node!r}): give one that `train` wrote."
+        )
+
+
+def _is_allowed(target: str, packages: Sequence[str]) -> bool:
+    module, _, name = target.rpartition(".")
+    if not any(module == package or module.startswith(f"{package}.") for package in packages):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    # Only what is defined there: a module that it imports must not be a door to anything else.
+    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module
+
+
+def corpus(cfg: DictConfig) -> Corpus:
+    """The corpus that `data` describes."""
+    return instantiate(cfg.data, "data")
+
+
+def datamodule(cfg: DictConfig) -> AudioDataModule:
+    """The data of a run; the task says how answers are encoded."""
+    options = OmegaConf.to_container(cfg.loader, resolve=True)
+    node = {"_target_": f"{AudioDataModule.__module__}.AudioDataModule", **options}  # type: ignore[dict-item]
+    return instantiate(node, "loader", corpus=corpus(cfg), targets=task_class(cfg).encoding, seed=cfg.seed)
+
+
+def task_class(cfg: DictConfig) -> type[AudioTask]:
+    """The class that `task` names."""
+    return cast(type[AudioTask], get_class(cfg.task._target_))
+
+
+def task(cfg: DictConfig, data: AudioDataModule) -> AudioTask:
+    """A task to train: everything that the data knows flows into it. `data` has been set up."""
+    try:
+        pl.seed_everything(cfg.seed, verbose=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"seed={cfg.seed} is no seed: set it to a whole number from 0 to 4294967295."
+        ) from error
+    answering = {part: OmegaConf.to_container(cfg, resolve=True)[part] for part in ANSWERING}  # type: ignore
+    facts = {"labels": list(data.labels), "sample_rate": data.sample_rate, "clip_seconds": data.clip_seconds}
+    augment = instantiate(cfg.augment, "augment")
+    built = assemble(answering, facts, augment, recipe(cfg), cfg.seed, class_counts=data.class_counts)
+    if cfg.channels_last:
+        built.network.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        built.network.compile()  # in place: the names in a checkpoint stay as they are
+    return built
+
+
+def assemble(
+    answering: dict[str, Any],
+    facts: dict[str, Any],
+    augment: Augment | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    **for_task: Any,
+) -> AudioTask:
+    """A task from the four parts that answer and the facts of the data: what a checkpoint holds.
+
+    `for_task` are arguments that only some tasks take; the others go without.
+    """
+    frontend = instantiate(answering["frontend"], "frontend", sample_rate=facts["sample_rate"])
+    shape = shape_of(frontend)
+    network = instantiate(answering["network"], "network", in_shape=shape, num_outputs=len(facts["labels"]))
+    accepted = inspect.signature(get_class(answering["task"]["_target_"])).parameters
+    built = instantiate(
+        answering["task"],
+        "task",
+        frontend=frontend,
+        normalize=Normalize(shape, answering["normalize"]),
+        network=network,
+        augment=augment or Augment(),
+        recipe=recipe,
+        seed=seed,
+        **facts,
+        **{name: value for name, value in for_task.items() if name in accepted},
+    )
+    built.description = {"config": answering, "facts": facts}
+    return built
+
+
+def recipe(cfg: DictConfig) -> Recipe:
+    """Optimizer and schedule of a run, not yet bound to weights."""
+    optimizer = instantiate(cfg.optimizer, "optimizer")
+    factor = instantiate(cfg.schedule, "schedule")
+    # Both are used once on nothing: a wrong option shows here, not when training starts.
+    instantiate(
+        {**cfg.optimizer, "_partial_": False}, "optimizer", params=[torch.zeros(1, requires_grad=True)]
+    )
+    instantiate({**cfg.schedule, "_partial_": False}, "schedule", step=0, total=1)
+    return Recipe(optimizer, cfg.optimizer.lr, cfg.optimizer.get("weight_decay", 0.0), factor)
+
+
+def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: tuple[str, str]) -> pl.Trainer:
+    """The Lightning trainer of a run, writing into its folder."""
+    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
+    watching = [c for c in callbacks if isinstance(c, pl.callbacks.EarlyStopping)]
+    if watching and not data.has_validation:
+        raise UserError(
+            "Early stopping watches validation, and this run has none: set loader.validation=0.1."
+        )
+    callbacks += checkpoints(run_folder, *(monitor if data.has_validation else (None, "min")))
+    loggers = [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
+    return instantiate(
+        # A bar is for somebody who watches; a log gets a line an epoch.
+        {**cfg.trainer, "enable_progress_bar": cfg.trainer.enable_progress_bar and sys.stdout.isatty()},
+        "trainer",
+        callbacks=callbacks,
+        logger=loggers or False,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(run_folder),
+    )

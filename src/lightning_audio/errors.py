@@ -1,0 +1,50 @@
+"""The one exception that a user's mistake raises, and how a program ends on it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import NoReturn, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class UserError(Exception):
+    """A mistake of the user's: one sentence that says what is wrong, where, and how to mend it.
+
+    The programs print it alone, without a traceback, and end with exit status 2.
+    """
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """` (did you mean 'OPTION'?)` where an option is close to the word, otherwise nothing."""
+    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def end_on(error: UserError) -> NoReturn:
+    """Prints the sentence and ends with exit status 2; LIGHTNING_AUDIO_TRACEBACK=1 shows its origin."""
+    if os.environ.get("LIGHTNING_AUDIO_TRACEBACK"):
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def ends_in_one_sentence(program: Callable[P, R]) -> Callable[P, R]:
+    """Lets a program end on a UserError with its sentence and exit status 2, on Ctrl-C with 130."""
+
+    @functools.wraps(program)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return program(*args, **kwargs)
+        except UserError as error:
+            end_on(error)
+        except KeyboardInterrupt:
+            print("interrupted: go on with resume=latest", file=sys.stderr)
+            sys.exit(130)
+
+    return wrapped
