@@ -1,0 +1,56 @@
+"""Batch: several clips of any length as one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+INT16_SCALE = 32768.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Waveforms `(B, T)` with their lengths `(B,)` in samples, targets, and the ids of the clips.
+
+    Waveforms come as int16, which halves what travels to the device; `samples_to_float` scales them there.
+    `targets` are class indices `(B,)`, multi-hot rows `(B, C)`, or token ids `(B, U)` with
+    `target_lengths` `(B,)`.
+    """
+
+    waveforms: Tensor
+    lengths: Tensor
+    targets: Tensor
+    ids: tuple[str, ...] = ()
+    target_lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.waveforms.shape[0]
+
+    def to(self, device: torch.device, non_blocking: bool = True, **_: Any) -> Batch:
+        """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which a GPU copies without waiting."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, function: Any) -> Batch:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: function(v) for k, v in tensors.items() if isinstance(v, Tensor)})
+
+
+def samples_to_float(waveforms: Tensor) -> Tensor:
+    """int16 samples as float32 in [-1, 1); floating-point samples as they are."""
+    return waveforms if waveforms.is_floating_point() else waveforms.float() / INT16_SCALE
+
+
+def pad_waveforms(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Waveforms of any length as `(B, T)`, zeros behind the shorter ones, and their lengths `(B,)`."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    padded = waveforms[0].new_zeros(len(waveforms), max(int(lengths.max()), 1))
+    for row, waveform in zip(padded, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return padded, lengths

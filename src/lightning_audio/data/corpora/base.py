@@ -1,0 +1,43 @@
+"""Corpus: what a corpus has to say. One file beside this one for each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from lightning_audio.data.clip import Clip
+
+
+class Corpus(ABC):
+    """Where the audio of a corpus is and what its official split is; no audio is read here.
+
+    A subclass sets `labels` in the order of the class indices. Where the protocol is cross-validation it
+    also sets `folds` and takes `fold`, the one that is tested on.
+
+    Args:
+        root: folder of the release, in the release's own layout; it may be read-only.
+        cache: folder that may be written to, for what is made or fetched.
+        sample_rate: the rate in Hz at which the clips are to be read.
+        download: fetch the release where it is not there.
+    """
+
+    labels: tuple[str, ...] = ()
+    folds: tuple[int, ...] = ()
+    fold: int = 0  # the test fold, where there are folds
+
+    def __init__(self, root: str, cache: str, sample_rate: int, download: bool = False) -> None:
+        self.root = Path(root).expanduser()
+        self.cache = Path(cache).expanduser()
+        self.sample_rate = sample_rate
+        self.wants_download = download
+
+    def prepare(self) -> None:  # noqa: B027 - most corpora have nothing to make
+        """Makes or fetches what is not there yet; called once, by one process, before `clips`."""
+
+    @abstractmethod
+    def clips(self) -> list[Clip]:
+        """All clips, each with its split, in any order.
+
+        Raises:
+            UserError: the release is not where it should be, or is not whole.
+        """

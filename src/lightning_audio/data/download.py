@@ -1,0 +1,251 @@
+"""Archives of corpora: fetched with resumption and a checksum, unpacked safely, never half there."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import shutil
+import stat
+import tarfile
+import urllib.error
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from filelock import FileLock
+from rich import progress
+from rich.console import Console
+
+from lightning_audio.errors import UserError
+
+CHUNK_BYTES = 1 << 16
+ATTEMPTS = 5
+UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+
+
+def fetch(
+    url: str,
+    sha256: str,
+    folder: Path,
+    name: str | None = None,
+    size: int | None = None,
+    timeout: float = 30.0,
+) -> Path:
+    """The file at `url`, in `folder`; one that is there already with the right SHA-256 is used as it is.
+
+    A transfer that was cut goes on where it ended, in this call and in the next one, if the server knows
+    HTTP ranges; otherwise it starts over. The file has its name only once its checksum is right.
+
+    Args:
+        url: address, http or https.
+        sha256: checksum of the whole file, in hexadecimal.
+        folder: where the file goes; made if it is not there.
+        name: the file's name; the last part of the address if it is not given.
+        size: bytes of the whole file, for servers that do not say it.
+        timeout: seconds without a byte after which a connection counts as cut.
+
+    Raises:
+        UserError: no connection, an HTTP error, a wrong checksum, or no room on the disk.
+    """
+    target = folder / (name or PurePosixPath(urlsplit(url).path).name)
+    part = target.with_name(f"{target.name}.part")
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if _sha256(target) == sha256:
+                return target
+            if _sha256(part) != sha256:
+                _download(url, part, size, timeout)
+                _verify(part, sha256, url)
+            part.replace(target)
+    return target
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(part: Path, sha256: str, url: str) -> None:
+    found = _sha256(part)
+    if found != sha256:
+        part.unlink()
+        raise UserError(
+            f"The file from {url} is not the one expected (SHA-256 {found}, expected {sha256}) and was "
+            "removed: run the same command again, and if it stays so, put the data there by hand."
+        )
+
+
+def _download(url: str, part: Path, size: int | None, timeout: float) -> None:
+    cut: Exception | None = None
+    for _ in range(ATTEMPTS):
+        try:
+            return _transfer(url, part, size, timeout)
+        except urllib.error.HTTPError as error:
+            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise UserError(f"{url} answered {error.code} {error.reason}: try again later.") from error
+            part.unlink()  # It is longer than the file at the server, so it is of another one.
+        except urllib.error.URLError as error:
+            raise UserError(
+                f"{url} cannot be reached ({error.reason}): run the same command again with a network, "
+                "or fetch it on another machine and put the data there by hand."
+            ) from error
+        except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+            cut = error
+    raise UserError(
+        f"The transfer of {url} was cut {ATTEMPTS} times ({cut!r}): run the same command again, "
+        "it goes on where it ended."
+    )
+
+
+def _transfer(url: str, part: Path, size: int | None, timeout: float) -> None:
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"User-Agent": "lightning-audio"} | ({"Range": f"bytes={have}-"} if have else {})
+    with urlopen(Request(url, headers=headers), timeout=timeout) as response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            have = 0  # The server ignores the range and sends everything.
+        length = response.headers["Content-Length"]
+        total = have + int(length) if length else size
+        _refuse_full_disk(part.parent, (total or 0) - have)
+        with part.open("ab" if have else "wb") as file, _bar() as bar:
+            task = bar.add_task(part.stem, total=total, completed=have)
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+    received = part.stat().st_size
+    if total is not None and received < total:  # http.client ends such a read without an error.
+        raise ConnectionError(f"{received} of {total} bytes received")
+
+
+def _refuse_full_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder} has {free / 1e6:.0f} MB free and {needed / 1e6:.0f} MB are needed: "
+            "free some space, or set LIGHTNING_AUDIO_CACHE to a folder on another disk."
+        )
+
+
+def _bar() -> progress.Progress:
+    sizes = (progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
+    name = progress.TextColumn("{task.description}")
+    console = Console(stderr=True, force_jupyter=False)  # text: a notebook may have no widgets
+    return progress.Progress(name, progress.BarColumn(), *sizes, console=console)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} cannot be read or written ({error.strerror or error}): "
+            "make room on the disk, or choose a folder that you may write to."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    kind: str
+    open: Callable[[], Any]  # a binary file
+    archive_bytes: int  # how far into the archive this member ends, for the progress bar
+
+
+def unpack(archive: Path, folder: Path, members: Sequence[str] | None = None, strip: int = 0) -> Path:
+    """Unpacks a zip or a tar (also compressed) as `folder`, which has its name only once it is whole.
+
+    Only plain files and folders are written. A folder that is there and not empty was unpacked before,
+    by this process or by another one, and is left as it is.
+
+    Args:
+        archive: the archive's path.
+        folder: what the archive becomes; its parent is made if it is not there.
+        members: names of files and folders to take, after stripping; None takes everything.
+        strip: how many leading folders to cut off the members' names.
+
+    Raises:
+        UserError: the archive is damaged, holds none of the members, or one of them is a link, a device or
+            has a path that is absolute or leads out; or the disk is full.
+    """
+    unpacking = folder.with_name(f"{folder.name}.unpacking")
+    with _writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{archive}.lock"):
+            if folder.is_dir() and any(folder.iterdir()):
+                return folder
+            shutil.rmtree(unpacking, ignore_errors=True)  # what a killed process left
+            unpacking.mkdir()
+            try:
+                _unpack_members(archive, unpacking, members, strip)
+                unpacking.replace(folder)
+            finally:
+                shutil.rmtree(unpacking, ignore_errors=True)
+    return folder
+
+
+def _unpack_members(archive: Path, folder: Path, members: Sequence[str] | None, strip: int) -> None:
+    try:
+        opened = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
+        with _bar() as bar:
+            task = bar.add_task(f"unpacking {archive.name}", total=archive.stat().st_size)
+            for member in opened:
+                name = _stripped(member, archive, strip)
+                if name.parts and (members is None or any(map(name.is_relative_to, members))):
+                    _write(member, folder / name)
+                bar.update(task, completed=member.archive_bytes)
+            bar.update(task, completed=archive.stat().st_size)  # the table at the end of a zip
+    except UNREADABLE as error:
+        raise UserError(f"{archive} is damaged ({error}): remove it and fetch it again.") from error
+    if not any(folder.iterdir()):
+        raise UserError(f"{archive} holds none of what was to be unpacked: it is not the archive expected.")
+
+
+def _zip_members(path: Path) -> Iterator[_Member]:
+    # A zip made on Windows holds no Unix mode, and its mode is 0.
+    kinds = {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
+    done = 0
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            done += info.compress_size
+            mode = stat.S_IFDIR if info.is_dir() else stat.S_IFMT(info.external_attr >> 16)
+            yield _Member(info.filename, kinds.get(mode, "device"), partial(archive.open, info), done)
+
+
+def _tar_members(path: Path) -> Iterator[_Member]:
+    with path.open("rb") as file, tarfile.open(fileobj=file) as archive:
+        for info in archive:
+            link = "link" if info.issym() or info.islnk() else "device"
+            kind = "file" if info.isfile() else "folder" if info.isdir() else link
+            yield _Member(info.name, kind, partial(archive.extractfile, info), file.tell())
+
+
+def _stripped(member: _Member, archive: Path, strip: int) -> PurePosixPath:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or PureWindowsPath(member.name).drive:
+        problem = "has an absolute path"
+    elif ".." in path.parts or "\\" in member.name:
+        problem = "leads out of its folder"
+    elif member.kind in ("link", "device"):
+        problem = f"is a {member.kind}"
+    else:
+        return PurePosixPath(*path.parts[strip:])
+    raise UserError(f"{archive} is not safe to unpack, its member {member.name!r} {problem}: remove it.")
+
+
+def _write(member: _Member, path: Path) -> None:
+    if member.kind == "folder":
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with member.open() as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)

@@ -1,0 +1,180 @@
+"""AudioDataModule: from the clips of a corpus to batches. The one LightningDataModule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_audio.data.batch import Batch
+from lightning_audio.data.clip import Clip, hold_out, refuse_leaks, validated
+from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.sampling import BatchLoader, BatchSampler
+from lightning_audio.data.store import WaveStore
+from lightning_audio.data.targets import ClassIndex
+from lightning_audio.errors import UserError
+
+
+class ClipSet(Dataset):
+    """The clips of one split; indexed by a list of positions it gathers a whole Batch at once."""
+
+    def __init__(self, clips: Sequence[Clip], store: WaveStore, targets: Tensor) -> None:
+        self.clips, self.store, self.targets = tuple(clips), store, targets
+        self.rows = torch.tensor([store.row(clip.id) for clip in clips], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        waveforms, lengths = self.store.gather(self.rows[positions])
+        ids = tuple(self.clips[position].id for position in positions)
+        return Batch(waveforms, lengths, self.targets[positions], ids)
+
+
+class AudioDataModule(pl.LightningDataModule):
+    """Prepares a corpus, decodes it once, holds its splits apart and loads batches.
+
+    Args:
+        corpus: what is where.
+        targets: the encoding of the answers; a task class names it.
+        batch_size: clips in a training batch, for each device.
+        eval_batch_size: clips in a validation or test batch; by default `batch_size`.
+        validation: share of the training clips, whole groups at a time, that becomes the validation split
+            where the corpus has none; with 0 there is none, and the last epoch counts.
+        store: where the decoded audio lives: `disk` (memory map), `memory`, or `device`.
+        workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
+        seed: names the order of the clips and the draw of the validation clips.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        targets: type[ClassIndex],
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        validation: float = 0.0,
+        store: str = "disk",
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= validation < 1:
+            raise UserError(f"loader.validation={validation} is no share: set it to 0 or a number below 1.")
+        for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size or batch_size}.items():
+            if size < 1:
+                raise UserError(f"loader.{key}={size} leaves batches empty: set it to 1 or more.")
+        if workers < 0:
+            raise UserError(f"loader.workers={workers} is no number of processes: set it to 0 or more.")
+        self.corpus, self.encoding = corpus, targets
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.validation, self.where, self.workers, self.seed = validation, store, workers, seed
+        self.splits: dict[str, ClipSet] = {}
+
+    def prepare_data(self) -> None:
+        """Makes, fetches and decodes what is missing; several processes wait for the first."""
+        if self.splits:
+            return
+        self.corpus.prepare()
+        self._open_store(self._clips(), where="disk")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the table of clips and splits it.
+
+        Raises:
+            UserError: the corpus is not whole, a split leaks, or there is nothing to train or test on.
+        """
+        if self.splits:
+            return
+        clips = self._clips()
+        if self.validation and not any(clip.split == "val" for clip in clips):
+            clips = hold_out(clips, self.validation, self.seed)
+            if not any(clip.split == "val" for clip in clips):
+                raise UserError(
+                    f"loader.validation={self.validation} is less than one clip (or group of clips) of any "
+                    "label: raise it, or set it to 0."
+                )
+        refuse_leaks(clips)
+        self.labels = self.corpus.labels or tuple(sorted({label for clip in clips for label in clip.labels}))
+        self.targets = self.encoding(self.labels)
+        self.store = self._open_store(clips, self.where)
+        for split in ("train", "val", "test"):
+            rows = [clip for clip in clips if clip.split == split]
+            if not rows and split != "val":
+                raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
+            self.splits[split] = ClipSet(rows, self.store, self.targets.encode(rows))
+
+    def _clips(self) -> list[Clip]:
+        return validated(self.corpus.clips(), str(self.corpus.root))
+
+    def _open_store(self, clips: Sequence[Clip], where: str) -> WaveStore:
+        device = torch.accelerator.current_accelerator(check_available=True) if where == "device" else None
+        return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device)
+
+    @property
+    def sample_rate(self) -> int:
+        return self.corpus.sample_rate
+
+    @property
+    def num_outputs(self) -> int:
+        return self.targets.num_outputs
+
+    @property
+    def has_validation(self) -> bool:
+        return len(self.splits["val"]) > 0
+
+    @property
+    def class_counts(self) -> Tensor:
+        """How many training clips carry each label, `(C,)`."""
+        counts = Counter(label for clip in self.splits["train"].clips for label in clip.labels)
+        return torch.tensor([counts[label] for label in self.labels])
+
+    @property
+    def clip_seconds(self) -> float:
+        """The median length of a training clip: what a window of a longer recording should be."""
+        rows = self.splits["train"].rows
+        return float(self.store.lengths[rows].float().median()) / self.sample_rate
+
+    def facts(self) -> dict[str, object]:
+        """What a reader of the scores has to know of the data."""
+        facts: dict[str, object] = {
+            "hash": self.store.hash,
+            "corpus": type(self.corpus).__name__,
+            "sample_rate": self.sample_rate,
+            "clips": {split: len(clips) for split, clips in self.splits.items()},
+            "labels": list(self.labels),
+        }
+        if self.corpus.folds:
+            facts |= {"fold": self.corpus.fold, "folds": list(self.corpus.folds)}
+        return facts
+
+    def describe(self) -> str:
+        """The corpus and its splits in a few words."""
+        counts = ", ".join(f"{len(clips)} {split}" for split, clips in self.splits.items() if len(clips))
+        corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
+        return f"{corpus}: {counts} clips of {len(self.labels)} labels"
+
+    def loader(self, split: str, shuffle: bool = False, batch_size: int | None = None) -> BatchLoader:
+        """Batches of one split, this rank's share of them."""
+        world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        size = batch_size or self.eval_batch_size
+        sampler = BatchSampler(len(self.splits[split]), size, shuffle, self.seed, *world)
+        return BatchLoader(
+            self.splits[split],
+            sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available() and self.where != "device",
+        )
+
+    def train_dataloader(self) -> BatchLoader:
+        return self.loader("train", shuffle=True, batch_size=self.batch_size)
+
+    def val_dataloader(self) -> BatchLoader | list:
+        return self.loader("val") if self.has_validation else []
+
+    def test_dataloader(self) -> BatchLoader:
+        return self.loader("test")

@@ -1,0 +1,89 @@
+"""The order in which clips are read: a pure function of (seed, epoch), cut into batches and over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+
+class BatchSampler(Sampler[list[int]]):
+    """Batches of positions 0 .. num_clips - 1, every one once an epoch.
+
+    Args:
+        num_clips: how many clips there are.
+        batch_size: clips in a batch; the last batch of an epoch may hold fewer.
+        shuffle: a new order for every epoch, the same for the same (seed, epoch).
+        seed: names the order.
+        rank, world_size: which share of each epoch this process reads. Shuffled epochs repeat a few clips
+            so that all ranks make the same number of steps; unshuffled ones repeat none.
+    """
+
+    def __init__(
+        self,
+        num_clips: int,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_clips, self.batch_size, self.shuffle, self.seed = num_clips, batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.first_batch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def order(self) -> np.ndarray:
+        """The positions that this rank reads in this epoch, in their order."""
+        positions = np.arange(self.num_clips)
+        if self.shuffle:
+            positions = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_clips)
+            positions = np.resize(positions, -(-self.num_clips // self.world_size) * self.world_size)
+        return positions[self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        return -(-len(self.order()) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.order()
+        for start in range(self.first_batch * self.batch_size, len(order), self.batch_size):
+            yield order[start : start + self.batch_size].tolist()
+
+
+class BatchLoader(DataLoader):
+    """A DataLoader over whole batches that knows where it stands, so that a run killed in the middle of an
+    epoch goes on with the next batch. Lightning saves and restores what `state_dict` returns."""
+
+    sampler: BatchSampler
+
+    def __init__(self, dataset: Any, sampler: BatchSampler, **options: Any) -> None:
+        super().__init__(dataset, sampler=sampler, batch_size=None, **options)
+        self._batches = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        first, self.sampler.first_batch = self.sampler.first_batch, 0
+        self._batches = first
+        iterator = super().__iter__() if first == 0 else self._resumed(first)
+        for batch in iterator:
+            self._batches += 1
+            yield batch
+
+    def _resumed(self, first: int) -> Iterator[Any]:
+        # The sampler is read lazily, so the mark has to stand for as long as this one iterator lives.
+        self.sampler.first_batch = first
+        try:
+            yield from super().__iter__()
+        finally:
+            self.sampler.first_batch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self._batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        # A state saved behind the last batch belongs to an epoch that is over.
+        self.sampler.first_batch = state["batches"] % max(len(self), 1)
