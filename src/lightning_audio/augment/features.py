@@ -1,0 +1,112 @@
+"""Transforms of log-mel features in dB, `(B, F, T)` or `(B, C, F, T)` with lengths `(B,)` in frames.
+
+They come before normalisation, since a gain is added as decibels. Channels of a clip are changed alike, and
+frames beyond its length stay as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_audio.augment.base import Transform, check_range, random_below, within
+from lightning_audio.errors import UserError
+
+KINDS = ("linear", "step")
+
+
+class SpecAugment(Transform):
+    """Masks bands of mel bins and stretches of frames with the clip's mean value.
+
+    Each mask is drawn by itself: its width is uniform in 0..width, its place uniform within the bins or the
+    clip's own length; masks may overlap (Park et al. 2019, https://arxiv.org/abs/1904.08779, but no warping).
+    """
+
+    def __init__(
+        self,
+        freq_masks: int = 2,
+        freq_width: int = 8,
+        time_masks: int = 2,
+        time_width: int = 20,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p)
+        self.freq_masks, self.freq_width = freq_masks, freq_width
+        self.time_masks, self.time_width = time_masks, time_width
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        bins, frames = x.shape[-2:]
+        chosen = self.draw(x, 1.0, 1.0, neutral=0.0).bool()
+        freq = random_stretches(torch.full_like(lengths, bins), self.freq_masks, self.freq_width, bins)
+        time = random_stretches(lengths, self.time_masks, self.time_width, frames)
+        inside = within(lengths, frames)[:, None, :]
+        masked = (freq[:, :, None] | time[:, None, :]) & inside & chosen[:, None, None]
+        mean = x.where(_over_channels(inside, x), 0.0).sum((-2, -1), keepdim=True)
+        mean = mean / (bins * _over_channels(lengths.clamp(min=1)[:, None, None], x))
+        return torch.where(_over_channels(masked, x), mean, x), lengths
+
+
+def random_stretches(sizes: Tensor, count: int, width: int, extent: int) -> Tensor:
+    """`(B, extent)`: True in `count` random stretches of up to `width`, each within its row's size `(B,)`."""
+    sizes = sizes[:, None].expand(-1, count)
+    widths = torch.minimum(random_below(torch.full_like(sizes, width + 1)), sizes)
+    starts = random_below(sizes - widths + 1)
+    index = torch.arange(extent, device=sizes.device)
+    return ((index >= starts[..., None]) & (index < (starts + widths)[..., None])).any(1)
+
+
+class FilterAugment(Transform):
+    """Raises or lowers random bands of mel bins by random decibels, as another room or microphone would.
+
+    step: one gain for a band; linear: one gain for an edge of a band, and straight lines between the edges
+    (Nam et al. 2022, https://arxiv.org/abs/2110.03282, without its smallest width of a band).
+    """
+
+    def __init__(
+        self,
+        min_bands: int = 2,
+        max_bands: int = 5,
+        min_db: float = -6.0,
+        max_db: float = 6.0,
+        p: float = 1.0,
+        kind: str = "linear",
+    ) -> None:
+        super().__init__(p)
+        check_range(self, "_bands", min_bands, max_bands)
+        check_range(self, "_db", min_db, max_db)
+        if min_bands < 1:
+            raise UserError(f"FilterAugment has min_bands={min_bands}: give 1 or more.")
+        if kind not in KINDS:
+            raise UserError(f"FilterAugment knows no kind {kind!r}: give one of {', '.join(KINDS)}.")
+        self.min_bands, self.max_bands = min_bands, max_bands
+        self.min_db, self.max_db, self.kind = min_db, max_db, kind
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        bins, frames = x.shape[-2:]
+        chosen = self.draw(x, 1.0, 1.0, neutral=0.0)
+        gain_db = (self._gains(len(x), bins).to(x.device) * chosen[:, None])[..., None]
+        inside = within(lengths, frames)[:, None, :]
+        return x + _over_channels(gain_db * inside, x), lengths
+
+    def _gains(self, count: int, bins: int) -> Tensor:
+        edges = self._edges(count) * bins
+        edge_gains = torch.empty(edges.shape).uniform_(self.min_db, self.max_db)
+        place = torch.arange(bins).expand(count, -1).float().contiguous()
+        band = torch.searchsorted(edges, place, right=True) - 1
+        gain = edge_gains.gather(1, band)
+        if self.kind == "step":
+            return gain
+        left, right = edges.gather(1, band), edges.gather(1, band + 1)
+        return torch.lerp(gain, edge_gains.gather(1, band + 1), (place - left) / (right - left))
+
+    def _edges(self, count: int) -> Tensor:
+        """`(count, max_bands + 1)`: edges of the bands in 0..1, rising; what a sample has too many are 1."""
+        bands = self.min_bands + random_below(torch.full((count, 1), self.max_bands - self.min_bands + 1))
+        inner = torch.rand(count, self.max_bands - 1)
+        inner = inner.where(torch.arange(1, self.max_bands) < bands, 1.0).sort(1).values
+        return torch.cat([torch.zeros(count, 1), inner, torch.ones(count, 1)], 1)
+
+
+def _over_channels(values: Tensor, x: Tensor) -> Tensor:
+    """`values` `(B, F, T)` with a channel axis where the features have one."""
+    return values if x.ndim == 3 else values[:, None]

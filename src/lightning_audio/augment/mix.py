@@ -1,0 +1,87 @@
+"""Mixing two clips and their labels: mixup, mixing by power, between-class mixing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_audio.errors import UserError
+
+MODES = ("between_class", "power", "mixup")
+
+
+class Mix(nn.Module):
+    """Mixes each clip with another of its batch, and their labels at r : 1 - r, where r ~ Beta(alpha, alpha).
+
+    mixup: r x1 + (1 - r) x2 (Zhang et al. 2018, https://arxiv.org/abs/1710.09412).
+    power: sqrt(r) x1 + sqrt(1 - r) x2, which keeps the level: r weighs the power, not the amplitude.
+    between_class: with a clip of another class (the label with the highest weight) where the batch has one;
+    the amplitudes make the two heard at r : 1 - r whatever their own levels are, and the sum is divided by
+    the root of the squared weights (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282). Loudness is the
+    highest mean power over windows of `window` samples (2048 is 0.1 s at 20 kHz), without A-weighting.
+
+    `progress`, the share of the training that is done, is set from outside: mixing is on while it is below
+    `until`, so that training can end on clips as they are. A batch of one clip stays as it is.
+    """
+
+    def __init__(
+        self, mode: str, alpha: float = 1.0, p: float = 1.0, until: float = 1.0, window: int = 2048
+    ) -> None:
+        super().__init__()
+        if mode not in MODES:
+            raise UserError(f"Mix knows no mode {mode!r}: give one of {', '.join(MODES)}.")
+        if alpha <= 0 or not 0 <= p <= 1:
+            raise UserError(f"Mix has alpha={alpha} and p={p}: give alpha above 0, and p between 0 and 1.")
+        self.mode, self.alpha, self.p, self.until, self.window = mode, alpha, p, until, window
+        self.progress = 0.0
+
+    def forward(self, x: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Waveforms `(B, T)`, lengths `(B,)` (the longer one counts in a pair), soft labels `(B, C)`."""
+        if not self.training or self.progress >= self.until or len(x) < 2:
+            return x, lengths, targets
+        partner = self._partner(targets)
+        ratio = torch.distributions.Beta(self.alpha, self.alpha).sample((len(x),))
+        mixed = torch.rand(len(x)) < self.p
+        ratio = torch.where(mixed, ratio, 1.0).to(x.device)[:, None]
+        own, other = self._weights(x, partner, ratio)
+        longest = torch.maximum(lengths, lengths[partner])
+        lengths = torch.where(mixed.to(x.device), longest, lengths)
+        targets = ratio * targets + (1 - ratio) * targets[partner]
+        return torch.addcmul(x * own, x[partner], other), lengths, targets
+
+    def _partner(self, targets: Tensor) -> Tensor:
+        if self.mode == "between_class":
+            return partner_of_other_class(targets.argmax(1))
+        order = torch.randperm(len(targets), device="cpu")
+        partner = torch.empty_like(order)
+        partner[order] = order.roll(1)  # along one circle through all clips: nobody meets himself
+        return partner.to(targets.device)
+
+    def _weights(self, x: Tensor, partner: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mode == "mixup":
+            return ratio, 1 - ratio
+        if self.mode == "power":
+            return ratio.sqrt(), (1 - ratio).sqrt()
+        level = loudest_level(x, self.window)[:, None]
+        own, other = ratio * level[partner], (1 - ratio) * level
+        norm = (own.square() + other.square()).sqrt()
+        return own / norm, other / norm
+
+
+def partner_of_other_class(classes: Tensor) -> Tensor:
+    """For each of `classes` `(B,)` a random sample of another class, or any other sample if there is none."""
+    count = len(classes)
+    score = torch.rand(count, count).to(classes.device)  # in 0..1, so that adding 1 outranks every draw
+    score += classes[:, None] != classes
+    score -= torch.eye(count, device=classes.device)
+    return score.argmax(1)
+
+
+def loudest_level(x: Tensor, window: int) -> Tensor:
+    """`(B,)`: the root of the highest mean power over windows (half overlapping) of waveforms `(B, T)`.
+
+    Never below -100 dB of full scale, so that the levels of two silent clips can still be compared.
+    """
+    power = F.avg_pool1d(F.pad(x.square(), (0, window)), window, stride=max(window // 2, 1))
+    return power.amax(1).sqrt().clamp(min=1e-5)

@@ -1,0 +1,91 @@
+"""Background noise at a random signal-to-noise ratio: made here (white, pink, brown) or out of recordings."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_audio.augment.base import Transform, check_range, random_below, within
+from lightning_audio.data.batch import samples_to_float
+from lightning_audio.data.decode import audio_files, decode
+from lightning_audio.errors import UserError
+
+# The power spectrum falls as 1 / frequency ** exponent.
+EXPONENTS = {"white": 0, "pink": 1, "brown": 2}
+
+
+class BackgroundNoise(Transform):
+    """Adds noise to each clip at a signal-to-noise ratio drawn in dB, exact by mean power over the clip.
+
+    The noise has a `colour` (white, pink, brown), or it is a random stretch of a random recording under
+    `folder`, repeated where it is short. A recording is decoded when it is first drawn, to `sample_rate`, and
+    stays in memory. Silent clips stay silent, and silent noise adds nothing.
+
+    Raises:
+        UserError: colour and folder are both given or both left out, the colour is unknown, the folder holds
+            no audio, or a recording cannot be read once it is drawn.
+    """
+
+    def __init__(
+        self,
+        min_snr_db: float,
+        max_snr_db: float,
+        p: float = 1.0,
+        colour: str | None = None,
+        folder: str | None = None,
+        sample_rate: int | None = None,
+    ) -> None:
+        super().__init__(p)
+        check_range(self, "_snr_db", min_snr_db, max_snr_db)
+        if (colour is None) == (folder is None):
+            raise UserError("BackgroundNoise takes its noise from one source: give either colour or folder.")
+        if colour is not None and colour not in EXPONENTS:
+            raise UserError(f"BackgroundNoise knows no colour {colour!r}: use one of {', '.join(EXPONENTS)}.")
+        if folder is not None and sample_rate is None:
+            raise UserError("BackgroundNoise with a folder needs sample_rate: give that of the clips.")
+        self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
+        self.colour, self.sample_rate = colour, sample_rate
+        self.recordings = [] if folder is None else audio_files([folder])
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        snr_db = self.draw(x, self.min_snr_db, self.max_snr_db, neutral=torch.inf)
+        noise = self._noise(x) * within(lengths, x.shape[1])
+        signal_power, noise_power = x.square().sum(1), noise.square().sum(1)
+        wanted_power = signal_power * 10 ** (-snr_db / 10)
+        gain = (wanted_power / noise_power).sqrt().where(noise_power > 0, 0.0)
+        return torch.addcmul(x, noise, gain[:, None]), lengths
+
+    def _noise(self, x: Tensor) -> Tensor:
+        if self.colour is not None:
+            return coloured_noise(x, EXPONENTS[self.colour])
+        assert self.sample_rate is not None
+        files = random_below(torch.full((len(x),), len(self.recordings)))
+        sources = [_decoded(self.recordings[file], self.sample_rate) for file in files.tolist()]
+        starts = random_below(torch.tensor([len(source) for source in sources])).tolist()
+        stretches = [_looped(*pair, x.shape[1]) for pair in zip(sources, starts, strict=True)]
+        return samples_to_float(torch.stack(stretches).to(x.device))
+
+
+def coloured_noise(like: Tensor, exponent: float) -> Tensor:
+    """Gaussian noise of the shape `(B, T)` of `like`, its power falling as 1 / frequency ** exponent."""
+    if exponent == 0:
+        return torch.randn_like(like)
+    size = like.shape[1]
+    # A power of two has a fast transform whatever T is, and what is cut off breaks the circle.
+    spectrum = torch.fft.rfft(torch.randn(len(like), 2 ** size.bit_length(), device=like.device))
+    frequency = torch.arange(spectrum.shape[1], device=like.device)
+    shape = frequency.clamp(min=1) ** (-exponent / 2) * (frequency > 0)
+    return torch.fft.irfft(spectrum * shape)[:, :size]
+
+
+def _looped(source: Tensor, start: int, size: int) -> Tensor:
+    repeats = -(-(start + size) // len(source))
+    return source.repeat(repeats)[start : start + size]
+
+
+@cache
+def _decoded(path: Path, sample_rate: int) -> Tensor:
+    return torch.from_numpy(decode(path, sample_rate))

@@ -1,0 +1,140 @@
+"""Transforms of waveforms `(B, T)` with lengths `(B,)` in samples: roll, crop, gain, polarity, speed.
+
+Samples beyond a clip's length are 0 and stay 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_audio.augment.base import Transform, check_range, random_below, within
+from lightning_audio.errors import UserError
+
+
+def roll(x: Tensor, lengths: Tensor, shifts: Tensor) -> Tensor:
+    """Each clip shifted in a circle within its own length, to the right by `shifts` `(B,)` samples."""
+    shifts = shifts % lengths.clamp(min=1)
+    if x.device.type == "cpu":
+        return _roll_rows(x, lengths.tolist(), shifts.tolist())
+    return _roll_windows(x, lengths, shifts)
+
+
+def _roll_windows(x: Tensor, lengths: Tensor, shifts: Tensor) -> Tensor:
+    size, rows = x.shape[1], torch.arange(len(x), device=x.device)
+    windows, start = stretches(x, size, margin=size), size - shifts
+    # What stays, shifted, beside what comes round: each is 0 where the other is not.
+    rolled = windows[rows, start].add_(windows[rows, start + lengths])
+    return rolled.masked_fill_(~within(lengths, size), 0)
+
+
+def _roll_rows(x: Tensor, lengths: list[int], shifts: list[int]) -> Tensor:
+    # Two copies a clip: on a CPU a ninth of what the padded windows of a whole batch cost.
+    rolled = torch.zeros_like(x)
+    for row, source, length, shift in zip(rolled, x, lengths, shifts, strict=True):
+        row[:shift], row[shift:length] = source[length - shift : length], source[: length - shift]
+    return rolled
+
+
+def stretches(x: Tensor, size: int, margin: int) -> Tensor:
+    """`[b, margin + s]` is what follows sample s of clip b, `size` samples long: a view, and no copies.
+
+    Silence of `margin` samples lies around `x` `(B, T)`, so that s may be anything from -margin on.
+    """
+    return F.pad(x, (margin, margin)).unfold(1, size, 1)
+
+
+class TimeRoll(Transform):
+    """Shifts each clip in a circle by any number of samples, all equally likely."""
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        shifts = (self.draw(x, 0.0, 1.0, neutral=0.0) * lengths).long()
+        return roll(x, lengths, shifts), lengths
+
+
+class RandomCrop(Transform):
+    """A random stretch of `seconds` of each clip, after `pad` seconds of silence on both of its sides.
+
+    Every clip comes out with that length; a shorter one stands at a random place in silence. With `pad` half
+    of `seconds` it is the crop of EnvNet-v2 (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282).
+    """
+
+    def __init__(self, seconds: float, sample_rate: int, pad: float = 0.0) -> None:
+        super().__init__()
+        self.size = round(seconds * sample_rate)
+        self.pad = round(pad * sample_rate)
+        if self.size < 1 or self.pad < 0:
+            raise UserError(f"RandomCrop has seconds={seconds} and pad={pad}: give above 0, and 0 or above.")
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        room = lengths + 2 * self.pad - self.size  # below 0: the clip is the shorter one, and moves inside
+        start = torch.sign(room) * random_below(room.abs() + 1) - self.pad
+        margin = self.size + self.pad
+        rows = torch.arange(len(x), device=x.device)
+        cropped = stretches(x, self.size, margin)[rows, margin + start]
+        return cropped, torch.full_like(lengths, self.size)
+
+
+class Gain(Transform):
+    """Louder or quieter by a random number of decibels."""
+
+    def __init__(self, min_db: float = -6.0, max_db: float = 6.0, p: float = 1.0) -> None:
+        super().__init__(p)
+        check_range(self, "_db", min_db, max_db)
+        self.min_db, self.max_db = min_db, max_db
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        gain_db = self.draw(x, self.min_db, self.max_db, neutral=0.0)
+        return x * 10 ** (gain_db[:, None] / 20), lengths
+
+
+class Polarity(Transform):
+    """Turns the sign of the waveform, which nobody hears."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p)
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return x * self.draw(x, -1.0, -1.0, neutral=1.0)[:, None], lengths
+
+
+class Speed(Transform):
+    """Plays each clip at its own rate: speed and pitch move together, and its length becomes length / rate.
+
+    Cubic (Catmull-Rom) interpolation of four samples, without a low-pass filter: at a rate r above 1, what
+    lies above 1/r of the Nyquist frequency folds back. With `keep_length` a clip is cut at its old length, or
+    filled with silence up to it.
+    """
+
+    # Positions are whole numbers of 2**-32 samples: float32 would lose the fraction in a long clip.
+    FRACTION_BITS = 32
+
+    def __init__(self, min: float = 0.9, max: float = 1.1, p: float = 1.0, keep_length: bool = False) -> None:
+        super().__init__(p)
+        check_range(self, "", min, max)
+        if min <= 0:
+            raise UserError(f"Speed has min={min}: give a rate above 0, 1 being the clip's own speed.")
+        self.min, self.max, self.keep_length = min, max, keep_length
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        step = (self.draw(x, self.min, self.max, neutral=1.0) * 2**self.FRACTION_BITS).long()
+        resampled_lengths = ((lengths << self.FRACTION_BITS) + step // 2) // step
+        if self.keep_length:
+            heard, size, new_lengths = torch.minimum(resampled_lengths, lengths), x.shape[1], lengths
+        else:
+            size = max(x.shape[1], int(resampled_lengths.max()))
+            heard = new_lengths = resampled_lengths
+        return self._resample(x, step, size) * within(heard, size), new_lengths
+
+    def _resample(self, x: Tensor, step: Tensor, size: int) -> Tensor:
+        position = torch.arange(size, device=x.device) * step[:, None]
+        fraction = position & (2**self.FRACTION_BITS - 1)
+        t = fraction.to(x.dtype).div_(2**self.FRACTION_BITS)
+        index = (position >> self.FRACTION_BITS).clamp_(max=x.shape[1])
+        padded, span = F.pad(x, (1, 3)), x.shape[1] + 1
+        before, here, after, beyond = (padded[:, tap : tap + span].gather(1, index) for tap in range(4))
+        slope = after - before
+        twist = (here - after).mul_(3).add_(beyond).sub_(before)
+        bend = before.add_(after).sub_(here, alpha=2).sub_(twist)
+        return twist.mul_(t).add_(bend).mul_(t).add_(slope).mul_(t).div_(2).add_(here)

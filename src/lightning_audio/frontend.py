@@ -1,0 +1,204 @@
+"""From waveforms to features: modules on the device, batched, aware of lengths.
+
+Every front end is `forward(waveforms (B, T), lengths (B,)) -> (features, lengths in frames)` with features
+`(B, F, T)`, or `(B, C, F, T)` where it has several channels. `shape` is `(channels, features per frame)`.
+A clip's frames do not depend on what else is in its batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from lightning_audio.errors import UserError
+
+AMIN = 1e-10  # power below which decibels are cut, as in librosa.power_to_db
+
+
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """`(B, frames)`, True where a frame lies within its clip."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+def mask_frames(x: Tensor, lengths: Tensor) -> Tensor:
+    """Zeros behind the end of every clip; `x` is `(B, ..., T)`."""
+    mask = frame_mask(lengths, x.shape[-1])
+    return x * mask.view(len(x), *[1] * (x.dim() - 2), x.shape[-1])
+
+
+class Waveform(nn.Module):
+    """The samples themselves, as `(B, 1, T)`: for networks that learn their own front end."""
+
+    shape = (1, 1)
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        self.sample_rate = sample_rate
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return waveforms[:, None], lengths
+
+
+class LogMel(nn.Module):
+    """Mel spectrogram in decibels: `librosa.feature.melspectrogram` then `librosa.power_to_db`, batched.
+
+    Args:
+        sample_rate: rate of the waveforms in Hz.
+        n_fft: samples in a Fourier transform.
+        win_length: samples in a window, at most `n_fft`; several of them give that many channels, each a
+            trade between resolution in time and in frequency.
+        hop_length: samples from one frame to the next.
+        n_mels: mel bands.
+        f_min, f_max: edges of the lowest and highest band in Hz; f_max is half the rate by default.
+        htk: HTK's mel scale without band normalisation, instead of Slaney's.
+        top_db: values more than this below the loudest of a clip (in each channel) are raised to it.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int = 1024,
+        win_length: int | Sequence[int] | None = None,
+        hop_length: int = 320,
+        n_mels: int = 64,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        htk: bool = False,
+        top_db: float | None = 80.0,
+    ) -> None:
+        super().__init__()
+        windows = [win_length or n_fft] if win_length is None or isinstance(win_length, int) else win_length
+        if min(n_fft, hop_length, n_mels, *windows) < 1:
+            raise UserError(
+                "frontend.n_fft, win_length, hop_length and n_mels have to be 1 or more: raise them."
+            )
+        if max(windows) > n_fft:
+            raise UserError(
+                f"frontend.win_length={max(windows)} is longer than frontend.n_fft={n_fft}: lower it."
+            )
+        if (f_max or 0) > sample_rate / 2:
+            raise UserError(
+                f"frontend.f_max={f_max} Hz is above half the sample rate of {sample_rate} Hz: lower it to "
+                f"{sample_rate / 2:g} or raise data.sample_rate."
+            )
+        self.sample_rate, self.hop_length, self.top_db = sample_rate, hop_length, top_db
+        self.shape = (len(windows), n_mels)
+        # Zeros beyond the edges, not a reflection: what lies behind a clip in a padded batch is zeros too.
+        self.spectrograms = nn.ModuleList(
+            torchaudio.transforms.Spectrogram(n_fft, window, hop_length, power=2.0, pad_mode="constant")
+            for window in windows
+        )
+        scale, norm = ("htk", None) if htk else ("slaney", "slaney")
+        self.mel = torchaudio.transforms.MelScale(
+            n_mels, sample_rate, f_min, f_max, n_fft // 2 + 1, norm=norm, mel_scale=scale
+        )
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        lengths = lengths // self.hop_length + 1
+        # Powers span more than half precision holds.
+        with torch.autocast(waveforms.device.type, enabled=False):
+            channels = [self.mel(spectrogram(waveforms.float())) for spectrogram in self.spectrograms]
+            power = channels[0] if len(channels) == 1 else torch.stack(channels, dim=1)
+            decibels = 10 * power.clamp(min=AMIN).log10()
+            decibels = mask_frames(decibels - 10 * math.log10(AMIN), lengths) + 10 * math.log10(AMIN)
+            if self.top_db is not None:
+                decibels = decibels.maximum(decibels.amax((-2, -1), keepdim=True) - self.top_db)
+        return decibels, lengths
+
+
+class MFCC(nn.Module):
+    """Mel-frequency cepstral coefficients: the orthonormal DCT-II of `LogMel`, as `librosa.feature.mfcc`.
+
+    Args:
+        n_mfcc: coefficients that are kept.
+        log_mel: what `LogMel` takes, with one window.
+    """
+
+    dct: Tensor
+
+    def __init__(self, sample_rate: int, n_mfcc: int = 40, **log_mel: object) -> None:
+        super().__init__()
+        self.log_mel = LogMel(sample_rate, **log_mel)  # type: ignore[arg-type]
+        channels, n_mels = self.log_mel.shape
+        if channels > 1 or n_mfcc > n_mels:
+            raise UserError(
+                f"MFCC wants one window and n_mfcc <= n_mels, not n_mfcc={n_mfcc}, n_mels={n_mels}."
+            )
+        self.sample_rate, self.shape = sample_rate, (1, n_mfcc)
+        dct = torchaudio.functional.create_dct(n_mfcc, n_mels, norm="ortho")
+        self.register_buffer("dct", dct.T.contiguous(), persistent=False)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        decibels, lengths = self.log_mel(waveforms, lengths)
+        with torch.autocast(waveforms.device.type, enabled=False):
+            return self.dct @ decibels, lengths
+
+
+class Normalize(nn.Module):
+    """Takes features to mean 0 and deviation 1, and to 0 behind the end of every clip.
+
+    Args:
+        shape: `(channels, features per frame)` of the front end.
+        by: `corpus`: one mean and deviation for each channel, over the training clips; `bin`: one for each
+            feature; `clip`: every clip by its own; `none`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: tuple[int, int], by: str = "corpus") -> None:
+        super().__init__()
+        if by not in ("corpus", "bin", "clip", "none"):
+            raise UserError(f"normalize.by={by} is unknown: set it to corpus, bin, clip or none.")
+        self.by = by
+        sizes = (shape[0], shape[1] if by == "bin" else 1, 1)
+        self.register_buffer("mean", torch.zeros(sizes if shape[0] > 1 else sizes[1:]))
+        self.register_buffer("std", torch.ones_like(self.mean))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Mean and deviation of `(features, lengths)` batches, counting only frames within their clips."""
+        if self.by not in ("corpus", "bin"):
+            return
+        over = [0, -1] if self.by == "bin" else [0, -2, -1]
+        count, total, squares = (
+            0.0,
+            torch.zeros_like(self.mean).double(),
+            torch.zeros_like(self.mean).double(),
+        )
+        for features, lengths in batches:
+            x = mask_frames(features, lengths).double()
+            count += float(lengths.sum()) * (1 if self.by == "bin" else x.shape[-2])
+            total += x.sum(over).view_as(total)
+            squares += x.square().sum(over).view_as(total)
+        mean = total / count
+        self.mean.copy_(mean)
+        # A band that never changes (a silent one) keeps its scale instead of being blown up.
+        self.std.copy_((squares / count - mean.square()).clamp(min=1e-8).sqrt())
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.by == "none":
+            return mask_frames(features, lengths), lengths
+        mean, std = (self.mean, self.std) if self.by != "clip" else clip_statistics(features, lengths)
+        return mask_frames((features - mean) / std, lengths), lengths
+
+
+def clip_statistics(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every clip (and channel) over its own frames, shaped to broadcast."""
+    count = (lengths * features.shape[-2]).view(-1, *[1] * (features.dim() - 1))
+    mean = mask_frames(features, lengths).sum((-2, -1), keepdim=True) / count
+    deviation = mask_frames(features - mean, lengths).square().sum((-2, -1), keepdim=True) / count
+    return mean, deviation.clamp(min=1e-8).sqrt()
+
+
+FrontEnd = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def shape_of(frontend: nn.Module) -> tuple[int, int]:
+    """`(channels, features per frame)` of a front end."""
+    return cast(tuple[int, int], frontend.shape)
