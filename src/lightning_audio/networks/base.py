@@ -1,0 +1,28 @@
+"""Network: what a task asks of an architecture. One file beside this one for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """Plain architecture: features in, logits out.
+
+    A subclass takes `in_shape` (channels, features per frame) and `num_outputs`, which flow from the front
+    end and the data, and its own sizes from YAML. Its `forward` takes features `(B, F, T)` or
+    `(B, C, F, T)` with lengths `(B,)` in frames, and returns logits with their lengths. In eval mode the
+    logits of a clip do not depend on the padding or on the other clips of its batch.
+    """
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer; biases and norms do not decay. `lr_scale` in a group scales its rate."""
+        return param_groups_weight_decay(self, weight_decay)
+
+    def start_epoch(self, epoch: int, max_epochs: int) -> None:
+        """Called before each training epoch; the state set here is a pure function of the arguments."""

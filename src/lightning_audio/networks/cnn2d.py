@@ -1,0 +1,78 @@
+"""A small residual CNN on spectrograms, for training from scratch.
+
+Blocks as in He et al. 2016 (arXiv:1512.03385), pooling over time as the sum of mean and maximum as in Kong et
+al. 2020 (PANNs, arXiv:1912.10211). Plain convolutions: on a CPU they run faster than depthwise ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_audio.frontend import frame_mask
+from lightning_audio.networks.base import Network
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut; the first divides frequency and time by `stride`."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or channels != channels_in:
+            convolution = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`(B, C, F, T)` -> `(B, C', F/stride, T/stride)`; `mask` `(B, 1, 1, T/stride)` is 1 within clips."""
+        # What padding becomes behind a convolution and a norm is no longer 0: each layer clears it again.
+        y = functional.relu(self.norm1(self.conv1(x))) * mask
+        return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x)) * mask
+
+
+class CNN2d(Network):
+    """A stem that halves frequency and time, residual stages, then mean and maximum over time.
+
+    Args:
+        in_shape: `(channels, features per frame)`.
+        num_outputs: logits for each clip.
+        widths: channels of the stages; each but the first halves frequency and time.
+        dropout: before the linear layer.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, int],
+        num_outputs: int,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_shape[0], widths[0], 5, stride=2, padding=2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(widths[0])
+        strides = [1] + [2] * (len(widths) - 1)
+        sizes = zip([widths[0], *widths[:-1]], widths, strides, strict=True)
+        self.stages = nn.ModuleList(Block(*size) for size in sizes)
+        self.strides = strides
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(widths[-1], num_outputs)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, one frame a clip."""
+        x = x.unsqueeze(1) if x.dim() == 3 else x
+        mask = frame_mask(lengths, x.shape[-1])[:, None, None, ::2].to(x.dtype)
+        x = functional.relu(self.stem_norm(self.stem(x))) * mask
+        for stage, stride in zip(self.stages, self.strides, strict=True):
+            mask = mask[..., ::stride]
+            x = stage(x, mask)
+        x, mask = x.mean(2), mask[:, :, 0]
+        mean = x.sum(-1) / mask.sum(-1)
+        pooled = mean + x.masked_fill(mask == 0, -torch.inf).amax(-1)
+        return self.head(self.dropout(pooled)), torch.ones_like(lengths)

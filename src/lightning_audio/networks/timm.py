@@ -1,0 +1,161 @@
+"""Any image backbone of timm (Wightman 2019, github.com/huggingface/pytorch-image-models) on spectrograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_audio.errors import UserError, did_you_mean
+from lightning_audio.networks.base import Network
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class Timm(Network):
+    """A backbone by its name in timm, its classifier replaced.
+
+    A backbone does not know of padding: in eval mode the clips of one length run together, so that padding
+    never reaches it; in training mode it sees padded batches.
+
+    Args:
+        in_shape: `(channels, features per frame)`; pretrained first layers are summed to fewer channels.
+        num_outputs: logits for each clip.
+        backbone: a name of `timm.list_models()`.
+        weights: `pretrained` (`MODELS/BACKBONE.safetensors` where that file is, otherwise timm's hub), the
+            path of a weight file, or null to start from scratch.
+        models: the folder MODELS.
+        dropout: before the classifier.
+        freeze_epochs: epochs in which only the classifier learns.
+        freeze_batch_norm: keep the statistics of the pretrained BatchNorms.
+        layer_decay: each group of layers learns this much slower than the one above it; 1 for no difference.
+        sizes: `[share of the epochs, scale]` pairs for progressive input size: from that share on, training
+            spectrograms are resized by that scale.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, int],
+        num_outputs: int,
+        backbone: str = "resnet18",
+        weights: str | None = "pretrained",
+        models: str = "models",
+        dropout: float = 0.0,
+        freeze_epochs: int = 0,
+        freeze_batch_norm: bool = False,
+        layer_decay: float = 1.0,
+        sizes: Sequence[Sequence[float]] = (),
+    ) -> None:
+        super().__init__()
+        self.freeze_epochs, self.freeze_batch_norm = freeze_epochs, freeze_batch_norm
+        self.layer_decay, self.sizes, self.scale = layer_decay, sizes, 1.0
+        options: dict[str, Any] = {"in_chans": in_shape[0], "num_classes": num_outputs, "drop_rate": dropout}
+        self.backbone = create_backbone(backbone, weights, Path(models).expanduser(), options)
+        for module in self.backbone.get_classifier().modules():
+            if isinstance(module, nn.Linear):
+                # Some backbones draw it for 1,000 classes: with 10, its first gradients would wreck the rest.
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, one frame a clip."""
+        x = x.unsqueeze(1) if x.dim() == 3 else x
+        if self.training:
+            if self.scale != 1.0:
+                x = functional.interpolate(x, scale_factor=self.scale, mode="bilinear")
+            return self.backbone(x), torch.ones_like(lengths)
+        sizes = lengths.tolist()
+        if len(set(sizes)) == 1:
+            return self.backbone(x[..., : sizes[0]]), torch.ones_like(lengths)
+        logits = x.new_empty(len(x), self.backbone.num_classes)
+        for size in sorted(set(sizes)):
+            same = lengths == size
+            logits[same] = self.backbone(x[same][..., :size]).to(logits.dtype)
+        return logits, torch.ones_like(lengths)
+
+    def start_epoch(self, epoch: int, max_epochs: int) -> None:
+        """Freezes or unfreezes, and sets the input size of the epoch.
+
+        Raises:
+            UserError: several processes train, which would not exchange what is unfrozen later.
+        """
+        if self.freeze_epochs and torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise UserError(
+                "network.freeze_epochs does not go with several devices: set it to 0, or trainer.devices=1."
+            )
+        frozen = epoch < self.freeze_epochs
+        classifier = {id(parameter) for parameter in self.backbone.get_classifier().parameters()}
+        for parameter in self.backbone.parameters():
+            parameter.requires_grad_(not frozen or id(parameter) in classifier)
+        self.scale = 1.0
+        for share, scale in self.sizes:
+            if epoch >= share * max_epochs:
+                self.scale = scale
+
+    def train(self, mode: bool = True) -> Timm:
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+        return self
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """As in every network; with `layer_decay` below 1 also by depth (Clark et al. 2020, ELECTRA)."""
+        if self.layer_decay == 1.0:
+            return super().parameter_groups(weight_decay)
+        return param_groups_layer_decay(self.backbone, weight_decay, layer_decay=self.layer_decay)
+
+
+def create_backbone(name: str, weights: str | None, models: Path, options: dict[str, Any]) -> Any:
+    """The timm model with its weights.
+
+    Raises:
+        UserError: timm has no such model, the weight file is missing or of another model, or the hub can't be
+            reached.
+    """
+    if not timm.is_model(name) or ("." in name and not timm.is_model_pretrained(name)):
+        nearest = did_you_mean(name, timm.list_models() + timm.list_pretrained())
+        raise UserError(
+            f"timm has no backbone {name!r}{nearest}: set network.backbone to one of timm.list_models()."
+        )
+    if weights is None:
+        return timm.create_model(name, pretrained=False, **options)
+    file = models / f"{name}.safetensors" if weights == "pretrained" else Path(weights).expanduser()
+    if weights != "pretrained" and not file.is_file():
+        raise UserError(
+            f"There is no weight file {file}: set network.weights to one, or to null for scratch."
+        )
+    overlay = {"file": str(file)} if file.is_file() else None
+    try:
+        backbone = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        if overlay:
+            refuse_missing(backbone, file)
+        return backbone
+    except Exception as error:
+        if overlay:
+            raise UserError(
+                f"{file} does not hold weights of {name}: give a file of timm's {name}."
+            ) from error
+        raise UserError(
+            f"The weights of {name} could not be fetched from timm's hub ({type(error).__name__}): put them "
+            f"at {file}, name a file by network.weights=FILE, or start from scratch by network.weights=null."
+        ) from error
+
+
+def refuse_missing(backbone: Any, file: Path) -> None:
+    """Raises ValueError where a weight file lacks what a backbone has, its classifier aside.
+
+    timm itself passes over what does not match as soon as the number of classes is another one.
+    """
+    classifier = {id(parameter) for parameter in backbone.get_classifier().parameters()}
+    present = timm.models.load_state_dict(str(file))
+    missing = [n for n, p in backbone.named_parameters() if n not in present and id(p) not in classifier]
+    if missing:
+        raise ValueError(f"{len(missing)} weights such as {missing[0]} are not in {file}")
