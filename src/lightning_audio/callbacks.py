@@ -1,0 +1,122 @@
+"""What is watched and kept while a run trains."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from lightning_audio.data.batch import Batch
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Saves a checkpoint whole or not at all: beside its place, to the disk, then renamed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def checkpoints(run_folder: Path, monitor: str | None, mode: str) -> list[ModelCheckpoint]:
+    """`last.ckpt` after every epoch, and `best.ckpt` by the validation score where there is one.
+
+    Two callbacks, since one that watches a score writes its last checkpoint only when it writes a best one.
+    """
+    common: dict[str, Any] = {"dirpath": run_folder / "checkpoints", "enable_version_counter": False}
+    best = ModelCheckpoint(
+        filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False, **common
+    )
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
+    return [best, last] if monitor else [last]
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of weights and buffers: validation, tests, checkpoints are of the average.
+
+    Its memory grows with the steps made, up to `decay`, so that the random weights of the start are forgotten
+    in short runs as well.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        def average(averages: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+            share = min(decay, (1 + int(steps)) / (10 + int(steps)))
+            get_ema_multi_avg_fn(share)(averages, current, steps)
+
+        super().__init__(multi_avg_fn=average)
+
+
+class Throughput(Callback):
+    """Clips per second of training, and the share of its time spent waiting for the next batch.
+
+    Seconds are kept in checkpoints, so that those of a resumed run count from its first start.
+    """
+
+    def __init__(self) -> None:
+        self.clips, self.seconds, self.waited = 0, 0.0, 0.0
+        self.earlier = 0.0  # seconds of the run before it was resumed
+        self._last: float | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        if self._last is not None:
+            self.waited += now - self._last
+            self.seconds += now - self._last
+        self._last = now
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self.seconds += now - (self._last or now)
+        self._last = now
+        self.clips += len(batch) * trainer.world_size
+
+    def measured(self) -> dict[str, float]:
+        """What metrics.json says of the training loop."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "clips_per_second": round(self.clips / seconds, 1),
+            "loader_wait": round(self.waited / seconds, 4),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"clips": self.clips, "seconds": self.seconds, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.clips, self.seconds, self.waited = (state_dict[key] for key in ("clips", "seconds", "waited"))
+        self.earlier = self.seconds
+
+
+class EpochLines(Callback):
+    """One line an epoch: readable in a terminal, in a log file and in a job's output alike."""
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        every = trainer.check_val_every_n_epoch
+        fresh = ("train", "val") if every and (trainer.current_epoch + 1) % every == 0 else ("train",)
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in sorted(scores.items()) if k.split("/")[0] in fresh)
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}", flush=True)

@@ -1,0 +1,67 @@
+"""Scores a trained run on its test split again: the same numbers, from the checkpoint alone.
+
+python -m lightning_audio.evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lightning_audio import build, config
+from lightning_audio.checkpoint import find_checkpoint, load
+from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.results import METRICS, Score, print_report, read_metrics, write_metrics
+from lightning_audio.train import quiet, test
+
+
+@ends_in_one_sentence
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("lightning-audio evaluate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE: what is other than in training")
+    parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
+    options = parser.parse_args(argv)
+    evaluate(options.run, options.overrides, options.output or options.run / "evaluation")
+
+
+def evaluate(run_folder: Path, overrides: Sequence[str], output: Path) -> None:
+    """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
+
+    Raises:
+        UserError: it is no run folder, or its classes are not those of the data.
+    """
+    quiet()
+    cfg = config.changed(config.load_config(run_folder), overrides)
+    cfg.callbacks, cfg.logger = {}, {}
+    task = load(find_checkpoint(run_folder))
+    data = build.datamodule(cfg)
+    data.prepare_data()
+    data.setup()
+    if tuple(data.labels) != task.labels:
+        raise UserError(f"The labels of {data.corpus.root} are not those that {run_folder} was trained on.")
+    if cfg.channels_last:  # as in training: another layout rounds otherwise
+        task.network.to(memory_format=torch.channels_last)
+    output.mkdir(parents=True, exist_ok=True)
+    scores = test(build.trainer(cfg, output, data, task.monitor), task, data, output)
+    print_report(output, write_metrics(output, scores, data=data.facts()))
+    if not overrides and (run_folder / METRICS).is_file():
+        print(comparison(read_metrics(run_folder)["scores"], scores))
+
+
+def comparison(trained: dict[str, dict], scores: dict[str, Score]) -> str:
+    """One line: the same numbers as in training, or what differs."""
+    changed = [name for name, score in scores.items() if trained.get(name) != score.as_dict()]
+    if not changed:
+        return "The same numbers as when it was trained."
+    differing = ", ".join(
+        f"{name} {scores[name].value:.4f} (was {trained.get(name, {}).get('value')})" for name in changed
+    )
+    return f"Differs from when it was trained: {differing}."
+
+
+if __name__ == "__main__":
+    main()

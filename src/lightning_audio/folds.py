@@ -1,0 +1,45 @@
+"""Cross-validation as the corpus prescribes it: one run for every fold, then one result.
+
+python -m lightning_audio.folds experiment=esc10_cnn2d
+python -m lightning_audio.folds experiment=esc10_cnn2d resume=latest
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lightning_audio import build, config, sweeps
+from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.reports import print_fold_report, summarise_folds, write_fold_report
+from lightning_audio.results import read_run
+from lightning_audio.train import launch
+
+
+def cross_validate(overrides: list[str]) -> None:
+    """Runs all folds of the corpus as a multirun, then writes and prints folds.md and folds.json.
+
+    Raises:
+        UserError: the corpus has no folds, a run failed, or other options vary as well.
+    """
+    cfg = config.compose_config(overrides)
+    folds = build.corpus(cfg).folds
+    if not folds:
+        raise UserError(f"{cfg.data._target_} has no folds: use `train`, or a corpus that has them.")
+    if config.is_sweep(overrides):
+        raise UserError("Folds are what varies here: give every other option one value, or use `train -m`.")
+    launch(["-m", *overrides, f"data.fold={','.join(map(str, folds))}"])
+    assert sweeps.last_folder is not None, "Hydra ends a multirun with its callback"
+    summary = summarise_folds([read_run(folder) for folder in sweeps.run_folders(sweeps.last_folder)])
+    write_fold_report(sweeps.last_folder, summary)
+    print_fold_report(summary)
+    print(f"Folder: {Path(sweeps.last_folder)}")
+
+
+@ends_in_one_sentence
+def main() -> None:
+    cross_validate(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

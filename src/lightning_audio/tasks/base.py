@@ -1,0 +1,253 @@
+"""AudioTask: what training, validation, testing and prediction share, whatever is predicted."""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_audio.augment import Augment
+from lightning_audio.data.batch import Batch, samples_to_float
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.targets import ClassIndex
+from lightning_audio.frontend import Normalize
+from lightning_audio.metrics import Score
+from lightning_audio.networks.base import Network
+from lightning_audio.schedule import scheduler
+from lightning_audio.tasks.prediction import Audio, Prediction, Window, outputs_of_windows, read_recordings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are learned; a task that only answers needs none.
+
+    `optimizer` takes parameter groups, `lr` and `weight_decay` are its own; `factor` is a schedule.
+    """
+
+    optimizer: Callable[..., Optimizer]
+    lr: float
+    weight_decay: float
+    factor: Callable[..., float]
+
+
+class AudioTask(pl.LightningModule):
+    """Waveforms in, answers out: front end, normalisation and network in one module.
+
+    A subclass sets `encoding` and `monitor` (the validation score that picks a checkpoint, and whether more
+    or less of it is better), and says `loss`, `observe` and `summarise`.
+
+    Args:
+        frontend, normalize, network: the path of a waveform at any time.
+        augment: what training adds to it.
+        labels: the names of the outputs.
+        sample_rate: rate in Hz of the waveforms that it takes.
+        clip_seconds: how long the clips were that it learned from.
+        recipe: needed for training only.
+        seed: names what augmentation and dropout draw.
+    """
+
+    encoding: ClassVar[type[ClassIndex]] = ClassIndex
+    monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
+
+    def __init__(
+        self,
+        frontend: nn.Module,
+        normalize: Normalize,
+        network: Network,
+        augment: Augment,
+        labels: Iterable[str],
+        sample_rate: int,
+        clip_seconds: float,
+        recipe: Recipe | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.frontend, self.normalize, self.network, self.augment = frontend, normalize, network, augment
+        self.labels, self.sample_rate, self.clip_seconds = tuple(labels), sample_rate, clip_seconds
+        self.recipe, self.seed = recipe, seed
+        self.description: dict[str, Any] = {}  # what a checkpoint says of itself; build.py sets it
+
+    # What a task says.
+
+    @abstractmethod
+    def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
+        """A scalar; `targets` as `targets_for_training` made them."""
+
+    @abstractmethod
+    def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
+        """Takes in the logits of one validation or test batch."""
+
+    @abstractmethod
+    def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
+        """The scores, with their intervals, of what was summarised last; `clips` are those of its split."""
+
+    @abstractmethod
+    def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
+        """The same of the test clips; writes predictions and plots into the folder as well."""
+
+    @abstractmethod
+    def summarise(self, stage: str) -> dict[str, float]:
+        """The scores of all that was observed, by name; forgets it."""
+
+    def figures(self) -> dict[str, Figure]:
+        """Pictures of what was summarised last, by name."""
+        return {}
+
+    def targets_for_training(self, targets: Tensor) -> Tensor:
+        """Targets in the form that mixing and the loss take."""
+        return targets
+
+    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits as they are scored in a test; a task may average several views of a clip here."""
+        return self(waveforms, lengths)
+
+    @abstractmethod
+    def conclude(self, name: str, windows: Sequence[Window]) -> Prediction:
+        """The answer for one recording from the outputs of its windows."""
+
+    # What all tasks do.
+
+    def predict(
+        self,
+        audio: Sequence[Audio] | Audio,
+        sample_rate: int | None = None,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int = 16,
+    ) -> list[Prediction]:
+        """Answers for recordings of any length, format, rate and number of channels.
+
+        Args:
+            audio: paths, or arrays `(T,)` or `(T, channels)`: float in [-1, 1] or int16; one or many.
+            sample_rate: of the arrays, in Hz.
+            window: seconds of one look at a longer recording; by default as long as the training clips.
+            hop: seconds from one window to the next; by default half a window.
+            batch_size: windows that run together.
+
+        Raises:
+            UserError: a file can't be read, or an array comes without its rate.
+        """
+        many = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
+        training, recordings = self.training, read_recordings(many, self.sample_rate, sample_rate)
+        self.eval()
+        rows = outputs_of_windows(self, recordings, window, hop, batch_size)
+        answers = [self.conclude(name, windows) for name, windows in rows]
+        self.train(training)
+        return answers
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms `(B, T)`, float or int16, with lengths in samples -> logits and their lengths."""
+        return self.network(*self.features(samples_to_float(waveforms), lengths))
+
+    def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features of float waveforms; augmented while training."""
+        features, lengths = self.frontend(waveforms, lengths)
+        return self.normalize(*self.augment.features(features, lengths))
+
+    def fit_normalizer(self, batches: Iterable[Batch]) -> None:
+        """Sets the mean and deviation of the corpus from its training clips, without augmentation."""
+        self.normalize.fit(
+            self.frontend(samples_to_float(batch.waveforms).to(self.device), batch.lengths.to(self.device))
+            for batch in batches
+        )
+
+    def augmented(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Float waveforms, lengths and targets of a batch as training takes them."""
+        targets = self.targets_for_training(batch.targets)
+        return self.augment.waveforms(samples_to_float(batch.waveforms), batch.lengths, targets)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # A pure function of (seed, epoch, step, rank): a run that is resumed draws what it would have drawn.
+        name = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
+        torch.manual_seed(zlib.crc32(name.encode()))
+        self.augment.progress = (self.current_epoch + batch_idx / self._batches) / self._epochs
+        waveforms, lengths, targets = self.augmented(batch)
+        logits, lengths = self.network(*self.features(waveforms, lengths))
+        loss = self.loss(logits, lengths, targets)
+        self.log(
+            "train/loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(batch),
+            sync_dist=True,
+        )
+        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], on_step=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, lengths = self(batch.waveforms, batch.lengths)
+        self._scored("val", logits, lengths, batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, lengths = self.answer(batch.waveforms, batch.lengths)
+        self._scored("test", logits, lengths, batch)
+
+    def _scored(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
+        self.observe(stage, logits, lengths, batch)
+        if stage == "val":
+            loss = self.loss(logits, lengths, self.targets_for_training(batch.targets))
+            self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.summarise("val")
+        # A sanity check scores a few batches before training: not a score of the run.
+        if not self.trainer.sanity_checking:
+            self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({f"test/{name}": value for name, value in self.summarise("test").items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lightning_audio"] = self.description
+
+    def on_train_start(self) -> None:
+        # A run that is resumed in the middle of an epoch does not start that epoch again.
+        self.network.start_epoch(self.current_epoch, self._epochs)
+
+    def on_train_epoch_start(self) -> None:
+        self.network.start_epoch(self.current_epoch, self._epochs)
+
+    def gather(self, rows: list[Any]) -> list[Any]:
+        """Rows of all ranks, on each of them."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return rows
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, rows)
+        return [row for part in parts for row in part]
+
+    def configure_optimizers(self) -> Any:
+        assert self.recipe is not None, "a task without a recipe cannot be trained"
+        groups = self.network.parameter_groups(self.recipe.weight_decay)
+        for group in groups:
+            group["lr"] = self.recipe.lr * group.pop("lr_scale", 1.0)
+        optimizer = self.recipe.optimizer(groups)
+        steps = -(-self._batches // self.trainer.accumulate_grad_batches) * self._epochs
+        limit = self.trainer.max_steps
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": scheduler(
+                optimizer, self.recipe.factor, min(steps, limit) if limit > 0 else steps
+            ),
+        }
+
+    # Not trainer.estimated_stepping_batches: reading it drops the position of the loader in a resumed run.
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            batches = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+            limit = self.trainer.limit_train_batches
+            self._batches = min(batches, limit) if isinstance(limit, int) else max(int(batches * limit), 1)
+            epochs = self.trainer.max_epochs or -1
+            self._epochs = epochs if epochs > 0 else max(-(-self.trainer.max_steps // self._batches), 1)
