@@ -1,0 +1,83 @@
+"""What every test shares: the real corpora where they are, synthetic audio, few threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lightning_audio import config
+from lightning_audio.train import train
+
+torch.set_num_threads(2)
+
+# The demo as a run of about a second: 80 training and 20 test clips of half a second, five steps an epoch.
+TINY = (
+    "experiment=demo",
+    "network=cnn2d",
+    "network.widths=[4,8]",
+    "data.clips_per_class=2",
+    "data.seconds=0.5",
+    "loader.batch_size=16",
+    "trainer.max_epochs=2",
+    "logger=none",
+)
+
+
+def write_wav(path: Path, samples: np.ndarray, sample_rate: int, subtype: str = "PCM_16") -> Path:
+    """Writes `samples` (T,) or (T, channels), float in [-1, 1] or int16; the format follows the suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {".mp3": None, ".ogg": None}.get(path.suffix, subtype)
+    soundfile.write(path, samples, sample_rate, subtype=kind)
+    return path
+
+
+def sine(frequency: float, seconds: float, sample_rate: int, level: float = 0.5) -> np.ndarray:
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    return level * np.sin(2 * np.pi * frequency * time)
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """`real_data("ESC-50")` is the data root that holds this corpus; the test skips where it is not there."""
+
+    def find(corpus: str) -> Path:
+        root = Path(os.environ.get("LIGHTNING_AUDIO_DATA", "data"))
+        if not (root / corpus).is_dir():
+            pytest.skip(f"{corpus} is not under {root} (set LIGHTNING_AUDIO_DATA to the data root)")
+        return root
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests never write into the user's cache, and share one of their own within a run.
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("LIGHTNING_AUDIO_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one tiny run of the demo, made once: look, but write nothing into it."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    train(config.compose_config([*TINY, f"paths.cache={cache}"]), folder)
+    return folder
+
+
+@pytest.fixture
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the runs that a test starts through `launch`, which reads and sets sys.argv."""
+    monkeypatch.setenv("LIGHTNING_AUDIO_LOGS", str(tmp_path / "logs"))
+    monkeypatch.setattr(sys, "argv", ["train"])
+    # Hydra's handlers write to the stdout of this test, which is closed after it.
+    monkeypatch.setattr(logging.getLogger(), "handlers", logging.getLogger().handlers[:])
+    return tmp_path / "logs"

@@ -1,0 +1,223 @@
+"""Decoding: bit for bit where it can be, else soundfile and soxr by hand; every bad file in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from conftest import sine, write_wav
+
+from lightning_audio.data.batch import samples_to_float
+from lightning_audio.data.decode import audio_files, decode
+from lightning_audio.errors import UserError
+
+
+def by_hand(path: Path, sample_rate: int) -> np.ndarray:
+    """The whole file, channel by channel: averaged, resampled and rounded in float64."""
+    samples, source_rate = soundfile.read(path, dtype="float64", always_2d=True)
+    mono = sum(samples.T) / samples.shape[1]
+    resampled = soxr.resample(mono, source_rate, sample_rate) if source_rate != sample_rate else mono
+    return np.round(resampled * 32768).clip(-32768, 32767).astype(np.int16)
+
+
+def noise(seconds: float, sample_rate: int, channels: int = 1) -> np.ndarray:
+    samples = np.random.default_rng(0).normal(0, 0.1, (round(seconds * sample_rate), channels))
+    return samples[:, 0] if channels == 1 else samples
+
+
+def amplitude(samples: np.ndarray, frequency: float, sample_rate: int) -> float:
+    """Of the sine of this frequency, from the second of three seconds, where no edge is."""
+    second = samples[sample_rate : 2 * sample_rate] / 32768
+    spectrum = np.abs(np.fft.rfft(second)) * 2 / sample_rate
+    assert spectrum.argmax() == frequency
+    return float(spectrum.max())
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_16_bit_pcm_is_kept_bit_for_bit(tmp_path: Path, name: str) -> None:
+    samples = np.random.default_rng(1).integers(-32768, 32768, 5000).astype(np.int16)
+    samples[:4] = [-32768, 32767, 0, -1]
+    path = write_wav(tmp_path / name, samples, 16000)
+    np.testing.assert_array_equal(decode(path, 16000), samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "channels", "source_rate"),
+    [
+        ("float.wav", "FLOAT", 1, 16000),
+        ("deep.wav", "PCM_24", 1, 16000),
+        ("byte.wav", "PCM_U8", 1, 16000),
+        ("stereo.wav", "PCM_16", 2, 16000),
+        ("stereo.flac", "PCM_24", 2, 44100),
+        ("phone.wav", "PCM_16", 1, 8000),
+        ("six.wav", "FLOAT", 6, 48000),
+        ("a.ogg", "VORBIS", 1, 16000),
+        ("b.ogg", "VORBIS", 2, 44100),
+        ("a.mp3", "MPEG_LAYER_III", 1, 16000),
+        ("b.mp3", "MPEG_LAYER_III", 2, 44100),
+    ],
+)
+def test_agrees_with_decoding_by_hand(
+    tmp_path: Path, name: str, subtype: str, channels: int, source_rate: int
+) -> None:
+    path = write_wav(tmp_path / name, noise(1.0, source_rate, channels), source_rate, subtype)
+    found, expected = decode(path, 16000).astype(int), by_hand(path, 16000).astype(int)
+    assert len(found) == len(expected)
+    # float32 against float64 can fall on the other side of a half.
+    assert np.abs(found - expected).max() <= 1
+    assert (found != expected).mean() < 0.01
+
+
+def test_real_recordings_agree_with_decoding_by_hand(real_data: Callable[[str], Path]) -> None:
+    paths = audio_files([real_data("ESC-50") / "ESC-50" / "audio"])[::80]
+    assert len(paths) > 1
+    for path in paths:
+        found, expected = decode(path, 22050).astype(int), by_hand(path, 22050).astype(int)
+        assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+@pytest.mark.parametrize(("start", "duration"), [(0.0, 0.5), (0.25, 0.5), (1.2345, None), (1.5, 9.0)])
+def test_a_stretch_is_cut_from_the_whole(
+    tmp_path: Path, name: str, start: float, duration: float | None
+) -> None:
+    path = write_wav(tmp_path / name, noise(2.0, 16000), 16000)
+    end = None if duration is None else round((start + duration) * 16000)
+    expected = decode(path, 16000)[round(start * 16000) : end].astype(int)
+    found = decode(path, 16000, start, duration)
+    assert len(found) == len(expected)
+    # An MP3 frame leans on those before it: a decoder that jumps in differs in the last bit.
+    assert np.abs(found - expected).max() <= (1 if name == "a.mp3" else 0)
+
+
+def test_resampling_keeps_frequency_and_level_and_does_not_fold_back(tmp_path: Path) -> None:
+    low = write_wav(tmp_path / "low.wav", sine(1000, 3.0, 44100, level=0.5), 44100)
+    high = write_wav(tmp_path / "high.wav", sine(7000, 3.0, 44100, level=0.5), 44100)
+    assert len(decode(low, 8000)) == 24000
+    assert amplitude(decode(low, 8000), 1000, 8000) == pytest.approx(0.5, abs=1e-3)
+    assert amplitude(decode(low, 48000), 1000, 48000) == pytest.approx(0.5, abs=1e-3)
+    assert np.abs(decode(high, 8000)[800:-800]).max() <= 2  # Above half the new rate: nothing is left.
+
+
+def test_samples_to_float_gives_back_what_was_rounded_and_loudness_is_clipped(tmp_path: Path) -> None:
+    samples = np.array([0.25, -0.3333, 0.99999, -1.0, 1.0, 1.7, -1.7])
+    path = write_wav(tmp_path / "a.wav", samples, 16000, "FLOAT")
+    found = samples_to_float(torch.from_numpy(decode(path, 16000))).numpy()
+    np.testing.assert_allclose(found, samples.clip(-1, 32767 / 32768), atol=0.5 / 32768)
+
+
+def test_stereo_is_averaged(tmp_path: Path) -> None:
+    samples = np.array([[100, 300], [-32768, 32766], [32767, 32767], [-4, -8]], dtype=np.int16)
+    path = write_wav(tmp_path / "a.wav", samples, 16000)
+    assert decode(path, 16000).tolist() == [200, -1, 32767, -6]
+
+
+def test_a_header_that_promises_too_much_gives_what_is_there(tmp_path: Path) -> None:
+    samples = np.arange(1000, dtype=np.int16)
+    path = write_wav(tmp_path / "a.wav", samples, 16000)
+    path.write_bytes(path.read_bytes()[:-600])
+    np.testing.assert_array_equal(decode(path, 16000), samples[:700])
+    np.testing.assert_array_equal(decode(path, 16000, start=0.04, duration=1.0), samples[640:700])
+
+
+def damage(path: Path) -> Path:
+    """Noise over the middle third."""
+    content = bytearray(path.read_bytes())
+    third = len(content) // 3
+    content[third : 2 * third] = np.random.default_rng(0).bytes(third)
+    path.write_bytes(content)
+    return path
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda folder: folder / "none.wav", "there is no such file"),
+        (lambda folder: folder, "there is no such file"),
+        (lambda folder: written(folder / "a.wav", b""), "it is empty"),
+        (lambda folder: written(folder / "a.wav", b"words " * 999), "Format not recognised"),
+        (lambda folder: written(folder / "a.mp3", b"words " * 999), "Format not recognised"),
+        (lambda folder: damage(write_wav(folder / "a.flac", noise(2.0, 8000), 8000)), "flac decoder"),
+        (lambda folder: write_wav(folder / "a.wav", np.zeros(0), 16000), "it holds no samples"),
+        (lambda folder: write_wav(folder / "a.wav", np.zeros((0, 2)), 8000), "it holds no samples"),
+        (lambda folder: write_wav(folder / "a.wav", np.full(9, np.nan), 16000, "FLOAT"), "NaN"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_sentence(
+    tmp_path: Path, make: Callable[[Path], Path], reason: str
+) -> None:
+    path = make(tmp_path)
+    with pytest.raises(UserError) as caught:
+        decode(path, 16000)
+    assert str(caught.value).startswith(f"Cannot read {path}: ")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_start_behind_the_end_is_refused(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", noise(1.0, 16000), 16000)
+    with pytest.raises(UserError, match=r"it ends at 1 s, before the start at 1\.5 s"):
+        decode(path, 16000, start=1.5)
+    empty = write_wav(tmp_path / "empty.wav", np.zeros(0), 16000)
+    with pytest.raises(UserError, match="no samples"):
+        decode(empty, 16000, start=1.5)
+
+
+def test_a_stream_of_unknown_length_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.flac", noise(1.0, 16000), 16000)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # STREAMINFO's number of samples: the last 36 bits of these 8 bytes.
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="does not say how long it is"):
+        decode(path, 16000)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.wav", "a.FLAC", "deep/er/c.mp3", "deep/d.ogg", "notes.txt", "._b.wav", "take[1].wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["."], ["a.FLAC", "b.wav", "deep/d.ogg", "deep/er/c.mp3", "take[1].wav"]),
+        (["deep"], ["deep/d.ogg", "deep/er/c.mp3"]),
+        (["notes.txt"], ["notes.txt"]),
+        (["take[1].wav"], ["take[1].wav"]),
+        (["*.wav"], ["b.wav", "take[1].wav"]),
+        (["*"], ["a.FLAC", "b.wav", "deep/d.ogg", "deep/er/c.mp3", "take[1].wav"]),
+        (["**/*.mp3"], ["deep/er/c.mp3"]),
+        (["deep", "b.wav", "deep/d.ogg", "*.wav"], ["b.wav", "deep/d.ogg", "deep/er/c.mp3", "take[1].wav"]),
+    ],
+)
+def test_audio_files_of_folders_and_globs(tree: Path, given: list[str], expected: list[str]) -> None:
+    found = audio_files([tree / name for name in given])
+    assert [str(path.relative_to(tree)) for path in found] == expected
+    assert audio_files([str(tree / name) for name in given]) == found
+
+
+def test_audio_files_of_relative_names_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    assert audio_files(["b.wav", "./b.wav", "b.*", tree / "b.wav"]) == [tree / "b.wav"]
+    assert audio_files(["deep/*"]) == [Path("deep/d.ogg"), Path("deep/er/c.mp3")]
+
+
+@pytest.mark.parametrize("name", ["none.wav", "*.opus", "hollow"])
+def test_nothing_found_is_told(tree: Path, name: str) -> None:
+    (tree / "hollow").mkdir()
+    with pytest.raises(UserError, match="gives no audio"):
+        audio_files([tree / "b.wav", tree / name])

@@ -1,0 +1,153 @@
+"""The demo corpus: the same clips everywhere, in five folds, whole or not there."""
+
+from __future__ import annotations
+
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from omegaconf import OmegaConf
+
+from lightning_audio.data.corpora import demo
+from lightning_audio.data.corpora.demo import Demo
+from lightning_audio.data.synthesis import render
+from lightning_audio.errors import UserError
+
+RATE = 16000
+CONFIG = Path(__file__).parents[1] / "conf" / "data" / "demo.yaml"
+
+
+def prepared(cache: Path, **arguments: float) -> Demo:
+    corpus = Demo(str(cache), **{"clips_per_class": 1, "seconds": 0.5, **arguments})  # type: ignore[arg-type]
+    corpus.prepare()
+    return corpus
+
+
+def contents(corpus: Demo) -> dict[str, bytes]:
+    return {clip.id: Path(clip.path).read_bytes() for clip in corpus.clips()}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    return prepared(tmp_path_factory.mktemp("demo"), clips_per_class=2, fold=3)
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(corpus: Demo, tmp_path: Path) -> None:
+    again, other = (contents(prepared(tmp_path, clips_per_class=2, seed=seed)) for seed in (0, 1))
+    first = contents(corpus)
+    assert first == again
+    assert all(first[name] != other[name] for name in first)
+    assert len(set(first.values())) == 100
+
+
+def test_a_smaller_corpus_is_contained_in_a_larger(corpus: Demo, tmp_path: Path) -> None:
+    smaller = contents(prepared(tmp_path, clips_per_class=1))
+    assert len(smaller) == 50
+    assert smaller.items() <= contents(corpus).items()
+
+
+def test_counts_labels_folds(corpus: Demo) -> None:
+    clips = corpus.clips()
+    assert len(corpus.labels) == len(set(corpus.labels)) == 10
+    counts = {(label, fold): 0 for label in corpus.labels for fold in corpus.folds}
+    for clip in clips:
+        assert clip.fold is not None
+        counts[clip.labels[0], clip.fold] += 1
+    assert set(counts.values()) == {2}
+    assert len({clip.id for clip in clips}) == len({clip.path for clip in clips}) == 100
+    assert {clip.id for clip in clips if clip.split == "test"} == {
+        clip.id for clip in clips if clip.fold == 3
+    }
+    assert {clip.split for clip in clips if clip.fold != 3} == {"train"}
+    assert clips[0].id == "f1-engine-000"
+
+
+def test_files_are_whole_pcm_within_scale_and_not_silent(corpus: Demo) -> None:
+    for clip in corpus.clips():
+        samples, rate = soundfile.read(clip.path, dtype="int16")
+        assert (rate, samples.shape, clip.duration) == (RATE, (RATE // 2,), 0.5)
+        assert soundfile.info(clip.path).subtype == "PCM_16"
+        peak = np.abs(samples.astype(int)).max()
+        assert 32768 * 10 ** (-30 / 20) - 1 <= peak <= 32768 * 10 ** (-1 / 20) + 1
+
+
+def test_interrupted_synthesis_leaves_nothing_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = Demo(str(tmp_path), clips_per_class=1, seconds=0.5)
+    written = []
+
+    def interrupted(path: Path, *arguments: object, **options: object) -> None:
+        written.append(path)
+        path.write_bytes(b"half a file")
+        if len(written) == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo.soundfile, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            corpus.prepare()
+    assert not corpus.root.exists()
+    assert written[0].exists()
+    with pytest.raises(UserError, match="prepare"):
+        corpus.clips()
+    corpus.prepare()
+    assert sorted(path.stem for path in corpus.root.iterdir()) == sorted(clip.id for clip in corpus.clips())
+    assert not written[0].parent.exists()
+    assert soundfile.info(corpus.clips()[0].path).frames == RATE // 2
+
+
+def test_two_that_start_together_synthesise_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+
+    def counted(*arguments: object) -> np.ndarray:
+        rendered.append(arguments)
+        return render(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(demo, "render", counted)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: prepared(tmp_path), range(2))
+    assert len(rendered) == 50
+    assert contents(first) == contents(second)
+
+
+def test_every_parameter_of_the_synthesis_has_its_own_folder_and_the_fold_has_not(tmp_path: Path) -> None:
+    changes = {
+        "sample_rate": 22050,
+        "clips_per_class": 3,
+        "seconds": 1.0,
+        "min_snr_db": 0.0,
+        "max_snr_db": 30.0,
+        "seed": 5,
+    }
+    roots = {Demo(str(tmp_path), **{key: value}).root for key, value in changes.items()}  # type: ignore[arg-type]
+    assert len(roots | {Demo(str(tmp_path)).root}) == len(changes) + 1
+    assert Demo(str(tmp_path), fold=2).root == Demo(str(tmp_path), fold=1).root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ({"fold": 6}, "data.fold"),
+        ({"sample_rate": 8000}, "data.sample_rate"),
+        ({"clips_per_class": 0}, "data.clips_per_class"),
+        ({"seconds": 0.1}, "data.seconds"),
+        ({"seed": -1}, "data.seed"),
+        ({"min_snr_db": 30.0}, "data.min_snr_db"),
+    ],
+)
+def test_an_argument_out_of_range_is_one_sentence(tmp_path: Path, arguments: dict, key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        Demo(str(tmp_path), **arguments)
+
+
+def test_the_config_names_every_argument_with_its_default() -> None:
+    config = OmegaConf.to_container(OmegaConf.load(CONFIG), resolve=False)
+    assert isinstance(config, dict)
+    assert config.pop("_target_") == f"{Demo.__module__}.{Demo.__name__}"
+    assert config.pop("cache") == "${paths.cache}"
+    parameters = inspect.signature(Demo).parameters
+    assert config == {name: p.default for name, p in parameters.items() if name != "cache"}

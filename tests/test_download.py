@@ -1,0 +1,320 @@
+"""Fetching over a real HTTP server on this machine, and unpacking what tries to get out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_audio.data import download
+from lightning_audio.data.download import fetch, unpack
+from lightning_audio.errors import UserError
+
+CONTENT = np.random.default_rng(0).bytes(1_000_003)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT and remembers for each answer its status and how many bytes of the body it sent."""
+
+    knows_ranges = True
+    says_length = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[tuple[int, int]] = []
+        self.cuts: list[int] = []  # after how many bytes the next answers end
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/folder/sounds.zip"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers["Range"] if self.server.knows_ranges else None
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        if start >= len(CONTENT):
+            self.server.answers.append((416, 0))
+            self.send_error(416)
+            return
+        body = CONTENT[start:]
+        self.send_response(206 if wanted else 200)
+        if self.server.says_length:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        sent = body[: self.server.cuts.pop(0)] if self.server.cuts else body
+        self.server.answers.append((206 if wanted else 200, len(sent)))
+        self.wfile.write(sent)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_fetch_gives_the_file_its_name_and_takes_it_from_the_folder_the_second_time(
+    server: Server, tmp_path: Path
+) -> None:
+    path = fetch(server.url, SHA256, tmp_path / "new" / "folder")
+    assert path == tmp_path / "new" / "folder" / "sounds.zip"
+    assert path.read_bytes() == CONTENT
+    assert fetch(server.url, SHA256, path.parent) == path
+    assert server.answers == [(200, len(CONTENT))]
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_a_file_with_another_checksum_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.zip").write_bytes(b"an older release")
+    assert fetch(server.url, SHA256, tmp_path, name="data.zip").read_bytes() == CONTENT
+
+
+def test_a_cut_transfer_goes_on_where_it_ended(server: Server, tmp_path: Path) -> None:
+    server.cuts = [400_000, 100_000]
+    assert fetch(server.url, SHA256, tmp_path).read_bytes() == CONTENT
+    assert server.answers == [(200, 400_000), (206, 100_000), (206, 500_003)]
+
+
+def test_what_an_earlier_run_received_is_not_transferred_again(server: Server, tmp_path: Path) -> None:
+    server.cuts = [200_000] + [0] * (download.ATTEMPTS - 1)
+    with pytest.raises(UserError, match="run the same command again"):
+        fetch(server.url, SHA256, tmp_path)
+    assert (tmp_path / "sounds.zip.part").stat().st_size == 200_000
+    assert not (tmp_path / "sounds.zip").exists()
+    server.answers.clear()
+    assert fetch(server.url, SHA256, tmp_path).read_bytes() == CONTENT
+    assert server.answers == [(206, len(CONTENT) - 200_000)]
+
+
+def test_a_server_that_ignores_ranges_makes_the_transfer_start_over(server: Server, tmp_path: Path) -> None:
+    server.knows_ranges = False
+    server.cuts = [400_000]
+    assert fetch(server.url, SHA256, tmp_path).read_bytes() == CONTENT
+    assert server.answers == [(200, 400_000), (200, len(CONTENT))]
+
+
+def test_a_cut_is_seen_by_the_expected_size_where_the_server_says_none(
+    server: Server, tmp_path: Path
+) -> None:
+    server.says_length = False
+    server.cuts = [400_000]
+    assert fetch(server.url, SHA256, tmp_path, size=len(CONTENT)).read_bytes() == CONTENT
+    assert server.answers == [(200, 400_000), (206, 600_003)]
+
+
+def test_a_whole_part_is_used_without_the_server(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "sounds.zip.part").write_bytes(CONTENT)
+    assert fetch(server.url, SHA256, tmp_path).read_bytes() == CONTENT
+    assert server.answers == []
+
+
+def test_a_part_longer_than_the_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "sounds.zip.part").write_bytes(bytes(len(CONTENT) + 1))
+    assert fetch(server.url, SHA256, tmp_path).read_bytes() == CONTENT
+    assert server.answers == [(416, 0), (200, len(CONTENT))]
+
+
+def test_a_wrong_checksum_is_named_and_nothing_stays(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"SHA-256 {SHA256}, expected {'0' * 64}"):
+        fetch(server.url, "0" * 64, tmp_path)
+    assert not list(tmp_path.glob("sounds.zip*[!k]"))  # at most the lock
+
+
+def test_two_threads_transfer_once(server: Server, tmp_path: Path) -> None:
+    paths: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: paths.append(fetch(server.url, SHA256, tmp_path))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert paths == [tmp_path / "sounds.zip"] * 2
+    assert server.answers == [(200, len(CONTENT))]
+
+
+def test_no_server_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        with pytest.raises(UserError, match="cannot be reached"):
+            fetch(f"http://127.0.0.1:{unused.getsockname()[1]}/a.zip", SHA256, tmp_path)
+
+
+def test_an_error_of_the_server_is_one_sentence(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.send_error(503))
+    with pytest.raises(UserError, match="answered 503"):
+        fetch(server.url, SHA256, tmp_path)
+
+
+def test_a_full_disk_is_refused_before_the_transfer(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = download.shutil.disk_usage(tmp_path)._replace(free=999_999)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="1 MB free and 1 MB are needed"):
+        fetch(server.url, SHA256, tmp_path)
+    assert not (tmp_path / "sounds.zip.part").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be read or written"):
+        fetch("http://127.0.0.1/a.zip", SHA256, tmp_path / "file" / "cache")
+
+
+def make_zip(path: Path, names: list[str], kind: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (kind if name == names[-1] else 0) << 16
+            archive.writestr(info, f"content of {name}")
+    return path
+
+
+def make_tar(path: Path, names: list[str], kind: bytes = tarfile.REGTYPE) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name in names:
+            content = f"content of {name}".encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if name == names[-1] and kind != tarfile.REGTYPE:
+                info.type, info.linkname, info.size = kind, "/etc/passwd", 0
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+NAMES = ["release/audio/a.wav", "./release/audio/deep/b.wav", "release/meta/table.csv", "release/LICENSE"]
+
+
+@pytest.mark.parametrize(("make", "suffix"), [(make_zip, "zip"), (make_tar, "tar.gz")])
+def test_unpack_takes_the_members_and_cuts_the_leading_folder(
+    make: Callable[..., Path], suffix: str, tmp_path: Path
+) -> None:
+    archive = make(tmp_path / f"release.{suffix}", NAMES)
+    folder = unpack(archive, tmp_path / "data" / "Release", members=("audio", "LICENSE"), strip=1)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"audio/a.wav", "audio/deep/b.wav", "LICENSE"}
+    assert (folder / "audio" / "a.wav").read_text() == "content of release/audio/a.wav"
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == ["Release"]
+
+
+def test_unpack_takes_everything_and_leaves_what_is_there(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "release.tar.gz", NAMES)
+    (tmp_path / "data").mkdir()  # an empty folder is no obstacle
+    folder = unpack(archive, tmp_path / "data")
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 4
+    (folder / "release" / "LICENSE").write_text("changed")
+    unpack(archive, folder)
+    assert (folder / "release" / "LICENSE").read_text() == "changed"
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../x", "leads out"),
+        ("release/../../x", "leads out"),
+        ("..\\x", "leads out"),
+        ("/tmp/x", "absolute"),
+        ("C:/x", "absolute"),
+    ],
+)
+def test_unpack_refuses_a_member_that_leads_out(
+    make: Callable[..., Path], name: str, reason: str, tmp_path: Path
+) -> None:
+    archive = make(tmp_path / "archive", ["good.wav", name])
+    with pytest.raises(UserError, match=reason) as refused:
+        unpack(archive, tmp_path / "inner" / "release")
+    assert repr(name) in str(refused.value)
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("x", "good.wav", "release")]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "reason"),
+    [
+        (make_zip, 0o120777, "is a link"),
+        (make_zip, 0o020666, "is a device"),
+        (make_tar, tarfile.SYMTYPE, "is a link"),
+        (make_tar, tarfile.LNKTYPE, "is a link"),
+        (make_tar, tarfile.CHRTYPE, "is a device"),
+        (make_tar, tarfile.FIFOTYPE, "is a device"),
+    ],
+)
+def test_unpack_refuses_links_and_devices(
+    make: Callable[..., Path], kind: int | bytes, reason: str, tmp_path: Path
+) -> None:
+    archive = make(tmp_path / "archive", ["good.wav", "bad"], kind)
+    with pytest.raises(UserError, match=f"'bad' {reason}"):
+        unpack(archive, tmp_path / "release")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["archive"]
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_unpack_refuses_a_damaged_archive(make: Callable[..., Path], tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole", NAMES).read_bytes()
+    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="half is damaged"):
+        unpack(tmp_path / "half", tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+
+
+def test_unpack_refuses_an_archive_without_the_members(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "archive", NAMES)
+    with pytest.raises(UserError, match="holds none"):
+        unpack(archive, tmp_path / "release", members=("audio",))  # not stripped
+    assert not (tmp_path / "release").exists()
+
+
+KILLED_AT_THE_SECOND_FILE = """
+import os, sys
+from pathlib import Path
+from lightning_audio.data import download
+
+write, written = download._write, []
+
+def write_or_die(member, path):
+    if written:
+        os._exit(9)
+    written.append(path)
+    write(member, path)
+
+download._write = write_or_die
+download.unpack(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_unpack_leaves_no_folder_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "archive.zip", NAMES)
+    release = tmp_path / "release"
+    command = [sys.executable, "-c", KILLED_AT_THE_SECOND_FILE, str(archive), str(release)]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert not release.exists()
+    assert (tmp_path / "release.unpacking" / NAMES[0]).is_file()
+    unpack(archive, release)
+    assert len([path for path in release.rglob("*") if path.is_file()]) == 4
+    assert not (tmp_path / "release.unpacking").exists()

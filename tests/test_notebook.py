@@ -1,0 +1,124 @@
+"""The notebook runs from its first cell to its last, offline, and shows what it says it shows."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "01_listen_and_look.ipynb"
+TINY = "data.clips_per_class=2 data.seconds=0.5 network.widths=[8,16] trainer.max_epochs=1 trainer=cpu"
+CELL_SECONDS = 240  # far more than a cell takes: a kernel that hangs is to end some time
+
+
+def execute(notebook: NotebookNode, folder: Path) -> dict[str, NotebookNode]:
+    """Runs a notebook in a folder, which gets its cache, logs and temporary files; its cells by their ids."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIGHTNING_AUDIO_NOTEBOOK_OVERRIDES", TINY)
+        patch.setenv("LIGHTNING_AUDIO_CACHE", str(folder / "cache"))
+        patch.setenv("LIGHTNING_AUDIO_LOGS", str(folder / "logs"))
+        patch.setenv("TMPDIR", str(folder))
+        NotebookClient(
+            notebook, timeout=CELL_SECONDS, resources={"metadata": {"path": str(folder)}}
+        ).execute()
+    return {cell.id: cell for cell in notebook.cells}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("notebook")
+
+
+@pytest.fixture(scope="module")
+def executed(folder: Path) -> dict[str, NotebookNode]:
+    """All cells, with outputs, run where there is no trained run to look at."""
+    return execute(nbformat.read(NOTEBOOK, as_version=4), folder)
+
+
+def shown(cell: NotebookNode, kind: str) -> list[str]:
+    """What a cell displays as this MIME type."""
+    return [output.data[kind] for output in cell.outputs if kind in output.get("data", {})]
+
+
+def printed(cell: NotebookNode) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def rows_of(table: str) -> list[list[str]]:
+    """The cells of a Markdown table, without its head."""
+    lines = [re.split(r"\s*\|\s*", line.strip("| \n")) for line in table.strip().splitlines()]
+    return lines[2:]
+
+
+def test_no_output_is_kept_in_git() -> None:
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert [(cell.outputs, cell.execution_count) for cell in code] == [([], None)] * len(code)
+
+
+def test_every_figure_is_drawn(executed: dict[str, NotebookNode]) -> None:
+    figures = {name: len(shown(cell, "image/png")) for name, cell in executed.items() if "outputs" in cell}
+    drawn = {name for name, count in figures.items() if count == 1}
+    assert drawn == {"look", "augment", "mix", "mask", "scores"}
+    assert sum(figures.values()) == 5
+
+
+def test_clips_can_be_played(executed: dict[str, NotebookNode]) -> None:
+    html = {name: shown(cell, "text/html") for name, cell in executed.items() if "outputs" in cell}
+    sounds = {name: sum("data:audio" in text for text in texts) for name, texts in html.items()}
+    assert {name: count for name, count in sounds.items() if count} == {
+        "listen": 4,
+        "augment": 1,
+        "mix": 1,
+        "mistakes": 2,
+        "long": 1,
+    }
+
+
+def test_a_mix_is_named_by_two_labels(executed: dict[str, NotebookNode]) -> None:
+    (title,) = shown(executed["mix"], "text/markdown")
+    shares = [float(share) for share in re.findall(r"\d\.\d\d", title)]
+    assert " + " in title
+    assert sum(shares) == pytest.approx(1, abs=0.011)
+
+
+def test_the_table_counts_all_clips(executed: dict[str, NotebookNode]) -> None:
+    rows = rows_of(shown(executed["corpus"], "text/markdown")[0])
+    assert [row[1:] for row in rows] == [["8", "0", "2"]] * 10
+
+
+def test_a_run_is_trained_where_there_is_none(executed: dict[str, NotebookNode]) -> None:
+    lines = printed(executed["run"]).splitlines()
+    assert any(line.startswith("epoch 1/1") for line in lines)
+    assert (Path(lines[-1]) / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_newest_run_is_looked_at(executed: dict[str, NotebookNode], folder: Path) -> None:
+    trained = Path(printed(executed["run"]).splitlines()[-1])
+    runs = [folder / "logs" / "demo" / f"2026-01-0{day}_12-00-00_abcd" for day in (1, 3, 2)]
+    for run in runs:
+        shutil.copytree(trained, run)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if cell.id in ("settings", "corpus", "run")]
+    assert printed(execute(notebook, folder)["run"]).strip() == str(runs[1])
+
+
+def test_predictions_are_of_unseen_clips(executed: dict[str, NotebookNode]) -> None:
+    (table,) = shown(executed["predictions"], "text/markdown")
+    rows = rows_of(table)
+    assert len({row[0] for row in rows}) == 12
+    for clip, reference, hypothesis, score, _, *verdict in rows:
+        assert clip.startswith(f"f1-{reference}-")  # fold 1 is the test fold
+        assert 0 < float(score) <= 1
+        assert ("wrong" in verdict) == (reference != hypothesis)
+
+
+def test_a_longer_recording_is_heard_in_windows(executed: dict[str, NotebookNode]) -> None:
+    (table,) = shown(executed["long"], "text/markdown")
+    starts = [float(row[0].removesuffix(" s")) for row in rows_of(table)]
+    assert starts == pytest.approx([0.25 * number for number in range(7)], abs=0.06)

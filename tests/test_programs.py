@@ -1,0 +1,104 @@
+"""The programs by their names: `lightning-audio`, `python -m lightning_audio`, and find-lr."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from lightning_audio import __main__ as front
+from lightning_audio import find_lr
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 0), (["--help"], 0), (["tarin"], 2)])
+def test_the_front_door_lists_the_programs(
+    arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning-audio", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        front.main()
+    assert ended.value.code == status
+    printed = capsys.readouterr()
+    for name in ("train", "evaluate", "predict", "folds", "find-lr"):
+        assert f"  {name} " in printed.out + printed.err
+
+
+@pytest.mark.parametrize("name", front.PROGRAMS)
+def test_every_program_that_is_listed_is_there(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[list[str]] = []
+    module = f"lightning_audio.{name.replace('-', '_')}"
+    monkeypatch.setattr(f"{module}.main", lambda: called.append(sys.argv[1:]))
+    monkeypatch.setattr(sys, "argv", ["lightning-audio", name, "one", "two"])
+    front.main()
+    assert called == [["one", "two"]]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_a_program_explains_itself(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning-audio", name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        front.main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: lightning-audio {name} ")
+
+
+def test_the_console_command_is_installed() -> None:
+    command = Path(sys.executable).with_name("lightning-audio")
+    if not command.is_file():
+        pytest.skip(f"the package is not installed beside {sys.executable}")
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("usage: lightning-audio PROGRAM")
+
+
+def test_the_package_is_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning_audio"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("lightning_audio", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: lightning-audio PROGRAM")
+
+
+def test_find_lr_suggests_a_rate_and_draws_it(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["find_lr", *TINY])
+    find_lr.main()
+    (folder,) = (logs / "demo").iterdir()
+    found = json.loads((folder / "lr_find.json").read_text())
+    assert 1e-6 < found["suggestion"] < 1
+    assert len(found["lr"]) == len(found["loss"])
+    assert found["lr"] == sorted(found["lr"])
+    assert found["suggestion"] in found["lr"]
+    assert (folder / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+    assert f"optimizer.lr={found['suggestion']:.2g}" in capsys.readouterr().out
+
+
+def test_find_lr_leaves_nothing_else_behind(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(find_lr, "STEPS", 20)
+    monkeypatch.setattr(sys, "argv", ["find_lr", *TINY])
+    find_lr.main()
+    (folder,) = (logs / "demo").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"lr_find.json", "lr_find.png"}
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+
+
+def test_find_lr_takes_one_value_of_each_option(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["find_lr", *TINY, "seed=0,1"])
+    with pytest.raises(SystemExit) as ended:
+        find_lr.main()
+    assert ended.value.code == 2
+    assert not logs.exists()

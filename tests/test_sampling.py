@@ -1,0 +1,148 @@
+"""The order of clips: every one once an epoch, named by (seed, epoch), resumed where it stopped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice, pairwise
+
+import pytest
+from torch.utils.data import Dataset
+
+from lightning_audio.data.sampling import BatchLoader, BatchSampler
+
+SIZES = [(1, 1), (1, 8), (10, 3), (12, 4), (100, 7), (37, 37), (37, 50)]
+
+
+class Positions(Dataset):
+    """Answers a list of positions with that list."""
+
+    def __getitem__(self, positions: list[int]) -> list[int]:
+        return positions
+
+
+def epoch_of(sampler: BatchSampler, epoch: int) -> list[list[int]]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [position for batch in batches for position in batch]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("clips", "size"), SIZES)
+def test_every_clip_stands_once_in_every_epoch(clips: int, size: int, shuffle: bool) -> None:
+    sampler = BatchSampler(clips, size, shuffle, seed=3)
+    for epoch in range(4):
+        batches = epoch_of(sampler, epoch)
+        assert sorted(flat(batches)) == list(range(clips))
+        assert len(sampler) == len(batches)
+        assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+        assert 1 <= len(batches[-1]) <= size
+
+
+def test_unshuffled_clips_stand_in_their_order() -> None:
+    assert epoch_of(BatchSampler(7, 3), 5) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_the_order_is_named_by_seed_and_epoch() -> None:
+    orders = {
+        (seed, epoch): tuple(flat(epoch_of(BatchSampler(100, 7, True, seed), epoch)))
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(set(orders.values())) == 9
+    sampler = BatchSampler(100, 7, True, seed=2)
+    for epoch in (2, 0, 1, 1):  # whatever was read before
+        assert tuple(flat(epoch_of(sampler, epoch))) == orders[2, epoch]
+
+
+def test_the_order_does_not_depend_on_the_batch_size() -> None:
+    assert flat(epoch_of(BatchSampler(100, 7, True), 1)) == flat(epoch_of(BatchSampler(100, 10, True), 1))
+
+
+def test_positions_are_shuffled_evenly() -> None:
+    sampler = BatchSampler(10, 10, True)
+    first = Counter(epoch_of(sampler, epoch)[0][0] for epoch in range(2000))
+    assert sorted(first) == list(range(10))
+    assert all(140 < times < 260 for times in first.values())  # 200 expected, deviation 13
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize(("clips", "size"), [*SIZES, (5, 2)])
+def test_unshuffled_ranks_are_disjoint_and_whole(clips: int, size: int, world: int) -> None:
+    ranks = [epoch_of(BatchSampler(clips, size, False, 0, rank, world), 0) for rank in range(world)]
+    assert sorted(position for rank in ranks for position in flat(rank)) == list(range(clips))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize(("clips", "size"), [*SIZES, (5, 2)])
+def test_shuffled_ranks_make_equal_steps_and_repeat_as_few_as_they_can(
+    clips: int, size: int, world: int
+) -> None:
+    samplers = [BatchSampler(clips, size, True, 1, rank, world) for rank in range(world)]
+    for epoch in range(3):
+        ranks = [epoch_of(sampler, epoch) for sampler in samplers]
+        assert len({len(rank) for rank in ranks} | {len(sampler) for sampler in samplers}) == 1
+        assert len({len(flat(rank)) for rank in ranks}) == 1
+        times = Counter(position for rank in ranks for position in flat(rank))
+        assert sorted(times) == list(range(clips))
+        assert times.total() - clips == -clips % world
+
+
+def loader(workers: int = 0) -> BatchLoader:
+    sampler = BatchSampler(23, 4, True, seed=5)
+    return BatchLoader(Positions(), sampler, num_workers=workers, persistent_workers=workers > 0)
+
+
+def read(source: BatchLoader, epoch: int) -> list[list[int]]:
+    assert isinstance(source.sampler, BatchSampler)
+    source.sampler.set_epoch(epoch)
+    return list(source)
+
+
+def test_a_loader_has_the_batches_of_its_sampler() -> None:
+    source = loader()
+    assert len(source) == 6
+    for epoch in range(2):
+        assert read(source, epoch) == epoch_of(BatchSampler(23, 4, True, seed=5), epoch)
+
+
+@pytest.mark.parametrize("stop", range(7))
+def test_a_resumed_loader_reads_the_rest_and_then_whole_epochs(stop: int) -> None:
+    source, resumed = loader(), loader()
+    expected = [read(source, epoch) for epoch in range(4)]
+    source.sampler.set_epoch(1)
+    iterator = iter(source)
+    assert list(islice(iterator, stop)) == expected[1][:stop]
+    state = source.state_dict()
+    resumed.load_state_dict(state)
+    # A state taken behind the last batch belongs to an epoch that is over.
+    rest = expected[1][stop:] or expected[1]
+    assert read(resumed, 1) == rest
+    assert [read(resumed, epoch) for epoch in (2, 3)] == expected[2:]
+    assert len(resumed) == 6
+
+
+def test_a_resumed_loader_can_be_saved_again() -> None:
+    source = loader()
+    expected = read(source, 0)
+    for stop, following in pairwise([0, 2, 3, 5]):
+        resumed = loader()
+        resumed.load_state_dict({"batches": stop})
+        iterator = iter(resumed)
+        assert list(islice(iterator, following - stop)) == expected[stop:following]
+        assert resumed.state_dict() == {"batches": following}
+
+
+def test_what_workers_read_ahead_does_not_count_as_read() -> None:
+    source = loader(workers=1)
+    expected = read(source, 0)
+    source.sampler.set_epoch(1)
+    iterator = iter(source)
+    seen = [next(iterator), next(iterator)]
+    resumed = loader(workers=1)
+    resumed.load_state_dict(source.state_dict())
+    rest = read(resumed, 1)
+    assert seen + rest == epoch_of(BatchSampler(23, 4, True, seed=5), 1)
+    assert read(resumed, 0) == expected
