@@ -7,6 +7,7 @@ python -m lightning_audio.train experiment=demo resume=latest
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 import time
@@ -56,6 +57,7 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     quiet()
+    keep_freed_memory()
     cfg.run_folder = str(run_folder)
     data = build.datamodule(cfg)
     data.prepare_data()
@@ -156,6 +158,18 @@ def quiet() -> None:
         ".*sync_dist=True.*",  # scores are the same in every process
     ):
         warnings.filterwarnings("ignore", text)
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library reuse what tensors on the CPU free, where it is glibc; others are left as they are.
+
+    By default it hands large blocks back, and every step pays for mapping and clearing their pages anew:
+    EfficientNet-lite0 took 32 ms a clip and step instead of 23 (2 cores, batch of 16), a small CNN 10.5 instead of 9.5.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**30)
 
 
 def job(cfg: DictConfig) -> None:
