@@ -164,7 +164,8 @@ def keep_freed_memory() -> None:
     """Lets the C library reuse what tensors on the CPU free, where it is glibc; others are left as they are.
 
     By default it hands large blocks back, and every step pays for mapping and clearing their pages anew:
-    EfficientNet-lite0 took 32 ms a clip and step instead of 23 (2 cores, batch of 16), a small CNN 10.5 instead of 9.5.
+    EfficientNet-lite0 took 32 ms a clip and step instead of 23 (2 cores, batch of 16), a small CNN 10.5
+    instead of 9.5.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):

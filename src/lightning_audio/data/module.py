@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from torch.utils.data import Dataset
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip, hold_out, refuse_leaks, validated
 from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.data.sampling import BatchLoader, BatchSampler
+from lightning_audio.data.sampling import BatchLoader, BatchSampler, balanced
 from lightning_audio.data.store import WaveStore
-from lightning_audio.data.targets import ClassIndex
+from lightning_audio.data.targets import Targets
 from lightning_audio.errors import UserError
 
 
@@ -47,18 +48,20 @@ class AudioDataModule(pl.LightningDataModule):
             where the corpus has none; with 0 there is none, and the last epoch counts.
         store: where the decoded audio lives: `disk` (memory map), `memory`, or `device`.
         workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
+        balance: draw training clips so that every label comes up about as often, instead of each clip once.
         seed: names the order of the clips and the draw of the validation clips.
     """
 
     def __init__(
         self,
         corpus: Corpus,
-        targets: type[ClassIndex],
+        targets: type[Targets],
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         validation: float = 0.0,
         store: str = "disk",
         workers: int = 0,
+        balance: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,7 +74,8 @@ class AudioDataModule(pl.LightningDataModule):
             raise UserError(f"loader.workers={workers} is no number of processes: set it to 0 or more.")
         self.corpus, self.encoding = corpus, targets
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.validation, self.where, self.workers, self.seed = validation, store, workers, seed
+        self.validation, self.where, self.workers = validation, store, workers
+        self.balance, self.seed = balance, seed
         self.splits: dict[str, ClipSet] = {}
 
     def prepare_data(self) -> None:
@@ -161,7 +165,8 @@ class AudioDataModule(pl.LightningDataModule):
         """Batches of one split, this rank's share of them."""
         world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         size = batch_size or self.eval_batch_size
-        sampler = BatchSampler(len(self.splits[split]), size, shuffle, self.seed, *world)
+        draw = self._draw if shuffle else None
+        sampler = BatchSampler(len(self.splits[split]), size, shuffle, self.seed, *world, draw)
         return BatchLoader(
             self.splits[split],
             sampler,
@@ -169,6 +174,12 @@ class AudioDataModule(pl.LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available() and self.where != "device",
         )
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The positions of the training clips that make an epoch: the corpus decides, then balance."""
+        clips = self.splits["train"].clips
+        drawn = self.corpus.draw(clips, rng)
+        return drawn[balanced([clips[position].labels for position in drawn], rng)] if self.balance else drawn
 
     def train_dataloader(self) -> BatchLoader:
         return self.loader("train", shuffle=True, batch_size=self.batch_size)

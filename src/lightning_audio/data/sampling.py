@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+# Which positions make an epoch: equally many whatever the generator draws.
+Draw = Callable[[np.random.Generator], np.ndarray]
+
+
+def balanced(labels: Sequence[Sequence[str]], rng: np.random.Generator) -> np.ndarray:
+    """As many positions as there are clips, drawn with replacement; every label comes up about as often.
+
+    A clip is drawn by the weight of the rarest of its `labels`; one without any weighs as the most frequent.
+    """
+    counts = Counter(label for clip in labels for label in clip)
+    most = max(counts.values(), default=1)
+    weights = np.array([1 / min((counts[label] for label in clip), default=most) for clip in labels])
+    return rng.choice(len(labels), size=len(labels), p=weights / weights.sum())
+
 
 class BatchSampler(Sampler[list[int]]):
-    """Batches of positions 0 .. num_clips - 1, every one once an epoch.
+    """Batches of positions 0 .. num_clips - 1, every one once an epoch unless `draw` says otherwise.
 
     Args:
         num_clips: how many clips there are.
@@ -19,6 +34,7 @@ class BatchSampler(Sampler[list[int]]):
         seed: names the order.
         rank, world_size: which share of each epoch this process reads. Shuffled epochs repeat a few clips
             so that all ranks make the same number of steps; unshuffled ones repeat none.
+        draw: gives the positions of an epoch, from a generator that depends on (seed, epoch) alone.
     """
 
     def __init__(
@@ -29,9 +45,10 @@ class BatchSampler(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        draw: Draw | None = None,
     ) -> None:
         self.num_clips, self.batch_size, self.shuffle, self.seed = num_clips, batch_size, shuffle, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.draw = rank, world_size, draw
         self.epoch = 0
         self.first_batch = 0
 
@@ -40,10 +57,11 @@ class BatchSampler(Sampler[list[int]]):
 
     def order(self) -> np.ndarray:
         """The positions that this rank reads in this epoch, in their order."""
-        positions = np.arange(self.num_clips)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        positions = np.arange(self.num_clips) if self.draw is None else self.draw(rng)
         if self.shuffle:
-            positions = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_clips)
-            positions = np.resize(positions, -(-self.num_clips // self.world_size) * self.world_size)
+            positions = rng.permutation(positions)
+            positions = np.resize(positions, -(-len(positions) // self.world_size) * self.world_size)
         return positions[self.rank :: self.world_size]
 
     def __len__(self) -> int:

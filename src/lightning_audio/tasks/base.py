@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from lightning_audio.augment import Augment
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.targets import ClassIndex
+from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.frontend import Normalize
 from lightning_audio.metrics import Score
 from lightning_audio.networks.base import Network
@@ -56,7 +56,7 @@ class AudioTask(pl.LightningModule):
         seed: names what augmentation and dropout draw.
     """
 
-    encoding: ClassVar[type[ClassIndex]] = ClassIndex
+    encoding: ClassVar[type[Targets]] = ClassIndex
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
 
     def __init__(

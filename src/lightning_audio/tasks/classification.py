@@ -15,7 +15,7 @@ from torch.nn import functional
 from lightning_audio.augment.waveform import roll
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.targets import ClassIndex
+from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.errors import UserError
 from lightning_audio.metrics import Score, classification_scores, confusion_matrix, macro_f1
 from lightning_audio.plots import confusion_figure, plot_confusion
@@ -38,7 +38,7 @@ class Classification(AudioTask):
         shared: what `AudioTask` takes.
     """
 
-    encoding: ClassVar[type[ClassIndex]] = ClassIndex
+    encoding: ClassVar[type[Targets]] = ClassIndex
     monitor: ClassVar[tuple[str, str]] = ("val/accuracy", "max")
     class_weights: Tensor
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from lightning_audio.data.clip import Clip
 
@@ -41,3 +44,10 @@ class Corpus(ABC):
         Raises:
             UserError: the release is not where it should be, or is not whole.
         """
+
+    def draw(self, clips: Sequence[Clip], rng: np.random.Generator) -> np.ndarray:
+        """The positions in `clips`, those of the training split, that make one epoch, in any order.
+
+        All of them, unless a corpus draws a part afresh; then it is one of equal size in every epoch.
+        """
+        return np.arange(len(clips))
