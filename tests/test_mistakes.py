@@ -23,6 +23,8 @@ CONFIGURATION = {
     "an unknown option of a chosen group": ("frontend.n_mel=8", "did you mean 'frontend.n_mels'?"),
     "an unknown experiment": ("experiment=dmo", "There is no experiment 'dmo' (did you mean 'demo'?)"),
     "an added key that nothing reads": ("+foo=1", "'foo' is no option: nothing reads it"),
+    "an added path that nothing reads": ("+paths.log=1", "'paths.log' is no option (did you mean 'logs'?): nothing reads it"),
+    "an added key of Hydra's": ("+hydra.foo=1", "'hydra.foo' is no option: nothing reads it"),
     "a word without a value": ("positional", "write KEY=VALUE"),
     "several values without -m": ("seed=0,1", "put -m in front"),
     "a fraction of a clip": (
@@ -49,6 +51,7 @@ PARTS = {
     "no device": ("trainer.devices=0", "trainer can't be built"),
     "an unknown device": ("trainer.accelerator=abacus", "trainer can't be built"),
     "early stopping without validation": ("callbacks=early_stopping", "set loader.validation=0.1"),
+    "a task that is not there": ("task._target_=lightning_audio.tasks.clasify.X", "There is no task"),
     "a program as a part": ("network._target_=os.system", "network can't be built"),
 }
 FILES = {

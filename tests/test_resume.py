@@ -17,7 +17,8 @@ from conftest import TINY
 from omegaconf import OmegaConf
 
 from lightning_audio.callbacks import AtomicCheckpointIO
-from lightning_audio.config import compose_config, load_config
+from lightning_audio.config import compose_config
+from lightning_audio.runs import load_config
 from lightning_audio.train import launch, train
 
 # Starts a run that kills itself for real: in the middle of the third epoch, or while its third checkpoint

@@ -141,8 +141,13 @@ def datamodule(cfg: DictConfig) -> AudioDataModule:
 
 
 def task_class(cfg: DictConfig) -> type[AudioTask]:
-    """The class that `task` names."""
-    return cast(type[AudioTask], get_class(cfg.task._target_))
+    """The class that `task` names; raises UserError where there is no such class."""
+    try:
+        return cast(type[AudioTask], get_class(cfg.task._target_))
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"There is no task {cfg.task._target_}: set task._target_ to a class that can be imported."
+        ) from error
 
 
 def task(cfg: DictConfig, data: AudioDataModule) -> AudioTask:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_audio import build, config
+from lightning_audio import build, runs
 from lightning_audio.checkpoint import find_checkpoint, load
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.results import METRICS, Score, print_report, read_metrics, write_metrics
@@ -35,7 +35,7 @@ def evaluate(run_folder: Path, overrides: Sequence[str], output: Path) -> None:
         UserError: it is no run folder, or its classes are not those of the data.
     """
     quiet()
-    cfg = config.changed(config.load_config(run_folder), overrides)
+    cfg = runs.changed(runs.load_config(run_folder), overrides)
     cfg.callbacks, cfg.logger = {}, {}
     task = load(find_checkpoint(run_folder))
     data = build.datamodule(cfg)

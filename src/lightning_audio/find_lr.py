@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pytorch_lightning.tuner import Tuner
 
-from lightning_audio import build, config
+from lightning_audio import build, config, runs
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.results import to_json, write_atomically
 from lightning_audio.schedule import constant
@@ -68,8 +68,8 @@ def main() -> None:
     cfg = config.compose_config(sys.argv[1:])
     if config.is_sweep(sys.argv[1:]):
         raise UserError("A learning rate is looked for with one value for every option: give one of each.")
-    config.refuse_unwritable(Path(cfg.paths.logs))
-    folder = config.new_run_folder(cfg, "lr")
+    runs.refuse_unwritable(Path(cfg.paths.logs))
+    folder = runs.new_run_folder(cfg, "lr")
     print(f"Suggested: optimizer.lr={find_lr(cfg, folder):.2g} (plot: {folder / 'lr_find.png'})")
 
 

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
-from lightning_audio import build, config, sweeps
+from lightning_audio import build, config, runs, sweeps
 from lightning_audio.callbacks import Throughput
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
@@ -103,7 +103,7 @@ def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint:
 def keep_config(cfg: DictConfig, run_folder: Path) -> None:
     """Leaves the resolved configuration in the run folder; an older, different one is kept beside it."""
     run_folder.mkdir(parents=True, exist_ok=True)
-    file, content = run_folder / config.CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True)
+    file, content = run_folder / runs.CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True)
     if file.is_file() and file.read_text(encoding="utf-8") != content:
         file.rename(run_folder / f"config_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.yaml")
     write_atomically(file, content)
@@ -204,10 +204,10 @@ def resume_run(cfg: DictConfig, overrides: list[str]) -> None:
     Raises:
         UserError: there is no such run, or a group is chosen that is not what the run was started with.
     """
-    folder = config.resumed_folder(cfg)
+    folder = runs.resumed_folder(cfg)
     named = [override for override in overrides if override.split("=")[0] not in ("resume", "experiment")]
     groups = [override for override in named if (config.CONF / override.split("=")[0]).is_dir()]
-    saved = config.changed(config.load_config(folder), [option for option in named if option not in groups])
+    saved = runs.changed(runs.load_config(folder), [option for option in named if option not in groups])
     cfg.run_folder = str(folder)
     given = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(given, dict)
@@ -230,12 +230,12 @@ def launch(arguments: list[str]) -> None:
             raise UserError(
                 "Several values for one option make several runs: put -m in front of the options."
             )
-        config.refuse_unwritable(Path(cfg.paths.logs))
+        runs.refuse_unwritable(Path(cfg.paths.logs))
         if cfg.resume and not many:
             return resume_run(cfg, overrides)
         if cfg.resume:
-            folder = config.resumed_folder(cfg, config.MULTIRUN_FILE)
-            config.refuse_other_runs(folder, overrides)
+            folder = runs.resumed_folder(cfg, runs.MULTIRUN_FILE)
+            runs.refuse_other_runs(folder, overrides)
             arguments = [*arguments, f"hydra.sweep.dir={folder}"]
     sys.argv[1:] = arguments
     sweeps.failed.clear()

@@ -44,7 +44,7 @@ class Timm(Network):
         in_shape: tuple[int, int],
         num_outputs: int,
         backbone: str = "resnet18",
-        weights: str | None = "pretrained",
+        weights: str | None = None,
         models: str = "models",
         dropout: float = 0.0,
         freeze_epochs: int = 0,

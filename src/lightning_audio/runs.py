@@ -1,0 +1,124 @@
+"""Run folders: a new one, the one to go on with, and the configuration that lies in it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_audio.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+MULTIRUN_FILE = "multirun.yaml"  # Hydra's, in the folder of a multirun
+
+
+def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
+    """A saved configuration with KEY=VALUE changes of options that it has.
+
+    Raises:
+        UserError: a change names what is no single option there.
+    """
+    cfg = cfg.copy()
+    for change in changes:
+        key, equals, _ = change.partition("=")
+        absent = object()
+        present = OmegaConf.select(cfg, key, default=absent)
+        if not equals or present is absent or OmegaConf.is_dict(present):
+            raise UserError(
+                f"{change!r} changes no option of the run: name one that its {CONFIG_FILE} holds."
+            )
+    cfg.merge_with_dotlist(list(changes))
+    return cfg
+
+
+def load_config(run_folder: Path) -> DictConfig:
+    """The resolved configuration that a run was trained with; what lay in its folder lies where that is now.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    file = run_folder / CONFIG_FILE
+    if not file.is_file():
+        raise UserError(f"{run_folder} is no run folder (it has no {CONFIG_FILE}): give one below logs/.")
+    cfg = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(cfg, dict)
+    return OmegaConf.create(_moved(cfg, str(cfg["run_folder"]), str(run_folder)))
+
+
+def _moved(node: Any, old: str, new: str) -> Any:
+    """Paths at and below `old` as paths below `new`."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    if isinstance(node, str) and (node == old or node.startswith(f"{old}/")):
+        return new + node[len(old) :]
+    return node
+
+
+def refuse_unwritable(logs: Path) -> None:
+    """Raises UserError where no run folder can be made."""
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        writable = os.access(logs, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(
+            f"Nothing can be written to {logs}: set paths.logs to a folder that can be written to."
+        )
+
+
+def new_run_folder(cfg: DictConfig, kind: str) -> Path:
+    """A new folder for what is no training, named as runs are."""
+    folder = (
+        Path(cfg.paths.logs) / cfg.name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}_{kind}"
+    )
+    folder.mkdir(parents=True)
+    return folder
+
+
+def latest(parent: Path, marker: str) -> Path:
+    """The newest folder below `parent` that holds the file `marker`, by its name: that is date and time.
+
+    Raises:
+        UserError: there is none.
+    """
+    folders = [file.parent for file in parent.glob(f"*/{marker}")]
+    if not folders:
+        kind = "multirun" if marker == MULTIRUN_FILE else "run"
+        raise UserError(
+            f"There is no {kind} in {parent} to go on with: start one without `resume`, or give its folder."
+        )
+    return max(folders, key=lambda folder: folder.name)
+
+
+def resumed_folder(cfg: DictConfig, marker: str = CONFIG_FILE) -> Path:
+    """The folder that `resume=latest` or `resume=FOLDER` means: of a run, or with MULTIRUN_FILE of many.
+
+    Raises:
+        UserError: there is none, or it is of the other kind.
+    """
+    folder = Path(str(cfg.resume)).expanduser()
+    if cfg.resume == "latest":
+        folder = latest(Path(cfg.paths.logs) / cfg.name, marker)
+    elif not folder.is_dir():
+        raise UserError(f"There is no run folder {folder}: give resume=latest or an existing folder.")
+    elif not (folder / marker).is_file():
+        raise UserError(
+            f"{folder} can't be resumed here (it has no {marker}): -m and folds resume a multirun."
+        )
+    return folder
+
+
+def refuse_other_runs(folder: Path, overrides: Sequence[str]) -> None:
+    """Raises UserError where a multirun was started with other overrides: its runs would be mixed up."""
+    saved = OmegaConf.select(OmegaConf.load(folder / MULTIRUN_FILE), "hydra.overrides.task", default=[])
+    started, wanted = ({o for o in side if not o.startswith("resume=")} for side in (saved, overrides))
+    if started != wanted:
+        raise UserError(f"{folder} was started with {' '.join(sorted(started))}: resume it with the same.")
