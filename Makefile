@@ -18,7 +18,7 @@ OVERRIDES = experiment=$(EXP) $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
 need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict folds sweep lr test test-slow lint format lock bench notebook \
+.PHONY: help setup check train evaluate predict folds sweep lr test test-slow lint format lock bench notebook \
   clean distclean
 
 help: ## list what make can do
@@ -39,6 +39,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(INSTALL) --require-hashes -r requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
+
+check: $(STAMP) ## look at every clip of the corpus of EXP=demo, or of ARGS="data=audio_folder data.root=FOLDER"
+	$(PY) -m lightning_audio.check experiment=$(EXP) $(ARGS)
 
 train: $(STAMP) ## train EXP=demo; ARGS="seed=1" changes settings, RESUME=latest (or a run folder) goes on
 	$(PY) -m lightning_audio.train $(OVERRIDES)

@@ -1,36 +1,25 @@
-"""Clips: manifests there and back, bad rows named by their line, splits that hold groups together."""
+"""Clips: bad rows named, splits and folds that hold groups together and every label in its share."""
 
 from __future__ import annotations
 
-import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from itertools import product
 
 import pytest
 
 from lightning_audio.data.clip import (
     Clip,
     hold_out,
-    read_manifest,
+    into_folds,
     refuse_leaks,
     split_by_fold,
     validated,
-    write_manifest,
 )
 from lightning_audio.errors import UserError
 
 LABELS = ("bell", "dog", "rain")
-
-
-def manifest(folder: Path, *rows: Any) -> Path:
-    """One row a line; strings as they are, everything else as JSON."""
-    path = folder / "clips.jsonl"
-    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def corpus(groups: int = 30, takes: int = 3) -> list[Clip]:
@@ -42,109 +31,6 @@ def corpus(groups: int = 30, takes: int = 3) -> list[Clip]:
         for group in range(groups)
         for take in range(takes)
     ]
-
-
-def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    clips = [
-        Clip("a", "/audio/a.wav"),
-        Clip(
-            "b", "/audio/b.wav", 1.25, 0.1, ("dog", "bell"), "naïve \u2028 \u0085 “text”\n", "val", 3, "r 1"
-        ),
-        Clip("c", "/audio/c.wav", labels=("rain",), split="train", fold=0, group="7"),
-    ]
-    write_manifest(clips[::-1], tmp_path / "clips.jsonl")
-    assert read_manifest(tmp_path / "clips.jsonl") == clips
-
-
-def test_a_manifest_of_nemo_is_read(tmp_path: Path) -> None:
-    path = manifest(
-        tmp_path,
-        {"audio_filepath": "wavs/1.wav", "offset": 0.5, "duration": 2, "text": "yes", "speaker": 17},
-        {"audio_filepath": "/other/2.wav", "duration": 1.5, "text": "", "label": "no"},
-    )
-    assert read_manifest(path) == [
-        Clip("clips-000001", str(tmp_path / "wavs/1.wav"), 0.5, 2.0, (), "yes", group="17"),
-        Clip("clips-000002", "/other/2.wav", 0.0, 1.5, ("no",), ""),
-    ]
-
-
-@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
-def test_only_a_newline_ends_a_row(separator: str, tmp_path: Path) -> None:
-    text = f"one{separator}two"
-    path = manifest(tmp_path, {"path": "a.wav", "text": text}, {"path": "b.wav", "text": "three"})
-    assert separator.encode() in path.read_bytes()
-    assert [clip.text for clip in read_manifest(path)] == [text, "three"]
-
-
-def test_line_ends_of_windows_empty_lines_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
-    path = tmp_path / "clips.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"path": "a.wav"}\r\n\r\n  \n{"path": "b.wav"}')
-    assert [clip.id for clip in read_manifest(path)] == ["clips-000001", "clips-000004"]
-
-
-def test_a_label_may_stand_alone(tmp_path: Path) -> None:
-    rows: list[dict] = [
-        {"id": "a", "labels": "dog"},
-        {"id": "b", "label": "dog"},
-        {"id": "c", "labels": ["dog", 3]},
-    ]
-    clips = read_manifest(manifest(tmp_path, *({"path": "x.wav"} | row for row in rows)))
-    assert [clip.labels for clip in clips] == [("dog",), ("dog",), ("dog", "3")]
-
-
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        ('{"path": "a.wav"', "line 2: "),
-        ("[1, 2]", "line 2: not a JSON object"),
-        ("a.wav", "line 2: "),
-        ({"text": "yes"}, "line 2: neither `path` nor `audio_filepath` is there"),
-        ({"path": ""}, "line 2: neither"),
-        ({"path": 7}, "line 2: "),
-        ({"path": "a.wav", "duration": "long"}, "line 2: could not convert string to float: 'long'"),
-        ({"path": "a.wav", "start": [1]}, "line 2: "),
-        ({"path": "a.wav", "start": -0.5}, "line 2: start -0.5 is not a time"),
-        ({"path": "a.wav", "duration": 0}, "line 2: duration 0.0 is not a time above 0"),
-        ('{"path": "a.wav", "duration": NaN}', "line 2: duration nan is not a time"),
-        ('{"path": "a.wav", "start": Infinity}', "line 2: start inf is not a time"),
-        ({"path": "a.wav", "split": "dev"}, "line 2: split 'dev' is none of train, val, test"),
-        ({"path": "a.wav", "fold": "one"}, "line 2: "),
-        ({"path": "a.wav", "id": ""}, "line 2: its id is empty"),
-    ],
-)
-def test_a_bad_row_is_named_with_its_line(row: Any, problem: str, tmp_path: Path) -> None:
-    path = manifest(tmp_path, {"path": "good.wav"}, row, {"path": "good too.wav"})
-    with pytest.raises(UserError) as error:
-        read_manifest(path)
-    assert str(path) in str(error.value)
-    assert "1 unreadable rows" in str(error.value)
-    assert problem in str(error.value)
-
-
-def test_all_bad_rows_are_named_at_once(tmp_path: Path) -> None:
-    path = manifest(tmp_path, "nonsense", {"path": "good.wav"}, {"path": "a.wav", "start": -1}, {})
-    with pytest.raises(UserError, match=r"3 unreadable rows.*line 1: .*line 3: .*line 4: "):
-        read_manifest(path)
-
-
-def test_what_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "clips.jsonl"
-    path.write_bytes(b'{"path": "a.wav"}\n{"path": "b.wav", "text": "\xe9t\xe9 ..."}\n')
-    with pytest.raises(UserError, match=r"line 2: 'utf-8' codec can't decode"):
-        read_manifest(path)
-
-
-def test_a_manifest_without_clips_or_not_there_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no clips"):
-        read_manifest(manifest(tmp_path))
-    with pytest.raises(UserError, match=r"There is no manifest .*none\.jsonl"):
-        read_manifest(tmp_path / "none.jsonl")
-
-
-def test_an_id_stands_once(tmp_path: Path) -> None:
-    row = {"id": "same", "path": "a.wav"}
-    with pytest.raises(UserError, match=r"'same': stands 2 times"):
-        read_manifest(manifest(tmp_path, row, row))
 
 
 def test_validated_rows_stand_in_the_order_of_their_ids_and_bad_ones_are_counted() -> None:
@@ -199,6 +85,75 @@ def test_hold_out_of_clips_without_groups_or_labels_takes_its_share_of_them() ->
 
 def test_hold_out_of_nothing_changes_nothing() -> None:
     assert hold_out(corpus(), 0.0, 0) == corpus()
+
+
+def speakers(num_speakers: int, seed: int) -> list[Clip]:
+    """Speakers who said every label some times, no two alike; every third clip has two labels."""
+    rng = random.Random(seed)
+    return [
+        Clip(f"{speaker}-{label}-{take}", "a.wav", labels=labels, split="train", group=f"s{speaker:02d}")
+        for speaker in range(num_speakers)
+        for label in LABELS
+        for take in range(rng.randint(2, 7))
+        for labels in [(label,) if take % 3 else (label, LABELS[take % 2])]
+    ]
+
+
+def shares(clips: list[Clip], split: str) -> dict[str, float]:
+    every = Counter(label for clip in clips for label in clip.labels)
+    chosen = Counter(label for clip in clips if clip.split == split for label in clip.labels)
+    return {label: chosen[label] / n for label, n in every.items()}
+
+
+def test_hold_out_is_near_the_best_of_all_choices_of_groups() -> None:
+    """Speakers who differ in how much they said: an exhaustive search finds what is least off."""
+    for seed in range(3):
+        clips = speakers(7, seed)
+        names = sorted({clip.group for clip in clips if clip.group})
+
+        def error(clips: list[Clip]) -> float:
+            return sum((share - 0.25) ** 2 for share in shares(clips, "test").values())
+
+        errors = []
+        for choice in product([False, True], repeat=len(names)):
+            chosen = {name for name, taken in zip(names, choice, strict=True) if taken}
+            errors.append(error([replace(c, split="test" if c.group in chosen else "train") for c in clips]))
+        found = hold_out(clips, 0.25, seed, into="test")
+        assert {clip.split for clip in found} == {"train", "test"}
+        refuse_leaks(found)
+        assert sum(e < error(found) for e in errors) < 0.05 * len(errors)
+        assert all(abs(share - 0.25) < 0.1 for share in shares(found, "test").values())
+
+
+def test_one_speaker_who_said_half_of_all_is_trained_on() -> None:
+    small = [Clip(f"{n:02d}", "a.wav", labels=(LABELS[n % 2],), split="train") for n in range(40)]
+    large = [replace(clip, id=f"x{clip.id}", group="large") for clip in small]
+    found = hold_out([*small, *large], 0.2, 0)
+    assert shares(found, "val") == pytest.approx({"bell": 0.2, "dog": 0.2})
+    assert {clip.split for clip in found if clip.group == "large"} == {"train"}
+
+
+@pytest.mark.parametrize("num_folds", [2, 3, 5])
+def test_folds_hold_whole_groups_and_equal_shares(num_folds: int) -> None:
+    folds = into_folds(corpus(), num_folds, 0)
+    of_group = defaultdict(set)
+    for clip in folds:
+        of_group[clip.group].add(clip.fold)
+    assert all(len(found) == 1 for found in of_group.values())
+    # 10 groups of each label: as many in every fold, or one more.
+    counts = Counter((clip.labels[0], clip.fold) for clip in folds)
+    assert len(counts) == 3 * num_folds
+    assert {n // 3 for n in counts.values()} <= {10 // num_folds, -(-10 // num_folds)}
+    assert into_folds(corpus()[::-1], num_folds, 0) == folds[::-1]
+    assert into_folds(corpus(), num_folds, 1) != folds
+
+
+def test_rare_labels_do_not_all_go_to_the_first_folds() -> None:
+    clips = [
+        Clip(f"{label}-{n}", "a.wav", labels=(f"l{label:02d}",)) for label in range(20) for n in range(2)
+    ]
+    counts = Counter(clip.fold for clip in into_folds(clips, 5, 0))
+    assert counts == dict.fromkeys(range(1, 6), 8)
 
 
 def test_one_fold_is_tested_on() -> None:

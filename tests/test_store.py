@@ -18,8 +18,9 @@ import torch
 from conftest import write_wav
 from torch import Tensor
 
-from lightning_audio.data.clip import Clip, write_manifest
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
+from lightning_audio.data.manifests import write_manifest
 from lightning_audio.data.store import WHERE, WaveStore, _gather_on_device
 from lightning_audio.errors import UserError
 
@@ -257,7 +258,7 @@ OPENER = """
 import os, sys, time
 from pathlib import Path
 import lightning_audio.data.decode as decoding
-from lightning_audio.data.clip import read_manifest
+from lightning_audio.data.manifests import read_manifest
 from lightning_audio.data.store import WaveStore
 
 folder, fatal = Path(sys.argv[1]), sys.argv[2]

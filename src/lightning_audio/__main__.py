@@ -11,6 +11,7 @@ PROGRAMS = {
     "predict": "says what a run hears in audio files",
     "folds": "cross-validation over the folds of a corpus",
     "find-lr": "looks for a learning rate",
+    "check": "looks at every clip of a corpus before training",
 }
 
 

@@ -25,7 +25,10 @@ def cross_validate(overrides: list[str]) -> None:
     cfg = config.compose_config(overrides)
     folds = build.corpus(cfg).folds
     if not folds:
-        raise UserError(f"{cfg.data._target_} has no folds: use `train`, or a corpus that has them.")
+        raise UserError(
+            f"{cfg.data._target_} has no folds: use `train`, a corpus that has them, or data.num_folds=5 of "
+            "your own recordings."
+        )
     if config.is_sweep(overrides):
         raise UserError("Folds are what varies here: give every other option one value, or use `train -m`.")
     launch(["-m", *overrides, f"data.fold={','.join(map(str, folds))}"])

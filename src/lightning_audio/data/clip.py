@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from lightning_audio.errors import UserError
 
 SPLITS = ("train", "val", "test")
+# What people call their splits.
+SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("valid", "validation", "dev"), "val")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,61 +65,6 @@ def validated(clips: Iterable[Clip], source: str) -> list[Clip]:
     return rows
 
 
-def write_manifest(clips: Iterable[Clip], path: Path) -> None:
-    """One JSON object a line, with the fields of `Clip`; what is None is left out."""
-    lines = (json.dumps({k: v for k, v in asdict(clip).items() if v is not None}) for clip in clips)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def read_manifest(path: Path) -> list[Clip]:
-    """Clips of a JSONL manifest: the fields of `Clip`, or NeMo's (`audio_filepath`, `offset`, `text`).
-
-    Relative audio paths are taken from the manifest's folder; a row without an id is named after its line.
-
-    Raises:
-        UserError: the file is missing, or rows are bad; all of them are named at once with their line.
-    """
-    if not path.is_file():
-        raise UserError(f"There is no manifest {path}: give a JSONL file with one clip a line.")
-    clips, found = [], []
-    # Bytes: only a newline ends a row, not all that Unicode takes for one; json says which row is no UTF-8.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            clips.append(_clip_of_row(json.loads(line), path, number))
-        except (ValueError, TypeError, KeyError) as error:
-            found.append(f"line {number}: {error}")
-    if found:
-        raise UserError(f"{path} has {len(found)} unreadable rows to mend: {'; '.join(found)}.")
-    return validated(clips, str(path))
-
-
-def _clip_of_row(row: dict, manifest: Path, number: int) -> Clip:
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    row = dict(row)
-    audio = row.pop("audio_filepath", None) or row.pop("path", None)
-    if not audio:
-        raise ValueError("neither `path` nor `audio_filepath` is there")
-    labels = row.pop("labels", None) or row.pop("label", None) or []
-    duration, fold, group = row.get("duration"), row.get("fold"), row.get("group", row.get("speaker"))
-    clip = Clip(
-        id=str(row.get("id", f"{manifest.stem}-{number:06d}")),
-        path=str(manifest.parent / audio),
-        start=float(row.get("start", row.get("offset", 0.0))),
-        duration=None if duration is None else float(duration),
-        labels=tuple(str(label) for label in (labels if isinstance(labels, list) else [labels])),
-        text=row.get("text"),
-        split=row.get("split"),
-        fold=None if fold is None else int(fold),
-        group=None if group is None else str(group),
-    )
-    if found := problems(clip):
-        raise ValueError(", ".join(found))
-    return clip
-
-
 def split_by_fold(clips: Iterable[Clip], test_fold: int) -> list[Clip]:
     """The clips of one fold become the test split, all others train.
 
@@ -133,42 +78,70 @@ def split_by_fold(clips: Iterable[Clip], test_fold: int) -> list[Clip]:
     return [replace(clip, split="test" if clip.fold == test_fold else "train") for clip in clips]
 
 
-def hold_out(clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
-    """Moves about `share` of the training clips of every label to val, whole groups at a time.
+def hold_out(clips: Sequence[Clip], share: float, seed: int, into: str = "val") -> list[Clip]:
+    """Moves about `share` of the training clips of every label to the split `into`, whole groups at a time.
 
-    The draw depends on the seed and the groups alone, not on the order of the clips. Clips without a label
-    count as of one.
+    The draw depends on the seed and the groups alone, not on the order of the clips.
     """
-    groups: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        if clip.split == "train":
-            groups[clip.group or clip.id].append(clip)
-    counts_of = {name: Counter((clip.labels or ("",))[0] for clip in group) for name, group in groups.items()}
-    wanted: Counter[str] = sum(counts_of.values(), Counter())
-    taken: Counter[str] = Counter()
-    order = sorted(groups)
-    random.Random(seed).shuffle(order)
-    chosen = set()
-    for name in order:
-        if all(taken[label] + n <= round(share * wanted[label]) for label, n in counts_of[name].items()):
-            chosen.add(name)
-            taken += counts_of[name]
+    place = _dealt([clip for clip in clips if clip.split == "train"], [1 - share, share], seed)
     return [
-        replace(clip, split="val") if clip.split == "train" and (clip.group or clip.id) in chosen else clip
-        for clip in clips
+        replace(clip, split=into) if clip.split == "train" and place[_unit(clip)] else clip for clip in clips
     ]
 
 
-def refuse_leaks(clips: Iterable[Clip]) -> None:
-    """Raises UserError where one group (recording, speaker) stands in more than one split."""
+def into_folds(clips: Sequence[Clip], num_folds: int, seed: int) -> list[Clip]:
+    """Gives every clip a fold from 1 on; whole groups, and about as many clips of every label in each."""
+    place = _dealt(clips, [1 / num_folds] * num_folds, seed)
+    return [replace(clip, fold=place[_unit(clip)] + 1) for clip in clips]
+
+
+def _unit(clip: Clip) -> str:
+    """What a split does not cut apart: the group, or the clip where it has none."""
+    return clip.group or clip.id
+
+
+def _dealt(clips: Iterable[Clip], shares: Sequence[float], seed: int) -> dict[str, int]:
+    """The bin of every group, so that bin b gets about `shares[b]` of the clips of every label.
+
+    Large groups are dealt first, as only they can spoil the balance; each goes to the bin that lacks most of
+    its labels, then to the one that lacks most clips, then to the first. This is the steepest descent on the
+    squared error of the shares. Clips without a label count as of one.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for clip in clips:
+        counts[_unit(clip)].update(clip.labels or ("",))
+    totals: Counter[str] = sum(counts.values(), Counter())
+    order = sorted(counts)
+    random.Random(seed).shuffle(order)
+    lacking = [dict.fromkeys(totals, share) for share in shares]
+    lacking_clips = [share * totals.total() for share in shares]
+    place = {}
+    for name in sorted(order, key=lambda name: -counts[name].total()):
+        parts = {label: n / totals[label] for label, n in counts[name].items()}
+        # Rounded, so that equal bins are equal.
+        lack = [round(sum(part * bin_[label] for label, part in parts.items()), 9) for bin_ in lacking]
+        best = max(range(len(shares)), key=lambda b: (lack[b], round(lacking_clips[b], 6)))
+        place[name] = best
+        lacking_clips[best] -= counts[name].total()
+        for label, part in parts.items():
+            lacking[best][label] -= part
+    return place
+
+
+def leaks(clips: Iterable[Clip]) -> dict[str, list[str]]:
+    """The groups (recordings, speakers) that stand in more than one split, with these splits."""
     splits: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
         if clip.group is not None and clip.split is not None:
             splits[clip.group].add(clip.split)
-    leaking = sorted(group for group, found in splits.items() if len(found) > 1)
-    if leaking:
-        shown = ", ".join(f"{group} ({' and '.join(sorted(splits[group]))})" for group in leaking[:5])
+    return {group: sorted(found) for group, found in sorted(splits.items()) if len(found) > 1}
+
+
+def refuse_leaks(clips: Iterable[Clip]) -> None:
+    """Raises UserError where one group (recording, speaker) stands in more than one split."""
+    if leaking := leaks(clips):
+        shown = ", ".join(f"{group} ({' and '.join(splits)})" for group, splits in [*leaking.items()][:5])
         raise UserError(
             f"The split leaks: {len(leaking)} groups stand in more than one split, such as {shown}; "
-            "give all clips of a group the same split."
+            "give all clips of a group the same split, or (own recordings) set data.group to what a group is."
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import soundfile
@@ -16,6 +17,9 @@ import soxr
 from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.data.clip import Clip
 from lightning_audio.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
@@ -70,7 +74,7 @@ def decode(
     except soundfile.LibsndfileError as error:
         raise AudioError(path, f"it cannot be decoded ({_reason(error)})") from None
     if samples.dtype != np.int16:
-        samples = _to_int16(soxr.resample(samples, source_rate, sample_rate, quality="HQ"))
+        samples = to_int16(soxr.resample(samples, source_rate, sample_rate, quality="HQ"))
     if len(samples) == 0:
         raise AudioError(path, "it holds no samples")
     return samples
@@ -94,7 +98,8 @@ def _read(file: soundfile.SoundFile, sample_rate: int, start: float, duration: f
     return samples if samples.ndim == 1 else samples.mean(axis=1)
 
 
-def _to_int16(samples: np.ndarray) -> np.ndarray:
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Float samples in [-1, 1] as int16, clipped to full scale and rounded."""
     return np.clip(np.rint(samples * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
@@ -119,19 +124,24 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
     if not np.isfinite(samples).all():
         raise UserError("The array holds samples that are no numbers (NaN or infinite): mend it.")
     mono = samples.astype(np.float32) if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
-    return _to_int16(soxr.resample(mono, source_rate, sample_rate, quality="HQ"))
+    return to_int16(soxr.resample(mono, source_rate, sample_rate, quality="HQ"))
 
 
 def decode_clips(clips: Iterable[Clip], sample_rate: int) -> Iterator[np.ndarray | AudioError]:
-    """What decoding gives, in the order of the clips; only a few of them wait in memory for their turn.
+    """What decoding gives, in the order of the clips; only a few of them wait in memory for their turn."""
+    return in_threads(lambda clip: _samples_or_error(clip, sample_rate), clips)
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`work` of every item, in their order, done a few ahead.
 
     Threads do, since soundfile and soxr let go of the interpreter while they work.
     """
     threads = os.cpu_count() or 1
-    ahead: deque[Future[np.ndarray | AudioError]] = deque()
+    ahead: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for clip in clips:
-            ahead.append(pool.submit(_samples_or_error, clip, sample_rate))
+        for item in items:
+            ahead.append(pool.submit(work, item))
             if len(ahead) > 4 * threads:
                 yield ahead.popleft().result()
         while ahead:

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from torch import Tensor
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
 from lightning_audio.errors import UserError
+
+T = TypeVar("T")
 
 WHERE = ("disk", "memory", "device")
 SAMPLES, INDEX = "samples.int16", "index.json"
@@ -230,6 +232,13 @@ def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()[:16]
 
 
+def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """The items, with a bar for somebody who watches on a terminal."""
+    console = Console(stderr=True, force_jupyter=False)  # text: a notebook may have no widgets
+    hidden = not console.is_terminal
+    return track(items, what, total, console=console, transient=True, disable=hidden)
+
+
 def _decoded(clips: Sequence[Clip], sample_rate: int, lengths: list[int]) -> Iterator[memoryview]:
     """The samples of the clips in their order, each one's length appended to `lengths`.
 
@@ -237,9 +246,7 @@ def _decoded(clips: Sequence[Clip], sample_rate: int, lengths: list[int]) -> Ite
     """
     bad: dict[str, str] = {}
     results = decode_clips(clips, sample_rate)
-    console = Console(stderr=True, force_jupyter=False)  # text: a notebook may have no widgets
-    hidden = not console.is_terminal
-    for result in track(results, "Decoding", len(clips), console=console, transient=True, disable=hidden):
+    for result in progress(results, "Decoding", len(clips)):
         if isinstance(result, AudioError):
             bad[str(result.path)] = result.reason
         else:

@@ -1,0 +1,73 @@
+"""Your own recordings in a manifest: a JSONL or CSV file with one clip a row, or one file for each split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.corpora.own import OwnRecordings
+from lightning_audio.data.manifests import GROUP, read_manifests
+from lightning_audio.errors import UserError
+
+
+class Manifest(OwnRecordings):
+    """Clips with labels or transcripts as `read_manifests` understands them.
+
+    Without files for splits, and without a `split` or a `fold` in the rows, the split is made here; then rows
+    of one file that have no group make one. Rows that have `split` and `fold` go by `split`.
+
+    Args:
+        cache, sample_rate: as for every corpus.
+        file: one manifest for all splits.
+        train, val, test: one manifest for each, instead of `file`; `val` may be left out.
+        audio: folder that relative audio paths are taken from; by default that of each manifest.
+        group: fields of which the first that a row has names its group, which is not split over train and
+            test; none for rows that stand for themselves. One group that all rows share, such as the only
+            speaker of a corpus, divides nothing and counts as none.
+        separator: between several labels in one CSV cell; by default a semicolon or a vertical bar.
+        split: `test_share`, `num_folds`, `fold` and `split_seed` of OwnRecordings.
+
+    Raises:
+        UserError: the files do not fit each other, or an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        cache: str,
+        sample_rate: int = 16000,
+        file: str | None = None,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        audio: str | None = None,
+        group: Sequence[str] | None = GROUP,
+        separator: str | None = None,
+        **split: Any,
+    ) -> None:
+        given = {"train": train, "val": val, "test": test}
+        by_split = [(Path(path).expanduser(), name) for name, path in given.items() if path]
+        if bool(file) == bool(by_split) or (by_split and not (train and test)):
+            raise UserError(
+                "The manifests have to be data.file=FILE alone, or data.train=FILE and data.test=FILE, with "
+                "or without data.val=FILE: set these."
+            )
+        self.files: list[tuple[Path, str | None]] = (
+            [*by_split] if not file else [(Path(file).expanduser(), None)]
+        )
+        super().__init__(audio or str(self.files[0][0].parent), cache, sample_rate, **split)
+        self.audio = self.root if audio else None
+        self.group, self.separator = tuple(group or ()), separator
+
+    def rows(self) -> list[Clip]:
+        """All clips.
+
+        Raises:
+            UserError: a manifest is missing, or rows are bad; all of them are listed with file and line.
+        """
+        clips = read_manifests(self.files, self.audio, self.group, self.separator)
+        if len({clip.group for clip in clips}) == 1:
+            return [replace(clip, group=None) for clip in clips]
+        return clips

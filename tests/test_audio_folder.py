@@ -1,0 +1,185 @@
+"""Folders of recordings: labels, splits and groups out of paths; every mistake in one sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_audio.data.clip import refuse_leaks
+from lightning_audio.data.corpora.audio_folder import AudioFolder
+from lightning_audio.errors import UserError
+
+
+def filled(root: Path, *files: str) -> Path:
+    """A folder with these files, which nothing here reads."""
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def corpus(root: Path, **options: Any) -> AudioFolder:
+    return AudioFolder(str(root), str(root.parent / "cache"), **options)
+
+
+def recordings(root: Path, dogs: int = 8, takes: int = 3) -> Path:
+    """Each dog barks and howls some times: `bark/rex03_1.wav`."""
+    return filled(
+        root,
+        *(
+            f"{label}/rex{dog:02d}_{take}.wav"
+            for label in ("bark", "howl")
+            for dog in range(dogs)
+            for take in range(takes)
+        ),
+    )
+
+
+def test_folders_are_labels_and_what_is_no_audio_or_hidden_is_left_alone(tmp_path: Path) -> None:
+    root = filled(
+        tmp_path / "r",
+        *("dog/a.wav", "dog/deeper/down/B.FLAC", "dog/notes.txt", "dog/._a.wav", "dog/.trash/c.wav"),
+        *("cat/a.ogg", "cat/b.mp3", "cat/c.opus", ".git/x/y.wav", "README.md", "stray.wav"),
+    )
+    clips = corpus(root, test_share=0.5).clips()
+    assert {clip.id: clip.labels for clip in clips} == {
+        "cat/a.ogg": ("cat",),
+        "cat/b.mp3": ("cat",),
+        "cat/c.opus": ("cat",),
+        "dog/a.wav": ("dog",),
+        "dog/deeper/down/B.FLAC": ("dog",),
+    }
+    assert all(clip.path == str(root / clip.id) and clip.group is None for clip in clips)
+
+
+def test_a_label_folder_may_be_a_link(tmp_path: Path) -> None:
+    filled(tmp_path / "elsewhere", "a.wav", "b.wav")
+    root = filled(tmp_path / "r", "dog/a.wav", "dog/b.wav")
+    (root / "cat").symlink_to(tmp_path / "elsewhere")
+    assert Counter(clip.labels[0] for clip in corpus(root, test_share=0.5).clips()) == {"cat": 2, "dog": 2}
+
+
+@pytest.mark.parametrize("share", [0.2, 0.25, 0.5])
+def test_the_split_that_is_made_has_its_share_of_every_label(share: float, tmp_path: Path) -> None:
+    clips = corpus(recordings(tmp_path / "r", takes=5), test_share=share).clips()
+    tested = Counter(clip.labels[0] for clip in clips if clip.split == "test")
+    assert tested == {"bark": 40 * share, "howl": 40 * share}
+    assert {clip.split for clip in clips} == {"train", "test"}
+
+
+def test_the_split_depends_on_seed_and_names_alone(tmp_path: Path) -> None:
+    one, two = recordings(tmp_path / "a" / "r"), recordings(tmp_path / "somewhere" / "else")
+
+    def tested(root: Path, seed: int) -> set[str]:
+        return {clip.id for clip in corpus(root, split_seed=seed).clips() if clip.split == "test"}
+
+    assert tested(one, 0) == tested(two, 0)
+    assert len({frozenset(tested(one, seed)) for seed in range(8)}) == 8
+
+
+@pytest.mark.parametrize("group", [r"rex\d+", r"/(rex\d+)_", r"([^/]+)_\d"])
+def test_a_regular_expression_names_the_groups(group: str, tmp_path: Path) -> None:
+    clips = corpus(recordings(tmp_path / "r"), group=group, test_share=0.25).clips()
+    assert {clip.group for clip in clips} == {f"rex{dog:02d}" for dog in range(8)}
+    refuse_leaks(clips)
+    assert len({clip.group for clip in clips if clip.split == "test"}) == 2
+
+
+def test_the_folder_below_the_label_names_the_group(tmp_path: Path) -> None:
+    files = [f"{label}/dog{n}/day{m}/a.wav" for label in ("bark", "howl") for n in range(5) for m in range(2)]
+    clips = corpus(filled(tmp_path / "r", *files, "bark/alone.wav"), group="folder").clips()
+    groups = {clip.id: clip.group for clip in clips}
+    assert groups == {file: file.split("/")[1] for file in files} | {"bark/alone.wav": None}
+    refuse_leaks(clips)
+    assert len({clip.group for clip in clips if clip.split == "test"}) == 1
+
+
+def test_folds_are_made_of_groups(tmp_path: Path) -> None:
+    root = recordings(tmp_path / "r")
+    tested: Counter[str] = Counter()
+    for fold in (1, 2, 3, 4):
+        made = corpus(root, group=r"rex\d+", num_folds=4, fold=fold)
+        assert made.folds == (1, 2, 3, 4)
+        clips = made.clips()
+        refuse_leaks(clips)
+        assert Counter(c.labels[0] for c in clips if c.split == "test") == {"bark": 6, "howl": 6}
+        tested.update(clip.id for clip in clips if clip.split == "test")
+    assert set(tested.values()) == {1}
+    assert len(tested) == 48
+
+
+@pytest.mark.parametrize("val", [None, "val", "valid", "validation", "dev", "Dev"])
+def test_folders_of_splits_are_the_split(val: str | None, tmp_path: Path) -> None:
+    files = [f"{split}/{label}/a.wav" for split in ("train", "test") for label in ("cat", "dog")]
+    root = filled(tmp_path / "r", *files, *([f"{val}/dog/a.wav"] if val else []))
+    made = corpus(root)
+    splits = {clip.id: clip.split for clip in made.clips()}
+    assert splits == {file: file.split("/")[0] for file in files} | (
+        {f"{val}/dog/a.wav": "val"} if val else {}
+    )
+    assert made.folds == ()
+
+
+def test_labels_may_be_called_as_a_split_that_is_not_train_or_test(tmp_path: Path) -> None:
+    root = filled(tmp_path / "r", *(f"{label}/{n}.wav" for label in ("valid", "invalid") for n in range(4)))
+    assert {clip.labels[0] for clip in corpus(root).clips()} == {"valid", "invalid"}
+
+
+MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "no root": ([], {}, "There is no folder .*r: set data.root"),
+    "no labels": (["a.wav"], {}, "holds no folders of labels"),
+    "one label": (["dog/a.wav"], {}, "holds only one label, 'dog'"),
+    "no audio": (["dog/a.wav", "cat/a.m4a", "cat/b.txt"], {}, r"cat holds no audio \(only .m4a, .txt\)"),
+    "a pattern": (["dog/a.wav", "cat/a.wav"], {"group": "(a"}, r"data.group=\(a is no regular expression"),
+    "no match": (["dog/a1.wav", "cat/b.wav"], {"group": r"\d"}, "names no group in cat/b.wav"),
+    "an empty match": (["dog/a1.wav", "cat/b.wav"], {"group": r"(\d*)\.wav"}, "names no group in cat/b.wav"),
+    "no test": (["train/dog/a.wav", "train/cat/a.wav"], {}, "has train/ but no test/: add it, or move"),
+    "no train": (["test/dog/a.wav", "test/cat/a.wav"], {}, "has test/ but no train/"),
+    "val alone": (["dev/dog/a.wav", "dev/cat/a.wav"], {}, "has dev/ but no train/"),
+    "two val": (
+        [f"{split}/{label}/a.wav" for split in ("train", "test", "val", "dev") for label in ("dog", "cat")],
+        {},
+        r"two folders for one split \(dev, test, train, val\)",
+    ),
+    "a stranger": (["train/dog/a.wav", "test/dog/a.wav", "cow/a.wav"], {}, "holds test/ beside cow/"),
+    "test alone knows it": (
+        ["train/dog/a.wav", "train/cow/a.wav", "test/dog/a.wav", "test/cow/a.wav", "test/cat/a.wav"],
+        {},
+        "'cat' stands in test, but not in train",
+    ),
+    "train alone knows it": (
+        ["train/dog/a.wav", "train/cat/a.wav", "test/dog/a.wav"],
+        {},
+        "'cat' stands in train, but not in test",
+    ),
+    "val alone knows it": (
+        [*(f"{s}/{label}/a.wav" for s in ("train", "test") for label in ("cow", "dog")), "val/cat/a.wav"],
+        {},
+        "'cat' stands in val, but not in train",
+    ),
+    "too few": (["dog/a.wav", "cat/a.wav"], {}, r"test_share=0.2 of 2 groups .* is less than one"),
+    "too few for folds": (["dog/a.wav", "cat/a.wav"], {"num_folds": 3}, "2 groups .* do not make 3 folds"),
+    "folds beside a split": (
+        [f"{split}/{label}/a.wav" for split in ("train", "test") for label in ("dog", "cat")],
+        {"num_folds": 3},
+        "has splits of its own: set data.num_folds=null",
+    ),
+    "no share": (["dog/a.wav", "cat/a.wav"], {"test_share": 0}, "data.test_share=0 is no share"),
+    "no such fold": (
+        ["dog/a.wav", "cat/a.wav"],
+        {"num_folds": 2, "fold": 3},
+        r"There is no fold 3: set data.fold to one of \[1, 2\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence(mistake: str, tmp_path: Path) -> None:
+    files, options, said = MISTAKES[mistake]
+    with pytest.raises(UserError, match=said) as error:
+        corpus(filled(tmp_path / "r", *files), **options).clips()
+    assert "\n" not in str(error.value)
+    assert str(error.value).endswith(".")
