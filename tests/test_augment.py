@@ -17,8 +17,17 @@ from lightning_audio.augment import Augment
 from lightning_audio.augment.base import within
 from lightning_audio.augment.features import FilterAugment, SpecAugment
 from lightning_audio.augment.mix import Mix, loudest_level
-from lightning_audio.augment.noise import BackgroundNoise
-from lightning_audio.augment.waveform import Gain, Polarity, RandomCrop, Speed, TimeRoll, _roll_windows, roll
+from lightning_audio.augment.noise import BackgroundNoise, NoiseFloor
+from lightning_audio.augment.waveform import (
+    Gain,
+    Polarity,
+    RandomCrop,
+    Speed,
+    TimeRoll,
+    TimeShift,
+    _roll_windows,
+    roll,
+)
 from lightning_audio.errors import UserError
 
 RATE = 8000
@@ -26,6 +35,7 @@ CONF = Path(__file__).parents[1] / "conf" / "augment"
 
 WAVEFORM: dict[str, Callable[[], nn.Module]] = {
     "roll": TimeRoll,
+    "shift": lambda: TimeShift(0.1, RATE),
     "crop": lambda: RandomCrop(0.5, RATE, pad=0.25),
     "gain": Gain,
     "polarity": Polarity,
@@ -109,6 +119,7 @@ def test_equal_samples_of_a_batch_are_drawn_differently(name: str) -> None:
     ("build", "share"),
     [
         (lambda: TimeRoll(p=0.3), 0.3),
+        (lambda: TimeShift(1.0, RATE, p=0.6), 0.6),
         (lambda: Gain(3, 6, p=0.7), 0.7),
         (lambda: Polarity(), 0.5),
         (lambda: BackgroundNoise(0, 9, p=0.4, colour="white"), 0.4),
@@ -158,6 +169,32 @@ def test_time_roll_is_a_permutation_and_its_shifts_are_uniform() -> None:
     assert not counts[80:].any()
     # Chi-square with 79 degrees of freedom: mean 79, deviation 12.6.
     assert ((counts[:80] - 50.0).square() / 50).sum() < 79 + 4 * 12.6
+
+
+def test_a_shift_brings_in_silence_from_either_side() -> None:
+    lengths = torch.tensor([400, 800, 1000] * 200)
+    clip = torch.arange(1.0, 1001)  # every sample tells its own place
+    shifted, same_lengths = TimeShift(0.05, RATE)(clip * within(lengths, 1000), lengths)
+    assert torch.equal(same_lengths, lengths)
+    shifts = []
+    for row, length in zip(shifted, lengths.tolist(), strict=True):
+        first = int(row.argmax() - row.max() + 1)  # where the first sample now is, or would be
+        expected = [place - first + 1 if first <= place < first + length else 0 for place in range(length)]
+        assert row[:length].tolist() == expected
+        assert not row[length:].any()
+        shifts.append(first)
+    assert max(map(abs, shifts)) <= 400
+    assert min(shifts) < -380
+    assert max(shifts) > 380
+    assert np.mean(shifts) == pytest.approx(0, abs=4 * 400 / 3**0.5 / 600**0.5)
+
+
+def test_a_shift_of_more_than_the_clip_leaves_silence() -> None:
+    x = torch.ones(400, 10)
+    shifted, _ = TimeShift(100 / RATE, RATE)(x, torch.full((400,), 10))
+    kept = shifted.sum(1)
+    assert set(kept.tolist()) <= set(range(11))
+    assert (kept == 0).float().mean().item() == pytest.approx(0.9, abs=0.06)
 
 
 @pytest.mark.parametrize(("seconds", "pad"), [(0.1, 0.0), (0.1, 0.05), (0.1, 0.4), (0.5, 0.0), (0.5, 0.1)])
@@ -267,6 +304,32 @@ def test_a_short_recording_is_repeated(tmp_path: Path) -> None:
     for row in noise:
         correlations = [np.corrcoef(np.roll(recording, -start), row[:700])[0, 1] for start in range(700)]
         assert max(correlations) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_noise_floor_is_as_loud_as_it_was_recorded_times_a_gain(tmp_path: Path) -> None:
+    write_wav(tmp_path / "tone.wav", sine(1000, 2.0, RATE, level=0.8), RATE)
+    x, lengths = clips(count=400, size=2400)
+    x[:200] = 0  # also what is silent gets it
+    noisy, same_lengths = NoiseFloor(str(tmp_path), RATE, 0.1, 0.5)(x, lengths)
+    assert torch.equal(same_lengths, lengths)
+    noise = noisy - x
+    assert not noise[~within(lengths, 2400)].any()
+    gains = noise[:, :1200].square().mean(1).sqrt() / (0.8 / 2**0.5)
+    assert gains.min() >= 0.1 - 1e-3
+    assert gains.max() <= 0.5 + 1e-3
+    assert gains.mean().item() == pytest.approx(0.3, abs=0.025)
+    assert gains[:200].std().item() == pytest.approx(0.4 / 12**0.5, rel=0.15)
+
+
+def test_a_noise_floor_uses_the_first_share_of_a_recording(tmp_path: Path) -> None:
+    recording = np.concatenate([np.full(6000, 8000), np.full(2000, -8000)]).astype(np.int16)
+    write_wav(tmp_path / "steps.wav", recording, RATE)
+    silent, lengths = torch.zeros(300, 700), torch.full((300,), 700)
+    level = 8000 / 32768
+    noise, _ = NoiseFloor(str(tmp_path), RATE, 1.0, 1.0, share=0.75)(silent, lengths)
+    assert (noise == level).all()
+    noise, _ = NoiseFloor(str(tmp_path), RATE, 1.0, 1.0)(silent, lengths)
+    assert (noise == -level).float().mean().item() == pytest.approx(0.25, abs=0.09)
 
 
 # ------------------------------------------------------------------------------------------------------ speed
@@ -585,6 +648,19 @@ def test_configs_build_what_they_say(name: str) -> None:
     assert torch.equal(augment.waveforms(x, lengths, targets)[0], x)
     assert torch.equal(augment.waveforms(x, lengths, targets)[2], targets)
     assert torch.equal(augment.features(f, frames)[0], f)
+
+
+def test_the_keyword_config_takes_noise_and_rate_from_the_data(tmp_path: Path) -> None:
+    write_wav(tmp_path / "_background_noise_" / "tap.wav", sine(100, 1.0, RATE), RATE)
+    cfg = OmegaConf.create({"data": {"root": str(tmp_path), "sample_rate": RATE}})
+    cfg.augment = OmegaConf.load(CONF / "keyword.yaml")
+    augment = instantiate(cfg.augment).train()
+    x, lengths, targets = torch.zeros(500, 800), torch.full((500,), 800), torch.eye(500)
+    noisy, _, labels = augment.waveforms(x, lengths, targets)
+    assert noisy.any(1).float().mean().item() == pytest.approx(0.8, abs=0.08)
+    assert 0.04 < noisy.abs().max() <= 0.1 * 0.5 + 1e-3
+    assert torch.equal(labels, targets)
+    assert augment.waveform_transforms[0].size == 800
 
 
 def test_transforms_come_in_their_order_and_mixing_last() -> None:

@@ -318,3 +318,25 @@ def test_a_killed_unpack_leaves_no_folder_and_the_next_one_is_whole(tmp_path: Pa
     unpack(archive, release)
     assert len([path for path in release.rglob("*") if path.is_file()]) == 4
     assert not (tmp_path / "release.unpacking").exists()
+
+
+def test_a_release_is_fetched_once_and_leaves_what_else_is_there(server: Server, tmp_path: Path) -> None:
+    root, cache = tmp_path / "data" / "Release", tmp_path / "cache"
+    archive = make_tar(cache.parent / "release.tar.gz", NAMES)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    release = download.Release(server.url, digest, 1, "Release", "audio", "r.tar.gz", ("audio",), strip=1)
+    cache.mkdir()
+    archive.rename(cache / "r.tar.gz")
+    root.mkdir(parents=True)
+    (root / "notes.txt").touch()
+    with pytest.raises(UserError, match="without its audio: move it away"):
+        release.fetch(root, cache)
+    (root / "notes.txt").unlink()
+    release.fetch(root, cache)
+    release.fetch(root, cache)
+    assert release.find(root, cache) == root
+    assert [path.name for path in root.iterdir()] == ["audio"]
+    assert release.find(tmp_path / "elsewhere", cache) == tmp_path / "elsewhere"
+    root.rename(cache / "Release")
+    assert release.find(tmp_path / "elsewhere", cache) == cache / "Release"
+    assert server.answers == []

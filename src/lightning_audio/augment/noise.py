@@ -1,4 +1,4 @@
-"""Background noise at a random signal-to-noise ratio: made here (white, pink, brown) or out of recordings."""
+"""Background noise at a random signal-to-noise ratio or amplitude: made here, or out of recordings."""
 
 from __future__ import annotations
 
@@ -62,11 +62,51 @@ class BackgroundNoise(Transform):
         if self.colour is not None:
             return coloured_noise(x, EXPONENTS[self.colour])
         assert self.sample_rate is not None
-        files = random_below(torch.full((len(x),), len(self.recordings)))
-        sources = [_decoded(self.recordings[file], self.sample_rate) for file in files.tolist()]
-        starts = random_below(torch.tensor([len(source) for source in sources])).tolist()
-        stretches = [_looped(*pair, x.shape[1]) for pair in zip(sources, starts, strict=True)]
-        return samples_to_float(torch.stack(stretches).to(x.device))
+        return recorded_noise(x, self.recordings, self.sample_rate)
+
+
+class NoiseFloor(Transform):
+    """Adds a random stretch of a random recording, its amplitude multiplied by a random gain.
+
+    However loud a clip is, also a silent one, the noise is heard as it was recorded or less. A recording is
+    decoded when it is first drawn, to `sample_rate`, and stays in memory; only its first `share` is used, so
+    that what lies behind can be kept for validation and test. What a short one lacks, it repeats.
+
+    Raises:
+        UserError: the folder holds no audio, min is above max, share is not in 0..1, or a recording cannot be
+            read once it is drawn.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        sample_rate: int,
+        min_gain: float = 0.0,
+        max_gain: float = 0.1,
+        share: float = 1.0,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p)
+        check_range(self, "_gain", min_gain, max_gain)
+        if not 0 < share <= 1:
+            raise UserError(f"NoiseFloor has share={share}: give a part of each recording above 0, up to 1.")
+        self.min_gain, self.max_gain, self.share = min_gain, max_gain, share
+        self.recordings, self.sample_rate = audio_files([folder]), sample_rate
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        gain = self.draw(x, self.min_gain, self.max_gain, neutral=0.0)[:, None]
+        noise = recorded_noise(x, self.recordings, self.sample_rate, self.share)
+        return torch.addcmul(x, noise, gain * within(lengths, x.shape[1])), lengths
+
+
+def recorded_noise(x: Tensor, recordings: list[Path], sample_rate: int, share: float = 1.0) -> Tensor:
+    """A random stretch of the first `share` of a random recording for each clip of `x` `(B, T)`."""
+    files = random_below(torch.full((len(x),), len(recordings)))
+    sources = [_decoded(recordings[file], sample_rate) for file in files.tolist()]
+    sources = [source[: max(round(share * len(source)), 1)] for source in sources]
+    starts = random_below(torch.tensor([len(source) for source in sources])).tolist()
+    stretches = [_looped(*pair, x.shape[1]) for pair in zip(sources, starts, strict=True)]
+    return samples_to_float(torch.stack(stretches).to(x.device))
 
 
 def coloured_noise(like: Tensor, exponent: float) -> Tensor:
@@ -83,7 +123,9 @@ def coloured_noise(like: Tensor, exponent: float) -> Tensor:
 
 def _looped(source: Tensor, start: int, size: int) -> Tensor:
     repeats = -(-(start + size) // len(source))
-    return source.repeat(repeats)[start : start + size]
+    if repeats > 1:  # mostly it is long enough, and then nothing of it is copied
+        source = source.repeat(repeats)
+    return source[start : start + size]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Transforms of waveforms `(B, T)` with lengths `(B,)` in samples: roll, crop, gain, polarity, speed.
+"""Transforms of waveforms `(B, T)` with lengths `(B,)` in samples: roll, shift, crop, gain, polarity, speed.
 
 Samples beyond a clip's length are 0 and stay 0.
 """
@@ -51,6 +51,25 @@ class TimeRoll(Transform):
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         shifts = (self.draw(x, 0.0, 1.0, neutral=0.0) * lengths).long()
         return roll(x, lengths, shifts), lengths
+
+
+class TimeShift(Transform):
+    """Shifts each clip by up to `seconds` to either side; silence comes in, and what leaves the clip is lost.
+
+    Not in a circle: for a clip with a beginning, such as a word in a window of a second.
+    """
+
+    def __init__(self, seconds: float, sample_rate: int, p: float = 1.0) -> None:
+        super().__init__(p)
+        self.size = round(seconds * sample_rate)
+        if self.size < 0:
+            raise UserError(f"TimeShift has seconds={seconds}: give 0 or more.")
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        shifts = (self.draw(x, -1.0, 1.0, neutral=0.0) * self.size).round().long()
+        rows = torch.arange(len(x), device=x.device)
+        shifted = stretches(x, x.shape[1], margin=self.size)[rows, self.size - shifts]
+        return shifted.masked_fill_(~within(lengths, x.shape[1]), 0), lengths
 
 
 class RandomCrop(Transform):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import shutil
 import stat
 import tarfile
@@ -249,3 +250,53 @@ def _write(member: _Member, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with member.open() as source, path.open("wb") as target:
         shutil.copyfileobj(source, target)
+
+
+@dataclass(frozen=True)
+class Release:
+    """The archive that a corpus is released as, and where it goes.
+
+    Attributes:
+        url, sha256, size: where it is fetched, and how it is known; its size in bytes.
+        folder: the name that it has in the cache, where the data folder cannot be written to.
+        sign: a file or folder of it that shows that it is there.
+        archive: name of the archive in the cache; the last part of the address if it is not given.
+        members, strip: what of it is unpacked, as `unpack` takes them.
+    """
+
+    url: str
+    sha256: str
+    size: int
+    folder: str
+    sign: str
+    archive: str | None = None
+    members: tuple[str, ...] | None = None
+    strip: int = 0
+
+    def find(self, root: Path, cache: Path) -> Path:
+        """`root`, or what was fetched into the cache where only that is there."""
+        fetched = cache / self.folder
+        return fetched if (fetched / self.sign).exists() and not (root / self.sign).exists() else root
+
+    def fetch(self, root: Path, cache: Path) -> None:
+        """Fetches and unpacks what is not there yet, as `root`, or into the cache where that cannot be.
+
+        Raises:
+            UserError: `root` holds something else, or `fetch` or `unpack` fails.
+        """
+        if (self.find(root, cache) / self.sign).exists():
+            return
+        if root.is_dir() and any(root.iterdir()):
+            raise UserError(
+                f"{root} is there without its {self.sign}: move it away and run again to fetch it."
+            )
+        archive = fetch(self.url, self.sha256, cache, self.archive, self.size)
+        unpack(archive, root if _can_hold(root) else cache / self.folder, self.members, self.strip)
+
+
+def _can_hold(folder: Path) -> bool:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder.parent, os.W_OK)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip, split_by_fold
 from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.data.download import fetch, unpack
+from lightning_audio.data.download import Release
 from lightning_audio.errors import UserError
 
 COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6"
-ARCHIVE_URL = f"https://github.com/karolpiczak/ESC-50/archive/{COMMIT}.zip"
-ARCHIVE_SHA256 = "661183a6f53ef04f12c9bd618fed0ddc1713280d6c94a5a5431e844ba6f6a21f"
-ARCHIVE_BYTES = 645_832_161
-MEMBERS = ("audio", "meta", "LICENSE", "README.md")
+RELEASE = Release(
+    f"https://github.com/karolpiczak/ESC-50/archive/{COMMIT}.zip",
+    "661183a6f53ef04f12c9bd618fed0ddc1713280d6c94a5a5431e844ba6f6a21f",
+    645_832_161,
+    folder="ESC-50",
+    sign="meta/esc50.csv",
+    archive=f"ESC-50-{COMMIT[:7]}.zip",
+    members=("audio", "meta", "LICENSE", "README.md"),
+    strip=1,
+)
 
 TABLE = Path("meta", "esc50.csv")
 COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file")
@@ -63,20 +68,13 @@ class ESC50(Corpus):
 
     def prepare(self) -> None:
         """Fetches the release, if that is wanted and it is not there."""
-        if not self.wants_download or (self.folder / TABLE).is_file():
-            return
-        if self.root.is_dir() and any(self.root.iterdir()):
-            raise UserError(
-                f"{self.root} is there without its {TABLE}: move it away and run again to fetch it."
-            )
-        archive = fetch(ARCHIVE_URL, ARCHIVE_SHA256, self.cache, f"ESC-50-{COMMIT[:7]}.zip", ARCHIVE_BYTES)
-        unpack(archive, self.root if _can_hold(self.root) else self.cache / "ESC-50", MEMBERS, strip=1)
+        if self.wants_download:
+            RELEASE.fetch(self.root, self.cache)
 
     @property
     def folder(self) -> Path:
         """Where the release is: `root`, or what was fetched into the cache."""
-        fetched = self.cache / "ESC-50"
-        return fetched if (fetched / TABLE).is_file() and not (self.root / TABLE).is_file() else self.root
+        return RELEASE.find(self.root, self.cache)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]  # known once the table is read
@@ -162,11 +160,3 @@ def _without_tested_recordings(clips: list[Clip]) -> list[Clip]:
         replace(clip, split=None) if clip.split == "train" and clip.group in tested else clip
         for clip in clips
     ]
-
-
-def _can_hold(folder: Path) -> bool:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder.parent, os.W_OK)
