@@ -28,7 +28,11 @@ BINS, OUTPUTS = 32, 5
 BACKBONE = "test_resnet"
 # Options that make a network small, or keep it from fetching weights; most networks are taken as they are.
 SMALL: dict[str, dict[str, Any]] = {
+    "bc_resnet": {"sub_bands": 4},
     "cnn2d": {"widths": [8, 16, 24]},
+    "m18": {"filters": 8, "widths": [8, 8, 16, 16], "blocks": [2, 2, 2, 2]},
+    "m34_res": {"filters": 8, "widths": [8, 8, 16, 16], "blocks": [1, 2, 1, 1]},
+    "res15": {"maps": 8},
     "timm": {"backbone": BACKBONE, "weights": None, "models": "models"},
 }
 NETWORKS = sorted(path.stem for path in (CONF / "network").glob("*.yaml"))
@@ -77,6 +81,9 @@ def network(name: str, channels: int) -> Network:
     torch.manual_seed(0)
     built = build.instantiate(config_of(name), "network", in_shape=(channels, BINS), num_outputs=OUTPUTS)
     unsettle(built)
+    for module in built.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.5  # the statistics of so few batches would else be those of the start
     for seed in range(3):
         built(*features([60, 40, 64, 50], channels, seed))
     return built.eval()

@@ -20,6 +20,18 @@ class Network(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """A stream, piece by piece: features that follow those seen before, as `forward` takes them.
+
+        Returns logits `(B, T', C)` of the frames that are now complete (T' may be 0), and the state to pass
+        on with the next piece; the state is None at the start. In eval mode the logits of all pieces,
+        whatever their lengths, are those of `forward` on the whole.
+
+        Raises:
+            NotImplementedError: the network looks ahead, or answers once for a whole clip.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not run on a stream.")
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer; biases and norms do not decay. `lr_scale` in a group scales its rate."""
         return param_groups_weight_decay(self, weight_decay)
