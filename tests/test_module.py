@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from conftest import sine, write_wav
 from lightning_audio.data.clip import Clip, split_by_fold
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.module import AudioDataModule
-from lightning_audio.data.targets import ClassIndex
+from lightning_audio.data.targets import ClassIndex, MultiHot
 from lightning_audio.errors import UserError
 
 RATE = 8000
@@ -182,6 +182,79 @@ def test_class_counts_are_of_the_training_clips(root: Path) -> None:
     data = ready(root, change=change)
     assert data.class_counts.tolist() == [20, 10, 20]
     assert ready(root).class_counts.tolist() == [20, 20, 20]
+
+
+def epoch_ids(data: AudioDataModule, epoch: int) -> list[str]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return [name for batch in loader for name in batch.ids]
+
+
+def test_balance_draws_every_label_equally_often(root: Path) -> None:
+    def change(clip: Clip) -> Clip:
+        rare = clip.labels[0] == "high" and clip.group != f"{clip.fold}-high-0"
+        return replace(clip, split=None) if rare and clip.split == "train" else clip
+
+    data = ready(root, change=change, balance=True)
+    assert data.class_counts.tolist() == [20, 4, 20]
+    epochs = [epoch_ids(data, epoch) for epoch in range(60)]
+    assert {len(epoch) for epoch in epochs} == {44}
+    assert epochs[3] == epoch_ids(data, 3) != epochs[4]
+    drawn = Counter(name.split("-")[1] for epoch in epochs for name in epoch)
+    assert all(abs(drawn[label] - 880) < 100 for label in LABELS)  # deviation 24
+    tested = [name for batch in data.test_dataloader() for name in batch.ids]
+    assert sorted(tested) == sorted(ids(data, "test")), "a test takes every clip once"
+
+
+def test_balance_goes_by_the_rarest_of_several_labels(root: Path) -> None:
+    def change(clip: Clip) -> Clip:
+        others = {"low": (), "middle": ("low", "middle"), "high": ("high",)}[clip.labels[0]]
+        both = clip.group == f"{clip.fold}-low-0"
+        return replace(clip, labels=("low", "high") if both else others)
+
+    corpus = Tones(root, 1, change)
+    data = AudioDataModule(corpus, MultiHot, batch_size=8, balance=True)
+    data.setup()
+    # 4 clips of low and high, 16 of none, 20 of low and middle, 20 of high: low 24, high 24, middle 20.
+    assert data.class_counts.tolist() == [24, 24, 20]
+    for batch in data.train_dataloader():
+        assert batch.targets.shape == (len(batch), 3)
+        for name, row in zip(batch.ids, batch.targets, strict=True):
+            (clip,) = [clip for clip in data.splits["train"].clips if clip.id == name]
+            assert {LABELS[i] for i in row.nonzero().flatten()} == set(clip.labels)
+    drawn = Counter(name.split("-")[1] for epoch in range(60) for name in epoch_ids(data, epoch))
+    weight = {"low": 20 / 24, "high": 20 / 24, "middle": 20 / 20}
+    for label, share in weight.items():
+        # 3600 draws, deviation about 28
+        assert abs(drawn[label] - 3600 * share / sum(weight.values())) < 115
+
+
+def test_a_corpus_may_draw_a_part_of_its_training_clips_afresh(root: Path) -> None:
+    class Drawing(Tones):
+        """All clips of two labels, and 5 of the third, others in each epoch."""
+
+        def draw(self, clips: Sequence[Clip], rng: np.random.Generator) -> np.ndarray:
+            middle = np.array([clip.labels[0] == "middle" for clip in clips])
+            chosen = rng.choice(np.flatnonzero(middle), size=5, replace=False)
+            return np.concatenate([np.flatnonzero(~middle), chosen])
+
+    data = AudioDataModule(Drawing(root), ClassIndex, batch_size=8)
+    data.setup()
+    epochs = [epoch_ids(data, epoch) for epoch in range(12)]
+    for epoch in epochs:
+        assert len(epoch) == len(set(epoch)) == 45
+        assert Counter(name.split("-")[1] for name in epoch) == {"low": 20, "high": 20, "middle": 5}
+    seen = {name for epoch in epochs for name in epoch if "middle" in name}
+    assert len(seen) > 15, "in time all of them come up"
+    assert epochs[2] == epoch_ids(data, 2)
+    assert len(data.train_dataloader()) == 6
+    everything = {name for batch in data.loader("train") for name in batch.ids}
+    assert everything == ids(data, "train"), "what is measured of the corpus is of all clips"
+
+    data = AudioDataModule(Drawing(root), ClassIndex, batch_size=8, balance=True)
+    data.setup()
+    drawn = Counter(name.split("-")[1] for epoch in range(60) for name in epoch_ids(data, epoch))
+    assert all(abs(drawn[label] - 900) < 100 for label in LABELS)  # balanced among what the corpus drew
 
 
 def test_clips_of_no_split_are_nowhere(root: Path) -> None:

@@ -11,14 +11,7 @@ from sklearn.metrics import f1_score
 
 from lightning_audio.errors import UserError
 from lightning_audio.metrics import Score, proportion
-from lightning_audio.reports import (
-    print_fold_report,
-    print_sweep_report,
-    summarise_folds,
-    summarise_sweep,
-    write_fold_report,
-    write_sweep_report,
-)
+from lightning_audio.reports import print_fold_report, summarise_folds, write_fold_report
 from lightning_audio.results import (
     read_overrides,
     read_run,
@@ -26,6 +19,7 @@ from lightning_audio.results import (
     write_metrics,
     write_predictions,
 )
+from lightning_audio.sweeps import print_sweep_report, summarise_sweep, write_sweep_report
 
 ACCURACY = Score(0.93, 0.9, 0.95, 80)
 
@@ -151,3 +145,16 @@ def test_a_sweep_of_failures_has_no_best_run(tmp_path: Path) -> None:
     summary = summarise_sweep([write_sweep_run(tmp_path / "a", 0, ["lr=1"], {})])
     assert summary.best is None
     assert "No run has a score" in summary.remarks()[0]
+
+
+def test_of_folds_none_is_the_best(tmp_path: Path) -> None:
+    folds = [
+        write_sweep_run(
+            tmp_path / str(fold), fold, ["seed=0", f"data.fold={fold}"], {"test/accuracy": ACCURACY}
+        )
+        for fold in (1, 2)
+    ]
+    summary = summarise_sweep(folds)
+    assert summary.best is None
+    assert [row["run"] for row in summary.table()] == ["1", "2"]
+    assert summary.remarks() == ["Folds differ in their data: none is better than another."]

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from lightning_audio.errors import UserError
-from lightning_audio.metrics import Score, confusion_matrix
+from lightning_audio.metrics import Score, confusion_matrix, per_class
 from lightning_audio.plots import plot_confusion
 from lightning_audio.results import (
     commit,
@@ -126,12 +126,12 @@ def test_tables_keep_brackets_and_bars() -> None:
 
 
 def test_the_table_per_class(tmp_path: Path) -> None:
-    confusion, labels = confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], 2), ["a, b", "c"]
-    write_per_class(tmp_path / "classes.csv", confusion, labels)
+    classes = per_class(confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], 2), ["a, b", "c"])
+    write_per_class(tmp_path / "classes.csv", classes)
     with (tmp_path / "classes.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {"label": "a, b", "precision": "1.0", "recall": "0.5", "f1": str(2 / 3), "n": "2"}
-    write_per_class(tmp_path / "classes.md", confusion, labels)
+    write_per_class(tmp_path / "classes.md", classes)
     assert "| c | 66.7 | 100.0 | 80.0 | 2 |" in (tmp_path / "classes.md").read_text(encoding="utf-8")
 
 

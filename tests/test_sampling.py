@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice, pairwise
 
+import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from lightning_audio.data.sampling import BatchLoader, BatchSampler
+from lightning_audio.data.sampling import BatchLoader, BatchSampler, balanced
 
 SIZES = [(1, 1), (1, 8), (10, 3), (12, 4), (100, 7), (37, 37), (37, 50)]
 
@@ -146,3 +148,54 @@ def test_what_workers_read_ahead_does_not_count_as_read() -> None:
     rest = read(resumed, 1)
     assert seen + rest == epoch_of(BatchSampler(23, 4, True, seed=5), 1)
     assert read(resumed, 0) == expected
+
+
+def frequencies(labels: Sequence[Sequence[str]], epochs: int = 200) -> np.ndarray:
+    """How often each clip is drawn in an epoch, on average."""
+    drawn = [balanced(labels, np.random.default_rng(seed)) for seed in range(epochs)]
+    assert all(len(epoch) == len(labels) for epoch in drawn)
+    return np.bincount(np.concatenate(drawn), minlength=len(labels)) / epochs
+
+
+def test_balanced_labels_come_up_equally_often() -> None:
+    labels = [("dog",)] * 80 + [("rain",)] * 15 + [("bell",)] * 5
+    often = frequencies(labels)
+    # A third of 100 draws for each label: a deviation of 0.34 over 200 epochs.
+    sums = [often[:80].sum(), often[80:95].sum(), often[95:].sum()]
+    assert sums == pytest.approx([100 / 3] * 3, abs=1.4)
+    assert often[95:] == pytest.approx([100 / 15] * 5, abs=0.8)
+
+
+def test_a_clip_of_several_labels_is_drawn_as_its_rarest() -> None:
+    # Counts: dog 60, rain 30, bell 10, and 10 clips of no label, which weigh as those of dog.
+    labels = [("dog",)] * 40 + [("dog", "rain")] * 20 + [("rain", "bell")] * 10 + [()] * 10
+    weights = np.array([1 / 60] * 40 + [1 / 30] * 20 + [1 / 10] * 10 + [1 / 60] * 10)
+    assert frequencies(labels) == pytest.approx(80 * weights / weights.sum(), abs=0.75)
+    sums = np.add.reduceat(frequencies(labels), [0, 40, 60, 70])
+    expected = np.add.reduceat(80 * weights / weights.sum(), [0, 40, 60, 70])
+    assert sums == pytest.approx(expected, abs=1.4)
+
+
+def test_clips_without_any_label_are_drawn_evenly() -> None:
+    assert frequencies([()] * 20) == pytest.approx([1.0] * 20, abs=0.35)
+
+
+def test_what_is_drawn_is_named_by_seed_and_epoch_and_shared_by_ranks() -> None:
+    labels = [("dog",)] * 30 + [("rain",)] * 10
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        return balanced(labels, rng)
+
+    whole = BatchSampler(40, 8, True, seed=1, draw=draw)
+    orders = [flat(epoch_of(whole, epoch)) for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+    ranks = [flat(epoch_of(BatchSampler(40, 8, True, 1, rank, 2, draw), 0)) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(orders[0])
+
+
+def test_an_epoch_is_as_long_as_what_is_drawn() -> None:
+    sampler = BatchSampler(40, 8, True, draw=lambda rng: rng.choice(40, size=20, replace=False))
+    for epoch in range(3):
+        positions = flat(epoch_of(sampler, epoch))
+        assert len(set(positions)) == len(positions) == 20
+    assert len(sampler) == 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.targets import ClassIndex
+from lightning_audio.data.targets import ClassIndex, MultiHot
 from lightning_audio.errors import UserError
 
 
@@ -31,3 +31,21 @@ def test_no_clips_have_no_targets() -> None:
 def test_a_clip_without_exactly_one_known_label_is_named(labels: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match=r"Clip 'one' has the labels .* exactly one of the 2 labels"):
         ClassIndex(["rain", "dog"]).encode([clip("dog"), clip(*labels)])
+
+
+def test_any_number_of_labels_is_a_row_of_ones() -> None:
+    encoding = MultiHot(["rain", "dog", "bell"])
+    assert encoding.num_outputs == 3
+    found = encoding.encode([clip("bell", "rain"), clip(), clip("dog"), clip("dog", "bell", "rain")])
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]]
+    assert encoding.encode([]).shape == (0, 3)
+
+
+def test_a_label_that_stands_twice_counts_once() -> None:
+    assert MultiHot(["rain", "dog"]).encode([clip("dog", "dog")]).tolist() == [[0, 1]]
+
+
+def test_an_unknown_label_among_known_ones_is_named() -> None:
+    with pytest.raises(UserError, match=r"Clip 'one' has the label 'cat', which is none of the 2 labels"):
+        MultiHot(["rain", "dog"]).encode([clip(), clip("dog", "cat")])

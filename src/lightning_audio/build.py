@@ -161,7 +161,8 @@ def task(cfg: DictConfig, data: AudioDataModule) -> AudioTask:
     answering = {part: OmegaConf.to_container(cfg, resolve=True)[part] for part in ANSWERING}  # type: ignore
     facts = {"labels": list(data.labels), "sample_rate": data.sample_rate, "clip_seconds": data.clip_seconds}
     augment = instantiate(cfg.augment, "augment")
-    built = assemble(answering, facts, augment, recipe(cfg), cfg.seed, class_counts=data.class_counts)
+    counted = {"class_counts": data.class_counts, "clip_counts": data.clip_counts}
+    built = assemble(answering, facts, augment, recipe(cfg), cfg.seed, **counted)
     if cfg.channels_last:
         built.network.to(memory_format=torch.channels_last)
     if cfg.compile:

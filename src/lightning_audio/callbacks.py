@@ -62,6 +62,11 @@ class EMA(WeightAveraging):
 
         super().__init__(multi_avg_fn=average)
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            self._average_model = None  # or it would be scored in place of the weights that were chosen
+
 
 class Throughput(Callback):
     """Clips per second of training, and the share of its time spent waiting for the next batch.

@@ -43,8 +43,13 @@ def proportion(hits: ArrayLike, groups: Sequence[str | None]) -> Score:
     hits = np.asarray(hits, dtype=float)
     if len(hits) == 0:
         raise ValueError("proportion needs at least one clip")
+    return clustered_share(hits, group_numbers(groups, len(hits)))
+
+
+def clustered_share(hits: NDArray, numbers: NDArray[np.intp]) -> Score:
+    """`proportion` of hits `(N,)` whose groups are numbered from 0 on, `(N,)`."""
     share = float(hits.mean())
-    low, high = _wilson(share, _effective_number(hits, group_numbers(groups, len(hits))))
+    low, high = wilson(share, _effective_number(hits, numbers))
     return Score(share, low, high, len(hits))
 
 
@@ -69,7 +74,8 @@ def _effective_number(hits: NDArray[np.floating], numbers: NDArray[np.intp]) -> 
     return float(count / max(between / binomial, 1.0) * few)
 
 
-def _wilson(share: float, count: float) -> tuple[float, float]:
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` independent clips."""
     square = NORMAL_QUANTILE**2 / count
     middle = (share + square / 2) / (1 + square)
     half = np.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
@@ -95,11 +101,19 @@ def bootstrap(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     counts = np.asarray(counts, dtype=float)
-    group_count = len(counts)
+    weights = group_weights(len(counts), resamples, seed)
+    return percentile_interval(statistic(np.tensordot(weights.astype(float), counts, axes=1)))
+
+
+def group_weights(group_count: int, resamples: int = 1000, seed: int = 0) -> NDArray[np.int64]:
+    """How often each group comes up `(resamples, G)` where as many are drawn with replacement."""
     generator = np.random.default_rng(seed)
-    weights = generator.multinomial(group_count, np.full(group_count, 1 / group_count), size=resamples)
-    values = statistic(np.tensordot(weights.astype(float), counts, axes=1))
-    low, high = np.quantile(values, (0.025, 0.975))
+    return generator.multinomial(group_count, np.full(group_count, 1 / group_count), size=resamples)
+
+
+def percentile_interval(values: NDArray) -> tuple[float, float]:
+    """Between which 95 % of the values `(resamples,)` lie; those that are not defined (NaN) do not count."""
+    low, high = np.nanquantile(values, (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -116,10 +130,10 @@ def macro_f1(confusion: ArrayLike) -> NDArray:
     """
     confusion = np.asarray(confusion)
     correct = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return _mean_f1(np.stack([correct, confusion.sum(-1), confusion.sum(-2)], axis=-2))
+    return mean_f1(np.stack([correct, confusion.sum(-1), confusion.sum(-2)], axis=-2))
 
 
-def _mean_f1(counts: NDArray) -> NDArray:
+def mean_f1(counts: NDArray) -> NDArray:
     """Macro F1 `(...)` of `(..., 3, C)`: per class how many were right, referenced and predicted."""
     correct, referenced, predicted = np.moveaxis(counts, -2, 0)
     both = referenced + predicted
@@ -129,9 +143,13 @@ def _mean_f1(counts: NDArray) -> NDArray:
 def per_class(confusion: ArrayLike, labels: Sequence[str]) -> list[dict[str, Any]]:
     """A row per class: label, precision, recall and F1 (0 where not defined), and its number of clips."""
     confusion = np.asarray(confusion)
-    correct, referenced, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
+    return class_rows(np.stack([np.diagonal(confusion), confusion.sum(1), confusion.sum(0)]), labels)
+
+
+def class_rows(counts: NDArray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The same rows from `(3, C)`: per class how many were right, referenced and predicted."""
     rows = []
-    for label, right, truth, said in zip(labels, correct, referenced, predicted, strict=True):
+    for label, right, truth, said in zip(labels, *counts, strict=True):
         precision, recall = float(right / max(said, 1)), float(right / max(truth, 1))
         f1 = float(2 * right / max(truth + said, 1))
         rows.append({"label": label, "precision": precision, "recall": recall, "f1": f1, "n": int(truth)})
@@ -150,7 +168,7 @@ def decision_scores(
         # Groups that do not differ, or a single one, show no doubt when drawn anew: the accuracy's holds.
         low, high = min(accuracy.low, value), max(accuracy.high, value)
     else:
-        low, high = bootstrap(_class_counts(targets, predictions, num_classes, numbers), _mean_f1)
+        low, high = bootstrap(_class_counts(targets, predictions, num_classes, numbers), mean_f1)
     return {"accuracy": accuracy, "macro_f1": Score(value, low, high, len(targets))}
 
 
@@ -181,12 +199,7 @@ def classification_scores(
         UserError: a probability is not finite.
     """
     probabilities, targets = np.asarray(probabilities), np.asarray(targets, dtype=int)
-    broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
-    if broken:
-        raise UserError(
-            f"The network gave no finite answer for {broken} of {len(targets)} clips, so the training has "
-            "diverged: lower optimizer.lr or clip the gradient with trainer.gradient_clip_val."
-        )
+    refuse_not_finite(probabilities)
     # A stable sort takes the first class on ties, as argmax does, so that a constant answer earns nothing.
     ranking = np.argsort(-probabilities, axis=1, kind="stable")
     num_classes = probabilities.shape[1]
@@ -195,3 +208,13 @@ def classification_scores(
         hits = (ranking[:, :TOP] == targets[:, None]).any(axis=1)
         scores = {"accuracy": scores["accuracy"], f"top{TOP}_accuracy": proportion(hits, groups), **scores}
     return scores
+
+
+def refuse_not_finite(probabilities: NDArray) -> None:
+    """Raises UserError where a network answered what is no number, `(N, C)`."""
+    broken = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if broken:
+        raise UserError(
+            f"The network gave no finite answer for {broken} of {len(probabilities)} clips, so the training "
+            "has diverged: lower optimizer.lr or clip the gradient with trainer.gradient_clip_val."
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, ndtri
 
 from lightning_audio.results import write_atomically
 
@@ -51,9 +53,39 @@ def _write_counts(axes: Axes, confusion: NDArray, shares: NDArray, font_size: fl
 
 def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: Path) -> None:
     """Writes `confusion_figure` as a PNG."""
-    content = io.BytesIO()
-    confusion_figure(confusion, labels).savefig(content, format="png", dpi=120)
-    write_atomically(path, content.getvalue())
+    write_png(confusion_figure(confusion, labels), path)
+
+
+def label_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """A bar of average precision for each label, precision and recall of its decisions as marks on it.
+
+    Args:
+        rows: of `multilabel_metrics.per_label`.
+    """
+    names = [f"{row['label']} ({row['n']})" for row in rows]
+    inches_a_label = min(0.3, LARGEST_INCHES / len(rows))
+    figure = Figure(figsize=(7, inches_a_label * len(rows) + 1.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlim=(0, 1.02), xlabel="rate")
+    places = range(len(rows))
+    axes.barh(
+        places,
+        [row["average_precision"] or 0.0 for row in rows],
+        color="lightblue",
+        label="average precision",
+    )
+    for rate, marker in (("precision", "o"), ("recall", "x")):
+        axes.plot([row[rate] for row in rows], places, marker, color="tab:blue", label=rate)
+    font_size = min(9.0, 0.75 * 72 * inches_a_label)
+    axes.set_yticks(places, names, fontsize=font_size, parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first label on top
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_labels(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes `label_figure` as a PNG."""
+    write_png(label_figure(rows), path)
 
 
 def features_figure(
@@ -78,3 +110,40 @@ def draw_features(axes: Axes, features: ArrayLike, seconds: float) -> AxesImage:
     features = np.asarray(features)
     extent = (0.0, seconds, 0.0, float(len(features)))
     return axes.imshow(features, origin="lower", aspect="auto", cmap="magma", extent=extent)
+
+
+def det_figure(
+    curve: Sequence[tuple[float, float]], chosen: tuple[float, float], words: int, hours: float
+) -> Figure:
+    """Miss rates over false alarms per hour; the misses as deviates of a normal distribution.
+
+    Args:
+        curve: `(miss rate, false alarms per hour)` of each threshold.
+        chosen: the same of the threshold that is used.
+        words, hours: what they were counted over; a rate of 0 is drawn as half an event.
+    """
+    figure = Figure(figsize=(5.5, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    least = np.array([0.5 / max(words, 1), 0.5 / hours])
+    for points, style in ((curve, "o-"), ([chosen], "D")):
+        misses, alarms = np.clip(np.array(points).reshape(-1, 2), least, [1 - least[0], np.inf]).T
+        axes.plot(alarms, misses, style, markersize=3 if style == "o-" else 8)
+    axes.set_xscale("log")
+    axes.set_yscale("function", functions=(lambda y: ndtri(np.clip(y, 1e-6, 1 - 1e-6)), ndtr))
+    ticks = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95])
+    low, high = axes.get_ylim()
+    axes.set_yticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
+    axes.set_ylim(max(low, least[0] / 2), min(high, 0.99))
+    axes.set_xlabel(f"false alarms per hour, in {60 * hours:.0f} minutes")
+    axes.set_ylabel(f"misses of {words} keywords")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(["thresholds", "chosen"])
+    return figure
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Writes a figure whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_atomically(path, content.getvalue())

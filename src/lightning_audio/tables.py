@@ -6,13 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from numpy.typing import ArrayLike
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_audio.metrics import per_class
 from lightning_audio.results import write_atomically
 
 
@@ -40,21 +39,22 @@ def print_table(rows: Sequence[Mapping[str, str]], title: str, console: Console 
     (console or Console()).print(table)
 
 
-def per_class_table(confusion: ArrayLike, labels: Sequence[str]) -> list[dict[str, str]]:
-    """Per class, as text: label, precision, recall and F1 in percent, number of clips."""
-    rates = ("precision", "recall", "f1")
-    return [
-        {"label": row["label"], **{rate: f"{100 * row[rate]:.1f}" for rate in rates}, "n": str(row["n"])}
-        for row in per_class(confusion, labels)
-    ]
+def per_class_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The rows per class as text: rates in percent, numbers of clips as they are, nothing for None."""
+    return [{key: _cell(value) for key, value in row.items()} for row in rows]
 
 
-def write_per_class(path: Path, confusion: ArrayLike, labels: Sequence[str]) -> None:
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{100 * value:.1f}"
+    return "" if value is None else str(value)
+
+
+def write_per_class(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes the table per class: fractions as CSV where the suffix is .csv, else percent as Markdown."""
     if path.suffix != ".csv":
-        write_atomically(path, markdown_table(per_class_table(confusion, labels)))
+        write_atomically(path, markdown_table(per_class_table(rows)))
         return
-    rows = per_class(confusion, labels)
     content = io.StringIO()
     writer = csv.DictWriter(content, rows[0], lineterminator="\n")
     writer.writeheader()

@@ -110,12 +110,15 @@ def keep_config(cfg: DictConfig, run_folder: Path) -> None:
 
 
 def use_best(run_folder: Path, task: AudioTask) -> str:
-    """Takes the weights that the validation chose, where there are such; names their checkpoint."""
-    best = run_folder / "checkpoints" / "best.ckpt"
-    if not best.is_file():
-        return "last.ckpt"
-    task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
-    return best.name
+    """Takes the weights that the validation chose, or else the last ones; names their checkpoint.
+
+    The last ones too are read: what training left in memory may not be what was averaged and saved.
+    """
+    folder = run_folder / "checkpoints"
+    name = "best.ckpt" if (folder / "best.ckpt").is_file() else "last.ckpt"
+    if (folder / name).is_file():  # training for 0 epochs writes none
+        task.load_state_dict(torch.load(folder / name, map_location="cpu", weights_only=True)["state_dict"])
+    return name
 
 
 def validate(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> dict[str, Score]:

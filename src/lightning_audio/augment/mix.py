@@ -16,10 +16,12 @@ class Mix(nn.Module):
 
     mixup: r x1 + (1 - r) x2 (Zhang et al. 2018, https://arxiv.org/abs/1710.09412).
     power: sqrt(r) x1 + sqrt(1 - r) x2, which keeps the level: r weighs the power, not the amplitude.
-    between_class: with a clip of another class (the label with the highest weight) where the batch has one;
-    the amplitudes make the two heard at r : 1 - r whatever their own levels are, and the sum is divided by
-    the root of the squared weights (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282). Loudness is the
-    highest mean power over windows of `window` samples (2048 is 0.1 s at 20 kHz), without A-weighting.
+    between_class: with a clip that shares no label where the batch has one; the amplitudes make the two
+    heard at r : 1 - r whatever their own levels are, and the sum is divided by the root of the squared
+    weights (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282). Loudness is the highest mean power over
+    windows of `window` samples (2048 is 0.1 s at 20 kHz), without A-weighting.
+
+    Where a clip may have several labels, one that both have keeps its 1, and each of the others its share.
 
     `progress`, the share of the training that is done, is set from outside: mixing is on while it is below
     `until`, so that training can end on clips as they are. A batch of one clip stays as it is.
@@ -52,7 +54,7 @@ class Mix(nn.Module):
 
     def _partner(self, targets: Tensor) -> Tensor:
         if self.mode == "between_class":
-            return partner_of_other_class(targets.argmax(1))
+            return partner_of_other_class(targets)
         order = torch.randperm(len(targets), device="cpu")
         partner = torch.empty_like(order)
         partner[order] = order.roll(1)  # along one circle through all clips: nobody meets himself
@@ -69,12 +71,12 @@ class Mix(nn.Module):
         return own / norm, other / norm
 
 
-def partner_of_other_class(classes: Tensor) -> Tensor:
-    """For each of `classes` `(B,)` a random sample of another class, or any other sample if there is none."""
-    count = len(classes)
-    score = torch.rand(count, count).to(classes.device)  # in 0..1, so that adding 1 outranks every draw
-    score += classes[:, None] != classes
-    score -= torch.eye(count, device=classes.device)
+def partner_of_other_class(targets: Tensor) -> Tensor:
+    """For each of `targets` `(B, C)` a random sample that shares no label, or any other if there is none."""
+    count = len(targets)
+    score = torch.rand(count, count).to(targets.device)  # in 0..1, so that adding 1 outranks every draw
+    score += targets @ targets.T == 0
+    score -= torch.eye(count, device=targets.device)
     return score.argmax(1)
 
 

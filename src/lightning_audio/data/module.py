@@ -132,9 +132,20 @@ class AudioDataModule(pl.LightningDataModule):
 
     @property
     def class_counts(self) -> Tensor:
-        """How many training clips carry each label, `(C,)`."""
-        counts = Counter(label for clip in self.splits["train"].clips for label in clip.labels)
+        """How many clips of an epoch carry each label, `(C,)`."""
+        counts = Counter(label for clip in self.epoch_clips for label in clip.labels)
         return torch.tensor([counts[label] for label in self.labels])
+
+    @property
+    def clip_counts(self) -> dict[str, int]:
+        """How many clips each split has; in training, how many make an epoch."""
+        return {split: len(clips) for split, clips in self.splits.items()} | {"train": len(self.epoch_clips)}
+
+    @property
+    def epoch_clips(self) -> list[Clip]:
+        """The training clips of one epoch: what the corpus draws of all there are."""
+        clips = self.splits["train"].clips
+        return [clips[position] for position in self.corpus.draw(clips, np.random.default_rng(self.seed))]
 
     @property
     def clip_seconds(self) -> float:
@@ -148,7 +159,7 @@ class AudioDataModule(pl.LightningDataModule):
             "hash": self.store.hash,
             "corpus": type(self.corpus).__name__,
             "sample_rate": self.sample_rate,
-            "clips": {split: len(clips) for split, clips in self.splits.items()},
+            "clips": self.clip_counts,
             "labels": list(self.labels),
         }
         if self.corpus.folds:
@@ -157,7 +168,7 @@ class AudioDataModule(pl.LightningDataModule):
 
     def describe(self) -> str:
         """The corpus and its splits in a few words."""
-        counts = ", ".join(f"{len(clips)} {split}" for split, clips in self.splits.items() if len(clips))
+        counts = ", ".join(f"{count} {split}" for split, count in self.clip_counts.items() if count)
         corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
         return f"{corpus}: {counts} clips of {len(self.labels)} labels"
 

@@ -51,6 +51,7 @@ class BatchSampler(Sampler[list[int]]):
         self.rank, self.world_size, self.draw = rank, world_size, draw
         self.epoch = 0
         self.first_batch = 0
+        self._length: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -65,7 +66,9 @@ class BatchSampler(Sampler[list[int]]):
         return positions[self.rank :: self.world_size]
 
     def __len__(self) -> int:
-        return -(-len(self.order()) // self.batch_size)
+        if self._length is None:  # the same in every epoch, and a draw may take its time
+            self._length = -(-len(self.order()) // self.batch_size)
+        return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order()

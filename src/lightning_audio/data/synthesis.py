@@ -7,7 +7,7 @@ sounds come in pairs that resemble each other, and the ranges of a pair overlap 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy import ndarray
@@ -28,6 +28,17 @@ def render(sound: Sound, rng: Generator, time: ndarray, min_snr_db: float, max_s
     mixed = clean / rms(clean) + noise / rms(noise) * 10 ** (-snr_db / 20)
     peak = 10 ** (rng.uniform(-30.0, -1.0) / 20)
     return mixed / np.abs(mixed).max() * peak
+
+
+def overlapping(sounds: Sequence[Sound]) -> Sound:
+    """Several sounds at once, each up to 6 dB above or below the same power; a single one is itself."""
+
+    def together(rng: Generator, time: ndarray) -> ndarray:
+        parts = [sound(rng, time) for sound in sounds]
+        levels = [10 ** (rng.uniform(-6.0, 6.0) / 20) for _ in parts]
+        return np.sum([level * part / rms(part) for level, part in zip(levels, parts, strict=True)], axis=0)
+
+    return sounds[0] if len(sounds) == 1 else together
 
 
 # Engine and helicopter: low pulses, of tone and of noise.

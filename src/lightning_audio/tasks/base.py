@@ -13,6 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -44,7 +45,8 @@ class AudioTask(pl.LightningModule):
     """Waveforms in, answers out: front end, normalisation and network in one module.
 
     A subclass sets `encoding` and `monitor` (the validation score that picks a checkpoint, and whether more
-    or less of it is better), and says `loss`, `observe` and `summarise`.
+    or less of it is better), and says `loss`, `observe` and `summarise`. Buffers that validation sets, such
+    as thresholds, are named in `fitted`.
 
     Args:
         frontend, normalize, network: the path of a waveform at any time.
@@ -58,6 +60,7 @@ class AudioTask(pl.LightningModule):
 
     encoding: ClassVar[type[Targets]] = ClassIndex
     monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    fitted: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -110,6 +113,13 @@ class AudioTask(pl.LightningModule):
     def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits as they are scored in a test; a task may average several views of a clip here."""
         return self(waveforms, lengths)
+
+    def label_scores(self, outputs: Tensor) -> Tensor:
+        """Logits, or what `answer` gives, `(..., C)` -> a score `(..., C)` in [0, 1] of each label: softmax.
+
+        A task whose labels do not exclude one another says otherwise.
+        """
+        return outputs.softmax(-1)
 
     @abstractmethod
     def conclude(self, name: str, windows: Sequence[Window]) -> Prediction:
@@ -211,6 +221,13 @@ class AudioTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lightning_audio"] = self.description
+        for name in self.fitted:  # where averaged weights are saved, an average of these would fit none
+            checkpoint["state_dict"][name] = getattr(self, name).clone()
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a validation is one of training: not a sanity check of a few clips, nor one afterwards."""
+        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def on_train_start(self) -> None:
         # A run that is resumed in the middle of an epoch does not start that epoch again.
