@@ -141,6 +141,30 @@ def test_half_precision_does_not_change_the_features(frontend: torch.nn.Module) 
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+STREAMING = {name: SETTINGS[name] for name in ("telephone", "short window", "odd window", "htk, all levels")}
+
+
+@pytest.mark.parametrize("settings", STREAMING.values(), ids=STREAMING)
+@pytest.mark.parametrize("kind", [LogMel, MFCC])
+def test_frames_are_those_that_lie_within_the_clip(kind: type, settings: dict[str, Any]) -> None:
+    options = {**settings, "top_db": None} | ({"n_mfcc": 20} if kind is MFCC else {})
+    frontend, samples = kind(**options), audio(0.5, settings["sample_rate"])
+    n_fft, hop = frontend.n_fft, frontend.hop_length
+    # Frame k of a clip is centred at k * hop: so these begin where frame n_fft / 2 / hop does, or between.
+    start = (n_fft // 2 + hop - 1) // hop
+    found = frontend.frames(samples[None, start * hop - n_fft // 2 :])[0]
+    assert found.shape[-1] == (len(samples) - start * hop - n_fft // 2) // hop + 1
+    expected = alone(frontend, samples)[..., start : start + found.shape[-1]]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_fft", [400, 401])
+@pytest.mark.parametrize("size", [1, 159, 160, 161, 1600])
+def test_a_clip_has_a_frame_for_every_hop_and_one_more(n_fft: int, size: int) -> None:
+    frontend = LogMel(16000, n_fft=n_fft, hop_length=160, n_mels=20)
+    assert alone(frontend, audio(1, 16000)[:size]).shape == (20, size // 160 + 1)
+
+
 def planted(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features `(B, *shape, T)` of known mean and deviation per channel and bin, lengths, mean, deviation.
 

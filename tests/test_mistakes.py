@@ -23,7 +23,10 @@ CONFIGURATION = {
     "an unknown option of a chosen group": ("frontend.n_mel=8", "did you mean 'frontend.n_mels'?"),
     "an unknown experiment": ("experiment=dmo", "There is no experiment 'dmo' (did you mean 'demo'?)"),
     "an added key that nothing reads": ("+foo=1", "'foo' is no option: nothing reads it"),
-    "an added path that nothing reads": ("+paths.log=1", "'paths.log' is no option (did you mean 'logs'?): nothing reads it"),
+    "an added path that nothing reads": (
+        "+paths.log=1",
+        "'paths.log' is no option (did you mean 'logs'?): nothing reads it",
+    ),
     "an added key of Hydra's": ("+hydra.foo=1", "'hydra.foo' is no option: nothing reads it"),
     "a word without a value": ("positional", "write KEY=VALUE"),
     "several values without -m": ("seed=0,1", "put -m in front"),

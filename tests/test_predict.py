@@ -15,9 +15,9 @@ from conftest import write_wav
 
 import lightning_audio
 from lightning_audio.build import corpus
-from lightning_audio.config import load_config
 from lightning_audio.errors import UserError
 from lightning_audio.predict import main
+from lightning_audio.runs import load_config
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.prediction import Prediction
 

@@ -3,6 +3,9 @@
 Every front end is `forward(waveforms (B, T), lengths (B,)) -> (features, lengths in frames)` with features
 `(B, F, T)`, or `(B, C, F, T)` where it has several channels. `shape` is `(channels, features per frame)`.
 A clip's frames do not depend on what else is in its batch.
+
+A front end that can run on a stream says how many samples a frame takes (`n_fft`) and how many it is from one
+to the next (`hop_length`), and computes `frames`; its `top_db` is None where it does not need the whole clip.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import cast
 import torch
 import torchaudio
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lightning_audio.errors import UserError
 
@@ -26,8 +30,11 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
 
 
 def mask_frames(x: Tensor, lengths: Tensor) -> Tensor:
-    """Zeros behind the end of every clip; `x` is `(B, ..., T)`."""
-    mask = frame_mask(lengths, x.shape[-1])
+    """Zeros behind the end of every clip, `x` itself where there is nothing behind; `x` is `(B, ..., T)`."""
+    # On a GPU the question would have to wait for the device, and a graph has one answer for all batches.
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and int(lengths.min()) >= x.shape[-1]:
+        return x
+    mask = frame_mask(lengths, x.shape[-1]).to(x.dtype)
     return x * mask.view(len(x), *[1] * (x.dim() - 2), x.shape[-1])
 
 
@@ -56,7 +63,8 @@ class LogMel(nn.Module):
         n_mels: mel bands.
         f_min, f_max: edges of the lowest and highest band in Hz; f_max is half the rate by default.
         htk: HTK's mel scale without band normalisation, instead of Slaney's.
-        top_db: values more than this below the loudest of a clip (in each channel) are raised to it.
+        top_db: values more than this below the loudest of a clip (in each channel) are raised to it. None
+            keeps them all, and lets frames be computed before the clip has ended.
     """
 
     def __init__(
@@ -86,11 +94,10 @@ class LogMel(nn.Module):
                 f"frontend.f_max={f_max} Hz is above half the sample rate of {sample_rate} Hz: lower it to "
                 f"{sample_rate / 2:g} or raise data.sample_rate."
             )
-        self.sample_rate, self.hop_length, self.top_db = sample_rate, hop_length, top_db
+        self.sample_rate, self.n_fft, self.hop_length, self.top_db = sample_rate, n_fft, hop_length, top_db
         self.shape = (len(windows), n_mels)
-        # Zeros beyond the edges, not a reflection: what lies behind a clip in a padded batch is zeros too.
         self.spectrograms = nn.ModuleList(
-            torchaudio.transforms.Spectrogram(n_fft, window, hop_length, power=2.0, pad_mode="constant")
+            torchaudio.transforms.Spectrogram(n_fft, window, hop_length, power=2.0, center=False)
             for window in windows
         )
         scale, norm = ("htk", None) if htk else ("slaney", "slaney")
@@ -99,16 +106,24 @@ class LogMel(nn.Module):
         )
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        lengths = lengths // self.hop_length + 1
+        lengths, floor = lengths // self.hop_length + 1, 10 * math.log10(AMIN)
+        # Zeros beyond the edges, not a reflection: what lies behind a clip in a padded batch is zeros too.
+        decibels = self.frames(functional.pad(waveforms, (self.n_fft // 2, self.n_fft - self.n_fft // 2)))
+        decibels = mask_frames(decibels - floor, lengths) + floor
+        if self.top_db is not None:
+            decibels = decibels.maximum(decibels.amax((-2, -1), keepdim=True) - self.top_db)
+        return decibels, lengths
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Decibels `(B, F, k)` or `(B, C, F, k)` of the frames that lie wholly within waveforms `(B, n)`.
+
+        There are `(n - n_fft) // hop_length + 1` of them, n being at least `n_fft`; `top_db` is left out.
+        """
         # Powers span more than half precision holds.
         with torch.autocast(waveforms.device.type, enabled=False):
             channels = [self.mel(spectrogram(waveforms.float())) for spectrogram in self.spectrograms]
             power = channels[0] if len(channels) == 1 else torch.stack(channels, dim=1)
-            decibels = 10 * power.clamp(min=AMIN).log10()
-            decibels = mask_frames(decibels - 10 * math.log10(AMIN), lengths) + 10 * math.log10(AMIN)
-            if self.top_db is not None:
-                decibels = decibels.maximum(decibels.amax((-2, -1), keepdim=True) - self.top_db)
-        return decibels, lengths
+            return 10 * power.clamp(min=AMIN).log10()
 
 
 class MFCC(nn.Module):
@@ -130,13 +145,22 @@ class MFCC(nn.Module):
                 f"MFCC wants one window and n_mfcc <= n_mels, not n_mfcc={n_mfcc}, n_mels={n_mels}."
             )
         self.sample_rate, self.shape = sample_rate, (1, n_mfcc)
+        self.n_fft, self.hop_length = self.log_mel.n_fft, self.log_mel.hop_length
+        self.top_db = self.log_mel.top_db
         dct = torchaudio.functional.create_dct(n_mfcc, n_mels, norm="ortho")
         self.register_buffer("dct", dct.T.contiguous(), persistent=False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         decibels, lengths = self.log_mel(waveforms, lengths)
-        with torch.autocast(waveforms.device.type, enabled=False):
-            return self.dct @ decibels, lengths
+        return self._cepstrum(decibels), lengths
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Coefficients `(B, F, k)` of the frames that lie wholly within `(B, n)`, as `LogMel.frames`."""
+        return self._cepstrum(self.log_mel.frames(waveforms))
+
+    def _cepstrum(self, decibels: Tensor) -> Tensor:
+        with torch.autocast(decibels.device.type, enabled=False):
+            return self.dct @ decibels
 
 
 class Normalize(nn.Module):

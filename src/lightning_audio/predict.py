@@ -1,42 +1,50 @@
-"""Says what a trained run hears in files, folders or globs.
+"""Says what a trained run hears in files, folders or globs, at what times, or on a stream.
 
 python -m lightning_audio.predict logs/demo/2026-01-31_12-00-00_a1b2 recordings/ "more/*.mp3" --format csv
+python -m lightning_audio.predict RUN long.wav --events --format audacity --output labels.txt
+arecord -t raw -f S16_LE -r 16000 | python -m lightning_audio.predict RUN --stream --rate 16000
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
+import contextlib
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from torch import Tensor
 
 from lightning_audio.checkpoint import load
 from lightning_audio.data.decode import audio_files
 from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.events import timelines
+from lightning_audio.formats import answers_as_text, detection_line, events_as_text
 from lightning_audio.results import write_atomically
+from lightning_audio.stream import Detector, Stream, raw_audio
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.tasks.prediction import Prediction, window_and_hop
+from lightning_audio.tasks.prediction import outputs_of_windows, read_recordings, window_and_hop
+
+FORMATS = ("table", "csv", "jsonl", "audacity", "rttm")
+EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
+STREAM_FORMATS = ("table", "jsonl")
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("lightning-audio predict", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", help="run folder or checkpoint")
-    parser.add_argument("audio", nargs="+", help="files, folders or globs; WAV, FLAC, Ogg, MP3")
-    parser.add_argument("--format", choices=["table", "csv", "jsonl"], default="table")
+    parser.add_argument("audio", nargs="*", help="files, folders or globs; WAV, FLAC, Ogg, MP3")
+    parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--output", type=Path, help="write to this file instead of the terminal")
     parser.add_argument(
         "--window", type=float, help="seconds of a look at longer files [length of a training clip]"
     )
-    parser.add_argument("--hop", type=float, help="seconds from one window to the next [half a window]")
+    parser.add_argument(
+        "--hop", type=float, help="seconds from one window to the next [half a window, for events a quarter]"
+    )
     parser.add_argument("--top", type=int, default=3, help="labels to name for a file [3]")
     parser.add_argument("--windows", action="store_true", help="a row for every window of longer files, too")
     parser.add_argument("--batch-size", type=int, default=16, help="windows that run together [16]")
@@ -44,78 +52,144 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--allow", nargs="*", default=[], help="packages of your own that the checkpoint may build"
     )
-    return parser.parse_args(argv)
+    add_times(parser)
+    # Intermixed: files may stand before and behind options, and a stream needs none.
+    options = parser.parse_intermixed_args(argv)
+    if not options.audio and not options.stream:
+        parser.error("the following arguments are required: audio")
+    return options
 
 
-def predictions(task: AudioTask, files: Sequence[Path], options: argparse.Namespace) -> Iterator[Prediction]:
-    """An answer for every file that can be read; the others are named on standard error."""
+def add_times(parser: argparse.ArgumentParser) -> None:
+    """The options of what happens when."""
+    both = parser.add_argument_group("events and streams")
+    both.add_argument("--on", type=float, help="a label goes on with this score [0.5]")
+    both.add_argument("--off", type=float, help="and off below this one [0.3]")
+    both.add_argument("--ignore", nargs="*", help="labels that are no events, such as _silence_")
+    events = parser.add_argument_group("events")
+    events.add_argument("--events", action="store_true", help="what sounds from when to when, in long files")
+    events.add_argument("--min-seconds", type=float, help="drop shorter events [0]")
+    events.add_argument("--max-gap", type=float, help="close gaps up to so many seconds [0]")
+    stream = parser.add_argument_group("streams", "a run that detects words has defaults of its own")
+    stream.add_argument(
+        "--stream",
+        action="store_true",
+        help="detect in raw audio (signed 16-bit little-endian, one channel) of one file, or of - or none: "
+        "standard input",
+    )
+    stream.add_argument("--rate", type=int, help="of the raw audio in Hz [that of the run]")
+    stream.add_argument("--smooth", type=int, help="rows of scores to average [1]")
+    stream.add_argument("--min-gap", type=float, help="seconds until a label counts again [1]")
+
+
+def readable(files: Iterable[Path], sample_rate: int) -> Iterator[tuple[str, np.ndarray]]:
+    """`(file, samples)` of every file that can be read; the others are named on standard error."""
     for file in files:
         try:
-            yield from task.predict(file, None, options.window, options.hop, options.batch_size)
+            yield from read_recordings([file], sample_rate, None)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
 
 
-def rows_of(found: Sequence[Prediction], top: int, windows: bool) -> list[dict[str, str]]:
-    """Rows of text: file, from, to, label, score, and the next best labels."""
-    rows = []
-    for answer in found:
-        best = sorted(answer.scores.items(), key=lambda item: -item[1])[1:top]
-        others = ", ".join(f"{label} {score:.2f}" for label, score in best)
-        looks = [(0.0, answer.seconds, answer.hypothesis, answer.score, others)]
-        looks += [(*window, "") for window in answer.windows if windows]
-        rows += [
-            {
-                "file": answer.id,
-                "from": f"{start:.2f}",
-                "to": f"{end:.2f}",
-                "label": label,
-                "score": f"{score:.4f}",
-                "next": following,
-            }
-            for start, end, label, score, following in looks
-        ]
-    return rows
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those options that were set."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def as_text(found: Sequence[Prediction], options: argparse.Namespace) -> str:
-    """All answers in the format that was asked for."""
-    if options.format == "jsonl":
-        return "".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in found)
-    rows = rows_of(found, options.top, options.windows)
-    content = io.StringIO()
-    if options.format == "csv":
-        writer = csv.DictWriter(
-            content, ["file", "from", "to", "label", "score", "next"], lineterminator="\n"
+def found_in(
+    task: AudioTask,
+    recordings: Iterable[tuple[str, np.ndarray]],
+    options: argparse.Namespace,
+    to_terminal: bool,
+) -> tuple[int, str]:
+    """How many recordings were answered, and all answers in the format that was asked for."""
+    window, hop, batch_size = options.window, options.hop, options.batch_size
+    if options.events:
+        rules = given(options, "ignore", "on", "off", "min_seconds", "max_gap")
+        timed = list(timelines(task, recordings, window, hop, batch_size, **rules))
+        return len(timed), events_as_text(timed, options.format, to_terminal)
+    looks = outputs_of_windows(task, recordings, window, hop, batch_size)
+    answers = [task.conclude(name, windows) for name, windows in looks]
+    return len(answers), answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
+
+
+def listen(task: AudioTask, options: argparse.Namespace) -> None:
+    """Prints what is detected in a stream, as soon as it is heard, until the stream ends."""
+    rate = task.sample_rate if options.rate is None else options.rate
+    stream = Stream(task)
+    rules, own = given(options, "ignore", "on", "off", "min_gap", "smooth"), getattr(task, "detector", None)
+    detector = own() if own and not rules else Detector(task.labels, stream.frame_seconds, **rules)
+
+    def tell(scores: Tensor) -> None:
+        for detection in detector.push(scores):
+            print(detection_line(detection, options.format), end="", flush=True)
+
+    # Ctrl-C is how a microphone is stopped.
+    with raw_source(options.audio) as file, contextlib.suppress(KeyboardInterrupt):
+        for samples in raw_audio(file, rate, task.sample_rate):
+            tell(stream.push(samples))
+    tell(stream.finish())
+
+
+def raw_source(audio: Sequence[str]) -> contextlib.AbstractContextManager[BinaryIO]:
+    """The one file of raw audio, or standard input.
+
+    Raises:
+        UserError: there are several, there is none of this name, or nothing is piped in.
+    """
+    if len(audio) > 1:
+        raise UserError(f"A stream is one, not {len(audio)}: name one file of raw audio, or none.")
+    if audio and audio[0] != "-":
+        if not Path(audio[0]).is_file():
+            raise UserError(
+                f"There is no file {audio[0]}: name one of raw audio, or none for standard input."
+            )
+        return Path(audio[0]).open("rb")
+    if sys.stdin.isatty():
+        raise UserError(
+            "Nothing is piped in: try `arecord -t raw -f S16_LE -r RATE | ... --stream --rate RATE`."
         )
-        writer.writeheader()
-        writer.writerows(rows)
-        return content.getvalue()
-    table = Table(*(rows[0] if rows else ["file"]))
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row.values()))
-    to_terminal = sys.stdout.isatty() and options.output is None
-    Console(file=content, width=None if to_terminal else 200, force_terminal=to_terminal).print(table)
-    return content.getvalue()
+    return contextlib.nullcontext(sys.stdin.buffer)
+
+
+def refuse_misfits(options: argparse.Namespace) -> None:
+    """Raises UserError where options are out of range or do not go together."""
+    if options.batch_size < 1 or options.top < 1:
+        raise UserError("--batch-size and --top count something: set them to 1 or more.")
+    if options.rate is not None and options.rate < 1:
+        raise UserError(f"--rate {options.rate} is no sample rate: give that of the raw audio in Hz.")
+    if options.stream and (options.events or options.output or options.format not in STREAM_FORMATS):
+        raise UserError(
+            "--stream prints line by line what it hears: leave out --events and --output, and take no "
+            f"--format but {' or '.join(STREAM_FORMATS)}."
+        )
+    if options.format in EVENT_FORMATS and not options.events:
+        raise UserError(f"--format {options.format} says what sounds when: add --events.")
 
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
-    if options.batch_size < 1 or options.top < 1:
-        raise UserError("--batch-size and --top count something: set them to 1 or more.")
-    files = audio_files(options.audio)
+    refuse_misfits(options)
+    files = [] if options.stream else audio_files(options.audio)
+    if options.format == "audacity" and len(files) > 1:
+        raise UserError(
+            f"A label track belongs to one file, not to {len(files)}: give one, or --format rttm."
+        )
     task = load(options.run, device_of(options.device), options.allow)
+    if options.stream:
+        listen(task, options)
+        return
     window_and_hop(task, options.window, options.hop)  # refused once, not for every file
-    found = list(predictions(task, files, options))
-    text = as_text(found, options)
+    to_terminal = sys.stdout.isatty() and options.output is None
+    answered, text = found_in(task, readable(files, task.sample_rate), options, to_terminal)
     if options.output:
         write_atomically(options.output, text)
     else:
         print(text, end="")
-    if len(found) < len(files):
+    if answered < len(files):
         raise UserError(
-            f"{len(files) - len(found)} of {len(files)} files could not be read: they are named above."
+            f"{len(files) - answered} of {len(files)} files could not be read: they are named above."
         )
 
 

@@ -1,0 +1,140 @@
+"""What `predict` finds as text: tables, CSV, JSON lines, label tracks of Audacity, RTTM-like lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_audio.events import Event
+from lightning_audio.stream import Detection
+from lightning_audio.tasks.prediction import Prediction
+
+Row = Mapping[str, str]
+Timelines = Sequence[tuple[str, Sequence[Event]]]
+
+ANSWER_COLUMNS = ("file", "from", "to", "label", "score", "next")
+EVENT_COLUMNS = ("file", "start", "end", "label", "score")
+TABLE_WIDTH = 200  # characters, where no terminal says
+
+
+def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    content = io.StringIO()
+    writer = csv.DictWriter(content, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return content.getvalue()
+
+
+def as_table(rows: Sequence[Row], columns: Sequence[str], to_terminal: bool) -> str:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(row[column]) for column in columns))
+    content = io.StringIO()
+    width = None if to_terminal else TABLE_WIDTH
+    Console(file=content, width=width, force_terminal=to_terminal).print(table)
+    return content.getvalue()
+
+
+def json_line(fields: Mapping[str, object]) -> str:
+    return json.dumps(fields, ensure_ascii=False) + "\n"
+
+
+def rows_of_answers(found: Sequence[Prediction], top: int, windows: bool) -> list[Row]:
+    """Rows of text: file, from, to, label, score, and the next best labels."""
+    rows: list[Row] = []
+    for answer in found:
+        ranked = sorted(answer.scores.items(), key=lambda item: -item[1])
+        # Several labels, or none, are an answer of their own: then the best ones are named with their scores.
+        best = [item for item in ranked if item[0] != answer.hypothesis][: top - 1]
+        others = ", ".join(f"{label} {score:.2f}" for label, score in best)
+        looks = [(0.0, answer.seconds, answer.hypothesis, answer.score, others)]
+        looks += [(*window, "") for window in answer.windows if windows]
+        rows += [
+            {
+                "file": answer.id,
+                "from": f"{start:.2f}",
+                "to": f"{end:.2f}",
+                "label": label,
+                "score": f"{score:.4f}",
+                "next": following,
+            }
+            for start, end, label, score, following in looks
+        ]
+    return rows
+
+
+def answers_as_text(
+    found: Sequence[Prediction], form: str, top: int, windows: bool, to_terminal: bool
+) -> str:
+    """All answers as `table`, `csv` or `jsonl`."""
+    if form == "jsonl":
+        return "".join(json_line(asdict(answer)) for answer in found)
+    rows = rows_of_answers(found, top, windows)
+    return as_csv(rows, ANSWER_COLUMNS) if form == "csv" else as_table(rows, ANSWER_COLUMNS, to_terminal)
+
+
+def rows_of_events(found: Timelines) -> list[Row]:
+    return [
+        {
+            "file": name,
+            "start": f"{event.start:.3f}",
+            "end": f"{event.end:.3f}",
+            "label": event.label,
+            "score": f"{event.score:.4f}",
+        }
+        for name, timeline in found
+        for event in timeline
+    ]
+
+
+def audacity_line(name: str, event: Event) -> str:
+    """Start and end in seconds and the label; the file is the one that the track is opened beside."""
+    return f"{event.start:.6f}\t{event.end:.6f}\t{' '.join(event.label.split())}\n"
+
+
+def rttm_line(name: str, event: Event) -> str:
+    """NIST's Rich Transcription Time Marked with a type of its own: start, duration, label and score.
+
+    Fields end at a space: those within names become `_`.
+    """
+    file, label = ("_".join(text.split()) for text in (name, event.label))
+    length = event.end - event.start
+    return f"EVENT {file} 1 {event.start:.3f} {length:.3f} <NA> <NA> {label} {event.score:.4f} <NA>\n"
+
+
+def event_json_line(name: str, event: Event) -> str:
+    return json_line({"file": name, **rounded(asdict(event))})
+
+
+LINES: dict[str, Callable[[str, Event], str]] = {
+    "jsonl": event_json_line,
+    "audacity": audacity_line,
+    "rttm": rttm_line,
+}
+
+
+def events_as_text(found: Timelines, form: str, to_terminal: bool) -> str:
+    """All events, file by file, as `table`, `csv`, `jsonl`, `audacity` or `rttm`."""
+    if form in LINES:
+        return "".join(LINES[form](name, event) for name, timeline in found for event in timeline)
+    rows = rows_of_events(found)
+    return as_csv(rows, EVENT_COLUMNS) if form == "csv" else as_table(rows, EVENT_COLUMNS, to_terminal)
+
+
+def detection_line(detection: Detection, form: str) -> str:
+    """A detection as `table` (time, label and score behind tabs) or `jsonl`."""
+    if form == "jsonl":
+        return json_line(rounded(asdict(detection)))
+    return f"{detection.time:.3f}\t{detection.label}\t{detection.score:.4f}\n"
+
+
+def rounded(fields: Mapping[str, object]) -> dict[str, object]:
+    """Times and scores to a millionth: what adding up steps left behind it is no information."""
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in fields.items()}
