@@ -7,6 +7,7 @@ import hashlib
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(path, "w") as target:
         for file in made.rglob("*"):
             target.write(file, f"ESC-50-{esc50.COMMIT}/{file.relative_to(made)}")
-    monkeypatch.setattr(esc50, "ARCHIVE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(esc50, "RELEASE", replace(esc50.RELEASE, sha256=digest))
     return path
 
 
@@ -169,7 +171,7 @@ def test_download_unpacks_to_the_root_or_to_the_cache(
     archive: Path, writable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not writable:
-        monkeypatch.setattr(esc50.os, "access", lambda *_: False)
+        monkeypatch.setattr("lightning_audio.data.download.os.access", lambda *_: False)
     root = tmp_path / "data" / "ESC-50"
     fetched = ESC50(str(root), str(archive.parent), download=True)
     fetched.prepare()

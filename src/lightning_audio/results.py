@@ -202,6 +202,13 @@ def percent(score: Score) -> str:
     return f"{100 * score.value:.1f} ({100 * score.low:.1f} to {100 * score.high:.1f})"
 
 
+def score_text(name: str, score: Score) -> str:
+    """A score with its interval: in percent, or as it is where its name says that it is one per hour."""
+    if name.endswith("_per_hour"):
+        return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
+    return percent(score)
+
+
 def minutes_text(minutes: float | None) -> str:
     """Minutes to a tenth; empty where they were not measured."""
     return "" if minutes is None else f"{minutes:.1f}"
@@ -215,7 +222,7 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
         "result", "value", "clips", title="Scores in percent with 95 % intervals", title_justify="left"
     )
     for name, score in scores.items():
-        table.add_row(name, percent(score), str(score.n))
+        table.add_row(name, score_text(name, score), str(score.n))
     for name, text in _measured(content).items():
         table.add_row(name, text, "")
     console.print(table)

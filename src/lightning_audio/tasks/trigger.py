@@ -1,0 +1,273 @@
+"""Trigger words: keywords detected in a stream, learned from clips that hold one word or none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_audio.data.batch import Batch
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.decode import AudioError, decode_clips
+from lightning_audio.data.long_audio import Word, long_audio
+from lightning_audio.detection import OperatingPoint, det_curve, fewest_errors, operating_point, per_hour
+from lightning_audio.errors import UserError, did_you_mean
+from lightning_audio.metrics import Score, proportion
+from lightning_audio.plots import det_figure, write_png
+from lightning_audio.results import write_atomically
+from lightning_audio.stream import Detector, Stream
+from lightning_audio.tasks.classification import Classification
+from lightning_audio.tasks.frames import clip_probabilities, max_pooling_loss, moving_mean
+
+RELEASE = 0.6  # share of the threshold below which a score has to fall before its keyword can come again
+WITHOUT_VALIDATION = 0.5  # the threshold where there is nothing to tune it on
+# From 0.02 to 0.9999, close together at both ends.
+THRESHOLDS = (1 / (1 + np.exp(-np.linspace(-4.0, 9.0, 53)))).tolist()
+
+
+class Trigger(Classification):
+    """Max-pooling loss on logits of every frame; scores of clips, and of detections in long audio.
+
+    Long audio is made of the clips of a split, all words in their background noise, by `long_audio`; the
+    network hears it as one stream, the same in every run. A threshold that is tuned makes the fewest misses
+    and false alarms together in the long audio of the validation clips, after every validation (whose own
+    scores are flattered by that); the test never changes it.
+
+    Args:
+        background: the labels that are no keywords.
+        noise: the one of them whose clips are noise without any word: long audio lies on these; where there
+            are none, on white noise.
+        in_a_row: training clips that stand one behind the other as one sequence, so that the network learns
+            to forget a word before the next one.
+        margin: seconds; see `max_pooling_loss`.
+        smoothing: seconds up to a frame whose mean score is its score.
+        threshold: a keyword is detected when its smoothed score reaches it. None tunes it on validation.
+        refractory: seconds after a detection in which the same keyword gives no other.
+        class_counts, shared: what `Classification` takes.
+
+    Raises:
+        UserError: front end or network do not run on a stream, the network gives no logits for every frame,
+            clips are mixed, or a label or a number does not fit.
+    """
+
+    fitted = ("threshold",)
+    threshold: Tensor
+
+    def __init__(
+        self,
+        background: Iterable[str],
+        noise: str | None = None,
+        in_a_row: int = 1,
+        margin: float | None = 0.4,
+        smoothing: float = 0.1,
+        threshold: float | None = None,
+        refractory: float = 1.0,
+        class_counts: Tensor | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(class_counts=class_counts, **shared)
+        self.background, self.noise, self.in_a_row, self.refractory = (
+            tuple(background),
+            noise,
+            in_a_row,
+            refractory,
+        )
+        self._refuse_misfits(smoothing, threshold, margin)
+        self.tuned = threshold is None
+        self.register_buffer("threshold", torch.tensor(WITHOUT_VALIDATION if self.tuned else threshold))
+        self.columns = [self.labels.index(label) for label in self.background]
+        self.frame_seconds = Stream(self).frame_seconds  # refuses what does not run on a stream
+        self._refuse_other_networks()
+        self.train()
+        self.smooth = max(round(smoothing / self.frame_seconds), 1)
+        self.margin = None if margin is None else round(margin / self.frame_seconds)
+
+    def _refuse_misfits(self, smoothing: float, threshold: float | None, margin: float | None) -> None:
+        for label in (*self.background, *([self.noise] if self.noise else [])):
+            if label not in self.labels:
+                raise UserError(
+                    f"task.background or task.noise names {label!r}, which is no label of the corpus"
+                    f"{did_you_mean(label, self.labels)}: mend it."
+                )
+        if not 0 < len(set(self.background)) < len(self.labels):
+            raise UserError(
+                f"task.background={list(self.background)} leaves no keywords, or nothing else: name "
+                "the labels that are no keywords."
+            )
+        if threshold is not None and not 0 < threshold <= 1:
+            raise UserError(
+                f"task.threshold={threshold} is no threshold: set it above 0 and up to 1, or null."
+            )
+        if min(smoothing, self.refractory, margin or 0) < 0 or self.in_a_row < 1:
+            raise UserError(
+                "task.smoothing, task.refractory and task.margin are lengths and task.in_a_row a count: set "
+                "them to 0 or more, and the last to 1 or more."
+            )
+        if self.label_smoothing:
+            raise UserError(
+                "The loss of task=trigger takes labels as they are: leave out task.label_smoothing."
+            )
+        if self.augment.mix is not None:
+            raise UserError("A trigger word is one or none, not a mixture: set augment.mix=null.")
+
+    @torch.no_grad()
+    def _refuse_other_networks(self) -> None:
+        second = torch.zeros(1, self.sample_rate)
+        if self(second, torch.tensor([self.sample_rate]))[0].dim() != 3:
+            raise UserError(
+                f"The network {type(self.network).__name__} gives one answer for a whole clip, and "
+                "task=trigger wants one for every frame: set network=gru network.per_frame=true."
+            )
+
+    # Training.
+
+    def augmented(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Clips one behind the other: waveforms `(R, k * T)`, lengths `(R,)`, targets `(R, k, C)`."""
+        waveforms, lengths, targets = super().augmented(batch)
+        count = math.gcd(len(waveforms), self.in_a_row)  # a last, smaller batch makes shorter rows
+        if count == 1:
+            return waveforms, lengths, targets
+        rows = waveforms.reshape(len(waveforms) // count, -1)
+        # The padding of a shorter clip is silence before the next one.
+        return rows, lengths.new_full([len(rows)], rows.shape[1]), targets.unflatten(0, (len(rows), count))
+
+    def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
+        """The mean `max_pooling_loss` of logits `(B, T, C)` and one-hot labels `(B, C)`, or `(B, k, C)`
+        where there are k clips of equal length in a row; weighted by `class_weights`."""
+        if targets.dim() == 3:
+            logits, lengths, targets = _apart(logits, targets)
+        classes = targets.argmax(-1)
+        each = max_pooling_loss(logits.float(), lengths, classes, self.columns, self.margin, self.smooth)
+        weights = self.class_weights[classes]
+        return (weights * each).sum() / weights.sum()
+
+    # Scores of clips.
+
+    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log probabilities `(B, C)` of whole clips, by `clip_probabilities`."""
+        logits, lengths = super().answer(waveforms, lengths)
+        return self._whole(logits, lengths), torch.ones_like(lengths)
+
+    def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
+        super().observe(stage, self._whole(logits, lengths) if logits.dim() == 3 else logits, lengths, batch)
+
+    def _whole(self, logits: Tensor, lengths: Tensor) -> Tensor:
+        scores = self.label_scores(logits.float())
+        return self.as_logits(clip_probabilities(scores, lengths, self.columns, self.smooth))
+
+    def over_windows(self, probabilities: Tensor) -> Tensor:
+        """As over the frames of a clip: a keyword is one wherever it comes."""
+        lengths = torch.tensor([len(probabilities)], device=probabilities.device)
+        return clip_probabilities(probabilities[None], lengths, self.columns, smooth=1)[0]
+
+    # Scores of long audio.
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        # Not at the epoch's end: there, averaged weights have made way again for those that are trained.
+        if self.tuned and self.is_fitting and batch_idx + 1 == self.trainer.num_val_batches[0]:
+            heard = self.hear(self.trainer.datamodule.splits["val"].clips)  # type: ignore[attr-defined]
+            self.best_threshold = fewest_errors(heard.points(THRESHOLDS)).threshold
+
+    def summarise(self, stage: str) -> dict[str, float]:
+        if stage == "val" and self.tuned and self.is_fitting:
+            self.threshold.fill_(self.best_threshold)
+        return super().summarise(stage)
+
+    def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
+        """Of the clips, and `miss_rate` and `false_alarms_per_hour` of the long audio made of them."""
+        scores = super().scores(clips)
+        self.heard = self.hear(clips)
+        self.point = self.heard.points([float(self.threshold)])[0]
+        groups = [clips[word.clip].group for word in self.heard.words]
+        return scores | {
+            "miss_rate": proportion(~self.point.hits, groups),
+            "false_alarms_per_hour": per_hour(self.point.false_alarms, self.heard.hours),
+        }
+
+    def write_tables(self, folder: Path) -> None:
+        """Writes the DET curve as det.csv and det.png, too."""
+        super().write_tables(folder)
+        heard = self.heard
+        rates = [
+            (p.miss_rate, p.false_alarms / heard.hours, p.threshold) for p in (*heard.curve(), self.point)
+        ]
+        lines = [f"{on:.6g},{missed:.6g},{alarms:.6g}\n" for missed, alarms, on in rates[:-1]]
+        write_atomically(folder / "det.csv", "".join(["threshold,miss_rate,false_alarms_per_hour\n", *lines]))
+        *curve, chosen = [rate[:2] for rate in rates]
+        write_png(det_figure(curve, chosen, len(heard.words), heard.hours), folder / "det.png")
+
+    def hear(self, clips: Sequence[Clip]) -> Heard:
+        """Lets the task listen to the long audio made of these clips, as one stream.
+
+        Raises:
+            UserError: a file can't be read, or there is no keyword among the clips.
+        """
+        if not any(clip.labels[0] not in self.background for clip in clips):
+            raise UserError("There is no keyword among the clips to detect: check task.background.")
+        sounds, noises, positions = [], [], []
+        for position, (clip, samples) in enumerate(
+            zip(clips, decode_clips(clips, self.sample_rate), strict=True)
+        ):
+            if isinstance(samples, AudioError):
+                raise samples
+            if clip.labels[0] == self.noise:
+                noises.append(samples)
+            elif samples.any():
+                sounds.append((clip.labels[0], samples))
+                positions.append(position)
+        samples, words = long_audio(sounds, noises, self.sample_rate)
+        training, stream = self.training, Stream(self)
+        scores = torch.cat([stream.push(samples), stream.finish()])
+        self.train(training)
+        keywords = [
+            Word(word.start, word.end, word.label, positions[word.clip])
+            for word in words
+            if word.label not in self.background
+        ]
+        return Heard(
+            self, moving_mean(scores[None], self.smooth)[0], keywords, len(samples) / self.sample_rate
+        )
+
+    def detector(self, threshold: float | None = None, smooth: int | None = None) -> Detector:
+        """What finds the keywords in the scores of a `Stream`, at the task's own threshold by default."""
+        on = float(self.threshold) if threshold is None else threshold
+        return Detector(
+            self.labels,
+            self.frame_seconds,
+            on,
+            RELEASE * on,
+            self.refractory,
+            self.smooth if smooth is None else smooth,
+            self.background,
+        )
+
+
+class Heard:
+    """What a task heard in long audio: smoothed scores `(T, C)`, and the keywords that were there."""
+
+    def __init__(self, task: Trigger, scores: Tensor, words: list[Word], seconds: float) -> None:
+        self.task, self.scores, self.words, self.hours = task, scores, words, seconds / 3600
+
+    def points(self, thresholds: Iterable[float]) -> list[OperatingPoint]:
+        """What each of the thresholds gives."""
+        found = {on: self.task.detector(on, smooth=1).push(self.scores) for on in thresholds}
+        times = {on: [(detection.time, detection.label) for detection in each] for on, each in found.items()}
+        return [operating_point(on, self.words, detections) for on, detections in times.items()]
+
+    def curve(self) -> list[OperatingPoint]:
+        """The detection error tradeoff."""
+        return det_curve(self.points(THRESHOLDS))
+
+
+def _apart(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Clips that stood in a row `(R, k * T, C)`, `(R, k, C)`, each for itself again."""
+    count = targets.shape[1]
+    size = logits.shape[1] // count
+    logits = logits[:, : count * size].unflatten(1, (count, size)).flatten(0, 1)
+    return logits, torch.full([len(logits)], size, device=logits.device), targets.flatten(0, 1)
