@@ -163,9 +163,9 @@ def test_clip_without_keyword_is_the_background_that_it_sounds_like() -> None:
 
 def test_moving_mean_is_that_of_the_live_detector() -> None:
     scores = torch.rand(400, 4, generator=torch.Generator().manual_seed(2))
-    options = {"on": 0.55, "off": 0.5, "ignore": ["_silence_"]}
-    live = Detector(LABELS, 0.01, smooth=5, **options)  # type: ignore[arg-type]
-    smoothed = Detector(LABELS, 0.01, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"on": 0.55, "off": 0.5, "ignore": ["_silence_"]}
+    live = Detector(LABELS, 0.01, smooth=5, **options)
+    smoothed = Detector(LABELS, 0.01, **options)
     found = [detection for rows in scores.split(7) for detection in live.push(rows)]
     expected = smoothed.push(moving_mean(scores[None], 5)[0])
     assert len(found) > 10
@@ -282,16 +282,28 @@ def test_threshold_travels_with_the_weights(trained: Trigger) -> None:
     assert float(make(threshold=0.7).threshold) == pytest.approx(0.7)
 
 
-def test_a_run_tunes_the_threshold_of_the_weights_that_it_keeps(tmp_path: Path) -> None:
+def test_a_run_tunes_the_threshold_of_the_weights_that_it_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Averaged ones, on its validation clips; with the test it ends in scores of long audio."""
     options = ["task=trigger", "task.background=[rain,wind]", "task.noise=wind", "frontend.top_db=null"]
     options += ["network=gru", "network.per_frame=true", "network.hidden=8", "augment=none", "callbacks=ema"]
     base = [option for option in TINY if not option.startswith("network")]
     cfg = config.compose_config([*base, *options, "loader.validation=0.3", f"paths.cache={tmp_path}"])
+    hear, heard_with = Trigger.hear, []
+
+    def recorded(task: Trigger, clips: list[Clip]) -> Any:
+        heard_with.append(task.network.get_parameter("head.weight").tolist())
+        return hear(task, clips)
+
+    monkeypatch.setattr(Trigger, "hear", recorded)
     scores = train(cfg, tmp_path / "run")["scores"]
     assert {"val/accuracy", "test/miss_rate", "test/false_alarms_per_hour"} <= scores.keys()
     task = load(tmp_path / "run")
     assert isinstance(task, Trigger)
+    # In both epochs, one of which is kept, and afterwards for the scores of validation and test.
+    kept = [weights == task.network.get_parameter("head.weight").tolist() for weights in heard_with]
+    assert kept in ([True, False, True, True], [False, True, True, True])
     data = build.datamodule(cfg)
     data.setup()
     heard = task.hear(data.splits["val"].clips)
