@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from lightning_audio import build
 from lightning_audio.errors import UserError
-from lightning_audio.events import Event, Hysteresis, events, scores_over_time, timelines
 from lightning_audio.frontend import mask_frames
 from lightning_audio.networks.base import Network
 from lightning_audio.predict import main
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.events import Event, Hysteresis, events, scores_over_time, timelines
 from lightning_audio.tasks.prediction import Window
 
 pytestmark = pytest.mark.usefixtures("_one_thread")

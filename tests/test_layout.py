@@ -32,7 +32,7 @@ ORDER = (
     ("frontend", "augment"),
     ("networks",),
     ("metrics", "detection", "results", "text", "decoding", "schedule"),
-    ("tasks", "events", "stream"),
+    ("tasks",),
     ("build",),
     ("checkpoint",),
     ("train", "evaluate", "predict", "folds", "find_lr", "check", "__main__"),

@@ -156,11 +156,14 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(
     assert_same_run(resumed, whole[overrides[0]])
 
 
-def test_a_run_that_has_ended_is_not_trained_further(whole: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("callbacks", [EMA, PLAIN])
+def test_a_run_that_has_ended_is_tested_again_and_not_trained(
+    callbacks: str, whole: dict[str, Path], tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
-    shutil.copytree(whole[PLAIN], copy)
-    train(compose_config([*FOUR, PLAIN]), copy)
-    assert_same_run(copy, whole[PLAIN])
+    shutil.copytree(whole[callbacks], copy)
+    train(compose_config([*FOUR, callbacks]), copy)
+    assert_same_run(copy, whole[callbacks])
 
 
 def test_a_run_without_a_checkpoint_starts_anew_in_its_folder(whole: dict[str, Path], tmp_path: Path) -> None:

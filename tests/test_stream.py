@@ -19,13 +19,13 @@ from conftest import sine, write_wav
 from torch import Tensor, nn
 
 from lightning_audio import build, predict
-from lightning_audio import stream as stream_module
 from lightning_audio.data.decode import resample
 from lightning_audio.errors import UserError
-from lightning_audio.events import events
 from lightning_audio.networks.base import Network
-from lightning_audio.stream import Detector, Stream, raw_audio
+from lightning_audio.tasks import stream as stream_module
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.events import events
+from lightning_audio.tasks.stream import Detector, Stream, raw_audio
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 RATE = 8000

@@ -24,8 +24,8 @@ from lightning_audio.detection import fewest_errors
 from lightning_audio.errors import UserError
 from lightning_audio.frontend import LogMel, Normalize
 from lightning_audio.networks.base import Network
-from lightning_audio.stream import Detector, Stream
 from lightning_audio.tasks.frames import clip_probabilities, max_pooling_loss, moving_mean
+from lightning_audio.tasks.stream import Detector, Stream
 from lightning_audio.tasks.trigger import THRESHOLDS, Trigger
 from lightning_audio.train import train
 

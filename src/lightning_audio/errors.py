@@ -43,8 +43,8 @@ def ends_in_one_sentence(program: Callable[P, R]) -> Callable[P, R]:
             return program(*args, **kwargs)
         except UserError as error:
             end_on(error)
-        except KeyboardInterrupt:
-            print("interrupted: go on with resume=latest", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
             sys.exit(130)
 
     return wrapped

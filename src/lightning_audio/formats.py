@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_audio.events import Event
-from lightning_audio.stream import Detection
+from lightning_audio.tasks.events import Event
 from lightning_audio.tasks.prediction import Prediction
+from lightning_audio.tasks.stream import Detection
 
 Row = Mapping[str, str]
 Timelines = Sequence[tuple[str, Sequence[Event]]]

@@ -21,12 +21,12 @@ from torch import Tensor
 from lightning_audio.checkpoint import load
 from lightning_audio.data.decode import audio_files
 from lightning_audio.errors import UserError, ends_in_one_sentence
-from lightning_audio.events import timelines
 from lightning_audio.formats import answers_as_text, detection_line, events_as_text
 from lightning_audio.results import write_atomically
-from lightning_audio.stream import Detector, Stream, raw_audio
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.events import timelines
 from lightning_audio.tasks.prediction import outputs_of_windows, read_recordings, window_and_hop
+from lightning_audio.tasks.stream import Detector, Stream, raw_audio
 
 FORMATS = ("table", "csv", "jsonl", "audacity", "rttm")
 EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events

@@ -96,7 +96,7 @@ def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint:
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit without a word
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt("go on with resume=latest") from None
         raise
 
 

@@ -20,9 +20,9 @@ from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.metrics import Score, proportion
 from lightning_audio.plots import det_figure, write_png
 from lightning_audio.results import write_atomically
-from lightning_audio.stream import Detector, Stream
 from lightning_audio.tasks.classification import Classification
 from lightning_audio.tasks.frames import clip_probabilities, max_pooling_loss, moving_mean
+from lightning_audio.tasks.stream import Detector, Stream
 
 RELEASE = 0.6  # share of the threshold below which a score has to fall before its keyword can come again
 WITHOUT_VALIDATION = 0.5  # the threshold where there is nothing to tune it on

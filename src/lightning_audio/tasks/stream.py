@@ -14,8 +14,8 @@ from torch import Tensor
 from lightning_audio.data.batch import INT16_SCALE, samples_to_float
 from lightning_audio.data.decode import to_int16
 from lightning_audio.errors import UserError
-from lightning_audio.events import TINY, Hysteresis, columns_without
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.events import TINY, Hysteresis, columns_without
 
 CHUNK_SECONDS = 0.02  # of raw audio that is read at once
 LONGEST_PIECE = 10.0  # seconds that run through the task at once: memory is bounded, whatever is pushed
