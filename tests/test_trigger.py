@@ -136,7 +136,7 @@ def test_training_clips_stand_in_a_row(clips: int, shape: tuple[int, int] | None
     task = make(in_a_row=4)
     waveforms = torch.arange(clips * 100).view(clips, 100).to(torch.int16)
     batch = Batch(waveforms, torch.full([clips], 100), torch.arange(clips) % 4)
-    rows, lengths, targets = task.augmented(batch)
+    rows, lengths, targets = task.arranged(*task.augmented(batch))
     assert torch.equal(rows.flatten() * 2**15, torch.arange(clips * 100.0))
     assert targets.argmax(-1).flatten().tolist() == [i % 4 for i in range(clips)]
     if shape is None:
@@ -225,7 +225,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trigger:
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 80)
         rows = torch.randperm(96, generator=generator)[:32]
         part = Batch(batch.waveforms[rows], batch.lengths[rows], batch.targets[rows])
-        waveforms, lengths, targets = task.augmented(part)
+        waveforms, lengths, targets = task.arranged(*task.augmented(part))
         logits, frames = task.network(*task.features(waveforms, lengths))
         loss = task.loss(logits, frames, targets)
         optimizer.zero_grad()

@@ -83,6 +83,8 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int, into: str = "val") 
 
     The draw depends on the seed and the groups alone, not on the order of the clips.
     """
+    if share == 0:
+        return list(clips)
     place = _dealt([clip for clip in clips if clip.split == "train"], [1 - share, share], seed)
     return [
         replace(clip, split=into) if clip.split == "train" and place[_unit(clip)] else clip for clip in clips
@@ -101,28 +103,27 @@ def _unit(clip: Clip) -> str:
 
 
 def _dealt(clips: Iterable[Clip], shares: Sequence[float], seed: int) -> dict[str, int]:
-    """The bin of every group, so that bin b gets about `shares[b]` of the clips of every label.
+    """The bin of every group, so that bin b gets about `shares[b]` of the clips, and of those of every label.
 
-    Large groups are dealt first, as only they can spoil the balance; each goes to the bin that lacks most of
-    its labels, then to the one that lacks most clips, then to the first. This is the steepest descent on the
-    squared error of the shares. Clips without a label count as of one.
+    Large groups are dealt first, as only they can spoil the balance; each goes where it takes most off the
+    chi-squared distance between what the bins should hold and what they hold so far.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counter[str | None]] = defaultdict(Counter)
     for clip in clips:
-        counts[_unit(clip)].update(clip.labels or ("",))
-    totals: Counter[str] = sum(counts.values(), Counter())
+        counts[_unit(clip)].update({None, *clip.labels})  # None stands for the clip, whatever its labels
+    totals: Counter[str | None] = sum(counts.values(), Counter())
     order = sorted(counts)
     random.Random(seed).shuffle(order)
     lacking = [dict.fromkeys(totals, share) for share in shares]
-    lacking_clips = [share * totals.total() for share in shares]
     place = {}
-    for name in sorted(order, key=lambda name: -counts[name].total()):
+    for name in sorted(order, key=lambda name: -counts[name][None]):
         parts = {label: n / totals[label] for label, n in counts[name].items()}
-        # Rounded, so that equal bins are equal.
-        lack = [round(sum(part * bin_[label] for label, part in parts.items()), 9) for bin_ in lacking]
-        best = max(range(len(shares)), key=lambda b: (lack[b], round(lacking_clips[b], 6)))
-        place[name] = best
-        lacking_clips[best] -= counts[name].total()
+        # Rounded, so that equal bins are equal, and the first of them is taken.
+        gain = [
+            round(sum(part * (2 * bin_[label] - part) for label, part in parts.items()) / share, 9)
+            for bin_, share in zip(lacking, shares, strict=True)
+        ]
+        best = place[name] = max(range(len(shares)), key=gain.__getitem__)
         for label, part in parts.items():
             lacking[best][label] -= part
     return place

@@ -110,6 +110,10 @@ class AudioTask(pl.LightningModule):
         """Targets in the form that mixing and the loss take."""
         return targets
 
+    def arranged(self, waveforms: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What training takes of augmented clips: each by itself, unless a task joins them."""
+        return waveforms, lengths, targets
+
     def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits as they are scored in a test; a task may average several views of a clip here."""
         return self(waveforms, lengths)
@@ -181,7 +185,7 @@ class AudioTask(pl.LightningModule):
         name = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
         torch.manual_seed(zlib.crc32(name.encode()))
         self.augment.progress = (self.current_epoch + batch_idx / self._batches) / self._epochs
-        waveforms, lengths, targets = self.augmented(batch)
+        waveforms, lengths, targets = self.arranged(*self.augmented(batch))
         logits, lengths = self.network(*self.features(waveforms, lengths))
         loss = self.loss(logits, lengths, targets)
         self.log(

@@ -126,9 +126,8 @@ class Trigger(Classification):
 
     # Training.
 
-    def augmented(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def arranged(self, waveforms: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Clips one behind the other: waveforms `(R, k * T)`, lengths `(R,)`, targets `(R, k, C)`."""
-        waveforms, lengths, targets = super().augmented(batch)
         count = math.gcd(len(waveforms), self.in_a_row)  # a last, smaller batch makes shorter rows
         if count == 1:
             return waveforms, lengths, targets
