@@ -111,7 +111,8 @@ def _dealt(clips: Iterable[Clip], shares: Sequence[float], seed: int) -> dict[st
     """
     counts: dict[str, Counter[str | None]] = defaultdict(Counter)
     for clip in clips:
-        counts[_unit(clip)].update(dict.fromkeys([None, *clip.labels], 1))  # None stands for the clip, whatever its labels
+        # None stands for the clip, whatever its labels.
+        counts[_unit(clip)].update(dict.fromkeys([None, *clip.labels], 1))
     totals: Counter[str | None] = sum(counts.values(), Counter())
     parts = {name: {label: n / totals[label] for label, n in counts[name].items()} for name in sorted(counts)}
     rng = random.Random(seed)
@@ -125,7 +126,8 @@ def _deal(
 ) -> tuple[float, dict[str, int]]:
     """The distance, and each group's bin where it takes most off the distance between what the bins should
     hold and what they hold so far."""
-    lacking: list[dict[str | None, float]] = [defaultdict(lambda share=share: share) for share in shares]  # type: ignore[misc]
+    labels = dict.fromkeys(label for group in parts.values() for label in group)
+    lacking = [dict.fromkeys(labels, share) for share in shares]
     place = {}
     for name in order:
         gain = [
@@ -136,7 +138,6 @@ def _deal(
         best = place[name] = max(range(len(shares)), key=lambda b: round(gain[b], 9))
         for label, part in parts[name].items():
             lacking[best][label] -= part
-    labels = dict.fromkeys(label for group in parts.values() for label in group)
     off = [sum(bin_[label] ** 2 for label in labels) / s for bin_, s in zip(lacking, shares, strict=True)]
     return round(sum(off), 9), place
 
