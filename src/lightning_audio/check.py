@@ -19,10 +19,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from lightning_audio import build, config
-from lightning_audio.data.clip import Clip, hold_out, validated
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import in_threads
 from lightning_audio.data.findings import Finding, Inspection
 from lightning_audio.data.inspection import Heard, listen_to, summary
+from lightning_audio.data.module import clips_of
 from lightning_audio.data.store import progress
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.results import to_json, write_atomically
@@ -65,11 +66,7 @@ def _clips(cfg: DictConfig, fold: int | None = None) -> list[Clip]:
     if fold is not None:
         cfg = cfg.copy()
         cfg.data.fold = fold
-    corpus = build.corpus(cfg)
-    clips = validated(corpus.clips(), str(corpus.root))
-    if cfg.loader.validation and not any(clip.split == "val" for clip in clips):
-        clips = hold_out(clips, cfg.loader.validation, cfg.seed)
-    return clips
+    return clips_of(build.corpus(cfg), cfg.loader.validation, cfg.seed)
 
 
 def _misfit(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> list[Finding]:

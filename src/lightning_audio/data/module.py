@@ -36,6 +36,24 @@ class ClipSet(Dataset):
         return Batch(waveforms, lengths, self.targets[positions], ids)
 
 
+def clips_of(corpus: Corpus, validation: float = 0.0, seed: int = 0) -> list[Clip]:
+    """The clips of a corpus, validated; a share of the training clips becomes val where there is none.
+
+    Raises:
+        UserError: a row is bad, or the share is less than any group of clips.
+    """
+    clips = validated(corpus.clips(), str(corpus.root))
+    if not validation or any(clip.split == "val" for clip in clips):
+        return clips
+    clips = hold_out(clips, validation, seed)
+    if not any(clip.split == "val" for clip in clips):
+        raise UserError(
+            f"loader.validation={validation} is less than one clip (or group of clips) of any label: raise "
+            "it, or set it to 0."
+        )
+    return clips
+
+
 class AudioDataModule(pl.LightningDataModule):
     """Prepares a corpus, decodes it once, holds its splits apart and loads batches.
 
@@ -83,7 +101,7 @@ class AudioDataModule(pl.LightningDataModule):
         if self.splits:
             return
         self.corpus.prepare()
-        self._open_store(self._clips(), where="disk")
+        self._open_store(clips_of(self.corpus), where="disk")
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the table of clips and splits it.
@@ -93,14 +111,7 @@ class AudioDataModule(pl.LightningDataModule):
         """
         if self.splits:
             return
-        clips = self._clips()
-        if self.validation and not any(clip.split == "val" for clip in clips):
-            clips = hold_out(clips, self.validation, self.seed)
-            if not any(clip.split == "val" for clip in clips):
-                raise UserError(
-                    f"loader.validation={self.validation} is less than one clip (or group of clips) of any "
-                    "label: raise it, or set it to 0."
-                )
+        clips = clips_of(self.corpus, self.validation, self.seed)
         refuse_leaks(clips)
         self.labels = self.corpus.labels or tuple(sorted({label for clip in clips for label in clip.labels}))
         self.targets = self.encoding(self.labels)
@@ -110,9 +121,6 @@ class AudioDataModule(pl.LightningDataModule):
             if not rows and split != "val":
                 raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
             self.splits[split] = ClipSet(rows, self.store, self.targets.encode(rows))
-
-    def _clips(self) -> list[Clip]:
-        return validated(self.corpus.clips(), str(self.corpus.root))
 
     def _open_store(self, clips: Sequence[Clip], where: str) -> WaveStore:
         device = torch.accelerator.current_accelerator(check_available=True) if where == "device" else None
