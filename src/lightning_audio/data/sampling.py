@@ -56,24 +56,36 @@ class BatchSampler(Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def generator(self) -> np.random.Generator:
+        """What all that is drawn for this epoch is drawn from."""
+        return np.random.default_rng((self.seed, self.epoch))
+
+    def positions(self, rng: np.random.Generator) -> np.ndarray:
+        """The positions that make this epoch, in no order of their own."""
+        return np.arange(self.num_clips) if self.draw is None else self.draw(rng)
+
     def order(self) -> np.ndarray:
         """The positions that this rank reads in this epoch, in their order."""
-        rng = np.random.default_rng((self.seed, self.epoch))
-        positions = np.arange(self.num_clips) if self.draw is None else self.draw(rng)
+        rng = self.generator()
+        positions = self.positions(rng)
         if self.shuffle:
             positions = rng.permutation(positions)
             positions = np.resize(positions, -(-len(positions) // self.world_size) * self.world_size)
         return positions[self.rank :: self.world_size]
 
+    def batches(self) -> list[np.ndarray]:
+        """The batches of positions that this rank reads in this epoch, in their order."""
+        order = self.order()
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
     def __len__(self) -> int:
         if self._length is None:  # the same in every epoch, and a draw may take its time
-            self._length = -(-len(self.order()) // self.batch_size)
+            self._length = len(self.batches())
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.order()
-        for start in range(self.first_batch * self.batch_size, len(order), self.batch_size):
-            yield order[start : start + self.batch_size].tolist()
+        for batch in self.batches()[self.first_batch :]:
+            yield batch.tolist()
 
 
 class BatchLoader(DataLoader):
