@@ -1,22 +1,176 @@
-"""Corpora whose clips are synthesised here and now: written once to the cache, the same everywhere."""
+"""Corpora whose clips are made here and now: written once to the cache, the same everywhere."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 from filelock import FileLock
+from scipy.fft import next_fast_len
 
 from lightning_audio.data.clip import Clip, split_by_fold
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.decode import to_int16
 from lightning_audio.data.synthesis import SOUNDS, SYNTHESIS_VERSION, overlapping, render
 from lightning_audio.errors import UserError
+
+BOUNDARIES = "boundaries.jsonl"
+
+Word = tuple[str, float, float]  # the word, its start and its end in seconds
+
+
+class MadeCorpus(Corpus):
+    """Audio that is written once to the cache, into a folder that is named after all it depends on.
+
+    A subclass names the `kind` of its folder, says what the files are `made_of`, and how to `write` them.
+    """
+
+    kind: str
+
+    @abstractmethod
+    def made_of(self) -> Sequence[Any]:
+        """All that the files depend on, as JSON can hold it."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Writes all files into a folder that is there and empty."""
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the files are once they are made."""
+        digest = hashlib.sha256(json.dumps(self.made_of()).encode()).hexdigest()
+        return self.cache / f"{self.kind}-{digest[:12]}"
+
+    def prepare(self) -> None:
+        """Writes the files where they are not there yet; of two processes that start together, one does.
+
+        Raises:
+            UserError: the cache can't be written to.
+        """
+        if self.folder.is_dir():
+            return
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder.with_suffix(".lock")):
+                if not self.folder.is_dir():
+                    self._write_whole()
+        except OSError as error:
+            raise UserError(
+                f"The clips of {self.kind} can't be written to {self.cache} ({error.strerror}): set "
+                "paths.cache to a folder that can be written to."
+            ) from error
+
+    def _write_whole(self) -> None:
+        # Whoever holds the lock is alone: a partial folder is what a killed process left.
+        partial = self.folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        self.write(partial)
+        partial.rename(self.folder)
+
+    def _refuse_unprepared(self) -> None:
+        if not self.folder.is_dir():
+            raise UserError(
+                f"The clips of {self.kind} are not in {self.folder}: call prepare() to make them."
+            )
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is said, and when: `words` with true boundaries, `samples` `(T,)` in [-1, 1].
+
+    `facts` stand in its row of `boundaries.jsonl` beside `id`, `duration` and `words`.
+    """
+
+    name: str
+    samples: np.ndarray
+    words: Sequence[Word]
+    facts: Mapping[str, Any]
+
+
+class MadeUtterances(MadeCorpus):
+    """Utterances whose words have known boundaries, kept as `boundaries.jsonl` beside the WAV files."""
+
+    labels = ()
+    written_rate: int  # in Hz, of the files
+
+    @abstractmethod
+    def utterances(self) -> Iterator[Utterance]:
+        """All of them, made one after another."""
+
+    def write(self, folder: Path) -> None:
+        with (folder / BOUNDARIES).open("w", encoding="utf-8") as file:
+            for made in self.utterances():
+                # By way of memory: soundfile waits for the disk at the end of every file that it writes.
+                wav = io.BytesIO()
+                soundfile.write(wav, to_int16(made.samples), self.written_rate, "PCM_16", format="WAV")
+                (folder / f"{made.name}.wav").write_bytes(wav.getvalue())
+                seconds = len(made.samples) / self.written_rate
+                row = {"id": made.name, "duration": seconds, "words": made.words, **made.facts}
+                file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `boundaries.jsonl`: `id`, `duration`, `words` and what the corpus knows besides.
+
+        Raises:
+            UserError: `prepare` was not called.
+        """
+        self._refuse_unprepared()
+        lines = (self.folder / BOUNDARIES).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def boundaries(self) -> dict[str, list[Word]]:
+        """The words of every utterance with their true start and end in seconds, by the clip's id."""
+        return {row["id"]: [(word, start, end) for word, start, end in row["words"]] for row in self.rows()}
+
+    def clip(self, row: Mapping[str, Any], **known: Any) -> Clip:
+        """The clip of a row, and what is `known` of it besides; its text is the words, one space between."""
+        path, text = str(self.folder / f"{row['id']}.wav"), " ".join(word for word, *_ in row["words"])
+        return Clip(id=row["id"], path=path, duration=row["duration"], text=text, **known)
+
+
+def utterance_counts(train: int, val: int, test: int) -> dict[str, int]:
+    """The utterances of each split; raises UserError where one would have none."""
+    counts = {"train": train, "val": val, "test": test}
+    refuse_below(
+        {f"{split}_utterances": count for split, count in counts.items()},
+        dict.fromkeys([f"{split}_utterances" for split in counts], 1),
+    )
+    return counts
+
+
+def in_noise(
+    clean: np.ndarray, sample_rate: int, rng: np.random.Generator, snr_db: tuple[float, float]
+) -> np.ndarray:
+    """`(T,)` as `render` gives a sound back: in coloured noise, at a random level and SNR."""
+    # Noise is made by an FFT, which takes ten times as long where T has a large prime factor.
+    longer = np.pad(clean, (0, next_fast_len(len(clean)) - len(clean)))
+    time = np.arange(len(longer)) / sample_rate
+    return render(lambda rng, time: longer, rng, time, *snr_db)[: len(clean)]
+
+
+def refuse_below(given: Mapping[str, float], lowest: Mapping[str, float]) -> None:
+    """Raises UserError for the first option of `lowest` whose value is under the least that it may have."""
+    for key, least in lowest.items():
+        if given[key] < least:
+            raise UserError(f"data.{key} is {given[key]}: set it to {least} at least.")
+
+
+def refuse_swapped(**ranges: tuple[float, float]) -> None:
+    """Raises UserError where of the options min_NAME and max_NAME the first is the larger."""
+    for name, (low, high) in ranges.items():
+        if low > high:
+            raise UserError(f"data.min_{name} {low} is above data.max_{name} {high}: swap them.")
 
 
 @dataclass(frozen=True)
@@ -29,7 +183,7 @@ class Row:
     key: tuple[int, ...]
 
 
-class SynthesisedCorpus(Corpus):
+class SynthesisedCorpus(MadeCorpus):
     """Clips of the sounds of `data.synthesis` in five folds; nothing has to be there before.
 
     A subclass names the `kind` of its folder and says `rows`. Every clip has random numbers of its own, so
@@ -69,41 +223,16 @@ class SynthesisedCorpus(Corpus):
         self.fold, self.seconds, self.seed, self.counts = fold, seconds, seed, counts
         self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
         self._refuse_bad_arguments()
-        self.root = self.cache / f"{self.kind}-{self._hash()}"
+        self.root = self.folder
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
         """What clips there are."""
 
-    def prepare(self) -> None:
-        """Writes the clips where they are not there yet; of two processes that start together, one does.
-
-        Raises:
-            UserError: the cache can't be written to.
-        """
-        if self.root.is_dir():
-            return
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root.with_suffix(".lock")):
-                if not self.root.is_dir():
-                    self._write()
-        except OSError as error:
-            raise UserError(
-                f"The demo clips can't be written to {self.cache} ({error.strerror}): set paths.cache to a "
-                "folder that can be written to."
-            ) from error
-
-    def _write(self) -> None:
-        # Whoever holds the lock is alone: a partial folder is what a killed process left.
-        partial = self.root.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+    def write(self, folder: Path) -> None:
         for row in self.rows():
-            soundfile.write(
-                partial / f"{row.name}.wav", self._samples(row), self.sample_rate, subtype="PCM_16"
-            )
-        partial.rename(self.root)
+            path = folder / f"{row.name}.wav"
+            soundfile.write(path, self._samples(row), self.sample_rate, subtype="PCM_16")
 
     def clips(self) -> list[Clip]:
         """All clips; those of `fold` are the test split.
@@ -111,8 +240,7 @@ class SynthesisedCorpus(Corpus):
         Raises:
             UserError: `prepare` was not called.
         """
-        if not self.root.is_dir():
-            raise UserError(f"The demo clips are not in {self.root}: call prepare() to make them.")
+        self._refuse_unprepared()
         return split_by_fold((self._clip(row) for row in self.rows()), self.fold)
 
     def _clip(self, row: Row) -> Clip:
@@ -125,10 +253,9 @@ class SynthesisedCorpus(Corpus):
         sound = overlapping([SOUNDS[label] for label in row.labels])
         return render(sound, rng, time, self.min_snr_db, self.max_snr_db)
 
-    def _hash(self) -> str:
+    def made_of(self) -> Sequence[Any]:
         snr, counts = (self.min_snr_db, self.max_snr_db), self.counts.values()
-        made_of = (SYNTHESIS_VERSION, self.sample_rate, *counts, self.seconds, snr, self.seed)
-        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
+        return (SYNTHESIS_VERSION, self.sample_rate, *counts, self.seconds, snr, self.seed)
 
     def _refuse_bad_arguments(self) -> None:
         if self.fold not in self.folds:
@@ -136,11 +263,7 @@ class SynthesisedCorpus(Corpus):
                 f"There is no fold {self.fold!r} of the demo: set data.fold to one of {self.folds}."
             )
         given = {"sample_rate": self.sample_rate, "seconds": self.seconds, "seed": self.seed, **self.counts}
-        lowest = {"sample_rate": 16000, "seconds": 0.5, "seed": 0, **dict.fromkeys(self.counts, 1)}
-        for key, least in lowest.items():
-            if given[key] < least:
-                raise UserError(f"data.{key} is {given[key]}: set it to {least} at least.")
-        if self.min_snr_db > self.max_snr_db:
-            raise UserError(
-                f"data.min_snr_db {self.min_snr_db} is above data.max_snr_db {self.max_snr_db}: swap them."
-            )
+        refuse_below(
+            given, {"sample_rate": 16000, "seconds": 0.5, "seed": 0, **dict.fromkeys(self.counts, 1)}
+        )
+        refuse_swapped(snr_db=(self.min_snr_db, self.max_snr_db))
