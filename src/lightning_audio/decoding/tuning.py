@@ -1,0 +1,81 @@
+"""The weight of a language model and the word bonus, found on validation utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from lightning_audio.decoding.hypothesis import Decoder
+from lightning_audio.errors import UserError
+from lightning_audio.transcript_metrics import transcript_values
+
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+BONUSES = (-1.0, 0.0, 1.0, 2.0)
+Row = dict[str, float]
+
+
+def tune(
+    log_probs: Sequence[Tensor],
+    references: Sequence[str],
+    make: Callable[[float, float], Decoder],
+    weights: Sequence[float] = WEIGHTS,
+    bonuses: Sequence[float] = BONUSES,
+    rounds: int = 2,
+) -> tuple[float, float, list[Row]]:
+    """The LM weight and word bonus with the lowest corpus WER, then the lowest CER, then tried first.
+
+    Tries a grid, and then `rounds` times the neighbours of the best at half the distance of the time before;
+    weights stay at 0 or above.
+
+    Args:
+        log_probs: `(T, C)` of each utterance.
+        references: their transcripts, normalised.
+        make: a decoder with this LM weight and word bonus, such as `LMDecoder.weighted`.
+        weights: LM weights of the grid.
+        bonuses: word bonuses of the grid.
+        rounds: of refinement.
+
+    Returns:
+        weight, bonus, and all that was tried: rows of `lm_weight`, `word_bonus`, `wer` and `cer`, in order.
+
+    Raises:
+        UserError: no reference has a word.
+    """
+    if not any(reference.split() for reference in references):
+        raise UserError("There are no words to tune a decoder on: give validation clips a `text`.")
+    tried: dict[tuple[float, float], Row] = {}
+
+    def attempt(weight: float, bonus: float) -> None:
+        key = (round(weight, 6), round(bonus, 6))
+        if key not in tried and weight >= 0:
+            rates = _rates(log_probs, references, make(*key))
+            tried[key] = {"lm_weight": key[0], "word_bonus": key[1], **rates}
+
+    for weight in weights:
+        for bonus in bonuses:
+            attempt(weight, bonus)
+    steps = [_spacing(weights) / 2, _spacing(bonuses) / 2]
+    for _ in range(rounds):
+        best_weight, best_bonus = _best(tried)
+        for away in (-1, 0, 1):
+            for aside in (-1, 0, 1):
+                attempt(best_weight + away * steps[0], best_bonus + aside * steps[1])
+        steps = [step / 2 for step in steps]
+    return *_best(tried), [*tried.values()]
+
+
+def _rates(log_probs: Sequence[Tensor], references: Sequence[str], decoder: Decoder) -> Row:
+    found = [decoder(rows)[0].text for rows in log_probs]
+    rows = [{"reference": r, "hypothesis": h} for r, h in zip(references, found, strict=True)]
+    values = transcript_values(rows)
+    return {"wer": values["wer"], "cer": values["cer"]}
+
+
+def _best(tried: dict[tuple[float, float], Row]) -> tuple[float, float]:
+    return min(tried, key=lambda key: (tried[key]["wer"], tried[key]["cer"]))
+
+
+def _spacing(values: Sequence[float]) -> float:
+    """The mean distance of neighbours in a grid; 1 where there is only one value."""
+    return (max(values) - min(values)) / (len(values) - 1) if len(values) > 1 else 1.0
