@@ -25,15 +25,19 @@ from lightning_audio.results import (
     write_atomically,
 )
 from lightning_audio.tables import markdown_table, per_class_table, print_table
+from lightning_audio.transcript_metrics import per_group, transcript_scores
+from lightning_audio.transcript_report import has_transcripts
 
 SEVERAL = "hypothesis_labels"  # what predictions hold where a clip may have several labels
+WER = "test/wer"
 
 
 @dataclass(frozen=True)
 class FoldSummary:
     """The runs of all folds in their order, and of all clips together the scores and a row for each class.
 
-    The confusion `(C, C)` is None where a clip may have several labels.
+    The confusion `(C, C)` is None where a clip may have several labels. Transcripts have no labels and no
+    confusion either, and a row for each group of utterances in the place of classes.
     """
 
     runs: list[RunResult]
@@ -41,6 +45,20 @@ class FoldSummary:
     pooled: dict[str, Score]
     classes: list[dict[str, Any]]
     confusion: NDArray | None
+
+    @property
+    def worst(self) -> dict[str, Any] | None:
+        """The `fold` with the highest `test/wer`, and that; None of what are no transcripts."""
+        rates = self.values().get(WER)
+        if rates is None:
+            return None
+        position = rates.index(max(rates))
+        return {"fold": self.runs[position].data["fold"], WER: rates[position]}
+
+    def remark(self) -> str:
+        """A sentence that names the worst fold of transcripts, otherwise nothing."""
+        worst = self.worst
+        return f"Worst fold: {worst['fold']}, WER {100 * worst[WER]:.1f} %." if worst else ""
 
     def values(self) -> dict[str, list[float]]:
         """Per score that every run has, its value in each fold."""
@@ -56,6 +74,7 @@ class FoldSummary:
             ],
             "mean": {name: mean(folds) for name, folds in values.items()},
             "deviation": {name: stdev(folds) for name, folds in values.items()},
+            **({"worst": self.worst} if self.worst else {}),
             "pooled": self.pooled,
             "labels": self.labels,
             "classes": self.classes,
@@ -79,16 +98,19 @@ class FoldSummary:
 def summarise_folds(runs: Sequence[RunResult]) -> FoldSummary:
     """One result of one run per fold; the clips of all test folds are pooled as they were predicted.
 
-    Each run's metrics name in `data` its `fold`, all `folds` of the corpus, and its `labels` in order.
+    Each run's metrics name in `data` its `fold`, all `folds` of the corpus, and its `labels` in order, which
+    transcripts need not have.
 
     Raises:
         UserError: a fold is missing or there twice, a clip stands in two folds, or labels differ.
     """
-    labels = _common_labels(runs)
+    transcribed = bool(runs) and all(has_transcripts(run) for run in runs)
+    labels = [] if transcribed else _common_labels(runs)
     _check_folds(runs)
     runs = sorted(runs, key=lambda run: run.data["fold"])
     rows = [row for run in runs for row in run.predictions]
-    scores, classes, confusion = (_pool_labels if SEVERAL in rows[0] else _pool_classes)(rows, labels)
+    pool = _pool_transcripts if transcribed else _pool_labels if SEVERAL in rows[0] else _pool_classes
+    scores, classes, confusion = pool(rows, labels)
     return FoldSummary(runs, labels, {f"test/{n}": score for n, score in scores.items()}, classes, confusion)
 
 
@@ -112,6 +134,10 @@ def _pool_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Poole
     probabilities = np.array([[row["scores"][label] for label in labels] for row in rows])
     scores = multilabel_scores(probabilities, targets, said, [row.get("group") for row in rows])
     return scores, per_label(probabilities, targets, said, labels), None
+
+
+def _pool_transcripts(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Pooled:
+    return transcript_scores(rows), per_group(rows), None
 
 
 def _labels_of(row: dict[str, Any]) -> list[str]:
@@ -161,14 +187,15 @@ def _check_folds(runs: Sequence[RunResult]) -> None:
 
 
 def write_fold_report(folder: Path, summary: FoldSummary) -> None:
-    """Writes folds.md, folds.json, and confusion.png or where labels overlap per_class.png."""
+    """Writes folds.md, folds.json, and of labels confusion.png, or where they overlap per_class.png."""
     write_atomically(folder / "folds.json", to_json(summary.as_dict(), indent=2) + "\n")
-    if summary.confusion is None:
+    ending = f"{summary.remark()}\n"
+    if summary.labels and summary.confusion is None:
         plot_labels(summary.classes, folder / "per_class.png")
-        picture = "![Average precision, precision and recall](per_class.png)\n"
-    else:
+        ending = "![Average precision, precision and recall](per_class.png)\n"
+    elif summary.confusion is not None:
         plot_confusion(summary.confusion, summary.labels, folder / "confusion.png")
-        picture = "![Confusion matrix](confusion.png)\n"
+        ending = "![Confusion matrix](confusion.png)\n"
     clips = sum(len(run.predictions) for run in summary.runs)
     parts = [
         f"# {len(summary.runs)} folds\n",
@@ -177,7 +204,7 @@ def write_fold_report(folder: Path, summary: FoldSummary) -> None:
         f"{clips} clips together, with a 95 % interval that takes clips of one group as dependent.\n",
         "## All folds together\n",
         markdown_table(per_class_table(summary.classes)),
-        picture,
+        ending,
         "## Runs\n",
         "".join(f"- fold {run.data['fold']}: `{run.folder}`\n" for run in summary.runs),
     ]
@@ -186,4 +213,7 @@ def write_fold_report(folder: Path, summary: FoldSummary) -> None:
 
 def print_fold_report(summary: FoldSummary, console: Console | None = None) -> None:
     """Prints a row per fold, the mean with its deviation, and the pooled scores with their intervals."""
+    console = console or Console()
     print_table(summary.table(), f"{len(summary.runs)} folds, percent", console)
+    if remark := summary.remark():
+        console.print(remark, soft_wrap=True, markup=False, highlight=False)
