@@ -1,20 +1,29 @@
-"""What `predict` finds as text: tables, CSV, JSON lines, label tracks of Audacity, RTTM-like lines."""
+"""What programs find as text: tables, CSV, JSON lines, label tracks of Audacity, RTTM-like lines, and
+transcripts as text, JSON lines, subtitles, TextGrids and CTM."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_audio.alignment import Span
+from lightning_audio.data.decode import AUDIO_SUFFIXES
+from lightning_audio.errors import UserError
+from lightning_audio.results import write_atomically
+from lightning_audio.subtitles import ctm, srt, textgrid, vtt
 from lightning_audio.tasks.events import Event
 from lightning_audio.tasks.prediction import Prediction
 from lightning_audio.tasks.stream import Detection
+from lightning_audio.tasks.transcribe import Transcript
 
 Row = Mapping[str, str]
 Timelines = Sequence[tuple[str, Sequence[Event]]]
@@ -126,6 +135,82 @@ def events_as_text(found: Timelines, form: str, to_terminal: bool) -> str:
         return "".join(LINES[form](name, event) for name, timeline in found for event in timeline)
     rows = rows_of_events(found)
     return as_csv(rows, EVENT_COLUMNS) if form == "csv" else as_table(rows, EVENT_COLUMNS, to_terminal)
+
+
+def transcript_json_line(found: Transcript) -> str:
+    """Segments, words and tokens with their times and scores."""
+    segments = [_nested(segment, ("words", "tokens")) for segment in found.segments]
+    seconds = round(found.seconds, 6)
+    return json_line({"file": found.id, "seconds": seconds, "text": found.text, "segments": segments})
+
+
+def _nested(span: Span, names: Sequence[str]) -> dict[str, object]:
+    fields: dict[str, object] = {"text": span.text, "start": span.start, "end": span.end, "score": span.score}
+    parts = {names[0]: [_nested(part, names[1:]) for part in span.parts]} if names else {}
+    return rounded(fields) | parts
+
+
+def _transcript_tiers(found: Transcript) -> str:
+    tokens = [token for word in found.words for token in word.parts]
+    tiers = {"segments": found.segments, "words": found.words, "tokens": tokens}
+    return textgrid(tiers, found.seconds)
+
+
+TRANSCRIPTS: dict[str, Callable[[Transcript], str]] = {
+    "text": lambda found: f"{found.id}\t{found.text}\n",
+    "jsonl": transcript_json_line,
+    "ctm": lambda found: ctm(found.id, found.words),
+    "srt": lambda found: srt(found.segments),
+    "vtt": lambda found: vtt(found.segments),
+    "textgrid": _transcript_tiers,
+}
+OF_ONE_FILE = ("srt", "vtt", "textgrid")  # the others take several recordings, one behind the other
+SUFFIXES = {"text": ".txt", "textgrid": ".TextGrid"}  # of the others their name
+
+
+def transcripts_as_text(found: Sequence[Transcript], form: str) -> str:
+    """All transcripts as `text`, `jsonl` or `ctm`; one as `srt`, `vtt` or `textgrid`."""
+    return "".join(TRANSCRIPTS[form](transcript) for transcript in found)
+
+
+def transcript_files(names: Sequence[str], form: str, output: Path | None) -> list[Path] | None:
+    """The file of each recording where `output` is a folder, which is one that exists or has no suffix.
+
+    Raises:
+        UserError: several recordings would be written into one file that takes but one, or over one another.
+    """
+    if output is None or not (output.is_dir() or not output.suffix):
+        if form in OF_ONE_FILE and len(names) > 1:
+            raise UserError(
+                f"--format {form} makes a file for each recording, and there are {len(names)}: name a folder "
+                "with --output."
+            )
+        return None
+    files = [output / f"{_stem(name)}{SUFFIXES.get(form, f'.{form}')}" for name in names]
+    for i, file in enumerate(files):
+        if file in files[:i]:
+            raise UserError(
+                f"{names[files.index(file)]} and {names[i]} would both be written to {file}: give them one "
+                "after another, with an --output of their own."
+            )
+    return files
+
+
+def _stem(name: str) -> str:
+    path = Path(name)
+    return path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
+
+
+def write_transcripts(found: Sequence[Transcript], form: str, output: Path | None) -> None:
+    """To the files that `transcript_files` names, otherwise all to one, or to the terminal."""
+    files = transcript_files([transcript.id for transcript in found], form, output)
+    if files is not None:
+        for file, transcript in zip(files, found, strict=True):
+            write_atomically(file, transcripts_as_text([transcript], form))
+    elif output is not None:
+        write_atomically(output, transcripts_as_text(found, form))
+    else:
+        sys.stdout.write(transcripts_as_text(found, form))
 
 
 def detection_line(detection: Detection, form: str) -> str:

@@ -1,0 +1,171 @@
+"""Says when each word of a known text was said, by a trained run of speech recognition.
+
+python -m lightning_audio.align logs/digits_bilstm/2026-01-31_12-00-00_a1b2 one.wav "three five five zero"
+python -m lightning_audio.align RUN one.wav "three five" --format textgrid --output one.TextGrid
+python -m lightning_audio.align RUN --manifest texts.jsonl --format ctm --output texts.ctm
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from lightning_audio.alignment import Extent, Span, align, joined
+from lightning_audio.checkpoint import load
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.decode import decode
+from lightning_audio.data.manifests import read_manifest
+from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.formats import TRANSCRIPTS, transcript_files, write_transcripts
+from lightning_audio.predict import device_of
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.ctc import CTC
+from lightning_audio.tasks.transcribe import Transcript, posteriors
+from lightning_audio.text import UnknownCharacter
+
+FORMATS = tuple(form for form in TRANSCRIPTS if form != "text")
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("lightning-audio align", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", help="run folder or checkpoint of speech recognition")
+    parser.add_argument("audio", nargs="?", help="WAV, FLAC, Ogg, MP3")
+    parser.add_argument("text", nargs="?", help="what is said in it")
+    parser.add_argument(
+        "--manifest", type=Path, help="JSONL or CSV with audio_filepath and text, in their place"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="ctm")
+    parser.add_argument(
+        "--output", type=Path, help="a file, or a folder for a file of each recording [the terminal]"
+    )
+    known = Extent()
+    parser.add_argument(
+        "--shift", type=float, default=known.shift, help=f"seconds by which words are later [{known.shift}]"
+    )
+    parser.add_argument(
+        "--reach",
+        type=float,
+        default=known.reach,
+        help=f"seconds of a word beyond its frames [{known.reach}]",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps [cpu]")
+    parser.add_argument(
+        "--allow", nargs="*", default=[], help="packages of your own that the checkpoint may build"
+    )
+    options = parser.parse_args(argv)
+    if (options.manifest is None) == (options.text is None) or (options.manifest and options.audio):
+        parser.error("give either AUDIO and its TEXT, or --manifest FILE")
+    return options
+
+
+def clips_to_align(options: argparse.Namespace) -> list[Clip]:
+    """Raises UserError where a row of the manifest has no text."""
+    if options.manifest is None:
+        return [Clip(id=options.audio, path=options.audio, text=options.text)]
+    clips = read_manifest(options.manifest)
+    if silent := [clip.id for clip in clips if clip.text is None]:
+        raise UserError(f"{options.manifest} has no text for {', '.join(silent[:5])}: add it to their rows.")
+    return clips
+
+
+def refuse_others(task: AudioTask, run: str) -> CTC:
+    """The task; raises UserError where it does not recognise speech."""
+    if not isinstance(task, CTC):
+        raise UserError(
+            f"{run} is a run of {type(task).__name__.lower()}, which knows no words in time: give one of "
+            "speech recognition (task=ctc)."
+        )
+    return task
+
+
+def aligned(task: CTC, clip: Clip, extent: Extent) -> tuple[Span, float]:
+    """The text of a clip, as the task's normaliser leaves it, as one segment, and where the clip ends.
+
+    Times are in seconds of the clip's file. Memory grows as `align` says.
+
+    Raises:
+        UserError: the text has no word or an unknown character, or needs more frames than its audio gives, or
+            the file can't be read.
+    """
+    tokens = _tokens(task, clip)
+    samples = decode(clip.path, task.sample_rate, clip.start, clip.duration)
+    rows = posteriors(task, samples)
+    words = align(rows, tokens, task.tokenizer, task.frame_seconds, clip.start, extent, clip.id)
+    return joined(" ".join(word.text for word in words), words), clip.start + len(samples) / task.sample_rate
+
+
+def beside_truth(
+    task: CTC, clips: Iterable[Clip], truth: Mapping[str, Sequence[tuple[str, float, float]]], extent: Extent
+) -> list[tuple[Span, tuple[float, float]]]:
+    """Each word of the clips as it is aligned, with its true start and end.
+
+    `fit_extent` and `boundary_errors` take them.
+
+    Args:
+        task: in eval mode.
+        clips: with their texts.
+        truth: word, start and end in seconds of the words of each clip, as `boundaries()` of a corpus gives.
+        extent: `BARE` to fit one.
+
+    Raises:
+        UserError: as `aligned`; or a clip has other words than are true of it.
+    """
+    pairs = []
+    for clip in clips:
+        words = aligned(task, clip, extent)[0].parts
+        if [word.text for word in words] != [word for word, *_ in truth[clip.id]]:
+            raise UserError(f"The true words of {clip.id} are not those of its text: mend its boundaries.")
+        pairs += [(word, (start, end)) for word, (_, start, end) in zip(words, truth[clip.id], strict=True)]
+    return pairs
+
+
+def _tokens(task: CTC, clip: Clip) -> list[int]:
+    text = task.normalizer(clip.text or "")
+    if not text.strip():
+        raise UserError(f"The text of {clip.id} has no word to align, as it is {clip.text!r}: write one.")
+    try:
+        return task.tokenizer.encode(text)
+    except UnknownCharacter as error:
+        raise UserError(
+            f"The text of {clip.id} has the character {error.character!r}, which the run does not know: "
+            "write it another way, or train with it in task.text.tokenizer.alphabet."
+        ) from None
+
+
+def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Transcript | UserError]:
+    """Of every file the segments of its clips in their order, or what is wrong with one of them."""
+    files = {clip.path: [other for other in clips if other.path == clip.path] for clip in clips}
+    for path, own in files.items():
+        try:
+            found = [aligned(task, clip, extent) for clip in sorted(own, key=lambda clip: clip.start)]
+        except UserError as error:
+            yield error
+            continue
+        yield Transcript(path, max(end for _, end in found), tuple(segment for segment, _ in found))
+
+
+@ends_in_one_sentence
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments(argv)
+    if not options.reach >= 0:
+        raise UserError(f"--reach {options.reach:g} would end words before they begin: set it to 0 or more.")
+    device, clips = device_of(options.device), clips_to_align(options)
+    # Refused before the work, which may be long.
+    transcript_files(list(dict.fromkeys(clip.path for clip in clips)), options.format, options.output)
+    task = refuse_others(load(options.run, device, options.allow), options.run)
+    answers = list(transcripts(task, clips, Extent(options.shift, options.reach)))
+    found = [answer for answer in answers if isinstance(answer, Transcript)]
+    errors = [answer for answer in answers if isinstance(answer, UserError)]
+    if len(answers) == 1 and errors:
+        raise errors[0]
+    write_transcripts(found, options.format, options.output)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if errors:
+        raise UserError(f"{len(errors)} of {len(answers)} files could not be aligned: they are named above.")
+
+
+if __name__ == "__main__":
+    main()
