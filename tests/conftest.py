@@ -30,6 +30,18 @@ TINY = (
     "logger=none",
 )
 
+# The same of speech: telephone keys, learned hardly at all.
+TINY_SPEECH = (
+    "experiment=demo_dtmf_bilstm",
+    "network.channels=4",
+    "network.hidden=8",
+    "data.train_utterances=8",
+    "data.val_utterances=4",
+    "data.test_utterances=4",
+    "trainer.max_epochs=1",
+    "logger=none",
+)
+
 
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int, subtype: str = "PCM_16") -> Path:
     """Writes `samples` (T,) or (T, channels), float in [-1, 1] or int16; the format follows the suffix."""
@@ -70,6 +82,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "run"
     cache = tmp_path_factory.getbasetemp() / "cache"
     train(config.compose_config([*TINY, f"paths.cache={cache}"]), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one tiny run of speech recognition, made once: write nothing into it."""
+    folder = tmp_path_factory.mktemp("speech") / "run"
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    train(config.compose_config([*TINY_SPEECH, f"paths.cache={cache}"]), folder)
     return folder
 
 

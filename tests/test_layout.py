@@ -22,8 +22,17 @@ PREFIX = "lightning_audio."
 # that are not named here may stand anywhere, but what is reached through them counts.
 ORDER = (
     ("errors", "runs"),
+    ("text",),
     ("data.clip",),
-    ("data.batch", "data.decode", "data.store", "data.sampling", "data.targets", "data.manifests"),
+    (
+        "data.batch",
+        "data.decode",
+        "data.store",
+        "data.sampling",
+        "data.buckets",
+        "data.targets",
+        "data.manifests",
+    ),
     ("data.inspection",),
     ("data.findings",),
     ("data.download", "data.synthesis", "data.long_audio"),
@@ -31,11 +40,26 @@ ORDER = (
     ("data.module",),
     ("frontend", "augment"),
     ("networks",),
-    ("metrics", "detection", "results", "text", "decoding", "schedule"),
+    ("metrics", "transcript_metrics", "detection", "decoding", "alignment", "schedule"),
+    ("results", "subtitles"),
+    ("transcript_report",),
     ("tasks",),
     ("build",),
     ("checkpoint",),
-    ("train", "evaluate", "predict", "folds", "find_lr", "check", "__main__"),
+    (
+        "train",
+        "evaluate",
+        "predict",
+        "folds",
+        "find_lr",
+        "check",
+        "doctor",
+        "compare",
+        "align",
+        "ngram",
+        "decoders",
+        "__main__",
+    ),
 )
 LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}
 # What a `_target_` in YAML names: no other code knows of them, so that a new one is one file.

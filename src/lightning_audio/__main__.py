@@ -11,6 +11,10 @@ PROGRAMS = {
     "predict": "says what a run hears in audio files",
     "folds": "cross-validation over the folds of a corpus",
     "find-lr": "looks for a learning rate",
+    "compare": "asks whether one run is better than another",
+    "align": "says when each word of a known text is spoken",
+    "ngram": "makes an n-gram language model from text",
+    "doctor": "asks whether a speech experiment can learn at all",
     "check": "looks at every clip of a corpus before training",
 }
 

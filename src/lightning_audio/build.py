@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -133,11 +134,16 @@ def corpus(cfg: DictConfig) -> Corpus:
     return instantiate(cfg.data, "data")
 
 
-def datamodule(cfg: DictConfig) -> AudioDataModule:
-    """The data of a run; the task says how answers are encoded."""
+def datamodule(cfg: DictConfig, facts: Mapping[str, Any] | None = None) -> AudioDataModule:
+    """The data of a run; the task says how answers are encoded.
+
+    `facts` are those of a checkpoint that is to answer: what it learned of a vocabulary is not learned anew.
+    """
     options = OmegaConf.to_container(cfg.loader, resolve=True)
     node = {"_target_": f"{AudioDataModule.__module__}.AudioDataModule", **options}  # type: ignore[dict-item]
-    return instantiate(node, "loader", corpus=corpus(cfg), targets=task_class(cfg).encoding, seed=cfg.seed)
+    encoding, options = task_class(cfg).encoding, OmegaConf.to_container(cfg.task, resolve=True)
+    targets = partial(encoding, **encoding.options(options, facts or {}))  # type: ignore[arg-type]
+    return instantiate(node, "loader", corpus=corpus(cfg), targets=targets, seed=cfg.seed)
 
 
 def task_class(cfg: DictConfig) -> type[AudioTask]:
@@ -159,7 +165,7 @@ def task(cfg: DictConfig, data: AudioDataModule) -> AudioTask:
             f"seed={cfg.seed} is no seed: set it to a whole number from 0 to 4294967295."
         ) from error
     answering = {part: OmegaConf.to_container(cfg, resolve=True)[part] for part in ANSWERING}  # type: ignore
-    facts = {"labels": list(data.labels), "sample_rate": data.sample_rate, "clip_seconds": data.clip_seconds}
+    facts = {**data.targets.facts(), "sample_rate": data.sample_rate, "clip_seconds": data.clip_seconds}
     augment = instantiate(cfg.augment, "augment")
     counted = {"class_counts": data.class_counts, "clip_counts": data.clip_counts}
     built = assemble(answering, facts, augment, recipe(cfg), cfg.seed, **counted)
@@ -184,8 +190,10 @@ def assemble(
     """
     frontend = instantiate(answering["frontend"], "frontend", sample_rate=facts["sample_rate"])
     shape = shape_of(frontend)
-    network = instantiate(answering["network"], "network", in_shape=shape, num_outputs=len(facts["labels"]))
-    accepted = inspect.signature(get_class(answering["task"]["_target_"])).parameters
+    kind = cast(type[AudioTask], get_class(answering["task"]["_target_"]))
+    outputs = kind.encoding.outputs_for(facts["labels"])
+    network = instantiate(answering["network"], "network", in_shape=shape, num_outputs=outputs)
+    accepted = inspect.signature(kind).parameters
     built = instantiate(
         answering["task"],
         "task",

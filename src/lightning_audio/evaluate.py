@@ -1,6 +1,7 @@
 """Scores a trained run on its test split again: the same numbers, from the checkpoint alone.
 
 python -m lightning_audio.evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere ...]
+python -m lightning_audio.evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import torch
 
 from lightning_audio import build, runs
 from lightning_audio.checkpoint import find_checkpoint, load
+from lightning_audio.decoders import add_decoder_options, decoder_of, tuned
 from lightning_audio.errors import UserError, ends_in_one_sentence
-from lightning_audio.results import METRICS, Score, print_report, read_metrics, write_metrics
-from lightning_audio.train import quiet, test
+from lightning_audio.results import METRICS, Score, read_metrics, write_metrics
+from lightning_audio.train import print_run, quiet, test
 
 
 @ends_in_one_sentence
@@ -24,21 +26,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE: what is other than in training")
     parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
-    options = parser.parse_args(argv)
-    evaluate(options.run, options.overrides, options.output or options.run / "evaluation")
+    add_decoder_options(parser)
+    parser.add_argument("--tune", action="store_true", help="LM weight and word bonus by validation, first")
+    # Intermixed: overrides may stand before and behind options.
+    options = parser.parse_intermixed_args(argv)
+    evaluate(options.run, options.overrides, options.output or options.run / "evaluation", options)
 
 
-def evaluate(run_folder: Path, overrides: Sequence[str], output: Path) -> None:
+def evaluate(
+    run_folder: Path, overrides: Sequence[str], output: Path, decoding: argparse.Namespace | None = None
+) -> None:
     """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
 
+    `decoding` are the options of a run that transcribes.
+
     Raises:
-        UserError: it is no run folder, or its classes are not those of the data.
+        UserError: it is no run folder, its classes are not those of the data, or options do not fit.
     """
     quiet()
     cfg = runs.changed(runs.load_config(run_folder), overrides)
     cfg.callbacks, cfg.logger = {}, {}
     task = load(find_checkpoint(run_folder))
-    data = build.datamodule(cfg)
+    decoder = decoder_of(decoding, task) if decoding else None
+    data = build.datamodule(cfg, task.description["facts"])
     data.prepare_data()
     data.setup()
     if tuple(data.labels) != task.labels:
@@ -46,9 +56,13 @@ def evaluate(run_folder: Path, overrides: Sequence[str], output: Path) -> None:
     if cfg.channels_last:  # as in training: another layout rounds otherwise
         task.network.to(memory_format=torch.channels_last)
     output.mkdir(parents=True, exist_ok=True)
+    if decoding and decoding.tune:
+        decoder = tuned(decoder, task, data, output)
+    if decoder:
+        task.decoder = decoder  # type: ignore[assignment]
     scores = test(build.trainer(cfg, output, data, task.monitor), task, data, output)
-    print_report(output, write_metrics(output, scores, data=data.facts()))
-    if not overrides and (run_folder / METRICS).is_file():
+    print_run(output, write_metrics(output, scores, data=data.facts()))
+    if not overrides and not decoder and (run_folder / METRICS).is_file():
         print(comparison(read_metrics(run_folder)["scores"], scores))
 
 

@@ -1,7 +1,8 @@
 """From waveforms to features: modules on the device, batched, aware of lengths.
 
 Every front end is `forward(waveforms (B, T), lengths (B,)) -> (features, lengths in frames)` with features
-`(B, F, T)`, or `(B, C, F, T)` where it has several channels. `shape` is `(channels, features per frame)`.
+`(B, F, T)`, or `(B, C, F, T)` where it has several channels. `shape` is `(channels, features per frame)`, and
+`output_lengths` tells the frames of so many samples.
 A clip's frames do not depend on what else is in its batch.
 
 A front end that can run on a stream says how many samples a frame takes (`n_fft`) and how many it is from one
@@ -46,6 +47,10 @@ class Waveform(nn.Module):
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
         self.sample_rate = sample_rate
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of clips of these lengths in samples."""
+        return lengths
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         return waveforms[:, None], lengths
@@ -105,8 +110,12 @@ class LogMel(nn.Module):
             n_mels, sample_rate, f_min, f_max, n_fft // 2 + 1, norm=norm, mel_scale=scale
         )
 
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of clips of these lengths in samples."""
+        return lengths // self.hop_length + 1
+
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        lengths, floor = lengths // self.hop_length + 1, 10 * math.log10(AMIN)
+        lengths, floor = self.output_lengths(lengths), 10 * math.log10(AMIN)
         # Zeros beyond the edges, not a reflection: what lies behind a clip in a padded batch is zeros too.
         decibels = self.frames(functional.pad(waveforms, (self.n_fft // 2, self.n_fft - self.n_fft // 2)))
         decibels = mask_frames(decibels - floor, lengths) + floor
@@ -149,6 +158,10 @@ class MFCC(nn.Module):
         self.top_db = self.log_mel.top_db
         dct = torchaudio.functional.create_dct(n_mfcc, n_mels, norm="ortho")
         self.register_buffer("dct", dct.T.contiguous(), persistent=False)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of clips of these lengths in samples."""
+        return self.log_mel.output_lengths(lengths)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         decibels, lengths = self.log_mel(waveforms, lengths)

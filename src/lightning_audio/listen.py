@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,8 +17,6 @@ from lightning_audio.errors import UserError
 from lightning_audio.frontend import LogMel, shape_of
 from lightning_audio.plots import features_figure
 from lightning_audio.tasks.base import AudioTask
-
-SMALLEST_SHARE = 0.005  # of a label in a mix: below, it would be written as 0.00
 
 
 @dataclass(frozen=True)
@@ -83,18 +80,11 @@ def augmented_views(task: AudioTask, batch: Batch, seed: int) -> list[View]:
         waveforms, lengths, targets = task.augmented(batch.to(task.device))
         features, frames = task.augment.features(*task.frontend(waveforms, lengths))
     waveforms, features = waveforms.cpu(), features.float().cpu()
-    names = [name_target(target, task.labels) for target in targets]
+    names = [task.name_target(target) for target in targets]
     rows = zip(lengths.tolist(), frames.tolist(), names, strict=True)
     return [
         View(waveforms[i, :size], features[i, ..., :end], name) for i, (size, end, name) in enumerate(rows)
     ]
-
-
-def name_target(target: Tensor, labels: Sequence[str]) -> str:
-    """Soft labels `(C,)` in words: `dog`, or `dog 0.70 + rain 0.30` where two clips were mixed."""
-    order = target.argsort(descending=True, stable=True).tolist()
-    shares = [(labels[i], float(target[i])) for i in order if target[i] >= SMALLEST_SHARE]
-    return shares[0][0] if len(shares) == 1 else " + ".join(f"{label} {share:.2f}" for label, share in shares)
 
 
 def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:

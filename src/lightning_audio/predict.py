@@ -2,6 +2,7 @@
 
 python -m lightning_audio.predict logs/demo/2026-01-31_12-00-00_a1b2 recordings/ "more/*.mp3" --format csv
 python -m lightning_audio.predict RUN long.wav --events --format audacity --output labels.txt
+python -m lightning_audio.predict SPEECH_RUN lecture.mp3 --format srt --output subtitles/
 arecord -t raw -f S16_LE -r 16000 | python -m lightning_audio.predict RUN --stream --rate 16000
 """
 
@@ -20,15 +21,26 @@ from torch import Tensor
 
 from lightning_audio.checkpoint import load
 from lightning_audio.data.decode import audio_files
+from lightning_audio.decoders import add_decoder_options, decoder_of
 from lightning_audio.errors import UserError, ends_in_one_sentence
-from lightning_audio.formats import answers_as_text, detection_line, events_as_text
+from lightning_audio.formats import (
+    TRANSCRIPTS,
+    answers_as_text,
+    detection_line,
+    events_as_text,
+    transcript_files,
+    write_transcripts,
+)
 from lightning_audio.results import write_atomically
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.events import timelines
 from lightning_audio.tasks.prediction import outputs_of_windows, read_recordings, window_and_hop
+from lightning_audio.tasks.segments import LONGEST
 from lightning_audio.tasks.stream import Detector, Stream, raw_audio
+from lightning_audio.tasks.transcribe import transcribe
 
-FORMATS = ("table", "csv", "jsonl", "audacity", "rttm")
+FORMATS = ("table", "csv", "jsonl", "audacity", "rttm")  # of runs that name sounds
 EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
 STREAM_FORMATS = ("table", "jsonl")
 
@@ -37,10 +49,13 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("lightning-audio predict", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", help="run folder or checkpoint")
     parser.add_argument("audio", nargs="*", help="files, folders or globs; WAV, FLAC, Ogg, MP3")
-    parser.add_argument("--format", choices=FORMATS, default="table")
+    every = dict.fromkeys([*FORMATS, *TRANSCRIPTS])
+    parser.add_argument("--format", choices=every, help="[table, or text where the run transcribes speech]")
     parser.add_argument("--output", type=Path, help="write to this file instead of the terminal")
     parser.add_argument(
-        "--window", type=float, help="seconds of a look at longer files [length of a training clip]"
+        "--window",
+        type=float,
+        help="seconds of a look at longer files [length of a training clip; of speech: 20]",
     )
     parser.add_argument(
         "--hop", type=float, help="seconds from one window to the next [half a window, for events a quarter]"
@@ -53,6 +68,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--allow", nargs="*", default=[], help="packages of your own that the checkpoint may build"
     )
     add_times(parser)
+    add_decoder_options(parser)
     # Intermixed: files may stand before and behind options, and a stream needs none.
     options = parser.parse_intermixed_args(argv)
     if not options.audio and not options.stream:
@@ -158,7 +174,7 @@ def refuse_misfits(options: argparse.Namespace) -> None:
         raise UserError("--batch-size and --top count something: set them to 1 or more.")
     if options.rate is not None and options.rate < 1:
         raise UserError(f"--rate {options.rate} is no sample rate: give that of the raw audio in Hz.")
-    if options.stream and (options.events or options.output or options.format not in STREAM_FORMATS):
+    if options.stream and (options.events or options.output or options.format not in (*STREAM_FORMATS, None)):
         raise UserError(
             "--stream prints line by line what it hears: leave out --events and --output, and take no "
             f"--format but {' or '.join(STREAM_FORMATS)}."
@@ -177,6 +193,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"A label track belongs to one file, not to {len(files)}: give one, or --format rttm."
         )
     task = load(options.run, device_of(options.device), options.allow)
+    decoder = decoder_of(options, task)
+    if isinstance(task, CTC):
+        task.decoder = decoder or task.decoder
+        answered = write_speech(task, files, options)
+        refuse_unread(answered, files)
+        return
+    if options.format in TRANSCRIPTS and options.format not in FORMATS:
+        raise UserError(f"{options.run} transcribes nothing: take one of --format {', '.join(FORMATS)}.")
+    options.format = options.format or "table"
     if options.stream:
         listen(task, options)
         return
@@ -187,6 +212,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_atomically(options.output, text)
     else:
         print(text, end="")
+    refuse_unread(answered, files)
+
+
+def write_speech(task: CTC, files: Sequence[Path], options: argparse.Namespace) -> int:
+    """Writes what is said in the files, or prints it; returns how many there were.
+
+    Raises:
+        UserError: an option is for runs that name sounds, or a format does not fit the files.
+    """
+    form = options.format or "text"
+    if form not in TRANSCRIPTS or options.stream or options.events or options.hop or options.windows:
+        raise UserError(
+            f"The run transcribes speech: take one of --format {', '.join(TRANSCRIPTS)}, without --events, "
+            "--stream, --windows and --hop."
+        )
+    transcript_files([str(file) for file in files], form, options.output)  # refused before the work
+    recordings = readable(files, task.sample_rate)
+    found = list(transcribe(task, recordings, options.window or LONGEST, options.batch_size))
+    write_transcripts(found, form, options.output)
+    return len(found)
+
+
+def refuse_unread(answered: int, files: Sequence[Path]) -> None:
+    """Raises UserError where some files could not be read."""
     if answered < len(files):
         raise UserError(
             f"{len(files) - answered} of {len(files)} files could not be read: they are named above."

@@ -219,7 +219,7 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
     console = console or Console()
     scores = {name: Score(**score) for name, score in content["scores"].items()}
     table = Table(
-        "result", "value", "clips", title="Scores in percent with 95 % intervals", title_justify="left"
+        "result", "value", "of", title="Scores in percent with 95 % intervals", title_justify="left"
     )
     for name, score in scores.items():
         table.add_row(name, score_text(name, score), str(score.n))

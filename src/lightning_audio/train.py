@@ -30,8 +30,17 @@ from lightning_audio.callbacks import Throughput
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
 from lightning_audio.metrics import Score
-from lightning_audio.results import METRICS, print_report, write_atomically, write_failure, write_metrics
+from lightning_audio.results import (
+    METRICS,
+    PREDICTIONS,
+    print_report,
+    read_predictions,
+    write_atomically,
+    write_failure,
+    write_metrics,
+)
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.transcript_report import print_transcript_report
 
 HYDRA_FLAGS = (
     "-h",
@@ -63,6 +72,7 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     data.prepare_data()
     data.setup()
     task = build.task(cfg, data)
+    task.check(data)
     trainer = build.trainer(cfg, run_folder, data, task.monitor)
     refuse_many_processes_in_multirun(trainer)
     keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
@@ -137,6 +147,13 @@ def test(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, folder: Pa
     return {f"test/{name}": score for name, score in task.report(folder, data.splits["test"].clips).items()}
 
 
+def print_run(folder: Path, content: dict[str, Any]) -> None:
+    """The scores of a run, and of transcripts the counts behind them."""
+    print_report(folder, content)
+    if "test/wer" in content["scores"]:
+        print_transcript_report(read_predictions(folder / PREDICTIONS))
+
+
 def refuse_many_processes_in_multirun(trainer: pl.Trainer) -> None:
     """Raises UserError where the ranks of a run would each start the whole multirun again."""
     if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -198,7 +215,7 @@ def job(cfg: DictConfig) -> None:
         traceback.print_exc()
     else:
         if content and not many:
-            print_report(run_folder, content)
+            print_run(run_folder, content)
 
 
 def resume_run(cfg: DictConfig, overrides: list[str]) -> None:
@@ -220,7 +237,7 @@ def resume_run(cfg: DictConfig, overrides: list[str]) -> None:
             raise UserError(f"{choice} makes another run than {folder}: leave it out, or start a new run.")
     content = train(saved, folder)
     if content:
-        print_report(folder, content)
+        print_run(folder, content)
 
 
 def launch(arguments: list[str]) -> None:

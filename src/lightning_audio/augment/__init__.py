@@ -7,18 +7,22 @@ augmentation depends on nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from lightning_audio.augment.mix import Mix
+from lightning_audio.errors import UserError
 
 Transforms = Mapping[str, nn.Module | None] | Iterable[nn.Module | None] | None
 
 
-def _those_there(transforms: Transforms) -> list[nn.Module]:
-    every = transforms.values() if isinstance(transforms, Mapping) else transforms or ()
-    return [transform for transform in every if transform is not None]
+def _by_name(transforms: Transforms) -> dict[str, nn.Module]:
+    """Those that are there, by their names in YAML, or by their places."""
+    if not isinstance(transforms, Mapping):
+        transforms = {str(place): transform for place, transform in enumerate(transforms or ())}
+    return {name: transform for name, transform in transforms.items() if transform is not None}
 
 
 class Augment(nn.Module):
@@ -26,13 +30,33 @@ class Augment(nn.Module):
 
     In eval mode every method returns what it was given. Transforms come in their order, or by name, so that
     YAML can change one of them or, with null, leave it out.
+
+    Args:
+        waveform, mix, features: the transforms.
+        later: names of transforms that do nothing until a task sets `started`; those that are left out may
+            be named too.
+
+    Raises:
+        UserError: `later` names what is neither there nor left out.
     """
 
-    def __init__(self, waveform: Transforms = (), mix: Mix | None = None, features: Transforms = ()) -> None:
+    def __init__(
+        self,
+        waveform: Transforms = (),
+        mix: Mix | None = None,
+        features: Transforms = (),
+        later: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        self.waveform_transforms = nn.ModuleList(_those_there(waveform))
+        known = {*_names(waveform), *_names(features)}
+        if unknown := [name for name in later if name not in known]:
+            raise UserError(
+                f"augment.later names {unknown[0]!r}, which is no transform: name some of {', '.join(known)}."
+            )
+        self.waveform_transforms = nn.ModuleDict(_by_name(waveform))
         self.mix = mix
-        self.feature_transforms = nn.ModuleList(_those_there(features))
+        self.feature_transforms = nn.ModuleDict(_by_name(features))
+        self.later, self.started = frozenset(later), True
 
     @property
     def progress(self) -> float:
@@ -44,17 +68,31 @@ class Augment(nn.Module):
         if self.mix is not None:
             self.mix.progress = share
 
+    @property
+    def fastest(self) -> float:
+        """The factor by which a waveform may become shorter."""
+        return math.prod(
+            getattr(transform, "fastest", 1.0) for transform in self.waveform_transforms.values()
+        )
+
     def waveforms(self, x: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Waveforms `(B, T)`, zero beyond their lengths `(B,)` in samples, and soft labels `(B, C)`."""
-        for transform in self.waveform_transforms:
-            x, lengths = transform(x, lengths)
+        x, lengths = self._through(self.waveform_transforms, x, lengths)
         return (x, lengths, targets) if self.mix is None else self.mix(x, lengths, targets)
 
     def features(self, f: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel in dB, not yet normalised, `(B, F, T)` or `(B, C, F, T)`, lengths `(B,)` in frames."""
-        for transform in self.feature_transforms:
-            f, lengths = transform(f, lengths)
-        return f, lengths
+        return self._through(self.feature_transforms, f, lengths)
+
+    def _through(self, transforms: nn.ModuleDict, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        for name, transform in transforms.items():
+            if self.started or name not in self.later:
+                x, lengths = transform(x, lengths)
+        return x, lengths
+
+
+def _names(transforms: Transforms) -> Iterable[str]:
+    return transforms if isinstance(transforms, Mapping) else ()
 
 
 class NoAugment(Augment):

@@ -65,6 +65,18 @@ class BackgroundNoise(Transform):
         return recorded_noise(x, self.recordings, self.sample_rate)
 
 
+class Dither(Transform):
+    """Adds white noise of a fixed, tiny amplitude, so that digital silence has a spectrum like any other."""
+
+    def __init__(self, amplitude: float = 1e-5, p: float = 1.0) -> None:
+        super().__init__(p)
+        self.amplitude = amplitude
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        gain = self.draw(x, self.amplitude, self.amplitude, neutral=0.0)[:, None]
+        return torch.addcmul(x, torch.randn_like(x), gain * within(lengths, x.shape[1])), lengths
+
+
 class NoiseFloor(Transform):
     """Adds a random stretch of a random recording, its amplitude multiplied by a random gain.
 

@@ -136,6 +136,11 @@ class Speed(Transform):
             raise UserError(f"Speed has min={min}: give a rate above 0, 1 being the clip's own speed.")
         self.min, self.max, self.keep_length = min, max, keep_length
 
+    @property
+    def fastest(self) -> float:
+        """The factor by which a clip may become shorter."""
+        return 1.0 if self.keep_length else max(self.max, 1.0)
+
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         step = (self.draw(x, self.min, self.max, neutral=1.0) * 2**self.FRACTION_BITS).long()
         resampled_lengths = ((lengths << self.FRACTION_BITS) + step // 2) // step

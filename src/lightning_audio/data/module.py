@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_audio.data.batch import Batch
+from lightning_audio.data.buckets import DurationSampler
 from lightning_audio.data.clip import Clip, hold_out, refuse_leaks, validated
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.sampling import BatchLoader, BatchSampler, balanced
@@ -23,8 +25,9 @@ from lightning_audio.errors import UserError
 class ClipSet(Dataset):
     """The clips of one split; indexed by a list of positions it gathers a whole Batch at once."""
 
-    def __init__(self, clips: Sequence[Clip], store: WaveStore, targets: Tensor) -> None:
+    def __init__(self, clips: Sequence[Clip], store: WaveStore, targets: Targets) -> None:
         self.clips, self.store, self.targets = tuple(clips), store, targets
+        self.encoded = targets.encode(self.clips)
         self.rows = torch.tensor([store.row(clip.id) for clip in clips], dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -33,7 +36,13 @@ class ClipSet(Dataset):
     def __getitem__(self, positions: list[int]) -> Batch:
         waveforms, lengths = self.store.gather(self.rows[positions])
         ids = tuple(self.clips[position].id for position in positions)
-        return Batch(waveforms, lengths, self.targets[positions], ids)
+        targets, target_lengths = self.targets.gather(self.encoded, positions)
+        return Batch(waveforms, lengths, targets, ids, target_lengths)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """The duration of each clip `(N,)`."""
+        return (self.store.lengths[self.rows] / self.store.sample_rate).numpy()
 
 
 def clips_of(corpus: Corpus, validation: float = 0.0, seed: int = 0) -> list[Clip]:
@@ -59,27 +68,37 @@ class AudioDataModule(pl.LightningDataModule):
 
     Args:
         corpus: what is where.
-        targets: the encoding of the answers; a task class names it.
-        batch_size: clips in a training batch, for each device.
+        targets: makes the encoding of the answers from labels and clips; a task class names it.
+        batch_size: clips in a training batch, for each device; with `batch_seconds` the most of them.
         eval_batch_size: clips in a validation or test batch; by default `batch_size`.
         validation: share of the training clips, whole groups at a time, that becomes the validation split
             where the corpus has none; with 0 there is none, and the last epoch counts.
         store: where the decoded audio lives: `disk` (memory map), `memory`, or `device`.
         workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
         balance: draw training clips so that every label comes up about as often, instead of each clip once.
+        batch_seconds: fill batches with clips of like duration up to so many seconds, padding included;
+            without it, clips of all durations meet.
+        jitter, shortest_first: of `DurationSampler`.
+        longest: seconds; a training clip that is longer is an outlier.
+        outliers: `refuse` or `drop`; either way they are named.
         seed: names the order of the clips and the draw of the validation clips.
     """
 
     def __init__(
         self,
         corpus: Corpus,
-        targets: type[Targets],
+        targets: Callable[[Sequence[str], Sequence[Clip]], Targets],
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         validation: float = 0.0,
         store: str = "disk",
         workers: int = 0,
         balance: bool = False,
+        batch_seconds: float | None = None,
+        jitter: float = 0.05,
+        shortest_first: int = 0,
+        longest: float | None = None,
+        outliers: str = "refuse",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -93,8 +112,19 @@ class AudioDataModule(pl.LightningDataModule):
         self.corpus, self.encoding = corpus, targets
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.validation, self.where, self.workers = validation, store, workers
+        for key, seconds in {"batch_seconds": batch_seconds, "longest": longest}.items():
+            if seconds is not None and seconds <= 0:
+                raise UserError(f"loader.{key}={seconds} is no duration: set it above 0, or to null.")
+        if jitter < 0 or shortest_first < 0 or outliers not in ("refuse", "drop"):
+            raise UserError(
+                f"loader.jitter={jitter}, shortest_first={shortest_first}, outliers={outliers} do not fit: "
+                "set the first two to 0 or more, and outliers to refuse or drop."
+            )
         self.balance, self.seed = balance, seed
+        self.batch_seconds, self.jitter, self.shortest_first = batch_seconds, jitter, shortest_first
+        self.longest, self.outliers = longest, outliers
         self.splits: dict[str, ClipSet] = {}
+        self.dropped = ""
 
     def prepare_data(self) -> None:
         """Makes, fetches and decodes what is missing; several processes wait for the first."""
@@ -113,14 +143,30 @@ class AudioDataModule(pl.LightningDataModule):
             return
         clips = clips_of(self.corpus, self.validation, self.seed)
         refuse_leaks(clips)
-        self.labels = self.corpus.labels or tuple(sorted({label for clip in clips for label in clip.labels}))
-        self.targets = self.encoding(self.labels)
+        labels = self.corpus.labels or tuple(sorted({label for clip in clips for label in clip.labels}))
+        self.targets = self.encoding(labels, clips)
+        self.labels = self.targets.labels
         self.store = self._open_store(clips, self.where)
+        clips = self._without_outliers(clips)
         for split in ("train", "val", "test"):
             rows = [clip for clip in clips if clip.split == split]
             if not rows and split != "val":
                 raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
-            self.splits[split] = ClipSet(rows, self.store, self.targets.encode(rows))
+            self.splits[split] = ClipSet(rows, self.store, self.targets)
+
+    def _without_outliers(self, clips: list[Clip]) -> list[Clip]:
+        if self.longest is None:
+            return clips
+        most = self.longest * self.sample_rate
+        out = {c.id for c in clips if c.split == "train" and self.store.lengths[self.store.row(c.id)] > most}
+        if not out:
+            return clips
+        named = f"{len(out)} training clips are longer than loader.longest={self.longest:g} s, such as "
+        named += ", ".join(sorted(out)[:5])
+        if self.outliers == "refuse":
+            raise UserError(f"{named}: cut them, raise loader.longest, or set loader.outliers=drop.")
+        self.dropped = f"; {named}: dropped"
+        return [clip for clip in clips if clip.id not in out]
 
     def _open_store(self, clips: Sequence[Clip], where: str) -> WaveStore:
         device = torch.accelerator.current_accelerator(check_available=True) if where == "device" else None
@@ -178,16 +224,25 @@ class AudioDataModule(pl.LightningDataModule):
         """The corpus and its splits in a few words."""
         counts = ", ".join(f"{count} {split}" for split, count in self.clip_counts.items() if count)
         corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
-        return f"{corpus}: {counts} clips of {len(self.labels)} labels"
+        return f"{corpus}: {counts} clips of {self.targets.describe()}{self.dropped}"
 
     def loader(self, split: str, shuffle: bool = False, batch_size: int | None = None) -> BatchLoader:
         """Batches of one split, this rank's share of them."""
-        world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        size = batch_size or self.eval_batch_size
-        draw = self._draw if shuffle else None
-        sampler = BatchSampler(len(self.splits[split]), size, shuffle, self.seed, *world, draw)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        clips, size = self.splits[split], batch_size or self.eval_batch_size
+        order: dict[str, Any] = {
+            "shuffle": shuffle,
+            "seed": self.seed,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        order["draw"] = self._draw if shuffle else None
+        sampler = BatchSampler(len(clips), size, **order)
+        if self.batch_seconds is not None:
+            buckets = (self.batch_seconds, self.jitter, self.shortest_first)
+            sampler = DurationSampler(clips.seconds, size, *buckets, **order)
         return BatchLoader(
-            self.splits[split],
+            clips,
             sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

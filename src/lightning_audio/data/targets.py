@@ -3,29 +3,62 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.errors import UserError
+from lightning_audio.text import Normalizer, UnknownCharacter, fit_tokenizer, tokenizer_of
+
+PAD = -1  # behind the tokens of the shorter transcripts of a batch
+BLANK = 0  # the output that stands for no token
+MOST_SHOWN = 5  # bad transcripts in one error
 
 
 class Targets(ABC):
-    """An encoding of what is known of clips, for corpora with these labels."""
+    """An encoding of what is known of clips.
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    Args:
+        labels: those of the corpus, in the order of the outputs.
+        clips: all of them; a vocabulary is learned from those of the training split.
+    """
+
+    def __init__(self, labels: Sequence[str], clips: Sequence[Clip] = ()) -> None:
         self.labels = tuple(labels)
         self.index = {label: number for number, label in enumerate(self.labels)}
 
+    @classmethod
+    def options(cls, task: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+        """What it takes beside, of the options of the task and of the facts that a checkpoint holds."""
+        return {}
+
+    @classmethod
+    def outputs_for(cls, labels: Sequence[str]) -> int:
+        """How many outputs a network needs for these labels."""
+        return len(labels)
+
     @property
     def num_outputs(self) -> int:
-        return len(self.labels)
+        return self.outputs_for(self.labels)
 
     @abstractmethod
-    def encode(self, clips: Sequence[Clip]) -> Tensor:
-        """Targets of the clips `(B, ...)`; raises UserError for a clip that they do not fit."""
+    def encode(self, clips: Sequence[Clip]) -> Any:
+        """Targets of the clips, as `gather` takes them; raises UserError for a clip that they do not fit."""
+
+    def gather(self, encoded: Any, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Those at the positions as a batch, and where they differ in length, their lengths `(B,)`."""
+        return encoded[positions], None
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint has to hold of it."""
+        return {"labels": list(self.labels)}
+
+    def describe(self) -> str:
+        return f"{len(self.labels)} labels"
 
 
 class ClassIndex(Targets):
@@ -56,3 +89,88 @@ class MultiHot(Targets):
                 )
             row[[self.index[label] for label in clip.labels]] = 1.0
         return rows
+
+
+class Tokens(Targets):
+    """Transcripts as tokens for CTC: `gather` gives `(B, U)` int64 of outputs 1 to V, PAD behind each; 0 is
+    the blank, which stands in no vocabulary.
+
+    Args:
+        labels: of the corpus, which are not used.
+        clips: whose training transcripts the vocabulary is learned from.
+        text: options of `Normalizer`, and those of `fit_tokenizer` under `tokenizer`.
+        vocabulary: the state of a tokenizer that is known already.
+
+    Raises:
+        UserError: there are no transcripts, or an option does not fit.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        clips: Sequence[Clip],
+        text: Mapping[str, Any],
+        vocabulary: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.normalizer = normalizer_of(text)
+        if vocabulary:
+            self.tokenizer = tokenizer_of(dict(vocabulary))
+        else:
+            said = [self.normalizer(clip.text) for clip in clips if clip.split == "train" and clip.text]
+            if not said:
+                raise UserError(
+                    "The training clips have no transcripts: give each row a `text`, or choose a task for "
+                    "labels, such as task=classification."
+                )
+            self.tokenizer = fit_tokenizer(said, **(text.get("tokenizer") or {}))
+        super().__init__(self.tokenizer.vocabulary)
+
+    @classmethod
+    def options(cls, task: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {"text": task["text"], "vocabulary": facts.get("vocabulary")}
+
+    @classmethod
+    def outputs_for(cls, labels: Sequence[str]) -> int:
+        return len(labels) + 1
+
+    def encode(self, clips: Sequence[Clip]) -> list[Tensor]:
+        """Raises UserError that names the clips without a transcript or with an unknown character."""
+        rows, bad = [], []
+        for clip in clips:
+            text = self.normalizer(clip.text or "")
+            try:
+                if not text and (
+                    clip.text is None or clip.split != "test"
+                ):  # in a test, silence may be right
+                    raise ValueError(f"its text {clip.text!r} is empty" if clip.text else "it has no text")
+                rows.append(torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) + 1)
+            except UnknownCharacter as error:
+                bad.append(
+                    f"{clip.id}: the character {error.character!r} of {text[:60]!r} is in no training text"
+                )
+            except ValueError as error:
+                bad.append(f"{clip.id}: {error}")
+        if bad:
+            more = f"; and {len(bad) - MOST_SHOWN} more" if len(bad) > MOST_SHOWN else ""
+            raise UserError(
+                f"{len(bad)} transcripts can't be learned or scored, mend or leave out their rows, or widen "
+                f"task.text.tokenizer.alphabet: {'; '.join(bad[:MOST_SHOWN])}{more}."
+            )
+        return rows
+
+    def gather(self, encoded: Any, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        rows = [encoded[position] for position in positions]
+        return pad_sequence(rows, batch_first=True, padding_value=PAD), torch.tensor(
+            [len(row) for row in rows]
+        )
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "vocabulary": self.tokenizer.state()}
+
+    def describe(self) -> str:
+        return f"{len(self.labels)} tokens"
+
+
+def normalizer_of(text: Mapping[str, Any]) -> Normalizer:
+    """The normaliser of the options under `task.text`."""
+    return Normalizer(**{name: value for name, value in text.items() if name != "tokenizer"})

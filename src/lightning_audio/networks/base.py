@@ -20,6 +20,14 @@ class Network(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """How many rows of logits come of so many frames, both `(B,)`.
+
+        Raises:
+            NotImplementedError: the network answers once for a whole clip.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not answer for every frame.")
+
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """A stream, piece by piece: features that follow those seen before, as `forward` takes them.
 

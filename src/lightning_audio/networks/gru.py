@@ -80,7 +80,7 @@ class GRU(Network):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, or `(B, T', num_outputs)`."""
         x = self._embed(functional.pad(x.flatten(1, -2), (self.kernel - 1, 0)))
-        lengths = -(-lengths // self.stride)
+        lengths = self._strided(lengths)
         if self.bidirectional:  # what reads from the end has to start at the end of each clip
             packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
             y, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])
@@ -91,6 +91,13 @@ class GRU(Network):
             return self.head(self.dropout(y)), lengths
         mean = mask_frames(y.transpose(1, 2), lengths).sum(-1) / lengths[:, None]
         return self.head(self.dropout(mean)), torch.ones_like(lengths)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """As in `Network`, where it is built with `per_frame`."""
+        return self._strided(lengths) if self.per_frame else super().output_lengths(lengths)
+
+    def _strided(self, lengths: Tensor) -> Tensor:
+        return -(-lengths // self.stride)
 
     def step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         """As in `Network`, where it is built with `per_frame`."""

@@ -20,12 +20,15 @@ from torch.optim import Optimizer
 from lightning_audio.augment import Augment
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.frontend import Normalize
 from lightning_audio.metrics import Score
 from lightning_audio.networks.base import Network
 from lightning_audio.schedule import scheduler
 from lightning_audio.tasks.prediction import Audio, Prediction, Window, outputs_of_windows, read_recordings
+
+SMALLEST_SHARE = 0.005  # of a soft label that is named
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ class AudioTask(pl.LightningModule):
     def summarise(self, stage: str) -> dict[str, float]:
         """The scores of all that was observed, by name; forgets it."""
 
+    def check(self, data: AudioDataModule) -> None:
+        """Raises UserError where data that has been set up can't be learned from; called before training."""
+
     def figures(self) -> dict[str, Figure]:
         """Pictures of what was summarised last, by name."""
         return {}
@@ -109,6 +115,14 @@ class AudioTask(pl.LightningModule):
     def targets_for_training(self, targets: Tensor) -> Tensor:
         """Targets in the form that mixing and the loss take."""
         return targets
+
+    def name_target(self, target: Tensor) -> str:
+        """Soft labels `(C,)` in words: `dog`, or `dog 0.70 + rain 0.30` where two clips were mixed."""
+        order = target.argsort(descending=True, stable=True).tolist()
+        shares = [(self.labels[i], float(target[i])) for i in order if target[i] >= SMALLEST_SHARE]
+        if len(shares) == 1:
+            return shares[0][0]
+        return " + ".join(f"{label} {share:.2f}" for label, share in shares)
 
     def arranged(self, waveforms: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What training takes of augmented clips: each by itself, unless a task joins them."""
@@ -254,14 +268,17 @@ class AudioTask(pl.LightningModule):
         for group in groups:
             group["lr"] = self.recipe.lr * group.pop("lr_scale", 1.0)
         optimizer = self.recipe.optimizer(groups)
-        steps = -(-self._batches // self.trainer.accumulate_grad_batches) * self._epochs
-        limit = self.trainer.max_steps
         return {
             "optimizer": optimizer,
-            "lr_scheduler": scheduler(
-                optimizer, self.recipe.factor, min(steps, limit) if limit > 0 else steps
-            ),
+            "lr_scheduler": scheduler(optimizer, self.recipe.factor, self.total_steps),
         }
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole training."""
+        steps = -(-self._batches // self.trainer.accumulate_grad_batches) * self._epochs
+        limit = self.trainer.max_steps
+        return min(steps, limit) if limit > 0 else steps
 
     # Not trainer.estimated_stepping_batches: reading it drops the position of the loader in a resumed run.
 

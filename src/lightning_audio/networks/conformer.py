@@ -1,0 +1,95 @@
+"""Conformer (Gulati et al. 2020, arXiv:2005.08100) behind strided convolutions, for CTC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torchaudio
+from torch import Tensor, nn
+from torchaudio.models.conformer import ConformerLayer
+
+from lightning_audio.errors import UserError
+from lightning_audio.frontend import frame_mask
+from lightning_audio.networks.base import Network
+from lightning_audio.networks.bilstm import Subsampling
+
+
+class Conformer(Network):
+    """Subsampling, a linear layer to the width of the model, conformer layers and a linear head.
+
+    The layers are those of `torchaudio.models.Conformer`, without a positional encoding: they know the
+    order of the frames from their convolutions alone. In torchaudio these see, beyond the end of a clip, what
+    became of the padding; here they see zeros. Batch normalisation stays, since group normalisation, the
+    other choice there, takes its mean over time and so over the padding.
+
+    Args:
+        in_shape: `(channels, features per frame)`.
+        num_outputs: logits for each frame.
+        channels: of the two convolutions of the subsampling.
+        strides: of the two in time; frames of 10 ms become frames of 40 ms with [2, 2].
+        width: of the model.
+        heads: of the attention; they divide the width.
+        feedforward: units in the feed-forward modules.
+        layers: how many there are.
+        kernel: frames that a convolution of a layer sees; odd.
+        dropout: behind the subsampling and in the layers.
+
+    Raises:
+        UserError: the heads do not divide the width, or the kernel is even.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, int],
+        num_outputs: int,
+        channels: int = 32,
+        strides: Sequence[int] = (2, 2),
+        width: int = 144,
+        heads: int = 4,
+        feedforward: int = 576,
+        layers: int = 8,
+        kernel: int = 31,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise UserError(
+                f"network.heads={heads} do not divide network.width={width}: change one of the two."
+            )
+        if kernel % 2 == 0:
+            raise UserError(f"network.kernel={kernel} has no frame in its middle: set it to an odd number.")
+        self.subsampling = Subsampling(in_shape, channels, strides)
+        self.embedding = nn.Sequential(nn.Linear(self.subsampling.width, width), nn.Dropout(dropout))
+        stack = torchaudio.models.Conformer(width, heads, feedforward, layers, kernel, dropout)
+        self.layers = stack.conformer_layers
+        self.head = nn.Linear(width, num_outputs)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        return self.subsampling.output_lengths(lengths)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, T', num_outputs)`."""
+        x, lengths = self.subsampling(x, lengths)
+        padding = ~frame_mask(lengths, x.shape[1])
+        x = self.embedding(x).transpose(0, 1)
+        for layer in self.layers:
+            x = conform(layer, x, padding)
+        return self.head(x.transpose(0, 1)), lengths
+
+
+def conform(layer: ConformerLayer, x: Tensor, padding: Tensor) -> Tensor:
+    """A layer on `x` `(T, B, D)`, in which `padding` `(B, T)`, True behind a clip, does not leak into it."""
+    x = x + layer.ffn1(x) / 2
+    attended = layer.self_attn_layer_norm(x)
+    attended, _ = layer.self_attn(attended, attended, attended, key_padding_mask=padding, need_weights=False)
+    x = x + layer.self_attn_dropout(attended)
+    x = x + _convolve(layer.conv_module, x, padding)
+    x = x + layer.ffn2(x) / 2
+    return layer.final_layer_norm(x)
+
+
+def _convolve(module: Any, x: Tensor, padding: Tensor) -> Tensor:
+    """The convolution module, whose depthwise convolution finds zeros in the padding."""
+    gated = module.sequential[:2](module.layer_norm(x).permute(1, 2, 0))
+    return module.sequential[2:](gated.masked_fill(padding[:, None], 0.0)).permute(2, 0, 1)

@@ -1,0 +1,276 @@
+"""Speech recognition by connectionist temporal classification (Graves et al. 2006, ICML)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_audio.alignment import joined
+from lightning_audio.augment.features import SpecAugment
+from lightning_audio.augment.waveform import Speed
+from lightning_audio.data.batch import Batch, samples_to_float
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.targets import BLANK, PAD, Targets, Tokens, normalizer_of
+from lightning_audio.decoding import Decoder, Greedy
+from lightning_audio.errors import UserError
+from lightning_audio.frontend import frame_mask
+from lightning_audio.metrics import Score
+from lightning_audio.results import PREDICTIONS, write_predictions
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.ctc_doctor import Symptoms, on_plateau, verdict
+from lightning_audio.tasks.prediction import Audio, Prediction, Window, read_recordings
+from lightning_audio.tasks.segments import LONGEST
+from lightning_audio.tasks.transcribe import transcribe
+from lightning_audio.text import tokenizer_of
+from lightning_audio.transcript_metrics import transcript_scores, transcript_values
+from lightning_audio.transcript_report import write_transcript_report
+
+SHOWN = 5  # utterances named in one error
+
+
+class CTC(AudioTask):
+    """Transcripts from frames: output 0 is the blank, output i + 1 the token i.
+
+    Augmentation that is named in `augment.later` waits until the network gives less than `wake` of all frames
+    to the blank: at first it gives it all of them, and what hides the speech then keeps it there.
+
+    Args:
+        text: options of the normaliser, and of the tokenizer that the data made with them.
+        vocabulary: that tokenizer's state.
+        label_prior: how much of the logarithm of the mean posterior is taken off the log-probabilities in
+            training, which makes them less peaky (Huang et al. 2024, arXiv:2406.02560); 0 for plain CTC.
+        wake: the blank rate below which delayed augmentation begins.
+        shared: what `AudioTask` takes.
+    """
+
+    encoding: ClassVar[type[Targets]] = Tokens
+    monitor: ClassVar[tuple[str, str]] = ("val/wer", "min")
+    MEMORY: ClassVar[float] = 0.95  # of the running means over training steps
+    blank_rate: Tensor
+    prior: Tensor
+
+    def __init__(
+        self,
+        text: Mapping[str, Any],
+        vocabulary: Mapping[str, Any],
+        label_prior: float = 0.0,
+        wake: float = 0.9,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        if label_prior < 0 or not 0 <= wake <= 1:
+            raise UserError(
+                f"task.label_prior={label_prior} and task.wake={wake} do not fit: set the first to 0 or more "
+                "(0.3 is much), the second to a share of the frames, such as 0.9."
+            )
+        self.normalizer, self.tokenizer = normalizer_of(text), tokenizer_of(dict(vocabulary))
+        self.label_prior, self.wake = label_prior, wake
+        self.decoder: Decoder = Greedy(self.tokenizer)
+        outputs = len(self.labels) + 1
+        self.register_buffer("blank_rate", torch.ones(()))
+        self.register_buffer("prior", torch.full((outputs,), 1 / outputs))
+        self.observed: list[dict[str, Any]] = []
+        self.diagnosed = False
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds from one row of logits to the next."""
+        second = torch.tensor([0, 3600 * self.sample_rate])
+        rows = self.output_lengths(second).tolist()
+        return 3600 / (rows[1] - rows[0])
+
+    def spelled(self, target: Tensor) -> tuple[int, ...]:
+        """The token ids of a row of targets, `(U,)`."""
+        return tuple(output - 1 for output in target.tolist() if output != PAD)
+
+    def name_target(self, target: Tensor) -> str:
+        return self.tokenizer.decode(self.spelled(target))
+
+    def log_probs(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms `(B, T)` with lengths in samples -> log-probabilities `(B, T', C)` with lengths."""
+        logits, lengths = self(waveforms, lengths)
+        return logits.float().log_softmax(-1), lengths
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.augment.started = bool(self.blank_rate < self.wake)
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/blank_rate", self.blank_rate, on_step=False, on_epoch=True, batch_size=len(batch))
+        return loss
+
+    def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
+        """The mean over utterances of the negative log-probability of each, by its number of tokens.
+
+        `logits` `(B, T, C)`, `lengths` `(B,)` in frames, `targets` `(B, U)` with PAD behind each.
+        """
+        log_probs = logits.float().log_softmax(-1)  # half precision does not hold sums of so many paths
+        if self.training:
+            self._follow(log_probs.detach(), lengths)
+        if self.label_prior and self.training:
+            log_probs = log_probs - self.label_prior * self.prior.log()
+        counts = (targets != PAD).sum(1)
+        losses = functional.ctc_loss(
+            log_probs.transpose(0, 1), targets.clamp(min=1), lengths, counts, BLANK, "none"
+        )
+        return (losses / counts.clamp(min=1)).mean()
+
+    @torch.no_grad()
+    def _follow(self, log_probs: Tensor, lengths: Tensor) -> None:
+        """Takes the running blank rate and the prior a step towards those of a batch."""
+        inside = frame_mask(lengths, log_probs.shape[1])
+        frames = log_probs[inside]
+        self.blank_rate.lerp_((frames.argmax(-1) == BLANK).float().mean(), 1 - self.MEMORY)
+        self.prior.lerp_(frames.exp().mean(0), 1 - self.MEMORY)
+
+    def on_train_epoch_end(self) -> None:
+        if not self.diagnosed and on_plateau(float(self.blank_rate), self.trainer.global_step):
+            self.diagnosed = True
+            symptoms = self.symptoms(self.trainer.datamodule, self.trainer.global_step, self.total_steps)  # type: ignore
+            self.trainer.print(verdict(symptoms))
+
+    @torch.no_grad()
+    def symptoms(self, data: AudioDataModule, updates: int, total: int = 0) -> Symptoms:
+        """What the doctor has to know after so many updates, of `total` that a schedule has."""
+        assert self.recipe is not None
+        clips = data.splits["train"]
+        frames = self.output_lengths(clips.store.lengths[clips.rows])
+        needed = torch.tensor([frames_needed(target) for target in clips.encoded])
+        batch = next(iter(data.loader("train"))).to(self.device)
+        features, lengths = self.normalize(*self.frontend(samples_to_float(batch.waveforms), batch.lengths))
+        inside = features.transpose(1, -1)[frame_mask(lengths, features.shape[-1])]
+        factors = [self.recipe.factor(step, total=total) for step in range(total)] or [1.0]
+        early = [*self.augment.waveform_transforms.items(), *self.augment.feature_transforms.items()]
+        return Symptoms(
+            blank_rate=float(self.blank_rate),
+            updates=updates,
+            rising=factors.index(max(factors)),
+            lr=self.recipe.lr,
+            mean=float(inside.mean()),
+            deviation=float(inside.std()),
+            masked_early=any(
+                isinstance(transform, SpecAugment | Speed) and name not in self.augment.later
+                for name, transform in early
+            ),
+            tokens_per_frame=float(sum(map(len, clips.encoded)) / frames.sum()),
+            tightest=float((needed / frames.clamp(min=1)).max()),
+            seconds=data.clip_seconds,
+        )
+
+    def output_lengths(self, samples: Tensor) -> Tensor:
+        """Rows of logits of clips of so many samples, both `(B,)`."""
+        return self.network.output_lengths(self.frontend.output_lengths(samples))  # type: ignore[operator]
+
+    def check(self, data: AudioDataModule) -> None:
+        """Raises UserError where a transcript needs more frames than its audio has, before any training."""
+        bad = []
+        for split, clips in data.splits.items():
+            fastest = self.augment.fastest if split == "train" else 1.0
+            samples = (clips.store.lengths[clips.rows] / fastest).long()
+            frames = self.output_lengths(samples)
+            for clip, target, length in zip(clips.clips, clips.encoded, frames.tolist(), strict=True):
+                needed = frames_needed(target)
+                if needed > length:
+                    bad.append(f"{clip.id} ({needed} for {len(target)} tokens, {length} there)")
+        if bad:
+            more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+            raise UserError(
+                f"{len(bad)} transcripts need more frames than their audio gives, so that none can be "
+                f"aligned: {', '.join(bad[:SHOWN])}{more}; leave them out, lower frontend.hop_length or "
+                "network.strides, or use larger tokens."
+            )
+
+    def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
+        log_probs = logits.float().log_softmax(-1).cpu()
+        decoder = self.decoder if stage == "test" else Greedy(self.tokenizer)
+        for i, (row, length) in enumerate(zip(log_probs, lengths.tolist(), strict=True)):
+            tokens = self.spelled(batch.targets[i])
+            found = decoder(row[:length])
+            best, reference = found[0], decoder.score_of(row[:length], tokens)
+            entropy = -(row[:length].exp() * row[:length]).sum(-1).mean()
+            self.observed.append(
+                {
+                    "id": batch.ids[i],
+                    "reference": self.tokenizer.decode(tokens),
+                    "hypothesis": best.text,
+                    "score": best.score,
+                    # A reference that the decoder cannot say, such as by its lexicon, has none.
+                    "reference_score": reference.score if math.isfinite(reference.score) else None,
+                    "nbest": [other.text for other in found],
+                    "seconds": round(int(batch.lengths[i]) / self.sample_rate, 3),
+                    "blank_rate": float((row[:length].argmax(-1) == BLANK).float().mean()),
+                    "entropy": float(entropy),
+                }
+            )
+
+    def summarise(self, stage: str) -> dict[str, float]:
+        unique = {row["id"]: row for row in self.gather(self.observed)}
+        self.observed, self.rows = [], [unique[i] for i in sorted(unique)]
+        scores = transcript_values(self.rows)
+        mean = {
+            name: sum(row[name] for row in self.rows) / len(self.rows) for name in ("blank_rate", "entropy")
+        }
+        return scores | mean
+
+    def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
+        return transcript_scores(self._grouped(clips))
+
+    def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
+        """Writes predictions.jsonl, and what `write_transcript_report` does."""
+        rows = self._grouped(clips)
+        write_predictions(folder / PREDICTIONS, rows)
+        write_transcript_report(folder, rows)
+        return transcript_scores(rows)
+
+    def _grouped(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        known = {clip.id: clip for clip in clips}
+        return [row | {"group": known[row["id"]].group, "fold": known[row["id"]].fold} for row in self.rows]
+
+    def predict(
+        self,
+        audio: Sequence[Audio] | Audio,
+        sample_rate: int | None = None,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int = 16,
+    ) -> list[Prediction]:
+        """Transcripts of recordings of any length, format, rate and number of channels.
+
+        As of `AudioTask`, but recordings longer than `window` (20 s by default) are cut at their pauses, so
+        that there is no `hop`; what was said in each piece stands under `windows`.
+
+        Raises:
+            UserError: a file can't be read, an array comes without its rate, or a hop is asked for.
+        """
+        if hop is not None:
+            raise UserError("Speech is cut at its pauses, not every so many seconds: leave out hop.")
+        many = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
+        training, recordings = self.training, read_recordings(many, self.sample_rate, sample_rate)
+        self.eval()
+        found = list(transcribe(self, recordings, window or LONGEST, batch_size))
+        self.train(training)
+        return [
+            Prediction(
+                id=transcript.id,
+                hypothesis=transcript.text,
+                score=joined(transcript.text, transcript.segments).score if transcript.segments else 0.0,
+                scores={},
+                seconds=transcript.seconds,
+                windows=[(span.start, span.end, span.text, span.score) for span in transcript.segments],
+            )
+            for transcript in found
+        ]
+
+    def conclude(self, name: str, windows: Sequence[Window]) -> Prediction:
+        raise NotImplementedError("what was said is found by transcribe")
+
+
+def frames_needed(target: Tensor) -> int:
+    """The fewest frames that an alignment of these tokens takes: a blank must part two that are alike."""
+    return len(target) + int((target[1:] == target[:-1]).sum())
