@@ -18,7 +18,7 @@ OVERRIDES = experiment=$(EXP) $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
 need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check train evaluate predict folds sweep lr test test-slow lint format lock bench notebook \
+.PHONY: help setup check doctor train evaluate compare predict folds sweep lr test test-slow lint format lock bench notebook \
   clean distclean
 
 help: ## list what make can do
@@ -43,12 +43,19 @@ $(STAMP): requirements.lock pyproject.toml
 check: $(STAMP) ## look at every clip of the corpus of EXP=demo, or of ARGS="data=audio_folder data.root=FOLDER"
 	$(PY) -m lightning_audio.check experiment=$(EXP) $(ARGS)
 
+doctor: $(STAMP) ## ask whether a speech experiment can learn at all: EXP=digits_bilstm
+	$(PY) -m lightning_audio.doctor experiment=$(EXP) $(ARGS)
+
 train: $(STAMP) ## train EXP=demo; ARGS="seed=1" changes settings, RESUME=latest (or a run folder) goes on
 	$(PY) -m lightning_audio.train $(OVERRIDES)
 
 evaluate: $(STAMP) ## print the test scores of RUN=logs/... again
 	$(call need,$(RUN),Name the run folder: make evaluate RUN=logs/EXPERIMENT/DATE_TIME.)
 	$(PY) -m lightning_audio.evaluate "$(RUN)" $(ARGS)
+
+compare: $(STAMP) ## ask whether RUN=logs/... is better than OTHER=logs/..., clip by clip
+	$(call need,$(and $(RUN),$(OTHER)),Name two runs: make compare RUN=logs/EXPERIMENT/DATE_TIME OTHER=logs/...)
+	$(PY) -m lightning_audio.compare "$(RUN)" "$(OTHER)" $(ARGS)
 
 # One AUDIO may hold spaces as it is; among several, quotes keep it together: AUDIO="'my dog.wav' *.mp3".
 predict: $(STAMP) ## what RUN=logs/... says to AUDIO="one.wav *.mp3 folder"; ARGS="--format csv"

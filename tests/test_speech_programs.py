@@ -143,7 +143,11 @@ def test_predict_refuses_subtitles_of_sounds(
     assert "transcribes nothing" in sentence
 
 
-def test_the_doctor_learns_a_batch_by_heart(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_the_doctor_learns_a_batch_by_heart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "UTTERANCES", 2)
     cfg = config.compose_config([*TINY_SPEECH, "network.hidden=32"])
     assert doctor.examine(cfg) <= doctor.LEARNED
     assert "blank rate" in capsys.readouterr().out

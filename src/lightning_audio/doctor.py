@@ -45,7 +45,7 @@ def learn_by_heart(task: CTC, batch: Batch, updates: int = UPDATES) -> float:
         if update % REPORT_EVERY == 0:
             error_rate = word_error_rate(task, batch)
             print(
-                f"update {update}  loss {float(loss):.3f}  blank rate {float(task.blank_rate):.2f}  "
+                f"update {update}  loss {loss.item():.3f}  blank rate {float(task.blank_rate):.2f}  "
                 f"WER {100 * error_rate:.1f} %"
             )
             if error_rate <= LEARNED:
