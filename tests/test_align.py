@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import torch
 from conftest import sine, write_wav
 from torch import nn
 
-from lightning_audio import build
+from lightning_audio import align, build, runs
 from lightning_audio.align import beside_truth, main
-from lightning_audio.alignment import BARE, boundary_errors, fit_extent
+from lightning_audio.alignment import BARE, Extent, boundary_errors, fit_extent
 from lightning_audio.checkpoint import load
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
@@ -240,3 +241,23 @@ def test_truth_is_held_against_what_is_aligned(task: CTC, wav: Path) -> None:
     assert np.mean(boundary_errors(fitted)) <= np.mean(boundary_errors(pairs)) + 0.02
     with pytest.raises(UserError, match="true words of one"):
         beside_truth(task, [clip], {"one": [("b", 0.0, 1.0)]}, BARE)
+
+
+def test_an_extent_is_fitted_on_validation_and_taken_from_then_on(
+    speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(speech_run, run)
+    align.main([str(run), "--fit"])
+    assert "Fitted on validation" in capsys.readouterr().out
+    task = load(run)
+    assert isinstance(task, CTC)
+    data = build.datamodule(runs.load_config(run), task.description["facts"])
+    data.prepare_data()
+    data.setup()
+    truth = data.corpus.boundaries()  # type: ignore[attr-defined]
+    expected = fit_extent(align.beside_truth(task, data.splits["val"].clips, truth, BARE))
+    options = align.arguments([str(run), "one.wav", "1"])
+    assert align.extent_of(options) == expected
+    assert align.extent_of(align.arguments([str(run), "one.wav", "1", "--shift", "0.5"])).shift == 0.5
+    assert align.extent_of(align.arguments([str(speech_run), "one.wav", "1"])) == Extent()

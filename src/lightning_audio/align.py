@@ -3,16 +3,20 @@
 python -m lightning_audio.align logs/digits_bilstm/2026-01-31_12-00-00_a1b2 one.wav "three five five zero"
 python -m lightning_audio.align RUN one.wav "three five" --format textgrid --output one.TextGrid
 python -m lightning_audio.align RUN --manifest texts.jsonl --format ctm --output texts.ctm
+python -m lightning_audio.align RUN --fit
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from lightning_audio.alignment import Extent, Span, align, joined
+from lightning_audio import build, runs
+from lightning_audio.alignment import BARE, Extent, Span, align, fit_extent, joined
 from lightning_audio.checkpoint import load
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
@@ -20,11 +24,13 @@ from lightning_audio.data.manifests import read_manifest
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.formats import TRANSCRIPTS, transcript_files, write_transcripts
 from lightning_audio.predict import device_of
+from lightning_audio.results import to_json, write_atomically
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.transcribe import Transcript, posteriors
 from lightning_audio.text import UnknownCharacter
 
+EXTENT = "extent.json"  # in the run folder
 FORMATS = tuple(form for form in TRANSCRIPTS if form != "text")
 
 
@@ -42,19 +48,21 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     known = Extent()
     parser.add_argument(
-        "--shift", type=float, default=known.shift, help=f"seconds by which words are later [{known.shift}]"
+        "--shift", type=float, help=f"seconds by which words are later [as fitted, or {known.shift}]"
     )
     parser.add_argument(
-        "--reach",
-        type=float,
-        default=known.reach,
-        help=f"seconds of a word beyond its frames [{known.reach}]",
+        "--reach", type=float, help=f"seconds of a word beyond its frames [as fitted, or {known.reach}]"
+    )
+    parser.add_argument(
+        "--fit", action="store_true", help="fit both on validation, where the corpus knows the true times"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps [cpu]")
     parser.add_argument(
         "--allow", nargs="*", default=[], help="packages of your own that the checkpoint may build"
     )
     options = parser.parse_args(argv)
+    if options.fit:
+        return options
     if (options.manifest is None) == (options.text is None) or (options.manifest and options.audio):
         parser.error("give either AUDIO and its TEXT, or --manifest FILE")
     return options
@@ -94,6 +102,42 @@ def aligned(task: CTC, clip: Clip, extent: Extent) -> tuple[Span, float]:
     rows = posteriors(task, samples)
     words = align(rows, tokens, task.tokenizer, task.frame_seconds, clip.start, extent, clip.id)
     return joined(" ".join(word.text for word in words), words), clip.start + len(samples) / task.sample_rate
+
+
+def extent_of(options: argparse.Namespace) -> Extent:
+    """What was set, else what was fitted for the run, else the default.
+
+    Raises:
+        UserError: words would end before they begin.
+    """
+    file = Path(options.run) / EXTENT
+    known = Extent(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Extent()
+    given = {name: getattr(options, name) for name in ("shift", "reach")}
+    found = replace(known, **{name: value for name, value in given.items() if value is not None})
+    if not found.reach >= 0:
+        raise UserError(f"--reach {found.reach:g} would end words before they begin: set it to 0 or more.")
+    return found
+
+
+def fit(task: CTC, run: Path) -> Extent:
+    """The extent of the smallest errors on the validation utterances of a run; kept in its folder.
+
+    Raises:
+        UserError: its corpus does not know when words are said, or there is no validation.
+    """
+    cfg = runs.load_config(run)
+    data = build.datamodule(cfg, task.description["facts"])
+    data.prepare_data()
+    data.setup()
+    boundaries = getattr(data.corpus, "boundaries", None)
+    if boundaries is None or not data.has_validation:
+        raise UserError(
+            f"The corpus of {run} does not know when its validation words are said: fit on a run of "
+            "digit_strings, or set --shift and --reach."
+        )
+    extent = fit_extent(beside_truth(task, data.splits["val"].clips, boundaries(), BARE))
+    write_atomically(run / EXTENT, to_json(asdict(extent)) + "\n")
+    return extent
 
 
 def beside_truth(
@@ -149,13 +193,16 @@ def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Tr
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
-    if not options.reach >= 0:
-        raise UserError(f"--reach {options.reach:g} would end words before they begin: set it to 0 or more.")
+    if options.fit:
+        extent = fit(refuse_others(load(options.run, "cpu", options.allow), options.run), Path(options.run))
+        print(f"Fitted on validation: --shift {extent.shift:.3f} --reach {extent.reach:.3f}, kept for it.")
+        return
+    extent = extent_of(options)
     device, clips = device_of(options.device), clips_to_align(options)
     # Refused before the work, which may be long.
     transcript_files(list(dict.fromkeys(clip.path for clip in clips)), options.format, options.output)
     task = refuse_others(load(options.run, device, options.allow), options.run)
-    answers = list(transcripts(task, clips, Extent(options.shift, options.reach)))
+    answers = list(transcripts(task, clips, extent))
     found = [answer for answer in answers if isinstance(answer, Transcript)]
     errors = [answer for answer in answers if isinstance(answer, UserError)]
     if len(answers) == 1 and errors:

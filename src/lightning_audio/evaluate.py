@@ -63,7 +63,9 @@ def evaluate(
     scores = test(build.trainer(cfg, output, data, task.monitor), task, data, output)
     print_run(output, write_metrics(output, scores, data=data.facts()))
     if not overrides and not decoder and (run_folder / METRICS).is_file():
-        print(comparison(read_metrics(run_folder)["scores"], scores))
+        trained = read_metrics(run_folder)["scores"]
+        if trained.keys() & scores.keys():  # with test=false the test was not looked at before
+            print(comparison(trained, scores))
 
 
 def comparison(trained: dict[str, dict], scores: dict[str, Score]) -> str:
