@@ -660,7 +660,7 @@ def test_the_keyword_config_takes_noise_and_rate_from_the_data(tmp_path: Path) -
     assert noisy.any(1).float().mean().item() == pytest.approx(0.8, abs=0.08)
     assert 0.04 < noisy.abs().max() <= 0.1 * 0.5 + 1e-3
     assert torch.equal(labels, targets)
-    assert augment.waveform_transforms["0"].size == 800
+    assert augment.waveform_transforms["shift"].size == 800
 
 
 def test_transforms_come_in_their_order_and_mixing_last() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -27,7 +28,9 @@ LABELS = [*(f"label {number}" for number in range(8)), "_unknown_", "_silence_"]
 
 def stub(cfg: DictConfig, has_validation: bool = True) -> Any:
     """What the data of an experiment would know if its files were here."""
-    clips = [Clip(id="a", path="a.wav", text="abcdefghi", split="train")]
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "star", "pound"]
+    texts = [" ".join(pair) for pair in itertools.product(words, repeat=2)]
+    clips = [Clip(id=text, path="a.wav", text=text, split="train") for text in texts]
     encoding = build.task_class(cfg).encoding
     options: Any = OmegaConf.to_container(cfg.task, resolve=True)
     return SimpleNamespace(
