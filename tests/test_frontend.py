@@ -76,6 +76,26 @@ def test_log_mel_is_that_of_librosa(settings: dict[str, Any]) -> None:
     assert log_mel.shape == (1, settings.get("n_mels", 64))
 
 
+@pytest.mark.parametrize("chunk", [1, 3 * 1024, 30 * 1024, 2**19])
+@pytest.mark.parametrize("n_mels", [7, 64, 128])
+def test_chunks_give_what_torchaudio_gives(chunk: int, n_mels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_audio.frontend.CHUNK", chunk)
+    log_mel, waveforms = LogMel(16000, n_mels=n_mels, win_length=801), torch.stack([audio(0.3, 16000)] * 3)
+    waveforms.requires_grad_()
+    found = log_mel._in_chunks(waveforms, log_mel.spectrograms[0])
+    expected = log_mel._by_torchaudio(waveforms, log_mel.spectrograms[0])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    ours, theirs = (
+        torch.autograd.grad(x.clamp(min=1e-3).log().sum(), waveforms)[0] for x in (found, expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_a_checkpoint_holds_windows_and_filters_by_their_old_names() -> None:
+    names = {"spectrograms.0.window", "spectrograms.1.window", "mel.fb"}
+    assert set(LogMel(16000, win_length=(400, 800)).state_dict()) == names
+
+
 def test_silence_is_the_floor_and_not_infinite() -> None:
     features = alone(LogMel(16000), torch.zeros(4000))
     assert_agrees(features, librosa_mel(torch.zeros(4000), {"sample_rate": 16000}))

@@ -51,6 +51,31 @@ def test_a_program_explains_itself(
     assert capsys.readouterr().out.startswith(f"usage: lightning-audio {name} ")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["folds", "-h"]])
+def test_help_waits_for_no_torch(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from lightning_audio.__main__ import main
+sys.argv[1:] = {arguments}
+try:
+    main()
+except SystemExit as ended:
+    print(ended.code, sorted({{"torch", "hydra", "numpy"}} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("usage: lightning-audio ")
+    assert done.stdout.endswith("0 []\n")
+
+
+@pytest.mark.parametrize("name", front.OVERRIDDEN)
+def test_the_usage_names_every_group_and_choice(name: str) -> None:
+    words = set(front.usage_of(name).split())
+    for path in (Path(__file__).parents[1] / "conf").glob("*/*.yaml"):
+        assert {path.parent.name, path.stem} <= words
+
+
 def test_the_console_command_is_installed() -> None:
     command = Path(sys.executable).with_name("lightning-audio")
     if not command.is_file():

@@ -21,7 +21,7 @@ from torch import Tensor
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
 from lightning_audio.data.manifests import write_manifest
-from lightning_audio.data.store import WHERE, WaveStore, _gather_on_device
+from lightning_audio.data.store import WHERE, WaveStore, _gather_on_device, fitting
 from lightning_audio.errors import UserError
 
 RATE = 8000
@@ -121,6 +121,26 @@ def test_gather_on_a_device_against_brute_force() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("on_device", "in_memory", "expected"),
+    [(401, 0, "device"), (400, 401, "memory"), (0, 401, "memory"), (0, 400, "disk"), (400, 0, "disk")],
+)
+def test_a_store_goes_where_it_takes_less_than_a_quarter(
+    on_device: int, in_memory: int, expected: str
+) -> None:
+    assert fitting(100, on_device, in_memory) == expected
+
+
+def test_auto_says_what_it_has_chosen(
+    clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for free, expected in ((10**6, "memory"), (1000, "disk")):
+        monkeypatch.setattr("lightning_audio.data.store._free_memory", lambda free=free: free)
+        store = WaveStore.open(clips, RATE, cache, "auto")
+        assert store.where == expected
+        assert_holds(store, clips)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gather_on_cuda_equals_gather_from_disk(clips: list[Clip], cache: Path) -> None:
     store = WaveStore.open(clips, RATE, cache, "device", device="cuda")
@@ -182,7 +202,7 @@ def test_pickled_as_a_folder_and_not_as_samples(clips: list[Clip], cache: Path, 
     pickled = pickle.dumps(store)
     assert len(pickled) < 1000
     copy = pickle.loads(pickled)
-    assert copy.where == where
+    assert copy.where == store.where
     assert_holds(copy, clips)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
+from pathlib import Path
 
 PROGRAMS = {
     "train": "trains, tests and reports a run, or a multirun (-m)",
@@ -19,12 +21,44 @@ PROGRAMS = {
 }
 
 
+OVERRIDDEN = ("train", "folds", "find-lr", "doctor")  # what they take are Hydra's overrides
+
+
+def usage_of(name: str) -> str:
+    """The groups and choices that a program takes, by the names of files: Hydra takes a second to import."""
+    package = Path(__file__).resolve().parent
+    conf = next(
+        (place for place in (package.parents[1] / "conf", package / "conf") if place.is_dir()), package
+    )
+    groups = sorted(folder for folder in conf.glob("*/") if any(folder.glob("*.yaml")))
+    lines = [
+        textwrap.fill(
+            " ".join(sorted(path.stem for path in group.glob("*.yaml"))),
+            width=100,
+            initial_indent=f"  {group.name:<11}",
+            subsequent_indent=" " * 13,
+        )
+        for group in groups
+    ]
+    return "\n".join(
+        [
+            f"usage: lightning-audio {name} [GROUP=CHOICE ...] [OPTION=VALUE ...]",
+            f"{PROGRAMS[name]}\n",
+            *lines,
+            "\nAll options and their values: lightning-audio train --cfg job",
+        ]
+    )
+
+
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in PROGRAMS:
         lines = [f"  {program:<10}{what}" for program, what in PROGRAMS.items()]
         print("usage: lightning-audio PROGRAM ...\n" + "\n".join(lines))
         sys.exit(0 if name in ("-h", "--help") else 2)
+    if name in OVERRIDDEN and {"-h", "--help"} & set(sys.argv[2:]):
+        print(usage_of(name))
+        sys.exit(0)
     module = importlib.import_module(f"lightning_audio.{name.replace('-', '_')}")
     # Processes that Lightning starts for other devices run this file again with the same arguments.
     sys.argv = [str(module.__file__), *sys.argv[2:]]

@@ -23,6 +23,8 @@ from torch.nn import functional
 from lightning_audio.errors import UserError
 
 AMIN = 1e-10  # power below which decibels are cut, as in librosa.power_to_db
+CHUNK = 2**19  # samples of windowed frames worked on at once: 2 MB, which stay near the core
+BANDS = 32  # mel bands multiplied at once: few, so that most of the filters' zeros are left out
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
@@ -109,6 +111,8 @@ class LogMel(nn.Module):
         self.mel = torchaudio.transforms.MelScale(
             n_mels, sample_rate, f_min, f_max, n_fft // 2 + 1, norm=norm, mel_scale=scale
         )
+        self._bands = [slice(first, first + BANDS) for first in range(0, n_mels, BANDS)]
+        self._bins = [_extent(self.mel.fb[:, bands]) for bands in self._bands]
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames of clips of these lengths in samples."""
@@ -130,9 +134,41 @@ class LogMel(nn.Module):
         """
         # Powers span more than half precision holds.
         with torch.autocast(waveforms.device.type, enabled=False):
-            channels = [self.mel(spectrogram(waveforms.float())) for spectrogram in self.spectrograms]
+            chunked = waveforms.device.type == "cpu" and not torch.compiler.is_compiling()
+            mel = self._in_chunks if chunked else self._by_torchaudio
+            channels = [mel(waveforms.float(), spectrogram) for spectrogram in self.spectrograms]
             power = channels[0] if len(channels) == 1 else torch.stack(channels, dim=1)
             return 10 * power.clamp(min=AMIN).log10()
+
+    def _by_torchaudio(self, waveforms: Tensor, spectrogram: nn.Module) -> Tensor:
+        """Mel powers `(B, F, k)`."""
+        return self.mel(spectrogram(waveforms))
+
+    def _in_chunks(self, waveforms: Tensor, spectrogram: nn.Module) -> Tensor:
+        """The same, so few frames at a time that what lies between the steps stays in the cache."""
+        frames = waveforms.unfold(-1, self.n_fft, self.hop_length)
+        short = cast(Tensor, spectrogram.window)
+        before = (self.n_fft - len(short)) // 2
+        window = functional.pad(short, (before, self.n_fft - len(short) - before))
+        most = max(CHUNK // self.n_fft, 1)
+        chunks = [
+            torch.cat([self._mel_powers(part * window) for part in clips.split(most, dim=1)], dim=1)
+            for clips in frames.split(max(most // frames.shape[1], 1))
+        ]
+        return torch.cat(chunks).transpose(-1, -2)
+
+    def _mel_powers(self, frames: Tensor) -> Tensor:
+        """`(B, k, F)` of windowed frames `(B, k, n_fft)`."""
+        real, imaginary = torch.view_as_real(torch.fft.rfft(frames)).unbind(-1)
+        power = real.square().addcmul_(imaginary, imaginary)
+        spans = zip(self._bins, self._bands, strict=True)
+        return torch.cat([power[..., bins] @ self.mel.fb[bins, bands] for bins, bands in spans], dim=-1)
+
+
+def _extent(filters: Tensor) -> slice:
+    """The bins from the first to the last that any of the filters `(bins, F)` hears."""
+    heard = filters.any(dim=1).nonzero().flatten().tolist() or [0]
+    return slice(heard[0], heard[-1] + 1)
 
 
 class MFCC(nn.Module):

@@ -73,7 +73,7 @@ class AudioDataModule(pl.LightningDataModule):
         eval_batch_size: clips in a validation or test batch; by default `batch_size`.
         validation: share of the training clips, whole groups at a time, that becomes the validation split
             where the corpus has none; with 0 there is none, and the last epoch counts.
-        store: where the decoded audio lives: `disk` (memory map), `memory`, or `device`.
+        store: where the decoded audio lives: `disk` (memory map), `memory`, `device`, or `auto`, by size.
         workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
         balance: draw training clips so that every label comes up about as often, instead of each clip once.
         batch_seconds: fill batches with clips of like duration up to so many seconds, padding included;
@@ -169,7 +169,9 @@ class AudioDataModule(pl.LightningDataModule):
         return [clip for clip in clips if clip.id not in out]
 
     def _open_store(self, clips: Sequence[Clip], where: str) -> WaveStore:
-        device = torch.accelerator.current_accelerator(check_available=True) if where == "device" else None
+        # Worker processes gather on the CPU: beside them `auto` leaves the device alone.
+        wanted = where == "device" or (where == "auto" and not self.workers)
+        device = torch.accelerator.current_accelerator(check_available=True) if wanted else None
         return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device)
 
     @property
@@ -246,7 +248,7 @@ class AudioDataModule(pl.LightningDataModule):
             sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available() and self.where != "device",
+            pin_memory=torch.cuda.is_available() and self.store.where != "device",
         )
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:

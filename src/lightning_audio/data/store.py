@@ -25,7 +25,8 @@ from lightning_audio.errors import UserError
 
 T = TypeVar("T")
 
-WHERE = ("disk", "memory", "device")
+WHERE = ("disk", "memory", "device", "auto")
+SHARE = 0.25  # of what is free: so much of a device, or of the memory, `auto` gives to a store
 SAMPLES, INDEX = "samples.int16", "index.json"
 BYTES_PER_SAMPLE = 2
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -46,7 +47,8 @@ class WaveStore:
 
     Args:
         folder: a store that is whole; `open` finds or builds it.
-        where: the samples are read from the "disk" (mapped), from "memory", or on the "device".
+        where: the samples are read from the "disk" (mapped), from "memory", or on the "device"; "auto" takes
+            the last of these in which they fill less than a quarter of what is free.
         device: where they lie if `where` is "device".
     """
 
@@ -54,6 +56,8 @@ class WaveStore:
         index = _read_index(folder)
         if index is None:
             raise UserError(f"The store {folder} is not whole: remove it, and it will be built again.")
+        if where == "auto":
+            where = fitting(sum(index["lengths"]) * BYTES_PER_SAMPLE, _free_on(device), _free_memory())
         self.folder, self.where, self.device = folder, where, device
         self.hash: str = index["digest"]
         self.sample_rate: int = index["sample_rate"]
@@ -78,7 +82,7 @@ class WaveStore:
 
         Raises:
             UserError: files are missing or cannot be decoded, all of them told at once; the cache cannot be
-                written to or is full; `where` is none of the three.
+                written to or is full; `where` is none of WHERE.
         """
         if where not in WHERE:
             raise UserError(f"A store cannot be read from {where!r}: choose one of {', '.join(WHERE)}.")
@@ -108,6 +112,29 @@ class WaveStore:
         if isinstance(self._samples, Tensor):
             return _gather_on_device(self._samples, offsets, lengths)
         return _gather_in_memory(self._samples, offsets, lengths)
+
+
+def fitting(size: int, on_device: int, in_memory: int) -> str:
+    """Where `size` bytes of samples go, given the free bytes of the device (0: there is none) and memory."""
+    if size < SHARE * on_device:
+        return "device"
+    return "memory" if size < SHARE * in_memory else "disk"
+
+
+def _free_on(device: torch.device | str | None) -> int:
+    """Free bytes of an accelerator; 0 where there is none, or it does not tell."""
+    if device is None or torch.device(device).type != "cuda":
+        return 0
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _free_memory() -> int:
+    """Bytes that can be had without swapping; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
 
 
 def _gather_in_memory(samples: np.ndarray, offsets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
