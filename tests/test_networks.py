@@ -21,6 +21,7 @@ from lightning_audio.config import CONF
 from lightning_audio.errors import UserError
 from lightning_audio.frontend import LogMel, Normalize
 from lightning_audio.networks.base import Network
+from lightning_audio.networks.bilstm import PaddedLSTM
 from lightning_audio.networks.timm import Timm
 from lightning_audio.tasks.base import AudioTask
 
@@ -344,3 +345,19 @@ def test_the_front_end_says_how_many_channels_the_first_layer_has() -> None:
     x, lengths = normalize(*frontend(0.1 * noise(2, 16000), torch.tensor([16000, 8000])))
     logits, _ = backbone(frontend.shape[0]).eval()(x, lengths)
     assert logits.shape == (2, OUTPUTS)
+
+
+def test_a_padded_lstm_reads_as_a_packed_one_does() -> None:
+    lengths = torch.tensor([7, 1, 12, 4])
+    layer = PaddedLSTM(5, 6)
+    x = noise(4, 12, 5).requires_grad_()
+    answers, gradients = [], []
+    for way in (layer.reversed, layer.packed):
+        y = way(x, lengths)
+        y = y * (torch.arange(12) < lengths[:, None])[:, :, None]
+        answers.append(y)
+        gradients.append(torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]))
+    torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-6)
+    for own, packed in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, packed, rtol=1e-4, atol=1e-5)
+    assert gradients[0][0][1, 1:].abs().max() == 0  # what is padding has no say
