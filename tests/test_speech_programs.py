@@ -68,7 +68,10 @@ def test_a_beam_finds_what_scores_at_least_as_well_as_the_best_path(speech_run: 
     for row in read_predictions(tmp_path / "predictions.jsonl"):
         assert row["score"] >= greedy[row["id"]]["score"] - 1e-6
         assert 1 <= len(row["nbest"]) <= 4
-        assert row["nbest"][0] == row["hypothesis"]
+        assert row["nbest"][0]["text"] == row["hypothesis"]
+        scores = [other["score"] for other in row["nbest"]]
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] == row["score"]
 
 
 def test_weights_are_tuned_on_validation_and_kept(
@@ -126,6 +129,17 @@ def test_predict_writes_every_format_of_transcripts(
 ) -> None:
     predict.main([str(speech_run), str(spoken), "--format", form, "--output", str(tmp_path / "out.txt")])
     assert (tmp_path / "out.txt").is_file()
+
+
+def test_predict_gives_each_segment_its_n_best_list(speech_run: Path, spoken: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    options = ["--format", "jsonl", "--beam", "8", "--nbest", "3", "--output", str(output)]
+    predict.main([str(speech_run), str(spoken), *options])
+    (segment,) = json.loads(output.read_text(encoding="utf-8"))["segments"]
+    assert segment["nbest"][0]["text"] == segment["text"]
+    assert len({other["text"] for other in segment["nbest"]}) == 3
+    scores = [other["score"] for other in segment["nbest"]]
+    assert scores == sorted(scores, reverse=True)
 
 
 @pytest.mark.parametrize("options", [["--events"], ["--hop", "1"], ["--format", "csv"], ["--windows"]])

@@ -238,12 +238,12 @@ def test_the_oracle_takes_the_best_of_each_list() -> None:
     rows = rows_of(("a b c", "x y z"), ("a b", "a"), ("", "um"), ("a", "a"))
     lists = [["x y z", "a y c", "a b"], ["x"], ["um", ""], None]
     for row, texts in zip(rows, lists, strict=True):
-        row["nbest"] = texts
+        row["nbest"] = texts and [{"text": text, "score": -1.0} for text in texts]
     # 1 error of "a y c" or "a b", 1 of the hypothesis itself, none of the empty text: 2 in 6 words.
     assert oracle_wer(rows) == pytest.approx(2 / 6)
     assert transcript_values(rows)["wer"] == pytest.approx(5 / 6)
     assert oracle_wer(rows_of(("a", "x"))) is None
-    assert oracle_wer([rows[0] | {"nbest": ["x y z"]}]) is None
+    assert oracle_wer([rows[0] | {"nbest": [{"text": "x y z"}]}]) is None
 
 
 def test_scores_are_plain_values() -> None:

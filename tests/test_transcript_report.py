@@ -97,7 +97,12 @@ def test_counts_as_a_table() -> None:
 
 def test_the_report_on_the_screen_names_the_worst_speaker() -> None:
     rows = [
-        row | {"score": -5.0, "reference_score": -4.0, "nbest": [row["hypothesis"], row["reference"]]}
+        row
+        | {
+            "score": -5.0,
+            "reference_score": -4.0,
+            "nbest": [{"text": row[k]} for k in ("hypothesis", "reference")],
+        }
         for row in ROWS
     ]
     screen = console()

@@ -138,8 +138,11 @@ def events_as_text(found: Timelines, form: str, to_terminal: bool) -> str:
 
 
 def transcript_json_line(found: Transcript) -> str:
-    """Segments, words and tokens with their times and scores."""
+    """Segments, words and tokens with their times and scores, and n-best lists where there is a choice."""
     segments = [_nested(segment, ("words", "tokens")) for segment in found.segments]
+    for segment, others in zip(segments, found.nbest, strict=False):
+        if len(others) > 1:
+            segment["nbest"] = [rounded(other.as_dict()) for other in others]
     seconds = round(found.seconds, 6)
     return json_line({"file": found.id, "seconds": seconds, "text": found.text, "segments": segments})
 

@@ -231,7 +231,7 @@ def error_sources(rows: Rows) -> ErrorSources:
     """Search errors and model errors among the wrong utterances, and the WER of an n-best oracle.
 
     Rows hold besides the texts, where they are known, `score` and `reference_score` (natural logarithms by
-    the same model and decoder) and `nbest` (texts). See `oracle_wer`.
+    the same model and decoder) and `nbest` (each with its `text`). See `oracle_wer`.
     """
     wrong = errors_and_lengths(edit_counts(align_words(rows)))[:, 0] > 0
     kinds = [_source(row) for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong]
@@ -257,7 +257,7 @@ def oracle_wer(rows: Rows) -> float | None:
     candidates = [
         (number, {"reference": row["reference"], "hypothesis": text})
         for number, row in enumerate(rows)
-        for text in (row["hypothesis"], *(row.get("nbest") or ()))
+        for text in (row["hypothesis"], *(other["text"] for other in row.get("nbest") or ()))
     ]
     numbers, texts = zip(*candidates, strict=True)
     errors, words = errors_and_lengths(edit_counts(align_words(texts))).T

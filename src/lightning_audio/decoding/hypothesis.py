@@ -30,6 +30,10 @@ class Hypothesis:
     acoustic: float
     lm: float = 0.0
 
+    def as_dict(self) -> dict[str, str | float]:
+        """Text and scores: an entry of an n-best list as it is written."""
+        return {"text": self.text, "score": self.score, "acoustic": self.acoustic, "lm": self.lm}
+
 
 class Decoder(Protocol):
     """Log-probabilities `(T, C)` of one utterance, cut to its length, on the CPU -> hypotheses.

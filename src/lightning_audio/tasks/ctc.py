@@ -202,7 +202,7 @@ class CTC(AudioTask):
                     "score": best.score,
                     # A reference that the decoder cannot say, such as by its lexicon, has none.
                     "reference_score": reference.score if math.isfinite(reference.score) else None,
-                    "nbest": [other.text for other in found],
+                    "nbest": [other.as_dict() for other in found],
                     "seconds": round(int(batch.lengths[i]) / self.sample_rate, 3),
                     "blank_rate": float((row[:length].argmax(-1) == BLANK).float().mean()),
                     "entropy": float(entropy),

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_audio.alignment import Span, align, joined
 from lightning_audio.data.batch import pad_waveforms
 from lightning_audio.data.windows import batches_of
-from lightning_audio.decoding import Decoder
+from lightning_audio.decoding import Decoder, Hypothesis
 from lightning_audio.tasks.segments import LONGEST, Stretch, segments, windows_over
 from lightning_audio.text import Tokenizer
 
@@ -41,12 +41,14 @@ class Transcribing(Protocol):
 class Transcript:
     """What was said in a recording of so many `seconds`: segments in the order of their times.
 
-    The parts of a segment are its words, and those of a word its tokens.
+    The parts of a segment are its words, and those of a word its tokens. `nbest` has for each segment what
+    the decoder kept of it, best first; where times were asked for a known text, nothing.
     """
 
     id: str
     seconds: float
     segments: tuple[Span, ...]
+    nbest: tuple[tuple[Hypothesis, ...], ...] = ()
 
     @property
     def text(self) -> str:
@@ -101,8 +103,9 @@ def transcribe(
     for _, group in groupby(answered, key=lambda row: row[0].number):
         found = list(group)
         said = [(piece.place, rows) for piece, rows in found if len(piece.samples)]
-        spans = [span for start, rows in joined_windows(said, grid) if (span := _segment(task, start, rows))]
-        yield Transcript(found[0][0].name, found[0][0].total / task.sample_rate, tuple(spans))
+        heard = [one for start, rows in joined_windows(said, grid) if (one := _segment(task, start, rows))]
+        spans, nbest = zip(*heard, strict=True) if heard else ((), ())
+        yield Transcript(found[0][0].name, found[0][0].total / task.sample_rate, spans, nbest)
 
 
 def row_samples(task: Transcribing) -> int:
@@ -125,11 +128,11 @@ def _answer(task: Transcribing, batch: Sequence[_Piece]) -> list[tuple[_Piece, T
     return [(piece, next(rows) if len(piece.samples) else torch.zeros(0)) for piece in batch]
 
 
-def _segment(task: Transcribing, start: int, rows: Tensor) -> Span | None:
-    """What is said in rows that begin with this sample; None where it is nothing."""
-    best = task.decoder(rows)[0]
-    words = align(rows, best.tokens, task.tokenizer, task.frame_seconds, start / task.sample_rate)
-    return joined(" ".join(word.text for word in words), words) if words else None
+def _segment(task: Transcribing, start: int, rows: Tensor) -> tuple[Span, tuple[Hypothesis, ...]] | None:
+    """What is said in rows that begin with this sample, and its n-best list; None where it is nothing."""
+    found = task.decoder(rows)
+    words = align(rows, found[0].tokens, task.tokenizer, task.frame_seconds, start / task.sample_rate)
+    return (joined(" ".join(word.text for word in words), words), tuple(found)) if words else None
 
 
 def joined_windows(pieces: Sequence[tuple[Stretch, Tensor]], grid: int) -> Iterator[tuple[int, Tensor]]:
