@@ -23,7 +23,7 @@ REPORT_EVERY = 50
 LEARNED = 0.05  # word error rate on the batch itself
 
 
-def learn_by_heart(task: CTC, batch: Batch, updates: int = UPDATES) -> float:
+def learn_by_heart(task: CTC, batch: Batch, updates: int) -> float:
     """Trains on one batch, at the full learning rate and without augmentation; returns its word error rate.
 
     It stops as soon as `LEARNED` is reached.
@@ -85,7 +85,7 @@ def examine(cfg: DictConfig) -> float:
     middle = max(len(order) // 2 - UTTERANCES // 2, 0)
     batch = clips[order[middle : middle + UTTERANCES].tolist()]
     print(f"{data.describe()}; {len(batch)} utterances are learned by heart")
-    error_rate = learn_by_heart(task, batch)
+    error_rate = learn_by_heart(task, batch, UPDATES)
     if error_rate > LEARNED:
         raise UserError(
             f"The network could not learn {len(batch)} utterances by heart (WER {100 * error_rate:.0f} % "
