@@ -24,7 +24,7 @@ SIGNS = {"<=": operator.le, ">=": operator.ge}
 
 
 def at_start() -> dict[str, Any]:
-    """Load average, commit and time before the first benchmark ran: the later ones are not to blame theirs."""
+    """Load average, commit and time before the first benchmark ran, which is itself a load for the next."""
     known = os.environ.get(AT_START)
     if known:
         return json.loads(known)
@@ -65,13 +65,13 @@ def _processor() -> str:
 def machine_line(known: Mapping[str, Any] | None = None) -> str:
     """Machine, versions, commit, date and load in one line: of what `write` wrote, or as they are now."""
     content = known or {"machine": machine(), "versions": versions(), **at_start()}
-    parts = content["machine"]
+    parts, head = content["machine"], content["commit"] or "unknown"
     texts = [
         f"{parts['cores']} cores of {parts['processor'] or 'unknown make'}, {parts['threads']} threads",
         *([parts["gpu"]] if parts["gpu"] else []),
         parts["system"],
         f"torch {content['versions']['torch']}",
-        f"commit {(content['commit'] or 'unknown')[:7]}{'-dirty' * str(content['commit']).endswith('-dirty')}",
+        f"commit {head[:7]}{'-dirty' if head.endswith('-dirty') else ''}",
         content["date"],
         "load unknown" if content["load"] is None else f"load {content['load']:.1f} at the start",
     ]

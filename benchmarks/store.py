@@ -1,7 +1,7 @@
 """Building a WaveStore from files, against decoding and resampling them alone.
 
-ESC-10 as Ogg, resampled to half its rate, and Speech Commands as WAV, which is only read; noise in files of the
-same sizes where the data root lacks them. The files are in the page cache; the store is flushed to the disk.
+ESC-10 as Ogg, resampled to half its rate, and Speech Commands as WAV, which is only read; noise in files of
+the same sizes where the data root lacks them. The files are in the page cache; the store goes to the disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CORPORA = {
 
 
 class Busy:
-    """How busy all cores are while contenders run: seconds of CPU time per second and core, for each round."""
+    """How busy all cores are while contenders run: CPU time per second and core, for each round."""
 
     def __init__(self) -> None:
         self.shares: dict[str, list[float]] = {}

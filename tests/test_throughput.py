@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from conftest import TINY
 from omegaconf import OmegaConf
 
@@ -14,7 +16,8 @@ from lightning_audio import callbacks
 from lightning_audio.config import compose_config
 from lightning_audio.data import sampling
 from lightning_audio.data.module import ClipSet
-from lightning_audio.tasks.base import AudioTask
+from lightning_audio.schedule import one_cycle
+from lightning_audio.tasks.base import AudioTask, seed_draws
 from lightning_audio.train import train
 
 EPOCHS, STEPS = 2, 4  # 60 training clips in batches of 16
@@ -59,3 +62,21 @@ def test_waiting_is_the_time_of_the_loader_and_nothing_else(
     seconds = waited + EPOCHS * STEPS * (STEP + AVERAGE)
     assert metrics["loader_wait"] == pytest.approx(waited / seconds, abs=1e-4)
     assert metrics["clips_per_second"] == pytest.approx(EPOCHS * 60 / seconds, abs=0.05)
+
+
+def test_the_learning_rate_is_logged_whenever_loggers_write(tmp_path: Path) -> None:
+    options = ("logger=default", "trainer.log_every_n_steps=2", "callbacks.listen=null", "test=false")
+    cfg = compose_config([*TINY, *options])
+    cfg.run_folder = str(tmp_path)
+    train(cfg, tmp_path)
+    with (tmp_path / "csv" / "metrics.csv").open(encoding="utf-8") as file:
+        rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
+    # Ten steps; the second one is number 1.
+    assert rates == {step: pytest.approx(cfg.optimizer.lr * one_cycle(step, 10)) for step in (1, 3, 5, 7, 9)}
+
+
+def test_draws_are_seeded_as_torch_seeds_them() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    seed_draws(5, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
