@@ -93,8 +93,8 @@ lock: ## pin the newest versions that pyproject.toml allows (with uv)
 	$(UV) pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --extra dev --quiet --output-file requirements.lock pyproject.toml
 
-bench: $(STAMP) ## run the benchmarks one after another
-	@for file in $(filter-out benchmarks/timing.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(PY) "$$file" || exit 1; done
+bench: $(STAMP) ## run the benchmarks and write their tables; ARGS="loading --quick" runs one, keeps nothing
+	$(PY) benchmarks/run.py $(ARGS)
 
 notebook: $(STAMP) ## open the notebooks; installs JupyterLab the first time
 	@$(PY) -c "import jupyterlab" 2>/dev/null || $(INSTALL) --no-build-isolation -e ".[notebook]"

@@ -232,6 +232,9 @@ def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: t
         )
     callbacks += checkpoints(run_folder, *(monitor if data.has_validation else (None, "min")))
     loggers = [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
+    # Under trainer.deterministic torch also fills all memory that it takes, for code that reads what it has
+    # not written; without it a step of a small network takes 4 to 8 % less time on the CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return instantiate(
         # A bar is for somebody who watches; a log gets a line an epoch.
         {**cfg.trainer, "enable_progress_bar": cfg.trainer.enable_progress_bar and sys.stdout.isatty()},

@@ -71,32 +71,30 @@ class EMA(WeightAveraging):
 class Throughput(Callback):
     """Clips per second of training, and the share of its time spent waiting for the next batch.
 
-    Seconds are kept in checkpoints, so that those of a resumed run count from its first start.
+    Its time is that of the steps: from the moment when the loader is asked for a batch until the callbacks
+    before this one have seen the step. Waiting ends when the batch is on the device and the step can begin;
+    a GPU may still be busy with the step before, so this is the most that it can have waited. Logging,
+    validation and saving are left out of both. Seconds are kept in checkpoints, so that those of a resumed
+    run count from its first start.
     """
 
     def __init__(self) -> None:
         self.clips, self.seconds, self.waited = 0, 0.0, 0.0
         self.earlier = 0.0  # seconds of the run before it was resumed
-        self._last: float | None = None
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._last = time.perf_counter()
+        self._started = 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        now = time.perf_counter()
-        if self._last is not None:
-            self.waited += now - self._last
-            self.seconds += now - self._last
-        self._last = now
+        self._started = time.perf_counter()
+        waited = self._started - getattr(trainer.train_dataloader, "asked", self._started)
+        self.waited += waited
+        self.seconds += waited
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        now = time.perf_counter()
-        self.seconds += now - (self._last or now)
-        self._last = now
+        self.seconds += time.perf_counter() - self._started
         self.clips += len(batch) * trainer.world_size
 
     def measured(self) -> dict[str, float]:

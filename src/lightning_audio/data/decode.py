@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +31,8 @@ DECODER = (
     f"{DECODER_VERSION}, soundfile {soundfile.__version__}, "
     f"libsndfile {soundfile.__libsndfile_version__}, soxr {soxr.__version__}"
 )
+
+GROUP = 4  # clips that a thread decodes at once
 
 # The number of frames that libsndfile gives a stream whose header leaves it open.
 OPEN_ENDED = 2**63 - 1
@@ -63,9 +67,13 @@ def decode(
     Raises:
         UserError: the file is missing or damaged, holds no samples, or ends before `start`.
     """
-    if not Path(path).is_file():
+    try:
+        status = Path(path).stat()  # once: short WAV files take little longer than this
+    except OSError:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
         raise AudioError(path, "there is no such file")
-    if Path(path).stat().st_size == 0:
+    if status.st_size == 0:
         raise AudioError(path, "it is empty")
     try:
         with soundfile.SoundFile(path) as file:
@@ -89,7 +97,8 @@ def _read(file: soundfile.SoundFile, sample_rate: int, start: float, duration: f
     frames = -1 if duration is None else round(duration * file.samplerate)
     if frames < 0 and file.frames == OPEN_ENDED:
         raise AudioError(file.name, "its header does not say how long it is, so it has to be written anew")
-    file.seek(min(first, file.frames))
+    if first > 0:
+        file.seek(min(first, file.frames))
     if file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == sample_rate:
         return file.read(frames, dtype="int16")
     samples = file.read(frames, dtype="float32")
@@ -129,23 +138,27 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
 
 def decode_clips(clips: Iterable[Clip], sample_rate: int) -> Iterator[np.ndarray | AudioError]:
     """What decoding gives, in the order of the clips; only a few of them wait in memory for their turn."""
-    return in_threads(lambda clip: _samples_or_error(clip, sample_rate), clips)
+    # In groups, since handing a short WAV file to a thread takes as long as reading it.
+    rows = iter(clips)
+    groups = iter(lambda: list(islice(rows, GROUP)), [])
+    for group in in_threads(lambda group: [_samples_or_error(c, sample_rate) for c in group], groups, 2):
+        yield from group
 
 
-def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`work` of every item, in their order, done a few ahead.
+def in_threads(work: Callable[[T], R], items: Iterable[T], ahead: int = 4) -> Iterator[R]:
+    """`work` of every item, in their order, done up to `ahead` items for each thread before its turn.
 
     Threads do, since soundfile and soxr let go of the interpreter while they work.
     """
     threads = os.cpu_count() or 1
-    ahead: deque[Future[R]] = deque()
+    waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for item in items:
-            ahead.append(pool.submit(work, item))
-            if len(ahead) > 4 * threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _samples_or_error(clip: Clip, sample_rate: int) -> np.ndarray | AudioError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -90,21 +91,29 @@ class BatchSampler(Sampler[list[int]]):
 
 class BatchLoader(DataLoader):
     """A DataLoader over whole batches that knows where it stands, so that a run killed in the middle of an
-    epoch goes on with the next batch. Lightning saves and restores what `state_dict` returns."""
+    epoch goes on with the next batch. Lightning saves and restores what `state_dict` returns.
+
+    Attributes:
+        asked: when the latest batch was asked for, by time.perf_counter(); an epoch's first one waits for
+            its order and for worker processes to start.
+    """
 
     sampler: BatchSampler
+    asked = 0.0
 
     def __init__(self, dataset: Any, sampler: BatchSampler, **options: Any) -> None:
         super().__init__(dataset, sampler=sampler, batch_size=None, **options)
         self._batches = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.asked = time.perf_counter()
         first, self.sampler.first_batch = self.sampler.first_batch, 0
         self._batches = first
         iterator = super().__iter__() if first == 0 else self._resumed(first)
         for batch in iterator:
             self._batches += 1
             yield batch
+            self.asked = time.perf_counter()
 
     def _resumed(self, first: int) -> Iterator[Any]:
         # The sampler is read lazily, so the mark has to stand for as long as this one iterator lives.

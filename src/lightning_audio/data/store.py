@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ WHERE = ("disk", "memory", "device", "auto")
 SHARE = 0.25  # of what is free: so much of a device, or of the memory, `auto` gives to a store
 SAMPLES, INDEX = "samples.int16", "index.json"
 BYTES_PER_SAMPLE = 2
+FLUSHED_AT_ONCE = 32 * 2**20  # bytes
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 _log = logging.getLogger(__name__)
@@ -248,12 +250,22 @@ def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
-    """Writes a file to the disk; returns the first 16 hexadecimal digits of its SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
+    """Writes a file to the disk; returns the first 16 hexadecimal digits of its SHA-256.
+
+    It goes there while the next chunks are made, so that the disk is not waited for at the end.
+    """
+    digest, unflushed = hashlib.sha256(), 0
+    flush: Future[None] | None = None
+    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
         for chunk in chunks:
-            file.write(chunk)
+            unflushed += file.write(chunk)
             digest.update(chunk)
+            if unflushed > FLUSHED_AT_ONCE:
+                if flush:
+                    flush.result()  # raises what went wrong with it: the system tells only once
+                flush, unflushed = beside.submit(os.fsync, file.fileno()), 0
+        if flush:
+            flush.result()
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""What a run says of its speed, on a clock that only the planted events move."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+from omegaconf import OmegaConf
+
+from lightning_audio import callbacks
+from lightning_audio.config import compose_config
+from lightning_audio.data import sampling
+from lightning_audio.data.module import ClipSet
+from lightning_audio.schedule import one_cycle
+from lightning_audio.tasks.base import AudioTask, seed_draws
+from lightning_audio.train import train
+
+EPOCHS, STEPS = 2, 4  # 60 training clips in batches of 16
+ORDER, GATHER, STEP, AVERAGE, VALIDATION, SAVE = 7, 3, 5, 11, 100, 1000
+
+
+CLOCK = SimpleNamespace(now=0.0, perf_counter=lambda: CLOCK.now)
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds pass in the loader, in steps, in averaging, in validation and in saving, and nowhere else."""
+
+    def slow(owner: Any, name: str, seconds: float) -> None:
+        original = getattr(owner, name)
+
+        def slower(*arguments: Any, **options: Any) -> Any:
+            CLOCK.now += seconds
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, slower)
+
+    for module in (callbacks, sampling):
+        monkeypatch.setattr(module, "time", CLOCK)
+    slow(sampling.BatchSampler, "__iter__", ORDER)
+    slow(ClipSet, "__getitem__", GATHER)
+    slow(AudioTask, "training_step", STEP)
+    slow(callbacks.EMA, "on_train_batch_end", AVERAGE)
+    slow(AudioTask, "validation_step", VALIDATION)
+    slow(callbacks.AtomicCheckpointIO, "save_checkpoint", SAVE)
+
+
+@pytest.mark.parametrize("every", [STEPS, STEPS // 2])  # validation at the end of an epoch, and within it too
+def test_waiting_is_the_time_of_the_loader_and_nothing_else(
+    every: int, planted: None, tmp_path: Path
+) -> None:
+    watched = ("loader.validation=0.25", "callbacks=ema", "test=false")
+    cfg = compose_config([*TINY, *watched, f"trainer.max_epochs={EPOCHS}"])
+    OmegaConf.update(cfg, "trainer.val_check_interval", every, force_add=True)
+    metrics = train(cfg, tmp_path)
+    waited = EPOCHS * (ORDER + STEPS * GATHER)
+    seconds = waited + EPOCHS * STEPS * (STEP + AVERAGE)
+    assert metrics["loader_wait"] == pytest.approx(waited / seconds, abs=1e-4)
+    assert metrics["clips_per_second"] == pytest.approx(EPOCHS * 60 / seconds, abs=0.05)
+
+
+def test_the_learning_rate_is_logged_whenever_loggers_write(tmp_path: Path) -> None:
+    options = ("logger=default", "trainer.log_every_n_steps=2", "callbacks.listen=null", "test=false")
+    cfg = compose_config([*TINY, *options])
+    cfg.run_folder = str(tmp_path)
+    train(cfg, tmp_path)
+    with (tmp_path / "csv" / "metrics.csv").open(encoding="utf-8") as file:
+        rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
+    # Ten steps; the second one is number 1.
+    assert rates == {step: pytest.approx(cfg.optimizer.lr * one_cycle(step, 10)) for step in (1, 3, 5, 7, 9)}
+
+
+def test_draws_are_seeded_as_torch_seeds_them() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    seed_draws(5, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
