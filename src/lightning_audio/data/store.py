@@ -92,7 +92,7 @@ class WaveStore:
         if where not in WHERE:
             raise UserError(f"A store cannot be read from {where!r}: choose one of {', '.join(WHERE)}.")
         clips = sorted(clips, key=lambda clip: clip.id)
-        folder = Path(cache) / "stores" / _key(clips, sample_rate)
+        folder = folder_of(clips, sample_rate, cache)
         if read_index(folder) is None:
             _build_once(clips, sample_rate, folder)
         return cls(folder, where, device)
@@ -110,7 +110,7 @@ class WaveStore:
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.ids)}
+        return dict(zip(self.ids, range(len(self)), strict=True))
 
     # Read when the first batch is: a store may be opened and no more, or moved to another device first.
     @cached_property
@@ -156,6 +156,11 @@ class WaveStore:
             offsets, lengths = (values[sent(rows, self.device)] for values in self._index_on_device)
             return gather_on_device(self._samples, offsets, lengths, longest, ragged=shortest < longest)
         return gather_in_memory(self._samples, self._offsets[rows], lengths)
+
+
+def folder_of(clips: Sequence[Clip], sample_rate: int, cache: Path) -> Path:
+    """Where the store of these clips, in the order of their ids, lies once it is built."""
+    return Path(cache) / "stores" / _key(clips, sample_rate)
 
 
 def _key(clips: Sequence[Clip], sample_rate: int) -> str:
