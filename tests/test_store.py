@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
+from lightning_audio.data.index import read_index
 from lightning_audio.data.manifests import write_manifest
-from lightning_audio.data.store import WHERE, WaveStore, _gather_on_device, fitting
+from lightning_audio.data.residency import WHERE, fitting, gather_on_device
+from lightning_audio.data.store import WaveStore
 from lightning_audio.errors import UserError
 
 RATE = 8000
@@ -111,14 +114,56 @@ def assert_batch(waveforms: Tensor, lengths: Tensor, expected: list[np.ndarray])
 
 
 def test_gather_on_a_device_against_brute_force() -> None:
-    # A store on a CPU takes the other path, so the one for devices is called by itself here.
     expected = [noise(length, length) for length in (5, 1, 9, 3)]
     samples = torch.from_numpy(np.concatenate([*expected, np.zeros(9, np.int16)]))
     offsets, lengths = torch.tensor([0, 5, 6, 15]), torch.tensor([5, 1, 9, 3])
-    for rows in ([0, 1, 2, 3], [3], [3, 2, 2], [1, 1]):
+    for rows, longest in (([0, 1, 2, 3], 9), ([3], 3), ([3, 2, 2], 9), ([1, 1], 1)):
+        ragged = len({int(lengths[row]) for row in rows}) > 1
         assert_batch(
-            *_gather_on_device(samples, offsets[rows], lengths[rows]), [expected[row] for row in rows]
+            *gather_on_device(samples, offsets[rows], lengths[rows], longest, ragged),
+            [expected[row] for row in rows],
         )
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_a_gather_on_a_device_never_asks_it_for_a_number(ragged: bool) -> None:
+    # Tensors of the meta device have no values: to read one, as `int(lengths.max())` would, is an error.
+    offsets, lengths = torch.tensor([0, 5], device="meta"), torch.tensor([5, 1], device="meta")
+    samples = torch.empty(20, dtype=torch.int16, device="meta")
+    with pytest.raises(RuntimeError):
+        int(lengths.max())
+    waveforms, lengths = gather_on_device(samples, offsets, lengths, 5, ragged)
+    assert (waveforms.shape, waveforms.dtype, lengths.shape) == ((2, 5), torch.int16, (2,))
+
+
+def test_samples_travel_to_a_device_in_parts(
+    clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_audio.data.residency.CHUNK", 999)
+    sizes: list[int] = []
+    from_numpy = torch.from_numpy
+
+    def watched(part: np.ndarray) -> Tensor:
+        sizes.append(len(part))
+        return from_numpy(part)
+
+    store = WaveStore.open(clips, RATE, cache, "device", device="cpu")
+    monkeypatch.setattr("lightning_audio.data.residency.torch.from_numpy", watched)
+    assert_holds(store, clips)
+    assert sum(sizes) == sum(1000 + 50 * n for n in range(12))
+    assert max(sizes) == 999, "never all of them in the memory of the host"
+
+
+def test_a_store_on_a_device_follows_the_one_that_trains(clips: list[Clip], cache: Path) -> None:
+    store = WaveStore.open(clips, RATE, cache, "device", device="cpu")
+    store.gather([0])
+    store.move(torch.device("meta"))
+    assert store.gather([0, 5])[0].device.type == "meta"
+    store.move(torch.device("cpu"))
+    assert_holds(store, clips)
+    on_disk = WaveStore.open(clips, RATE, cache, "disk")
+    on_disk.move(torch.device("meta"))
+    assert_holds(on_disk, clips)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +180,7 @@ def test_auto_says_what_it_has_chosen(
     clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for free, expected in ((10**6, "memory"), (1000, "disk")):
-        monkeypatch.setattr("lightning_audio.data.store._free_memory", lambda free=free: free)
+        monkeypatch.setattr("lightning_audio.data.store.free_memory", lambda free=free: free)
         store = WaveStore.open(clips, RATE, cache, "auto")
         assert store.where == expected
         assert_holds(store, clips)
@@ -213,9 +258,80 @@ def test_a_store_that_lost_its_tail_is_built_again(clips: list[Clip], cache: Pat
     with pytest.raises(UserError, match="not whole"):
         WaveStore(store.folder)
     assert_holds(WaveStore.open(clips, RATE, cache), clips)
-    (store.folder / "index.json").write_text('{"lengths": [1')
     assert_holds(WaveStore.open(clips, RATE, cache), clips)
     assert left_in(cache) == [store.folder.name]
+
+
+def test_rows_of_many_clips(clips: list[Clip], cache: Path) -> None:
+    store = WaveStore.open(clips[::-1], RATE, cache)
+    assert store.rows([clips[7], clips[0], clips[11]]).tolist() == [7, 0, 11]
+    assert store.rows([]).tolist() == []
+    assert store.rows([]).dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", ["index.json", "lengths.npy", "ids.json"])
+@pytest.mark.parametrize("damage", ["lost", "cut", "odd"])
+def test_a_store_with_a_damaged_index_is_built_again(
+    name: str, damage: str, clips: list[Clip], cache: Path
+) -> None:
+    store = WaveStore.open(clips, RATE, cache)
+    file = store.folder / name
+    whole = file.read_bytes()
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(whole[:-3] if damage == "cut" else b"[1]")
+    with pytest.raises(UserError, match="not whole"):
+        WaveStore(store.folder)
+    assert_holds(WaveStore.open(clips, RATE, cache), clips)
+    assert file.read_bytes() == whole
+    assert left_in(cache) == [store.folder.name]
+
+
+def test_lengths_that_do_not_fit_the_samples_are_no_index(clips: list[Clip], cache: Path) -> None:
+    store = WaveStore.open(clips, RATE, cache)
+    np.save(store.folder / "lengths.npy", store.lengths.numpy() + 1)  # the file's size stays
+    assert read_index(store.folder) is None
+    assert_holds(WaveStore.open(clips, RATE, cache), clips)
+
+
+def test_ids_may_hold_any_character(tmp_path: Path, cache: Path) -> None:
+    names = ["new\nline", "nul\0", 'quote "', "ünï", "\ud800 alone", "  ", "a,b"]
+    path = str(write_wav(tmp_path / "a.wav", noise(100, 0), RATE))
+    clips = [Clip(name, path) for name in names]
+    assert_holds(WaveStore.open(clips, RATE, cache), clips)
+
+
+def test_the_key_is_of_the_place_and_not_of_the_words_for_it(
+    clips: list[Clip], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = WaveStore.open(clips, RATE, cache)
+    monkeypatch.chdir(tmp_path)
+    relative = [replace(clip, path=Path(clip.path).name) for clip in clips]
+    assert WaveStore.open(relative, RATE, cache).folder == store.folder
+    # What stands in one column is not taken for what stands in the next.
+    a, b = clips[0].path, clips[1].path
+    pairs = [[Clip("x", a), Clip("y", b)], [Clip("x", b), Clip("y", a)]]
+    pairs += [[Clip("x", a, 0.05), Clip("y", a)], [Clip("x", a), Clip("y", a, 0.05)]]
+    pairs += [[Clip("x", a, 0.0, 0.05), Clip("y", a)], [Clip("x", a), Clip("y", a, 0.0, 0.05)]]
+    assert len({WaveStore.open(pair, RATE, cache).folder for pair in pairs}) == 6
+
+
+def test_each_file_is_asked_for_its_size_once(
+    clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stretches = [replace(clip, id=f"{clip.id} {n}", duration=0.01) for clip in clips for n in range(5)]
+    WaveStore.open(stretches, RATE, cache)
+    asked: list[str] = []
+    stat = os.stat
+
+    def watched(path: Any, **options: Any) -> os.stat_result:
+        asked.append(str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr("lightning_audio.data.store.os.stat", watched)
+    WaveStore.open(stretches, RATE, cache)
+    assert sorted(name for name in asked if name.endswith(".wav")) == sorted(clip.path for clip in clips)
 
 
 def test_all_bad_files_are_told_at_once(clips: list[Clip], cache: Path) -> None:

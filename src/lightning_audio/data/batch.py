@@ -29,17 +29,24 @@ class Batch:
     def __len__(self) -> int:
         return self.waveforms.shape[0]
 
-    def to(self, device: torch.device, non_blocking: bool = True, **_: Any) -> Batch:
-        """The same batch on another device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str, **_: Any) -> Batch:
+        """The same batch on another device; what is there already is not copied."""
+        # A copy that is not waited for is safe only towards CUDA: the CPU would read what is not there yet.
+        ahead = torch.device(device).type == "cuda"
+        return self._each(lambda tensor: tensor.to(device, non_blocking=ahead))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which a GPU copies without waiting."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        return self._each(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
 
     def _each(self, function: Any) -> Batch:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: function(v) for k, v in tensors.items() if isinstance(v, Tensor)})
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def samples_to_float(waveforms: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from lightning_audio.data.batch import Batch
 from lightning_audio.data.buckets import DurationSampler
 from lightning_audio.data.clip import Clip, hold_out, refuse_leaks, validated
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.residency import WHERE, own_accelerator
 from lightning_audio.data.sampling import BatchLoader, BatchSampler, balanced
 from lightning_audio.data.store import WaveStore
 from lightning_audio.data.targets import Targets
@@ -28,7 +29,7 @@ class ClipSet(Dataset):
     def __init__(self, clips: Sequence[Clip], store: WaveStore, targets: Targets) -> None:
         self.clips, self.store, self.targets = tuple(clips), store, targets
         self.encoded = targets.encode(self.clips)
-        self.rows = torch.tensor([store.row(clip.id) for clip in clips], dtype=torch.int64)
+        self.rows = store.rows(self.clips)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -51,7 +52,15 @@ def clips_of(corpus: Corpus, validation: float = 0.0, seed: int = 0) -> list[Cli
     Raises:
         UserError: a row is bad, or the share is less than any group of clips.
     """
-    clips = validated(corpus.clips(), str(corpus.root))
+    return with_validation(validated(corpus.clips(), str(corpus.root)), validation, seed)
+
+
+def with_validation(clips: list[Clip], validation: float, seed: int) -> list[Clip]:
+    """The clips with a share of those of training moved to val, where there is none.
+
+    Raises:
+        UserError: the share is less than any group of clips.
+    """
     if not validation or any(clip.split == "val" for clip in clips):
         return clips
     clips = hold_out(clips, validation, seed)
@@ -109,6 +118,11 @@ class AudioDataModule(pl.LightningDataModule):
                 raise UserError(f"loader.{key}={size} leaves batches empty: set it to 1 or more.")
         if workers < 0:
             raise UserError(f"loader.workers={workers} is no number of processes: set it to 0 or more.")
+        if workers and store == "device":
+            raise UserError(
+                f"loader.store=device gathers batches on the device, where the {workers} processes of "
+                "loader.workers can't: set loader.workers=0, or another loader.store."
+            )
         self.corpus, self.encoding = corpus, targets
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.validation, self.where, self.workers = validation, store, workers
@@ -124,6 +138,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.batch_seconds, self.jitter, self.shortest_first = batch_seconds, jitter, shortest_first
         self.longest, self.outliers = longest, outliers
         self.splits: dict[str, ClipSet] = {}
+        self._prepared: tuple[list[Clip], WaveStore] | None = None
         self.dropped = ""
 
     def prepare_data(self) -> None:
@@ -131,7 +146,8 @@ class AudioDataModule(pl.LightningDataModule):
         if self.splits:
             return
         self.corpus.prepare()
-        self._open_store(clips_of(self.corpus), where="disk")
+        clips = clips_of(self.corpus)
+        self._prepared = clips, self._open_store(clips, where="disk")
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the table of clips and splits it.
@@ -141,12 +157,15 @@ class AudioDataModule(pl.LightningDataModule):
         """
         if self.splits:
             return
-        clips = clips_of(self.corpus, self.validation, self.seed)
+        # A process that has prepared it all does not read a table, or look at its files, once more.
+        clips, store = self._prepared or (clips_of(self.corpus), None)
+        clips = with_validation(clips, self.validation, self.seed)
         refuse_leaks(clips)
         labels = self.corpus.labels or tuple(sorted({label for clip in clips for label in clip.labels}))
         self.targets = self.encoding(labels, clips)
         self.labels = self.targets.labels
-        self.store = self._open_store(clips, self.where)
+        self.store = self._open_store(clips, self.where, store)
+        self._prepared = None
         clips = self._without_outliers(clips)
         for split in ("train", "val", "test"):
             rows = [clip for clip in clips if clip.split == split]
@@ -168,11 +187,13 @@ class AudioDataModule(pl.LightningDataModule):
         self.dropped = f"; {named}: dropped"
         return [clip for clip in clips if clip.id not in out]
 
-    def _open_store(self, clips: Sequence[Clip], where: str) -> WaveStore:
+    def _open_store(self, clips: Sequence[Clip], where: str, opened: WaveStore | None = None) -> WaveStore:
         # Worker processes gather on the CPU: beside them `auto` leaves the device alone.
         wanted = where == "device" or (where == "auto" and not self.workers)
-        device = torch.accelerator.current_accelerator(check_available=True) if wanted else None
-        return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device)
+        device = own_accelerator() if wanted else None
+        if opened is None or where not in WHERE:
+            return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device)
+        return opened if where == "disk" else WaveStore(opened.folder, where, device)
 
     @property
     def sample_rate(self) -> int:
@@ -230,7 +251,10 @@ class AudioDataModule(pl.LightningDataModule):
 
     def loader(self, split: str, shuffle: bool = False, batch_size: int | None = None) -> BatchLoader:
         """Batches of one split, this rank's share of them."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = 0, 1
+        if self.trainer:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            self.store.move(self.trainer.strategy.root_device)  # that of this rank, or the CPU if so chosen
         clips, size = self.splits[split], batch_size or self.eval_batch_size
         order: dict[str, Any] = {
             "shuffle": shuffle,
@@ -248,7 +272,7 @@ class AudioDataModule(pl.LightningDataModule):
             sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available() and self.store.where != "device",
+            pin_memory=torch.cuda.is_available(),
         )
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:

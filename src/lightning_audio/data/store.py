@@ -6,10 +6,11 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,17 +21,24 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from lightning_audio.data.batch import sent
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
+from lightning_audio.data.index import BYTES_PER_SAMPLE, SAMPLES, read_index, write_index, write_through
+from lightning_audio.data.residency import (
+    WHERE,
+    fitting,
+    free_memory,
+    free_on,
+    gather_in_memory,
+    gather_on_device,
+    samples_on,
+)
 from lightning_audio.errors import UserError
 
 T = TypeVar("T")
 
-WHERE = ("disk", "memory", "device", "auto")
-SHARE = 0.25  # of what is free: so much of a device, or of the memory, `auto` gives to a store
-SAMPLES, INDEX = "samples.int16", "index.json"
-BYTES_PER_SAMPLE = 2
-FLUSHED_AT_ONCE = 32 * 2**20  # bytes
+STORE_VERSION = 2  # of what lies in a folder and of its key: an older store is not misread
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 _log = logging.getLogger(__name__)
@@ -43,7 +51,6 @@ class WaveStore:
 
     Attributes:
         hash: a digest of the samples themselves, the same on every machine that decodes alike.
-        ids: of the clips, in the order of the rows.
         lengths: `(N,)` in samples.
         sample_rate: in Hz.
 
@@ -51,25 +58,21 @@ class WaveStore:
         folder: a store that is whole; `open` finds or builds it.
         where: the samples are read from the "disk" (mapped), from "memory", or on the "device"; "auto" takes
             the last of these in which they fill less than a quarter of what is free.
-        device: where they lie if `where` is "device".
+        device: where they lie if `where` is "device"; `move` changes it.
     """
 
     def __init__(self, folder: Path, where: str = "disk", device: torch.device | str | None = None) -> None:
-        index = _read_index(folder)
+        index = read_index(folder)
         if index is None:
             raise UserError(f"The store {folder} is not whole: remove it, and it will be built again.")
         if where == "auto":
-            where = fitting(sum(index["lengths"]) * BYTES_PER_SAMPLE, _free_on(device), _free_memory())
-        self.folder, self.where, self.device = folder, where, device
-        self.hash: str = index["digest"]
-        self.sample_rate: int = index["sample_rate"]
-        self.ids: tuple[str, ...] = tuple(index["ids"])
-        self.lengths = torch.tensor(index["lengths"])
-        self._offsets = self.lengths.cumsum(0) - self.lengths
-        self._rows = {name: row for row, name in enumerate(self.ids)}
-        self._samples = _read_samples(
-            folder / SAMPLES, where, torch.device(device or "cpu"), int(self.lengths.max())
-        )
+            where = fitting(int(index.lengths.sum()) * BYTES_PER_SAMPLE, free_on(device), free_memory())
+        self.folder, self.where, self.device = folder, where, torch.device(device or "cpu")
+        self.hash, self.sample_rate = index.digest, index.sample_rate
+        self.lengths = torch.from_numpy(index.lengths)
+        self._index, self._offsets = index, self.lengths.cumsum(0) - self.lengths
+        if where == "memory":
+            self._samples  # noqa: B018 - now, so that worker processes that are forked share it
 
     @classmethod
     def open(
@@ -89,82 +92,75 @@ class WaveStore:
         if where not in WHERE:
             raise UserError(f"A store cannot be read from {where!r}: choose one of {', '.join(WHERE)}.")
         clips = sorted(clips, key=lambda clip: clip.id)
-        folder = Path(cache) / "stores" / _key(clips, sample_rate)
-        if _read_index(folder) is None:
+        folder = folder_of(clips, sample_rate, cache)
+        if read_index(folder) is None:
             _build_once(clips, sample_rate, folder)
         return cls(folder, where, device)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.lengths)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WaveStore, (self.folder, self.where, self.device)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Those of the clips, in the order of the rows."""
+        return self._index.ids()
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return dict(zip(self.ids, range(len(self)), strict=True))
+
+    # Read when the first batch is: a store may be opened and no more, or moved to another device first.
+    @cached_property
+    def _samples(self) -> np.ndarray | Tensor:
+        path = self.folder / SAMPLES
+        if self.where == "device":
+            return samples_on(self.device, path, int(self.lengths.max()))
+        if self.where == "memory":
+            return np.fromfile(path, dtype=np.int16)
+        # A plain array over the map: np.memmap's own slicing costs more than the copy of a short clip.
+        return np.asarray(np.memmap(path, dtype=np.int16, mode="r"))
+
+    @cached_property
+    def _index_on_device(self) -> tuple[Tensor, Tensor]:
+        return self._offsets.to(self.device), self.lengths.to(self.device)
 
     def row(self, clip_id: str) -> int:
         """The row of a clip."""
         return self._rows[clip_id]
 
+    def rows(self, clips: Iterable[Clip]) -> Tensor:
+        """The rows of many clips, `(N,)` int64."""
+        rows = self._rows
+        return torch.tensor([rows[clip.id] for clip in clips], dtype=torch.int64)
+
+    def move(self, device: torch.device) -> None:
+        """Samples that live on a device go to this one; others stay where they are."""
+        if self.where == "device" and device != self.device:
+            self.device = device
+            for on_device in ("_samples", "_index_on_device"):
+                self.__dict__.pop(on_device, None)
+
     def gather(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """The clips of `rows` as int16 `(B, T)`, zeros behind the shorter ones, and their lengths `(B,)`.
 
-        T is the longest of them. Both lie on the CPU, or on the store's device where it has one.
+        T is the longest of them. Both lie on the CPU, or on the store's device where it has one. `rows` are
+        on the CPU.
         """
-        rows = torch.as_tensor(rows).cpu()
-        offsets, lengths = self._offsets[rows], self.lengths[rows]
+        rows = torch.as_tensor(rows)
+        lengths = self.lengths[rows]
         if isinstance(self._samples, Tensor):
-            return _gather_on_device(self._samples, offsets, lengths)
-        return _gather_in_memory(self._samples, offsets, lengths)
+            shortest, longest = (int(length) for length in lengths.aminmax())
+            offsets, lengths = (values[sent(rows, self.device)] for values in self._index_on_device)
+            return gather_on_device(self._samples, offsets, lengths, longest, ragged=shortest < longest)
+        return gather_in_memory(self._samples, self._offsets[rows], lengths)
 
 
-def fitting(size: int, on_device: int, in_memory: int) -> str:
-    """Where `size` bytes of samples go, given the free bytes of the device (0: there is none) and memory."""
-    if size < SHARE * on_device:
-        return "device"
-    return "memory" if size < SHARE * in_memory else "disk"
-
-
-def _free_on(device: torch.device | str | None) -> int:
-    """Free bytes of an accelerator; 0 where there is none, or it does not tell."""
-    if device is None or torch.device(device).type != "cuda":
-        return 0
-    return torch.cuda.mem_get_info(device)[0]
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
-
-
-def _gather_in_memory(samples: np.ndarray, offsets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    waveforms = torch.empty(len(lengths), int(lengths.max()), dtype=torch.int16)
-    spans = zip(offsets.tolist(), lengths.tolist(), strict=True)
-    for waveform, (offset, length) in zip(waveforms.numpy(), spans, strict=True):
-        waveform[:length] = samples[offset : offset + length]
-        waveform[length:] = 0
-    return waveforms, lengths
-
-
-def _gather_on_device(samples: Tensor, offsets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    longest = int(lengths.max())  # While the lengths are here: asking the device would be waiting for it.
-    offsets, lengths = offsets.to(samples.device), lengths.to(samples.device)
-    waveforms = samples.unfold(0, longest, 1)[offsets]
-    behind = torch.arange(longest, device=samples.device) >= lengths[:, None]
-    return waveforms.masked_fill_(behind, 0), lengths
-
-
-def _read_samples(path: Path, where: str, device: torch.device, longest: int) -> np.ndarray | Tensor:
-    if where == "disk":
-        # A plain array over the map: np.memmap's own slicing costs more than the copy of a short clip.
-        return np.asarray(np.memmap(path, dtype=np.int16, mode="r"))
-    samples = np.fromfile(path, dtype=np.int16)
-    if where == "memory" or device.type == "cpu":
-        return samples
-    # Zeros at the end, so that a window of any clip's length can begin at the last clip.
-    return torch.cat([torch.from_numpy(samples), torch.zeros(longest, dtype=torch.int16)]).to(device)
+def folder_of(clips: Sequence[Clip], sample_rate: int, cache: Path) -> Path:
+    """Where the store of these clips, in the order of their ids, lies once it is built."""
+    return Path(cache) / "stores" / _key(clips, sample_rate)
 
 
 def _key(clips: Sequence[Clip], sample_rate: int) -> str:
@@ -173,21 +169,26 @@ def _key(clips: Sequence[Clip], sample_rate: int) -> str:
     Splits, folds and labels are left out, so that all folds of a corpus share one store.
     """
     stats = _stats(clips)
-    digest = hashlib.sha256(f"{DECODER}, {sample_rate} Hz\n".encode())
-    for clip in clips:
-        stat = stats[clip.path]
-        row = [clip.id, str(Path(clip.path).absolute()), float(clip.start), clip.duration]
-        digest.update(f"{json.dumps([*row, stat.st_size, stat.st_mtime_ns])}\n".encode())
+    here = f"{Path.cwd()}{os.sep}"
+    # By columns: a line for each clip took ten times as long.
+    paths = [clip.path if clip.path.startswith(os.sep) else here + clip.path for clip in clips]
+    times = [(clip.start, math.nan if clip.duration is None else clip.duration) for clip in clips]
+    digest = hashlib.sha256(f"store {STORE_VERSION}, {DECODER}, {sample_rate} Hz\n".encode())
+    digest.update(json.dumps([[clip.id for clip in clips], paths]).encode())
+    digest.update(np.array(times, dtype="<f8").tobytes())
+    digest.update(np.array([stats[clip.path] for clip in clips], dtype="<i8").tobytes())
     return digest.hexdigest()[:16]
 
 
-def _stats(clips: Iterable[Clip]) -> dict[str, os.stat_result]:
+def _stats(clips: Iterable[Clip]) -> dict[str, tuple[int, int]]:
+    """The size in bytes and the time of change in ns of every file, asked once each."""
     stats, missing = {}, []
     paths = dict.fromkeys(clip.path for clip in clips)
     for path in paths:
         try:
-            stats[path] = Path(path).stat()
-        except OSError:
+            stat = os.stat(path)  # noqa: PTH116 - a Path for each of a million files takes longer than the files
+            stats[path] = stat.st_size, stat.st_mtime_ns
+        except (OSError, ValueError):
             missing.append(path)
     if missing:
         raise UserError(
@@ -197,23 +198,12 @@ def _stats(clips: Iterable[Clip]) -> dict[str, os.stat_result]:
     return stats
 
 
-def _read_index(folder: Path) -> dict[str, Any] | None:
-    """The index of a store that is whole, else None."""
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        size = (folder / SAMPLES).stat().st_size
-        whole = size == sum(index["lengths"]) * BYTES_PER_SAMPLE and "digest" in index
-    except (OSError, ValueError, KeyError):
-        return None
-    return index if whole else None
-
-
 def _build_once(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
     """Builds the store unless another process has done so by the time that the lock is ours."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if _read_index(folder) is None:
+            if read_index(folder) is None:
                 _build(clips, sample_rate, folder)
     except OSError as error:
         raise UserError(
@@ -231,10 +221,9 @@ def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
     _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
     lengths: list[int] = []
     try:
-        digest = _write(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths))
-        index = {"sample_rate": sample_rate, "decoder": DECODER, "digest": digest}
-        index |= {"ids": [clip.id for clip in clips], "lengths": lengths}
-        _write(unfinished / INDEX, [json.dumps(index).encode()])
+        digest = write_through(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths))
+        ids = [clip.id for clip in clips]
+        write_index(unfinished, digest, sample_rate, ids, lengths, decoder=DECODER)
         shutil.rmtree(folder, ignore_errors=True)  # One that is there all the same has lost its tail.
         unfinished.rename(folder)
     except OSError as error:
@@ -247,28 +236,6 @@ def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
-    """Writes a file to the disk; returns the first 16 hexadecimal digits of its SHA-256.
-
-    It goes there while the next chunks are made, so that the disk is not waited for at the end.
-    """
-    digest, unflushed = hashlib.sha256(), 0
-    flush: Future[None] | None = None
-    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
-        for chunk in chunks:
-            unflushed += file.write(chunk)
-            digest.update(chunk)
-            if unflushed > FLUSHED_AT_ONCE:
-                if flush:
-                    flush.result()  # raises what went wrong with it: the system tells only once
-                flush, unflushed = beside.submit(os.fsync, file.fileno()), 0
-        if flush:
-            flush.result()
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()[:16]
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:

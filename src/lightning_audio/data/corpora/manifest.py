@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.columns import remembered
 from lightning_audio.data.corpora.own import OwnRecordings
 from lightning_audio.data.manifests import GROUP, read_manifests
 from lightning_audio.errors import UserError
@@ -67,7 +68,13 @@ class Manifest(OwnRecordings):
         Raises:
             UserError: a manifest is missing, or rows are bad; all of them are listed with file and line.
         """
-        clips = read_manifests(self.files, self.audio, self.group, self.separator)
+        options = (self.audio, self.group, self.separator)
+        clips = remembered(
+            [path for path, _ in self.files],
+            [[split for _, split in self.files], str(self.audio), *options[1:]],
+            self.cache,
+            lambda: read_manifests(self.files, *options),
+        )
         if len({clip.group for clip in clips}) == 1:
             return [replace(clip, group=None) for clip in clips]
         return clips

@@ -1,0 +1,263 @@
+"""Cost as a corpus grows: epochs, memory and look-ups of 1, 10 and 100 times the clips; the start of a million.
+
+Every figure comes from a process of its own. Stores are synthesised, not decoded. Memory is what Linux says
+of the process: RssAnon is its own, RssFile are pages of the memory map and of libraries, which the system
+takes back when it wants them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from timing import arguments, report
+
+from lightning_audio import build, config
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.corpora.manifest import Manifest
+from lightning_audio.data.index import SAMPLES, write_index
+from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.store import WaveStore, folder_of
+from lightning_audio.data.targets import ClassIndex
+from lightning_audio.tables import markdown_table
+from lightning_audio.train import quiet
+
+SAMPLE_RATE = 8000
+SECONDS = 0.125
+CLIPS_PER_FILE = 100
+LABELS = tuple(f"label {number:02d}" for number in range(10))
+BATCH_SIZE = 64
+LOOKUPS = 300
+
+
+class Made(Corpus):
+    """Clips cut from files that are there, but that nobody decodes: their store is made beside them."""
+
+    labels = LABELS
+
+    def __init__(self, root: str, count: int, sample_rate: int = SAMPLE_RATE) -> None:
+        super().__init__(root, f"{root}/cache", sample_rate)
+        self.count = count
+
+    def clips(self) -> list[Clip]:
+        """Nine in ten to train on, whatever their number."""
+        return [
+            Clip(
+                f"clip-{number:07d}",
+                str(self.root / f"{number // CLIPS_PER_FILE}.wav"),
+                float(number % CLIPS_PER_FILE),
+                1.0,
+                (LABELS[number % len(LABELS)],),
+                split="test" if number % 10 == 9 else "train",
+            )
+            for number in range(self.count)
+        ]
+
+
+def make_store(clips: Sequence[Clip], sample_rate: int, cache: Path, samples: int, sparse: bool) -> None:
+    """A store in which each clip has so many samples: noise, or zeros that take no space on the disk."""
+    folder = folder_of(clips, sample_rate, cache)
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with (folder / SAMPLES).open("wb") as file:
+        if sparse:
+            file.truncate(2 * samples * len(clips))
+        for _ in () if sparse else clips:
+            file.write(rng.integers(-9999, 9999, samples, dtype=np.int16).tobytes())
+    write_index(folder, "made", sample_rate, [clip.id for clip in clips], [samples] * len(clips))
+
+
+def memory() -> dict[str, float]:
+    """MB of this process by what they are; nothing where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines if line.startswith("Rss")}
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+# What a process of its own does; each returns what is printed as JSON.
+
+
+def prepare(root: str, count: int) -> dict[str, float]:
+    """The files and the store of `Made`."""
+    clips = Made(root, count).clips()
+    for path in dict.fromkeys(clip.path for clip in clips):
+        Path(path).touch()
+    make_store(clips, SAMPLE_RATE, Path(root) / "cache", round(SECONDS * SAMPLE_RATE), sparse=False)
+    return {}
+
+
+def epochs(root: str, count: int) -> dict[str, float]:
+    """Seconds of an epoch of loading and of training, memory before and after, microseconds of a look-up."""
+    quiet()
+    before = memory()
+    overrides = ["data=demo", "augment=none", "network=cnn2d", "network.widths=[4]", "normalize=none"]
+    cfg = config.compose_config([*overrides, "frontend.n_mels=16", f"data.sample_rate={SAMPLE_RATE}"])
+    data = AudioDataModule(Made(root, count), ClassIndex, BATCH_SIZE)
+    data.prepare_data()
+    data.setup()
+    loader = data.train_dataloader()
+
+    def load() -> int:
+        return sum(len(batch) for batch in loader)
+
+    load()
+    found = {"loading": seconds_of(load)}
+    found["look-up"] = 1e6 * seconds_of(lambda: _look_up(data.store)) / LOOKUPS
+    clock = EpochClock()
+    task = build.task(cfg, data)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **options
+    )
+    trainer.fit(task, data)
+    found["training"] = clock.seconds[-1]
+    return found | memory() | {f"{name} before": size for name, size in before.items()}
+
+
+def _look_up(store: WaveStore) -> None:
+    rng = np.random.default_rng(0)
+    for number in rng.integers(0, len(store), LOOKUPS):
+        store.gather([store.row(f"clip-{number:07d}")])
+
+
+class EpochClock(pl.Callback):
+    """Seconds of every training epoch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def manifest(root: str, count: int, per_file: int) -> dict[str, float]:
+    """A manifest of so many rows, its audio files, the table that is remembered of it, and its store."""
+    path = Path(root) / "clips.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in _rows(Path(root), count, per_file))
+    corpus = Manifest(f"{root}/cache", SAMPLE_RATE, str(path))
+    found = {"first reading": seconds_of(corpus.clips)}
+    make_store(corpus.clips(), SAMPLE_RATE, corpus.cache, round(SECONDS * SAMPLE_RATE), sparse=True)
+    return found
+
+
+def _rows(root: Path, count: int, per_file: int) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        which = number // per_file
+        audio = root / f"{which % 100:02d}" / f"{which:07d}.wav"
+        if number % per_file == 0:
+            audio.parent.mkdir(exist_ok=True)
+            audio.touch()
+        row = {"audio_filepath": str(audio.relative_to(root)), "offset": float(number % per_file)}
+        split = "test" if which % 10 == 9 else "train"
+        yield row | {"duration": 1.0, "label": LABELS[number % 10], "split": split, "speaker": f"{which}"}
+
+
+def start(root: str, count: int) -> dict[str, float]:
+    """Seconds of the whole start from a manifest, and of its greatest parts by themselves."""
+    module = AudioDataModule(
+        Manifest(f"{root}/cache", SAMPLE_RATE, f"{root}/clips.jsonl"), ClassIndex, BATCH_SIZE
+    )
+
+    def begin() -> None:
+        module.prepare_data()
+        module.setup()
+        next(iter(module.train_dataloader()))
+
+    found = {"whole start, to the first batch": seconds_of(begin)}
+    clips = [clip for split in module.splits.values() for clip in split.clips]
+    found["of it: opening the store"] = seconds_of(
+        lambda: WaveStore.open(clips, SAMPLE_RATE, Path(root) / "cache")
+    )
+    corpus = Manifest(f"{root}/cache", SAMPLE_RATE, f"{root}/clips.jsonl")
+    return found | {"of it: reading the manifest": seconds_of(corpus.clips)} | memory()
+
+
+WORK: dict[str, Callable[..., dict[str, float]]] = {
+    work.__name__: work for work in (prepare, epochs, manifest, start)
+}
+
+
+def child(work: str, *arguments_: Any) -> dict[str, float]:
+    """What `work` returns in a fresh process."""
+    command = [sys.executable, __file__, "child", work, *map(str, arguments_)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report_epochs(counts: Sequence[int], repeats: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        roots = {count: Path(folder) / str(count) for count in counts}
+        for count, root in roots.items():
+            root.mkdir()
+            child("prepare", root, count)
+        found = [
+            {count: child("epochs", root, count) for count, root in roots.items()} for _ in range(repeats)
+        ]
+    for what in ("loading", "training"):
+        # Seconds for as many clips as the smallest has: what the ratios compare is the cost of one clip.
+        seconds = {
+            f"{count:,} clips": [counts[0] / count * one[count][what] for one in found] for count in counts
+        }
+        report(f"An epoch of {what}, by the clip", seconds, counts[0])
+        print()
+    shown = {
+        "RssAnon before": "RssAnon before, MB",
+        "RssAnon": "RssAnon after, MB",
+        "RssFile": "RssFile after, MB",
+        "look-up": "a look-up by id, us",
+    }
+    rows = [
+        {"": f"{count:,} clips"}
+        | {title: f"{median(one[count][name] for one in found):.1f}" for name, title in shown.items()}
+        for count in counts
+    ]
+    print(f"Before the data and after the epochs, median of {repeats}\n\n{markdown_table(rows)}")
+
+
+def report_start(count: int, repeats: int) -> None:
+    rows = []
+    for per_file, kind in ((CLIPS_PER_FILE, f"{CLIPS_PER_FILE} clips a file"), (1, "a file for each clip")):
+        with tempfile.TemporaryDirectory() as root:
+            first = child("manifest", root, count, per_file)
+            found = [child("start", root, count) for _ in range(repeats)]
+        medians = {name: median(one[name] for one in found) for name in found[0]}
+        rows.append({"": kind} | {name: f"{value:.2f}" for name, value in (medians | first).items()})
+    print(f"\nThe start with a built store of {count:,} clips: seconds, and MB, median of {repeats}\n")
+    print(markdown_table(rows))
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["child"]:
+        work, root, *numbers = sys.argv[2:]
+        print(json.dumps(WORK[work](root, *map(int, numbers))))
+        return
+    options = arguments(__doc__ or "", repeats=5)
+    smallest = 640 if options.quick else 1280  # their nine tenths are whole batches
+    report_epochs([smallest, 10 * smallest, 100 * smallest], options.repeats)
+    report_start(20_000 if options.quick else 1_000_000, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
