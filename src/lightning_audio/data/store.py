@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
+from lightning_audio.data.once import build_once, write_file
 from lightning_audio.errors import UserError
 
 T = TypeVar("T")
@@ -29,7 +27,6 @@ WHERE = ("disk", "memory", "device", "auto")
 SHARE = 0.25  # of what is free: so much of a device, or of the memory, `auto` gives to a store
 SAMPLES, INDEX = "samples.int16", "index.json"
 BYTES_PER_SAMPLE = 2
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +53,7 @@ class WaveStore:
         index = _read_index(folder)
         if index is None:
             raise UserError(f"The store {folder} is not whole: remove it, and it will be built again.")
-        if where == "auto":
-            where = fitting(sum(index["lengths"]) * BYTES_PER_SAMPLE, _free_on(device), _free_memory())
+        where = residence(where, sum(index["lengths"]) * BYTES_PER_SAMPLE, device)
         self.folder, self.where, self.device = folder, where, device
         self.hash: str = index["digest"]
         self.sample_rate: int = index["sample_rate"]
@@ -65,9 +61,8 @@ class WaveStore:
         self.lengths = torch.tensor(index["lengths"])
         self._offsets = self.lengths.cumsum(0) - self.lengths
         self._rows = {name: row for row, name in enumerate(self.ids)}
-        self._samples = _read_samples(
-            folder / SAMPLES, where, torch.device(device or "cpu"), int(self.lengths.max())
-        )
+        # Zeros at the end, so that a window of any clip's length can begin at the last clip.
+        self._samples = read_array(folder / SAMPLES, np.int16, where, device, spare=int(self.lengths.max()))
 
     @classmethod
     def open(
@@ -84,8 +79,7 @@ class WaveStore:
             UserError: files are missing or cannot be decoded, all of them told at once; the cache cannot be
                 written to or is full; `where` is none of WHERE.
         """
-        if where not in WHERE:
-            raise UserError(f"A store cannot be read from {where!r}: choose one of {', '.join(WHERE)}.")
+        residence(where, 0)
         clips = sorted(clips, key=lambda clip: clip.id)
         folder = Path(cache) / "stores" / _key(clips, sample_rate)
         if _read_index(folder) is None:
@@ -112,6 +106,17 @@ class WaveStore:
         if isinstance(self._samples, Tensor):
             return _gather_on_device(self._samples, offsets, lengths)
         return _gather_in_memory(self._samples, offsets, lengths)
+
+
+def residence(where: str, size: int, device: torch.device | str | None = None) -> str:
+    """Where `size` bytes are read from: as asked for, or where they fit if that is "auto".
+
+    Raises:
+        UserError: `where` is none of WHERE.
+    """
+    if where not in WHERE:
+        raise UserError(f"A store cannot be read from {where!r}: choose one of {', '.join(WHERE)}.")
+    return fitting(size, _free_on(device), _free_memory()) if where == "auto" else where
 
 
 def fitting(size: int, on_device: int, in_memory: int) -> str:
@@ -154,15 +159,20 @@ def _gather_on_device(samples: Tensor, offsets: Tensor, lengths: Tensor) -> tupl
     return waveforms.masked_fill_(behind, 0), lengths
 
 
-def _read_samples(path: Path, where: str, device: torch.device, longest: int) -> np.ndarray | Tensor:
+def read_array(
+    path: Path, dtype: type[np.generic], where: str, device: torch.device | str | None = None, spare: int = 0
+) -> np.ndarray | Tensor:
+    """What a file holds, flat: an array or, on a "device" but a CPU, a tensor with `spare` zeros more."""
     if where == "disk":
         # A plain array over the map: np.memmap's own slicing costs more than the copy of a short clip.
-        return np.asarray(np.memmap(path, dtype=np.int16, mode="r"))
-    samples = np.fromfile(path, dtype=np.int16)
-    if where == "memory" or device.type == "cpu":
-        return samples
-    # Zeros at the end, so that a window of any clip's length can begin at the last clip.
-    return torch.cat([torch.from_numpy(samples), torch.zeros(longest, dtype=torch.int16)]).to(device)
+        return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+    values = np.fromfile(path, dtype=dtype)
+    if where == "memory" or torch.device(device or "cpu").type == "cpu":
+        return values
+    source = torch.from_numpy(values)
+    there = torch.zeros(len(source) + spare, dtype=source.dtype, device=device)
+    there[: len(source)].copy_(source)
+    return there
 
 
 def _key(clips: Sequence[Clip], sample_rate: int) -> str:
@@ -207,56 +217,19 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
 
 
 def _build_once(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
-    """Builds the store unless another process has done so by the time that the lock is ours."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if _read_index(folder) is None:
-                _build(clips, sample_rate, folder)
-    except OSError as error:
-        raise UserError(
-            f"The decoded audio cannot be written to {folder.parent} ({error.strerror}): "
-            "set paths.cache to a folder that can be written to."
-        ) from error
-
-
-def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
-    """Writes the store to a folder of another name, which gets its own name once all of it is on the disk."""
-    for left_over in folder.parent.glob(f".{folder.name}.partial-*"):
-        shutil.rmtree(left_over)  # Of a build that was killed: a living one would hold the lock.
-    unfinished = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    unfinished.mkdir()
-    _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
     lengths: list[int] = []
-    try:
-        digest = _write(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths))
+
+    def write(unfinished: Path) -> None:
+        _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
+        digest = write_file(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths))
         index = {"sample_rate": sample_rate, "decoder": DECODER, "digest": digest}
         index |= {"ids": [clip.id for clip in clips], "lengths": lengths}
-        _write(unfinished / INDEX, [json.dumps(index).encode()])
-        shutil.rmtree(folder, ignore_errors=True)  # One that is there all the same has lost its tail.
-        unfinished.rename(folder)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        needed = sum(lengths) / max(len(lengths), 1) * len(clips) * BYTES_PER_SAMPLE
-        raise UserError(
-            f"The disk of {folder.parent} is full: the decoded audio needs about {needed / 1e9:.2g} GB, "
-            "so make room or set paths.cache to another disk."
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        write_file(unfinished / INDEX, [json.dumps(index).encode()])
 
+    def needed() -> float:
+        return sum(lengths) / max(len(lengths), 1) * len(clips) * BYTES_PER_SAMPLE
 
-def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
-    """Writes a file to the disk; returns the first 16 hexadecimal digits of its SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()[:16]
+    build_once(folder, lambda: _read_index(folder) is not None, write, "decoded audio", needed)
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
