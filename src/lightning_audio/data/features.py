@@ -114,7 +114,8 @@ class FeatureStore:
     def gather(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Features of the clips of `rows`, `(B, F, T)` or `(B, C, F, T)`, and their lengths `(B,)` in frames.
 
-        They are padded, and lie in memory, as the front end's. Both lie on the CPU, or on the store's device.
+        They are padded as the front end's, and stand in memory frame by frame. Both lie on the CPU, or on the
+        store's device.
         """
         rows = torch.as_tensor(rows).cpu()
         offsets, lengths = self._offsets[rows], self.lengths[rows]
