@@ -197,7 +197,7 @@ def test_a_full_disk_is_told_with_the_space_that_is_needed(
 
     monkeypatch.setattr("lightning_audio.data.once.os.fsync", full)
     # 1 + 1 + 2 + 2 + 18 + 46 + 9 frames and one more for each of 7 clips, 16 bands, 4 bytes.
-    with pytest.raises(UserError, match=r"full: the features needs? about 5\.5e-06 GB"):
+    with pytest.raises(UserError, match=r"full: the feature store needs about 5\.5e-06 GB"):
         FeatureStore.open(waves, FRONT_ENDS["log_mel"](), {}, tmp_path)
     assert left_in(tmp_path) == []
 
