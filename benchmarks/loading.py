@@ -35,7 +35,7 @@ from lightning_audio.train import keep_freed_memory
 
 BATCH_SIZE, WORKERS = 32, 2
 RATE, SOURCE_RATE, SECONDS = 22050, 44100, 5
-SIZES: dict[str, int] = {"n_fft": 1024, "hop_length": 441, "n_mels": 64}
+SIZES: dict[str, Any] = {"n_fft": 1024, "hop_length": 441, "n_mels": 64}
 FRAMES = RATE * SECONDS // SIZES["hop_length"] + 1
 LABELS, CLIPS_PER_LABEL, QUICK_CLIPS = 10, 40, 96
 
