@@ -27,7 +27,9 @@ ORDER = (
     (
         "data.batch",
         "data.decode",
+        "data.once",
         "data.store",
+        "data.features",
         "data.sampling",
         "data.buckets",
         "data.targets",

@@ -23,9 +23,10 @@ from torch import nn
 from lightning_audio.augment import Augment
 from lightning_audio.callbacks import AtomicCheckpointIO, checkpoints
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.features import FrontEnd
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.errors import UserError, did_you_mean
-from lightning_audio.frontend import Normalize, shape_of
+from lightning_audio.frontend import Normalize, Waveform, shape_of
 from lightning_audio.tasks.base import AudioTask, Recipe
 
 # What a configuration that somebody sent may build: modules of these packages, and nothing else.
@@ -208,6 +209,32 @@ def assemble(
     )
     built.description = {"config": answering, "facts": facts}
     return built
+
+
+def keep_features(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> None:
+    """Has training and validation read features that were computed once, where `loader.features` asks for it.
+
+    Raises:
+        UserError: training changes waveforms or the front end itself, or there is nothing to compute.
+    """
+    if not cfg.loader.features:
+        return
+    reason, mend = "", ""
+    if changed := task.augment.of_waveforms:
+        reason = "augmentation changes their waveforms"
+        mend = f"set {' '.join(f'augment.{name}=null' for name in changed)}, or"
+    elif task.arranges:
+        reason = f"{type(task).__name__} joins their waveforms"
+    elif isinstance(task.frontend, Waveform):
+        reason = "frontend=waveform computes nothing"
+    elif any(parameter.requires_grad for parameter in task.frontend.parameters()):
+        reason = f"the front end {type(task.frontend).__name__} is learned"
+    if reason:
+        raise UserError(
+            f"loader.features=true keeps the features of clips as they are, and {reason}: {mend or 'set'} "
+            "loader.features=false."
+        )
+    data.keep_features(cast(FrontEnd, task.frontend), task.description["config"]["frontend"])
 
 
 def recipe(cfg: DictConfig) -> Recipe:

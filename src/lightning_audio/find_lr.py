@@ -36,7 +36,8 @@ def find_lr(cfg: DictConfig, folder: Path) -> float:
     data.prepare_data()
     data.setup()
     task = build.task(cfg, data)
-    task.fit_normalizer(data.loader("train"))
+    build.keep_features(cfg, task, data)
+    task.fit_normalizer(data.loader("train", features=True))
     assert task.recipe is not None
     task.recipe = replace(task.recipe, factor=constant)
     trainer = build.trainer(cfg, folder, data, task.monitor)

@@ -73,12 +73,13 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     data.setup()
     task = build.task(cfg, data)
     task.check(data)
+    build.keep_features(cfg, task, data)
     trainer = build.trainer(cfg, run_folder, data, task.monitor)
     refuse_many_processes_in_multirun(trainer)
     keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
     last = run_folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
-        task.fit_normalizer(data.loader("train"))
+        task.fit_normalizer(data.loader("train", features=True))
     parameters = sum(p.numel() for p in task.network.parameters())
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"

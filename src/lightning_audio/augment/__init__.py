@@ -75,6 +75,11 @@ class Augment(nn.Module):
             getattr(transform, "fastest", 1.0) for transform in self.waveform_transforms.values()
         )
 
+    @property
+    def of_waveforms(self) -> list[str]:
+        """The options below `augment` that change waveforms, such as `waveform.roll` and `mix`."""
+        return [f"waveform.{name}" for name in self.waveform_transforms] + ["mix"] * (self.mix is not None)
+
     def waveforms(self, x: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Waveforms `(B, T)`, zero beyond their lengths `(B,)` in samples, and soft labels `(B, C)`."""
         x, lengths = self._through(self.waveform_transforms, x, lengths)

@@ -18,6 +18,9 @@ class Batch:
     Waveforms come as int16, which halves what travels to the device; `samples_to_float` scales them there.
     `targets` are class indices `(B,)`, multi-hot rows `(B, C)`, or token ids `(B, U)` with
     `target_lengths` `(B,)`.
+
+    Where features were computed beforehand, `features` are those, `(B, F, T)` or `(B, C, F, T)`, and `frames`
+    their lengths `(B,)`. The waveforms then have their shape and no samples (`without_samples`).
     """
 
     waveforms: Tensor
@@ -25,6 +28,8 @@ class Batch:
     targets: Tensor
     ids: tuple[str, ...] = ()
     target_lengths: Tensor | None = None
+    features: Tensor | None = None
+    frames: Tensor | None = None
 
     def __len__(self) -> int:
         return self.waveforms.shape[0]
@@ -41,7 +46,13 @@ class Batch:
 
     def _each(self, function: Any) -> Batch:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: function(v) for k, v in tensors.items() if isinstance(v, Tensor)})
+        here = {k: v for k, v in tensors.items() if isinstance(v, Tensor) and not v.is_meta}
+        return replace(self, **{k: function(v) for k, v in here.items()})
+
+
+def without_samples(lengths: Tensor) -> Tensor:
+    """The shape `(B, T)` of waveforms of these lengths and nothing in it: who computes with them fails."""
+    return torch.empty(len(lengths), int(lengths.max()), dtype=torch.int16, device="meta")
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -51,7 +62,8 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 def samples_to_float(waveforms: Tensor) -> Tensor:
     """int16 samples as float32 in [-1, 1); floating-point samples as they are."""
-    return waveforms if waveforms.is_floating_point() else waveforms.float() / INT16_SCALE
+    # In place and by a power of two: a third of the time that a division takes, and the same bits.
+    return waveforms if waveforms.is_floating_point() else waveforms.float().mul_(1 / INT16_SCALE)
 
 
 def pad_waveforms(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:

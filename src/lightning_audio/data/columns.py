@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.index import write_through
+from lightning_audio.data.once import write_file
 
 VERSION = 1  # of what a manifest means and how its columns are written: an older table is not read
 WORTH_IT = 2**20  # bytes of manifests; smaller ones are read in a moment
@@ -52,7 +52,7 @@ def write_columns(clips: Sequence[Clip], path: Path) -> None:
         columns[field.name] = [[*numbers], [numbers[value] for value in column]]
     unfinished = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        write_through(unfinished, [json.dumps(columns).encode()])
+        write_file(unfinished, [json.dumps(columns).encode()])
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

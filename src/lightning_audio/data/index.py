@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightning_audio.data.once import write_file
+
 SAMPLES, INDEX, LENGTHS, IDS = "samples.int16", "index.json", "lengths.npy", "ids.json"
 BYTES_PER_SAMPLE = 2
-FLUSHED_AT_ONCE = 32 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -65,30 +63,8 @@ def write_index(
     """
     array = io.BytesIO()
     np.save(array, np.asarray(lengths, dtype=np.int64))
-    write_through(folder / LENGTHS, [array.getbuffer()])
-    write_through(folder / IDS, [json.dumps([*ids]).encode()])
+    write_file(folder / LENGTHS, [array.getbuffer()])
+    write_file(folder / IDS, [json.dumps([*ids]).encode()])
     sizes = {name: (folder / name).stat().st_size for name in (SAMPLES, LENGTHS, IDS)}
     told = {"digest": digest, "sample_rate": sample_rate, **facts, "bytes": sizes}
-    write_through(folder / INDEX, [json.dumps(told, indent=1).encode()])
-
-
-def write_through(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
-    """Writes a file to the disk; returns the first 16 hexadecimal digits of its SHA-256.
-
-    It goes there while the next chunks are made, so that the disk is not waited for at the end.
-    """
-    digest, unflushed = hashlib.sha256(), 0
-    flush: Future[None] | None = None
-    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
-        for chunk in chunks:
-            unflushed += file.write(chunk)
-            digest.update(chunk)
-            if unflushed > FLUSHED_AT_ONCE:
-                if flush:
-                    flush.result()  # raises what went wrong with it: the system tells only once
-                flush, unflushed = beside.submit(os.fsync, file.fileno()), 0
-        if flush:
-            flush.result()
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()[:16]
+    write_file(folder / INDEX, [json.dumps(told, indent=1).encode()])

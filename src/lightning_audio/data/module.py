@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_audio.data.batch import Batch
+from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.buckets import DurationSampler
 from lightning_audio.data.clip import Clip, hold_out, refuse_leaks, validated
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.features import FeatureStore, FrontEnd
 from lightning_audio.data.residency import WHERE, own_accelerator
 from lightning_audio.data.sampling import BatchLoader, BatchSampler, balanced
 from lightning_audio.data.store import WaveStore
@@ -24,10 +26,14 @@ from lightning_audio.errors import UserError
 
 
 class ClipSet(Dataset):
-    """The clips of one split; indexed by a list of positions it gathers a whole Batch at once."""
+    """The clips of one split; indexed by a list of positions it gathers a whole Batch at once.
+
+    With `features`, those of all clips of the store, batches hold them in place of waveforms.
+    """
 
     def __init__(self, clips: Sequence[Clip], store: WaveStore, targets: Targets) -> None:
         self.clips, self.store, self.targets = tuple(clips), store, targets
+        self.features: FeatureStore | None = None
         self.encoded = targets.encode(self.clips)
         self.rows = store.rows(self.clips)
 
@@ -35,10 +41,24 @@ class ClipSet(Dataset):
         return len(self.clips)
 
     def __getitem__(self, positions: list[int]) -> Batch:
-        waveforms, lengths = self.store.gather(self.rows[positions])
+        rows = self.rows[positions]
         ids = tuple(self.clips[position].id for position in positions)
         targets, target_lengths = self.targets.gather(self.encoded, positions)
-        return Batch(waveforms, lengths, targets, ids, target_lengths)
+        if self.features is None:
+            return Batch(*self.store.gather(rows), targets, ids, target_lengths)
+        lengths, features = self.store.lengths[rows], self.features.gather(rows)
+        return Batch(without_samples(lengths), lengths, targets, ids, target_lengths, *features)
+
+    def with_features(self, features: FeatureStore) -> ClipSet:
+        """The same clips, whose batches hold these features."""
+        clips = copy(self)
+        clips.features = features
+        return clips
+
+    @property
+    def source(self) -> WaveStore | FeatureStore:
+        """What batches are gathered from."""
+        return self.store if self.features is None else self.features
 
     @property
     def seconds(self) -> np.ndarray:
@@ -83,6 +103,8 @@ class AudioDataModule(pl.LightningDataModule):
         validation: share of the training clips, whole groups at a time, that becomes the validation split
             where the corpus has none; with 0 there is none, and the last epoch counts.
         store: where the decoded audio lives: `disk` (memory map), `memory`, `device`, or `auto`, by size.
+        features: `keep_features` will be called; the store of waveforms, which only tests then read, stays
+            on the disk.
         workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
         balance: draw training clips so that every label comes up about as often, instead of each clip once.
         batch_seconds: fill batches with clips of like duration up to so many seconds, padding included;
@@ -101,6 +123,7 @@ class AudioDataModule(pl.LightningDataModule):
         eval_batch_size: int | None = None,
         validation: float = 0.0,
         store: str = "disk",
+        features: bool = False,
         workers: int = 0,
         balance: bool = False,
         batch_seconds: float | None = None,
@@ -125,7 +148,7 @@ class AudioDataModule(pl.LightningDataModule):
             )
         self.corpus, self.encoding = corpus, targets
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.validation, self.where, self.workers = validation, store, workers
+        self.validation, self.where, self.features, self.workers = validation, store, features, workers
         for key, seconds in {"batch_seconds": batch_seconds, "longest": longest}.items():
             if seconds is not None and seconds <= 0:
                 raise UserError(f"loader.{key}={seconds} is no duration: set it above 0, or to null.")
@@ -139,6 +162,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.longest, self.outliers = longest, outliers
         self.splits: dict[str, ClipSet] = {}
         self._prepared: tuple[list[Clip], WaveStore] | None = None
+        self.featured: dict[str, ClipSet] = {}
         self.dropped = ""
 
     def prepare_data(self) -> None:
@@ -164,7 +188,7 @@ class AudioDataModule(pl.LightningDataModule):
         labels = self.corpus.labels or tuple(sorted({label for clip in clips for label in clip.labels}))
         self.targets = self.encoding(labels, clips)
         self.labels = self.targets.labels
-        self.store = self._open_store(clips, self.where, store)
+        self.store = self._open_store(clips, "disk" if self.features else self.where, store)
         self._prepared = None
         clips = self._without_outliers(clips)
         for split in ("train", "val", "test"):
@@ -188,12 +212,25 @@ class AudioDataModule(pl.LightningDataModule):
         return [clip for clip in clips if clip.id not in out]
 
     def _open_store(self, clips: Sequence[Clip], where: str, opened: WaveStore | None = None) -> WaveStore:
-        # Worker processes gather on the CPU: beside them `auto` leaves the device alone.
-        wanted = where == "device" or (where == "auto" and not self.workers)
-        device = own_accelerator() if wanted else None
+        device = self._device(where)
         if opened is None or where not in WHERE:
             return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device)
         return opened if where == "disk" else WaveStore(opened.folder, where, device)
+
+    def _device(self, where: str) -> torch.device | None:
+        # Worker processes gather on the CPU: beside them `auto` leaves the device alone.
+        return own_accelerator() if where == "device" or (where == "auto" and not self.workers) else None
+
+    def keep_features(self, frontend: FrontEnd, options: Mapping[str, Any]) -> None:
+        """From now on training and validation read features in place of waveforms: `loader(features=True)`.
+
+        Args:
+            frontend: computes them, once, for all clips; on the CPU.
+            options: what it was built from, as JSON may hold it.
+        """
+        where, cache = self.where, self.corpus.cache
+        features = FeatureStore.open(self.store, frontend, options, cache, where, self._device(where))
+        self.featured = {split: clips.with_features(features) for split, clips in self.splits.items()}
 
     @property
     def sample_rate(self) -> int:
@@ -249,13 +286,15 @@ class AudioDataModule(pl.LightningDataModule):
         corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
         return f"{corpus}: {counts} clips of {self.targets.describe()}{self.dropped}"
 
-    def loader(self, split: str, shuffle: bool = False, batch_size: int | None = None) -> BatchLoader:
-        """Batches of one split, this rank's share of them."""
-        rank, world_size = 0, 1
+    def loader(
+        self, split: str, shuffle: bool = False, batch_size: int | None = None, features: bool = False
+    ) -> BatchLoader:
+        """Batches of one split, this rank's share of them; of its `features`, where these are kept."""
+        clips = self.featured.get(split, self.splits[split]) if features else self.splits[split]
+        size, rank, world_size = batch_size or self.eval_batch_size, 0, 1
         if self.trainer:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            self.store.move(self.trainer.strategy.root_device)  # that of this rank, or the CPU if so chosen
-        clips, size = self.splits[split], batch_size or self.eval_batch_size
+            clips.source.move(self.trainer.strategy.root_device)  # of this rank, or the CPU if so chosen
         order: dict[str, Any] = {
             "shuffle": shuffle,
             "seed": self.seed,
@@ -282,10 +321,10 @@ class AudioDataModule(pl.LightningDataModule):
         return drawn[balanced([clips[position].labels for position in drawn], rng)] if self.balance else drawn
 
     def train_dataloader(self) -> BatchLoader:
-        return self.loader("train", shuffle=True, batch_size=self.batch_size)
+        return self.loader("train", shuffle=True, batch_size=self.batch_size, features=True)
 
     def val_dataloader(self) -> BatchLoader | list:
-        return self.loader("val") if self.has_validation else []
+        return self.loader("val", features=True) if self.has_validation else []
 
     def test_dataloader(self) -> BatchLoader:
         return self.loader("test")

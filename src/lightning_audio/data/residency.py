@@ -9,9 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_audio.errors import UserError
+
 WHERE = ("disk", "memory", "device", "auto")
 SHARE = 0.25  # of what is free: so much of a device, or of the memory, `auto` gives to a store
-CHUNK = 2**25  # samples that travel to a device at a time
+CHUNK = 2**25  # values that travel to a device at a time
+
+
+def residence(where: str, size: int, device: torch.device | str | None = None) -> str:
+    """Where `size` bytes are read from: as asked for, or where they fit if that is "auto".
+
+    Raises:
+        UserError: `where` is none of WHERE.
+    """
+    if where not in WHERE:
+        raise UserError(f"A store cannot be read from {where!r}: choose one of {', '.join(WHERE)}.")
+    return fitting(size, free_on(device), free_memory()) if where == "auto" else where
 
 
 def fitting(size: int, on_device: int, in_memory: int) -> str:
@@ -70,15 +83,23 @@ def gather_on_device(
     return waveforms, lengths
 
 
-def samples_on(device: torch.device, path: Path, longest: int) -> Tensor:
-    """The samples of a file on a device, sent there in parts: the memory of the host never holds all of them.
+def read_array(
+    path: Path, dtype: type[np.generic], where: str, device: torch.device, spare: int = 0
+) -> np.ndarray | Tensor:
+    """What a file holds, flat: an array, or on a "device" a tensor with `spare` zeros more.
 
-    Zeros stand at the end, so that a window of any clip's length can begin at the last clip.
+    It is sent to a device in parts, so that the memory of the host never holds all of it.
     """
-    mapped = np.memmap(path, dtype=np.int16, mode="r")
-    samples = torch.empty(len(mapped) + longest, dtype=torch.int16, device=device)
+    if where == "memory":
+        return np.fromfile(path, dtype=dtype)
+    # A plain array over the map: np.memmap's own slicing costs more than the copy of a short clip.
+    mapped = np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+    if where == "disk":
+        return mapped
+    kind = torch.from_numpy(np.zeros(0, dtype)).dtype
+    values = torch.empty(len(mapped) + spare, dtype=kind, device=device)
     for start in range(0, len(mapped), CHUNK):
         part = np.array(mapped[start : start + CHUNK])
-        samples[start : start + len(part)] = torch.from_numpy(part)
-    samples[len(mapped) :] = 0
-    return samples
+        values[start : start + len(part)] = torch.from_numpy(part)
+    values[len(mapped) :] = 0
+    return values

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -24,22 +21,14 @@ from torch import Tensor
 from lightning_audio.data.batch import sent
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
-from lightning_audio.data.index import BYTES_PER_SAMPLE, SAMPLES, read_index, write_index, write_through
-from lightning_audio.data.residency import (
-    WHERE,
-    fitting,
-    free_memory,
-    free_on,
-    gather_in_memory,
-    gather_on_device,
-    samples_on,
-)
+from lightning_audio.data.index import BYTES_PER_SAMPLE, SAMPLES, read_index, write_index
+from lightning_audio.data.once import build_once, write_file
+from lightning_audio.data.residency import gather_in_memory, gather_on_device, read_array, residence
 from lightning_audio.errors import UserError
 
 T = TypeVar("T")
 
 STORE_VERSION = 2  # of what lies in a folder and of its key: an older store is not misread
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +54,7 @@ class WaveStore:
         index = read_index(folder)
         if index is None:
             raise UserError(f"The store {folder} is not whole: remove it, and it will be built again.")
-        if where == "auto":
-            where = fitting(int(index.lengths.sum()) * BYTES_PER_SAMPLE, free_on(device), free_memory())
+        where = residence(where, int(index.lengths.sum()) * BYTES_PER_SAMPLE, device)
         self.folder, self.where, self.device = folder, where, torch.device(device or "cpu")
         self.hash, self.sample_rate = index.digest, index.sample_rate
         self.lengths = torch.from_numpy(index.lengths)
@@ -89,8 +77,7 @@ class WaveStore:
             UserError: files are missing or cannot be decoded, all of them told at once; the cache cannot be
                 written to or is full; `where` is none of WHERE.
         """
-        if where not in WHERE:
-            raise UserError(f"A store cannot be read from {where!r}: choose one of {', '.join(WHERE)}.")
+        residence(where, 0)
         clips = sorted(clips, key=lambda clip: clip.id)
         folder = folder_of(clips, sample_rate, cache)
         if read_index(folder) is None:
@@ -115,13 +102,9 @@ class WaveStore:
     # Read when the first batch is: a store may be opened and no more, or moved to another device first.
     @cached_property
     def _samples(self) -> np.ndarray | Tensor:
-        path = self.folder / SAMPLES
-        if self.where == "device":
-            return samples_on(self.device, path, int(self.lengths.max()))
-        if self.where == "memory":
-            return np.fromfile(path, dtype=np.int16)
-        # A plain array over the map: np.memmap's own slicing costs more than the copy of a short clip.
-        return np.asarray(np.memmap(path, dtype=np.int16, mode="r"))
+        # On a device with zeros at the end: a window of any clip's length can begin at the last clip.
+        longest = int(self.lengths.max())
+        return read_array(self.folder / SAMPLES, np.int16, self.where, self.device, spare=longest)
 
     @cached_property
     def _index_on_device(self) -> tuple[Tensor, Tensor]:
@@ -199,43 +182,18 @@ def _stats(clips: Iterable[Clip]) -> dict[str, tuple[int, int]]:
 
 
 def _build_once(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
-    """Builds the store unless another process has done so by the time that the lock is ours."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if read_index(folder) is None:
-                _build(clips, sample_rate, folder)
-    except OSError as error:
-        raise UserError(
-            f"The decoded audio cannot be written to {folder.parent} ({error.strerror}): "
-            "set paths.cache to a folder that can be written to."
-        ) from error
-
-
-def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
-    """Writes the store to a folder of another name, which gets its own name once all of it is on the disk."""
-    for left_over in folder.parent.glob(f".{folder.name}.partial-*"):
-        shutil.rmtree(left_over)  # Of a build that was killed: a living one would hold the lock.
-    unfinished = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    unfinished.mkdir()
-    _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
     lengths: list[int] = []
-    try:
-        digest = write_through(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths))
+
+    def write(unfinished: Path) -> None:
+        _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
+        digest = write_file(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths))
         ids = [clip.id for clip in clips]
         write_index(unfinished, digest, sample_rate, ids, lengths, decoder=DECODER)
-        shutil.rmtree(folder, ignore_errors=True)  # One that is there all the same has lost its tail.
-        unfinished.rename(folder)
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        needed = sum(lengths) / max(len(lengths), 1) * len(clips) * BYTES_PER_SAMPLE
-        raise UserError(
-            f"The disk of {folder.parent} is full: the decoded audio needs about {needed / 1e9:.2g} GB, "
-            "so make room or set paths.cache to another disk."
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    def needed() -> float:
+        return sum(lengths) / max(len(lengths), 1) * len(clips) * BYTES_PER_SAMPLE
+
+    build_once(folder, lambda: read_index(folder) is not None, write, "decoded audio", needed)
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:

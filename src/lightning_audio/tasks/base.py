@@ -138,6 +138,11 @@ class AudioTask(pl.LightningModule):
         """What training takes of augmented clips: each by itself, unless a task joins them."""
         return waveforms, lengths, targets
 
+    @property
+    def arranges(self) -> bool:
+        """Whether `arranged` does anything."""
+        return type(self).arranged is not AudioTask.arranged
+
     def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits as they are scored in a test; a task may average several views of a clip here."""
         return self(waveforms, lengths)
@@ -189,28 +194,41 @@ class AudioTask(pl.LightningModule):
 
     def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised features of float waveforms; augmented while training."""
-        features, lengths = self.frontend(waveforms, lengths)
+        return self.normalized(*self.frontend(waveforms, lengths))
+
+    def normalized(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of what the front end gave, lengths in frames."""
         return self.normalize(*self.augment.features(features, lengths))
+
+    def raw_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the front end gives for a batch, computed now or beforehand, and lengths in frames."""
+        if batch.features is None or batch.frames is None:
+            return self.frontend(samples_to_float(batch.waveforms), batch.lengths)
+        return batch.features, batch.frames
 
     def fit_normalizer(self, batches: Iterable[Batch]) -> None:
         """Sets the mean and deviation of the corpus from its training clips, without augmentation."""
-        self.normalize.fit(
-            self.frontend(samples_to_float(batch.waveforms).to(self.device), batch.lengths.to(self.device))
-            for batch in batches
-        )
+        self.normalize.fit(self.raw_features(batch.to(self.device)) for batch in batches)
 
     def augmented(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Float waveforms, lengths and targets of a batch as training takes them."""
         targets = self.targets_for_training(batch.targets)
         return self.augment.waveforms(samples_to_float(batch.waveforms), batch.lengths, targets)
 
+    def training_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What the network takes in training, lengths in frames, and targets; all of it augmented."""
+        if batch.features is None:
+            waveforms, lengths, targets = self.arranged(*self.augmented(batch))
+            return *self.features(waveforms, lengths), targets
+        return *self.normalized(*self.raw_features(batch)), self.targets_for_training(batch.targets)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # A pure function of (seed, epoch, step, rank): a run that is resumed draws what it would have drawn.
         name = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
         seed_draws(zlib.crc32(name.encode()), self.device)
         self.augment.progress = (self.current_epoch + batch_idx / self._batches) / self._epochs
-        waveforms, lengths, targets = self.arranged(*self.augmented(batch))
-        logits, lengths = self.network(*self.features(waveforms, lengths))
+        inputs, lengths, targets = self.training_inputs(batch)
+        logits, lengths = self.network(inputs, lengths)
         loss = self.loss(logits, lengths, targets)
         self.log(
             "train/loss",
@@ -227,7 +245,10 @@ class AudioTask(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, lengths = self(batch.waveforms, batch.lengths)
+        if batch.features is None:
+            logits, lengths = self(batch.waveforms, batch.lengths)
+        else:
+            logits, lengths = self.network(*self.normalized(*self.raw_features(batch)))
         self._scored("val", logits, lengths, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

@@ -135,6 +135,10 @@ class Trigger(Classification):
         # The padding of a shorter clip is silence before the next one.
         return rows, lengths.new_full([len(rows)], rows.shape[1]), targets.unflatten(0, (len(rows), count))
 
+    @property
+    def arranges(self) -> bool:
+        return self.in_a_row > 1
+
     def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """The mean `max_pooling_loss` of logits `(B, T, C)` and one-hot labels `(B, C)`, or `(B, k, C)`
         where there are k clips of equal length in a row; weighted by `class_weights`."""
