@@ -180,7 +180,7 @@ def test_auto_says_what_it_has_chosen(
     clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for free, expected in ((10**6, "memory"), (1000, "disk")):
-        monkeypatch.setattr("lightning_audio.data.store.free_memory", lambda free=free: free)
+        monkeypatch.setattr("lightning_audio.data.residency.free_memory", lambda free=free: free)
         store = WaveStore.open(clips, RATE, cache, "auto")
         assert store.where == expected
         assert_holds(store, clips)
@@ -376,7 +376,7 @@ def test_a_full_disk_is_told_with_the_space_that_is_needed(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lightning_audio.data.store.os.fsync", full)
+    monkeypatch.setattr("lightning_audio.data.once.os.fsync", full)
     # 12 clips of 1,275 samples on average, 2 bytes each.
     with pytest.raises(UserError, match=r"full: the decoded audio needs about 3\.1e-05 GB"):
         WaveStore.open(clips, RATE, cache)
