@@ -26,7 +26,9 @@ ORDER = (
     ("data.clip",),
     (
         "data.batch",
+        "data.truncated",
         "data.decode",
+        "data.quarantine",
         "data.store",
         "data.sampling",
         "data.buckets",

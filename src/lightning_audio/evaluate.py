@@ -17,7 +17,7 @@ from lightning_audio.checkpoint import find_checkpoint, load
 from lightning_audio.decoders import add_decoder_options, decoder_of, tuned
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.results import METRICS, Score, read_metrics, write_metrics
-from lightning_audio.train import print_run, quiet, test
+from lightning_audio.train import print_run, quiet, tell_unread, test
 
 
 @ends_in_one_sentence
@@ -56,6 +56,7 @@ def evaluate(
     if cfg.channels_last:  # as in training: another layout rounds otherwise
         task.network.to(memory_format=torch.channels_last)
     output.mkdir(parents=True, exist_ok=True)
+    tell_unread(data, output)
     if decoding and decoding.tune:
         decoder = tuned(decoder, task, data, output)
     if decoder:

@@ -226,7 +226,18 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
     for name, text in _measured(content).items():
         table.add_row(name, text, "")
     console.print(table)
+    if sentence := _lacking(content.get("data") or {}):
+        console.print(sentence, style="bold red", soft_wrap=True, highlight=False)
     console.print(f"Run folder: {run_folder}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _lacking(data: Mapping[str, Any]) -> str:
+    """A sentence where test clips are in quarantine: another test than that of the whole corpus."""
+    unread = data.get("quarantine", {}).get("test", 0)
+    if not unread:
+        return ""
+    clips = unread + data["clips"]["test"]
+    return f"Attention: {unread} of {clips} test clips cannot be read and count in no score above (quarantine.jsonl)."
 
 
 def _measured(content: Mapping[str, Any]) -> dict[str, str]:

@@ -24,10 +24,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_audio import build, config, runs, sweeps
 from lightning_audio.callbacks import Throughput
 from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
 from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
 from lightning_audio.metrics import Score
 from lightning_audio.results import (
@@ -83,6 +85,7 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
     )
+    tell_unread(data, run_folder)
     fit(trainer, task, data, last if last.is_file() else None)
     tested = use_best(run_folder, task)
     scores = validate(trainer, task, data)
@@ -117,6 +120,15 @@ def keep_config(cfg: DictConfig, run_folder: Path) -> None:
     if file.is_file() and file.read_text(encoding="utf-8") != content:
         file.rename(run_folder / f"config_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.yaml")
     write_atomically(file, content)
+
+
+@rank_zero_only
+def tell_unread(data: AudioDataModule, run_folder: Path) -> None:
+    """Says in a line which clips are in quarantine, and leaves the list of them in the run folder."""
+    if line := data.describe_unread():
+        print(line, flush=True)
+    if line or (run_folder / QUARANTINE).is_file():  # what an earlier start left there may be mended
+        write_atomically(run_folder / QUARANTINE, as_jsonl(data.store.unread))
 
 
 def use_best(run_folder: Path, task: AudioTask) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
+from lightning_audio.data.quarantine import QUARANTINE, Unread, as_jsonl, read_quarantine, refuse_many
 from lightning_audio.errors import UserError
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class WaveStore:
     Attributes:
         hash: a digest of the samples themselves, the same on every machine that decodes alike.
         ids: of the clips, in the order of the rows.
+        unread: the clips that it lacks, since their audio can't be read; listed in its `quarantine.jsonl`.
         lengths: `(N,)` in samples.
         sample_rate: in Hz.
 
@@ -62,6 +64,7 @@ class WaveStore:
         self.hash: str = index["digest"]
         self.sample_rate: int = index["sample_rate"]
         self.ids: tuple[str, ...] = tuple(index["ids"])
+        self.unread = read_quarantine(folder / QUARANTINE)
         self.lengths = torch.tensor(index["lengths"])
         self._offsets = self.lengths.cumsum(0) - self.lengths
         self._rows = {name: row for row, name in enumerate(self.ids)}
@@ -77,12 +80,16 @@ class WaveStore:
         cache: Path,
         where: str = "disk",
         device: torch.device | str | None = None,
+        bad_files: float = 0.0,
     ) -> WaveStore:
         """The store of these clips under `cache`; built, by one process alone, where it is not there yet.
 
+        Clips that cannot be decoded are left out and listed, up to a share of `bad_files` of all clips. The
+        store is kept in any case, so that the next opening knows them, and holds them against its own share.
+
         Raises:
-            UserError: files are missing or cannot be decoded, all of them told at once; the cache cannot be
-                written to or is full; `where` is none of WHERE.
+            UserError: files are missing, or more than `bad_files` cannot be decoded, all told at once; the
+                cache cannot be written to or is full; `where` is none of WHERE.
         """
         if where not in WHERE:
             raise UserError(f"A store cannot be read from {where!r}: choose one of {', '.join(WHERE)}.")
@@ -90,6 +97,8 @@ class WaveStore:
         folder = Path(cache) / "stores" / _key(clips, sample_rate)
         if _read_index(folder) is None:
             _build_once(clips, sample_rate, folder)
+        unread = read_quarantine(folder / QUARANTINE)
+        refuse_many(unread, len(clips), bad_files, folder / QUARANTINE)
         return cls(folder, where, device)
 
     def __len__(self) -> int:
@@ -201,6 +210,7 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         size = (folder / SAMPLES).stat().st_size
         whole = size == sum(index["lengths"]) * BYTES_PER_SAMPLE and "digest" in index
+        whole = whole and len(read_quarantine(folder / QUARANTINE)) == index["unread"]
     except (OSError, ValueError, KeyError):
         return None
     return index if whole else None
@@ -228,10 +238,14 @@ def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
     unfinished.mkdir()
     _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
     lengths: list[int] = []
+    unread: list[Unread] = []
     try:
-        digest = _write(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths))
-        index = {"sample_rate": sample_rate, "decoder": DECODER, "digest": digest}
-        index |= {"ids": [clip.id for clip in clips], "lengths": lengths}
+        digest = _write(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths, unread))
+        if unread:
+            _write(unfinished / QUARANTINE, [as_jsonl(unread).encode()])
+        lacking = {row.id for row in unread}
+        index = {"sample_rate": sample_rate, "decoder": DECODER, "digest": digest, "unread": len(unread)}
+        index |= {"ids": [clip.id for clip in clips if clip.id not in lacking], "lengths": lengths}
         _write(unfinished / INDEX, [json.dumps(index).encode()])
         shutil.rmtree(folder, ignore_errors=True)  # One that is there all the same has lost its tail.
         unfinished.rename(folder)
@@ -266,20 +280,29 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     return track(items, what, total, console=console, transient=True, disable=hidden)
 
 
-def _decoded(clips: Sequence[Clip], sample_rate: int, lengths: list[int]) -> Iterator[memoryview]:
-    """The samples of the clips in their order, each one's length appended to `lengths`.
+def _decoded(
+    clips: Sequence[Clip], sample_rate: int, lengths: list[int], unread: list[Unread]
+) -> Iterator[memoryview]:
+    """The samples of the clips in their order; each one's length is appended to `lengths`.
 
-    Goes on past files that cannot be read, so that one error at the end names all of them.
+    Goes on past clips that cannot be read, which are appended to `unread`.
+
+    Raises:
+        UserError: at the end, where the system did not let files be read: that may be other the next time.
     """
-    bad: dict[str, str] = {}
+    refused: dict[str, str] = {}
     results = decode_clips(clips, sample_rate)
-    for result in progress(results, "Decoding", len(clips)):
-        if isinstance(result, AudioError):
-            bad[str(result.path)] = result.reason
-        else:
+    for clip, result in zip(clips, progress(results, "Decoding", len(clips)), strict=True):
+        if not isinstance(result, AudioError):
             lengths.append(len(result))
             yield result.data
-    if bad:
-        shown = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:5])
-        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise UserError(f"{len(bad)} audio files cannot be read, mend them or leave them out: {shown}{more}.")
+        elif result.lasting:
+            unread.append(Unread(clip.id, clip.path, result.reason))
+        else:
+            refused[clip.path] = result.reason
+    if refused:
+        shown = "; ".join(f"{path}: {reason}" for path, reason in [*refused.items()][:5])
+        more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise UserError(
+            f"{len(refused)} audio files cannot be opened, see to it that they can: {shown}{more}."
+        )
