@@ -19,7 +19,6 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +27,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_audio import build, config, runs, sweeps
 from lightning_audio.callbacks import Throughput
+from lightning_audio.checkpoint import read
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
 from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
@@ -105,6 +105,8 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
 
 def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint: Path | None) -> None:
     """Trains, from a checkpoint on where there is one; Ctrl-C raises KeyboardInterrupt."""
+    if checkpoint:
+        read(checkpoint)  # what is none ends in a sentence, before Lightning meets it
     try:
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
@@ -139,7 +141,7 @@ def use_best(run_folder: Path, task: AudioTask) -> str:
     folder = run_folder / "checkpoints"
     name = "best.ckpt" if (folder / "best.ckpt").is_file() else "last.ckpt"
     if (folder / name).is_file():  # training for 0 epochs writes none
-        task.load_state_dict(torch.load(folder / name, map_location="cpu", weights_only=True)["state_dict"])
+        task.load_state_dict(read(folder / name)["state_dict"])
     return name
 
 
@@ -237,9 +239,12 @@ def resume_run(cfg: DictConfig, overrides: list[str]) -> None:
         UserError: there is no such run, or a group is chosen that is not what the run was started with.
     """
     folder = runs.resumed_folder(cfg)
-    named = [override for override in overrides if override.split("=")[0] not in ("resume", "experiment")]
+    named = [
+        override for override in overrides if override.split("=")[0] not in ("resume", "experiment", "allow")
+    ]
     groups = [override for override in named if (config.CONF / override.split("=")[0]).is_dir()]
-    saved = runs.changed(runs.load_config(folder), [option for option in named if option not in groups])
+    config_of_run = build.saved_config(folder, build.packages_of(cfg), training=True)
+    saved = runs.changed(config_of_run, [option for option in named if option not in groups])
     cfg.run_folder = str(folder)
     given = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(given, dict)
