@@ -81,11 +81,12 @@ def modules_within(numbers: int, tensors: int) -> Iterator[None]:
                     "The checkpoint describes a far larger network than it holds weights of: it is damaged."
                 )
 
-    fills = deterministic.fill_uninitialized_memory
+    name = "fill_uninitialized_memory"  # a property of a module, which type checkers do not see
+    fills = getattr(deterministic, name)
     with ExitStack() as hooks:
         # Deterministic algorithms would write to all of a tensor before it is registered.
-        deterministic.fill_uninitialized_memory = False
-        hooks.callback(setattr, deterministic, "fill_uninitialized_memory", fills)
+        setattr(deterministic, name, False)
+        hooks.callback(setattr, deterministic, name, fills)
         for register in (
             registration.register_module_parameter_registration_hook,
             registration.register_module_buffer_registration_hook,
