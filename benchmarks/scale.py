@@ -1,4 +1,4 @@
-"""Cost as a corpus grows: epochs, memory and look-ups of 1, 10 and 100 times the clips; the start of a million.
+"""Cost as a corpus grows: epochs, memory, look-ups of 1, 10 and 100 times the clips; the start of a million.
 
 Every figure comes from a process of its own. Stores are synthesised, not decoded. Memory is what Linux says
 of the process: RssAnon is its own, RssFile are pages of the memory map and of libraries, which the system

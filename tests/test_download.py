@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -281,6 +282,114 @@ def test_unpack_refuses_a_damaged_archive(make: Callable[..., Path], tmp_path: P
     with pytest.raises(UserError, match="half is damaged"):
         unpack(tmp_path / "half", tmp_path / "release")
     assert not (tmp_path / "release").exists()
+
+
+def twice(path: Path, names: list[str]) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile warns of a second member of the same name
+        return make_zip(path, names) if path.suffix == ".zip" else make_tar(path, names)
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tgz"])
+@pytest.mark.parametrize(
+    "second", ["release/a.wav", "./release/a.wav", "Release/A.WAV", "release/\ufb01.wav"]
+)
+def test_unpack_refuses_a_second_member_of_a_name(second: str, suffix: str, tmp_path: Path) -> None:
+    """Also where another file system would take both for one."""
+    first = "release/FI.wav" if "\ufb01" in second else "release/a.wav"
+    archive = twice(tmp_path / f"archive{suffix}", [first, "release/b.wav", second])
+    with pytest.raises(UserError, match=r"'\S+' has the name of another one"):
+        unpack(archive, tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+
+
+def test_folders_that_are_named_twice_are_taken(tmp_path: Path) -> None:
+    archive = twice(tmp_path / "archive.zip", ["release/", "release/a.wav", "release/", "Release/b.wav"])
+    folder = unpack(archive, tmp_path / "data")
+    assert sorted(path.name for path in folder.rglob("*.wav")) == ["a.wav", "b.wav"]
+
+
+def bomb(path: Path, size: int) -> Path:
+    """An archive of zeros, which compress a thousand times."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.wav", bytes(size))
+        return path
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("a.wav")
+        info.size = size
+        tar.addfile(info, io.BytesIO(bytes(size)))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tgz"])
+def test_unpack_refuses_what_grows_far_beyond_its_archive(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "ALWAYS_BYTES", 100_000)
+    small = bomb(tmp_path / f"small{suffix}", 100_000)
+    assert (unpack(small, tmp_path / "small") / "a.wav").stat().st_size == 100_000
+    large = bomb(tmp_path / f"large{suffix}", 3_000_000)
+    with pytest.raises(UserError, match="makes more than 100 times of what was packed"):
+        unpack(large, tmp_path / "large")
+    assert not [path for path in tmp_path.iterdir() if path.name in ("large", "large.unpacking")]
+
+
+def test_unpack_refuses_a_member_that_lies_about_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says counts against the bound, so it must not give more than it says."""
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("a.wav", bytes(500_000))
+    size = (500_000).to_bytes(4, "little")
+    archive.write_bytes(archive.read_bytes().replace(size, (10).to_bytes(4, "little")))
+    with pytest.raises(UserError, match="is damaged"):
+        unpack(archive, tmp_path / "release")
+    member = download._Member("a.wav", "file", 10, lambda: io.BytesIO(bytes(500_000)), 0)
+    with pytest.raises(zipfile.BadZipFile, match="longer than it says"):
+        download._write(member, tmp_path / "a.wav")
+    assert (tmp_path / "a.wav").stat().st_size <= 11
+
+
+@pytest.mark.parametrize("name", ["a\nb.wav", "a\x1b[2J.wav", "a\x7f.wav"])
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_unpack_refuses_names_that_a_terminal_would_obey(
+    make: Callable[..., Path], name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="has control characters in its name") as refused:
+        unpack(make(tmp_path / "archive", [name]), tmp_path / "release")
+    assert name not in str(refused.value)
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+@pytest.mark.parametrize(
+    "name", ["../../canary", "../canary/x", "{folder}/canary", "//server/share/x", "C:x"]
+)
+def test_no_member_reaches_a_file_outside(make: Callable[..., Path], name: str, tmp_path: Path) -> None:
+    (tmp_path / "canary").write_text("alive")
+    archive = make(tmp_path / "archive", ["a.wav", name.format(folder=tmp_path)])
+    with pytest.raises(UserError, match="is not safe to unpack"):
+        unpack(archive, tmp_path / "inner" / "release")
+    assert (tmp_path / "canary").read_text() == "alive"
+    assert list((tmp_path / "inner").iterdir()) == []
+
+
+def test_unpack_refuses_an_archive_behind_a_password(tmp_path: Path) -> None:
+    content = make_zip(tmp_path / "archive", ["a.wav"]).read_bytes()
+    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        flags = content.index(magic) + place
+        content = content[:flags] + b"\x01" + content[flags + 1 :]
+    (tmp_path / "archive").write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged .*password"):
+        unpack(tmp_path / "archive", tmp_path / "release")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a", "/etc/passwd", "data:,a"])
+def test_only_the_web_is_fetched_from(url: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no address of a web server"):
+        fetch(url, SHA256, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unpack_refuses_an_archive_without_the_members(tmp_path: Path) -> None:

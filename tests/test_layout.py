@@ -21,13 +21,15 @@ PREFIX = "lightning_audio."
 # A module imports only what stands on its own line or above; a package stands for all that is in it. Modules
 # that are not named here may stand anywhere, but what is reached through them counts.
 ORDER = (
-    ("errors", "runs"),
+    ("errors", "runs", "sent"),
     ("text",),
     ("data.clip",),
     (
         "data.batch",
+        "data.truncated",
         "data.decode",
         "data.once",
+        "data.quarantine",
         "data.store",
         "data.features",
         "data.sampling",

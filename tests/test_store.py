@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import write_wav
 from torch import Tensor
@@ -23,6 +25,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
 from lightning_audio.data.index import read_index
 from lightning_audio.data.manifests import write_manifest
+from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.data.residency import WHERE, fitting, gather_on_device
 from lightning_audio.data.store import WaveStore
 from lightning_audio.errors import UserError
@@ -63,7 +66,7 @@ def assert_holds(store: WaveStore, clips: Sequence[Clip]) -> None:
 
 
 def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a file was decoded again")
 
     monkeypatch.setattr("lightning_audio.data.decode.decode", refuse)
@@ -334,24 +337,97 @@ def test_each_file_is_asked_for_its_size_once(
     assert sorted(name for name in asked if name.endswith(".wav")) == sorted(clip.path for clip in clips)
 
 
+def spoil(clips: Sequence[Clip]) -> None:
+    for clip in clips:
+        Path(clip.path).write_bytes(b"no audio")
+
+
+def quarantined(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / QUARANTINE).read_text().splitlines()]
+
+
 def test_all_bad_files_are_told_at_once(clips: list[Clip], cache: Path) -> None:
-    Path(clips[3].path).write_bytes(b"no audio")
+    spoil(clips[3:4])
     Path(clips[8].path).write_bytes(b"")
     with pytest.raises(UserError) as caught:
         WaveStore.open(clips, RATE, cache)
     told = str(caught.value)
-    assert told.startswith("2 audio files cannot be read")
+    assert told.startswith("2 of 12 clips cannot be read, and loader.bad_files=0 lets a run go without 0: ")
     assert f"{clips[3].path}: it cannot be decoded (" in told
     assert f"{clips[8].path}: it is empty" in told
+    (kept,) = left_in(cache)
+    assert f"(all of them in {cache / 'stores' / kept / QUARANTINE})" in told
     assert "\n" not in told
-    assert left_in(cache) == []
 
 
 def test_many_bad_files_are_counted(clips: list[Clip], cache: Path) -> None:
-    for clip in clips:
-        Path(clip.path).write_bytes(b"no audio")
-    with pytest.raises(UserError, match=r"^12 audio files .* and 7 more\.$"):
+    spoil(clips)
+    for share in (0.0, 1.0):  # a run without any clip is none
+        with pytest.raises(UserError, match=r"^12 of 12 clips .* and 7 more \(all of them in "):
+            WaveStore.open(clips, RATE, cache, bad_files=share)
+
+
+def test_a_store_goes_without_a_few_bad_files_and_lists_them(clips: list[Clip], cache: Path) -> None:
+    spoil(clips[3:5])
+    store = WaveStore.open(clips, RATE, cache, bad_files=2 / 12)
+    assert_holds(store, clips[:3] + clips[5:])
+    reason = "it cannot be decoded (Format not recognised)"
+    expected = [{"id": clip.id, "path": clip.path, "reason": reason} for clip in clips[3:5]]
+    assert quarantined(store.folder) == [asdict(row) for row in store.unread] == expected
+    assert_holds(pickle.loads(pickle.dumps(store)), clips[:3] + clips[5:])
+
+
+def test_a_store_that_lacks_clips_is_held_against_the_share_of_each_opening(
+    clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(clips[3:5])
+    first = WaveStore.open(clips, RATE, cache, bad_files=0.5)
+    forbid_decoding(monkeypatch)
+    assert WaveStore.open(clips, RATE, cache, bad_files=0.17).unread == first.unread
+    for share, allowed in ((0.0, 0), (0.16, 1)):
+        with pytest.raises(
+            UserError, match=rf"^2 of 12 .*bad_files={share:g} lets a run go without {allowed}:"
+        ):
+            WaveStore.open(clips, RATE, cache, bad_files=share)
+    assert left_in(cache) == [first.folder.name]
+
+
+def test_a_mended_file_is_decoded_anew(clips: list[Clip], cache: Path) -> None:
+    spoil(clips[3:4])
+    lacking = WaveStore.open(clips, RATE, cache, bad_files=0.1)
+    write_wav(Path(clips[3].path), noise(700, 3), RATE)
+    store = WaveStore.open(clips, RATE, cache)
+    assert store.folder != lacking.folder
+    assert store.unread == ()
+    assert_holds(store, clips)
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"id": 1}\n', b"{"])
+def test_a_store_that_lost_its_list_is_built_again(
+    content: bytes | None, clips: list[Clip], cache: Path
+) -> None:
+    spoil(clips[3:4])
+    store = WaveStore.open(clips, RATE, cache, bad_files=0.1)
+    (store.folder / QUARANTINE).unlink()
+    if content is not None:
+        (store.folder / QUARANTINE).write_bytes(content)
+    with pytest.raises(UserError, match="1 of 12 clips"):
         WaveStore.open(clips, RATE, cache)
+    assert [row["id"] for row in quarantined(store.folder)] == [clips[3].id]
+
+
+def test_what_the_system_refuses_to_open_is_not_kept_as_bad(
+    clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: str, *_: object, **__: object) -> None:
+        raise soundfile.LibsndfileError(2, f"Error opening {path!r}: ")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lightning_audio.data.decode.soundfile.SoundFile", closed)
+        with pytest.raises(UserError, match=r"^12 audio files cannot be opened"):
+            WaveStore.open(clips, RATE, cache, bad_files=1.0)
+    assert left_in(cache) == []
+    assert_holds(WaveStore.open(clips, RATE, cache), clips)
 
 
 def test_missing_files_are_told_before_anything_is_decoded(
@@ -400,13 +476,13 @@ from lightning_audio.data.store import WaveStore
 folder, fatal = Path(sys.argv[1]), sys.argv[2]
 decode = decoding.decode
 
-def watched(path, *where):
+def watched(path, *where, **how):
     with open(folder / "decoded.txt", "a") as file:
         file.write(f"{Path(path).name}\\n")
     if Path(path).name == fatal:
         os._exit(9)
     time.sleep(0.5 if Path(path).name == "0.wav" else 0)
-    return decode(path, *where)
+    return decode(path, *where, **how)
 
 decoding.decode = watched
 store = WaveStore.open(read_manifest(folder / "clips.jsonl"), 8000, folder / "cache")

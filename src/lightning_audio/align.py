@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from lightning_audio import build, runs
+from lightning_audio import build
 from lightning_audio.alignment import BARE, Extent, Span, align, fit_extent, joined
 from lightning_audio.checkpoint import load
 from lightning_audio.data.clip import Clip
@@ -119,13 +119,13 @@ def extent_of(options: argparse.Namespace) -> Extent:
     return found
 
 
-def fit(task: CTC, run: Path) -> Extent:
+def fit(task: CTC, run: Path, allow: Sequence[str] = ()) -> Extent:
     """The extent of the smallest errors on the validation utterances of a run; kept in its folder.
 
     Raises:
         UserError: its corpus does not know when words are said, or there is no validation.
     """
-    cfg = runs.load_config(run)
+    cfg = build.saved_config(run, allow)
     data = build.datamodule(cfg, task.description["facts"])
     data.prepare_data()
     data.setup()
@@ -194,7 +194,8 @@ def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Tr
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
     if options.fit:
-        extent = fit(refuse_others(load(options.run, "cpu", options.allow), options.run), Path(options.run))
+        task = refuse_others(load(options.run, "cpu", options.allow), options.run)
+        extent = fit(task, Path(options.run), options.allow)
         print(f"Fitted on validation: --shift {extent.shift:.3f} --reach {extent.reach:.3f}, kept for it.")
         return
     extent = extent_of(options)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import FunctionType
 from typing import Any, cast
 
 import hydra
@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from lightning_audio import runs
 from lightning_audio.augment import Augment
 from lightning_audio.callbacks import AtomicCheckpointIO, checkpoints
 from lightning_audio.data.corpora.base import Corpus
@@ -27,12 +28,31 @@ from lightning_audio.data.features import FrontEnd
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.frontend import Normalize, Waveform, shape_of
+from lightning_audio.networks.base import Network
+from lightning_audio.sent import MOST_OPTIONS, plain
 from lightning_audio.tasks.base import AudioTask, Recipe
 
-# What a configuration that somebody sent may build: modules of these packages, and nothing else.
-ALLOWED = tuple(f"lightning_audio.{part}" for part in ("frontend", "augment", "networks", "tasks"))
 # The parts of a configuration that a checkpoint carries: what is needed to answer.
 ANSWERING = ("frontend", "normalize", "network", "task")
+LOGGERS = tuple(getattr(pl.loggers, f"{name}Logger") for name in ("TensorBoard", "CSV", "MLFlow", "Wandb"))
+# What a configuration that somebody sent may build, by its part: from which package, and what of it.
+ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
+    "frontend": (("lightning_audio.frontend", nn.Module),),
+    "augment": (("lightning_audio.augment", nn.Module),),
+    "network": (("lightning_audio.networks", Network),),
+    "task": (("lightning_audio.tasks", AudioTask),),
+    "data": (("lightning_audio.data.corpora", Corpus),),
+    "optimizer": (("torch.optim", torch.optim.Optimizer),),
+    "schedule": (("lightning_audio.schedule", FunctionType),),
+    "trainer": (("pytorch_lightning", pl.Trainer),),
+    "callbacks": (
+        ("lightning_audio", pl.Callback),
+        ("pytorch_lightning.callbacks", pl.callbacks.EarlyStopping),
+    ),
+    "logger": (("pytorch_lightning.loggers", LOGGERS),),
+}
+# The largest whole number in a configuration; hyperparameters are smaller.
+LARGEST = 2**40
 # What a part raises where an option does not fit.
 MISFITS = (ImportError, LookupError, RuntimeError, TypeError, ValueError, MisconfigurationException)
 
@@ -95,39 +115,106 @@ def _extras() -> Sequence[str]:
         return ()
 
 
-def refuse_unknown(node: Any, allow: Sequence[str] = ()) -> None:
-    """Raises UserError where a configuration out of a file names anything but a module on the allow list.
+def refuse_unknown(
+    config: Mapping[str, Any], allow: Sequence[str] = (), source: str = "The checkpoint"
+) -> None:
+    """Raises UserError where a configuration out of a file names anything but what is on the allow list.
 
-    `allow` adds packages of the caller's own, such as `my_project.networks`.
+    Args:
+        config: parts by name, such as network, as plain values.
+        allow: packages of the caller's own, such as `my_project.networks`: the modules of a network that are
+            defined there, and in the parts of a run that a checkpoint does not have, any class and function.
+        source: what file it comes from, in words.
     """
+    for part, node in plain(dict(config), source, LARGEST, MOST_OPTIONS).items():
+        own = tuple((package, nn.Module if part in ANSWERING else Callable) for package in allow)
+        _refuse_in(node, (*ALLOWED.get(part, ()), *own), source)
+
+
+def _refuse_in(node: Any, allowed: Sequence[tuple[str, Any]], source: str) -> None:
     if isinstance(node, dict):
-        if "_target_" in node and not _is_allowed(str(node["_target_"]), (*ALLOWED, *allow)):
+        if "_target_" in node and not _is_allowed(node["_target_"], allowed):
             raise UserError(
-                f"The checkpoint wants to build {node['_target_']}, which is not on the allow list: if you "
-                "trust it, name its package in load(..., allow=[...])."
+                f"{source} wants to build {node['_target_']}, which is not on the allow list: if you trust "
+                "it, name its package in load(..., allow=[...]), --allow, or, where you resume, allow=[...]."
             )
+        if "_args_" in node:  # options without names could not be looked at by their names
+            raise UserError(f"{source} has options without a name (_args_): name them.")
         for value in node.values():
-            refuse_unknown(value, allow)
-    elif isinstance(node, list | tuple):
+            _refuse_in(value, allowed, source)
+    elif isinstance(node, list):
         for value in node:
-            refuse_unknown(value, allow)
+            _refuse_in(value, allowed, source)
     elif isinstance(node, str) and "${" in node:
         # What it stands for would be known only while building.
         raise UserError(
-            f"The checkpoint's configuration is not resolved ({node!r}): give one that `train` wrote."
+            f"{source} has a configuration that is not resolved ({node!r}): give one that `train` wrote."
         )
 
 
-def _is_allowed(target: str, packages: Sequence[str]) -> bool:
-    module, _, name = target.rpartition(".")
-    if not any(module == package or module.startswith(f"{package}.") for package in packages):
-        return False
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError:
-        return False
-    # Only what is defined there: a module that it imports must not be a door to anything else.
-    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module
+def _is_allowed(target: Any, allowed: Sequence[tuple[str, Any]]) -> bool:
+    """Whether a name stands for something of the right kind that is defined in its package.
+
+    What Hydra makes of the name is looked at, and not the name: a module that imports something, or gives it
+    another name, is no door to it. Of other packages nothing is even imported.
+    """
+    for package, kind in allowed:
+        if isinstance(target, str) and target.startswith(f"{package}."):
+            try:
+                found = hydra.utils.get_object(target)
+            except Exception:  # of any kind, since importing runs what is there
+                continue
+            home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+            fits = isinstance(found, kind) if kind in (FunctionType, Callable) else _is_subclass(found, kind)
+            # Other packages show their classes elsewhere than where they define them.
+            if fits and (
+                home == target if package.startswith("lightning_audio") else home.startswith(f"{package}.")
+            ):
+                return True
+    return False
+
+
+def _is_subclass(found: Any, kind: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, kind)
+
+
+def saved_config(run_folder: Path, allow: Sequence[str] = (), training: bool = False) -> DictConfig:
+    """The configuration that lies in a run folder; since somebody may have sent it, it builds no more than is
+    on the allow list, and loggers and callbacks, which only training needs, write nowhere else.
+
+    Args:
+        allow: as `refuse_unknown` takes it.
+        training: the run is to be gone on with; otherwise it comes without loggers and callbacks.
+
+    Raises:
+        UserError: there is none, or it wants more.
+    """
+    cfg = runs.load_config(run_folder)
+    if not training:
+        cfg.callbacks, cfg.logger = {}, {}
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg))
+    refuse_unknown(config, allow, f"The configuration in {run_folder}")
+    runs.refuse_elsewhere({part: config.get(part) for part in ("callbacks", "logger")}, run_folder)
+    return cfg
+
+
+def targets_of(node: Any) -> set[str]:
+    """Everything that a configuration names to be built."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    own = {str(node["_target_"])} if isinstance(node, dict) and "_target_" in node else set()
+    return own.union(*map(targets_of, children))
+
+
+def packages_of(cfg: DictConfig) -> list[str]:
+    """The packages of one's own that a configuration trusts: those under `allow`, and those that it uses."""
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    used = {
+        target
+        for part, node in config.items()
+        for target in targets_of(node)
+        if not _is_allowed(target, ALLOWED.get(part, ()))
+    }
+    return [*map(str, config.get("allow") or ()), *sorted(target.rpartition(".")[0] for target in used)]
 
 
 def corpus(cfg: DictConfig) -> Corpus:

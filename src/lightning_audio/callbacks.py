@@ -34,6 +34,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             partial.unlink(missing_ok=True)
 
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes a checkpoint and nothing else: its path may come out of a file that somebody sent."""
+        path = Path(path)
+        if path.suffix == ".ckpt" and ".." not in path.parts:
+            path.unlink(missing_ok=True)
+
 
 def checkpoints(run_folder: Path, monitor: str | None, mode: str) -> list[ModelCheckpoint]:
     """`last.ckpt` after every epoch, and `best.ckpt` by the validation score where there is one.

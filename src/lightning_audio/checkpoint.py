@@ -9,32 +9,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lightning_audio import build
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, refuse_address
 from lightning_audio.results import read_metrics
+from lightning_audio.sent import is_plain_tensor, is_unpacked_zip, modules_within, plain
 from lightning_audio.tasks.base import AudioTask
+
+HIGHEST_RATE = 1_000_000  # Hz
+LONGEST_CLIP = 1e6  # seconds
 
 
 def find_checkpoint(place: str | Path) -> Path:
     """The checkpoint of a run folder that its scores are of; a checkpoint file is itself.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is an address.
     """
+    refuse_address(place)
     place = Path(place).expanduser()
     if place.is_file():
         return place
     folder = place / "checkpoints"
     tested = [read_metrics(place).get("checkpoint")] if (place / "metrics.json").is_file() else []
     for name in [*tested, "best.ckpt", "last.ckpt"]:
-        if name and (folder / name).is_file():
+        if isinstance(name, str) and Path(name).name == name and (folder / name).is_file():
             return folder / name
     raise UserError(
         f"There is no checkpoint at {place}: give a run folder (logs/NAME/DATE...) or a .ckpt file."
     )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds: tensors and plain values, and no object of any other kind.
+
+    Raises:
+        UserError: it is not one that `torch.save` wrote, or there is something else in it.
+    """
+    try:
+        if not is_unpacked_zip(path):
+            raise ValueError("no archive of torch")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind, since the bytes may be anything
+        raise UserError(
+            f"{path} can't be read as a checkpoint: it is cut short or of another kind."
+        ) from error
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not isinstance(checkpoint.get("lightning_audio"), dict):
+        raise UserError(f"{path} is no checkpoint of lightning_audio: give one that `train` wrote.")
+    if not all(isinstance(name, str) and is_plain_tensor(tensor) for name, tensor in weights.items()):
+        raise UserError(f"{path} holds what are no weights: it is damaged.")
+    return checkpoint
 
 
 def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[str] = ()) -> AudioTask:
@@ -47,22 +75,19 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
 
     Raises:
         UserError: there is no checkpoint, it is not one of this project, or it wants to build what is not
-            on the allow list.
+            on the allow list or is larger than the weights that it holds.
     """
     path = find_checkpoint(place)
+    checkpoint = read(path)
+    answering, facts = description_of(checkpoint, path)
+    build.refuse_unknown(answering, allow)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of any kind, since the bytes may be anything
-        raise UserError(
-            f"{path} can't be read as a checkpoint: it is cut short or of another kind."
-        ) from error
-    description = checkpoint.get("lightning_audio") if isinstance(checkpoint, dict) else None
-    if not isinstance(description, dict):
-        raise UserError(f"{path} is no checkpoint of lightning_audio: give one that `train` wrote.")
-    build.refuse_unknown(description["config"], allow)
-    if "weights" in description["config"]["network"]:
-        description["config"]["network"]["weights"] = None  # the checkpoint has them
-    task = build.assemble(description["config"], description["facts"])
+        with modules_within(path.stat().st_size, len(checkpoint["state_dict"])):
+            task = build.assemble(without_weights(answering), facts)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, since the description may say anything
+        raise UserError(f"{path} describes a network that can't be built: it is damaged.") from error
     try:
         task.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -71,3 +96,38 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
             "written by another version of lightning_audio."
         ) from error
     return task.to(device).eval()
+
+
+def description_of(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts that answer, and the facts of the data, as plain values.
+
+    Raises:
+        UserError: they are not what `train` writes.
+    """
+    description = plain(checkpoint["lightning_audio"], f"The description in {path}", path.stat().st_size)
+    answering, facts = description.get("config"), description.get("facts")
+    if (
+        not isinstance(answering, dict)
+        or set(answering) != set(build.ANSWERING)
+        or not isinstance(facts, dict)
+    ):
+        raise UserError(f"{path} does not describe its network: give a checkpoint that `train` wrote.")
+    labels, rate, seconds = (facts.get(name) for name in ("labels", "sample_rate", "clip_seconds"))
+    if (
+        not (isinstance(labels, list) and all(isinstance(label, str) for label in labels))
+        or not (isinstance(rate, int) and 0 < rate <= HIGHEST_RATE)
+        or not (isinstance(seconds, float | int) and 0 < seconds <= LONGEST_CLIP)
+    ):
+        raise UserError(f"{path} does not say what it was trained on: give a checkpoint that `train` wrote.")
+    return answering, facts
+
+
+def without_weights(node: Any) -> Any:
+    """A description in which no part reads a weight file: the checkpoint has the weights."""
+    if isinstance(node, dict):
+        read_elsewhere = "_target_" in node and isinstance(node.get("weights"), str)
+        return {
+            name: None if read_elsewhere and name == "weights" else without_weights(child)
+            for name, child in node.items()
+        }
+    return [without_weights(child) for child in node] if isinstance(node, list) else node

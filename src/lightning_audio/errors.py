@@ -6,6 +6,7 @@ import difflib
 import functools
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -26,11 +27,29 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def is_control(character: str) -> bool:
+    """Whether a terminal might obey a character instead of showing it; tabs and ends of lines aside."""
+    return unicodedata.category(character) == "Cc" and character not in "\t\n"
+
+
+def printable(text: str) -> str:
+    """Text as a terminal may be given it: control characters are spelled out."""
+    return "".join(ascii(c)[1:-1] if is_control(c) else c for c in text)
+
+
+def refuse_address(place: object) -> None:
+    """Raises UserError for the address of something in a network: files are read from disks alone."""
+    if "://" in str(place):
+        raise UserError(
+            f"{place} is an address, and nothing is fetched from it: fetch it yourself, name the file."
+        )
+
+
 def end_on(error: UserError) -> NoReturn:
     """Prints the sentence and ends with exit status 2; LIGHTNING_AUDIO_TRACEBACK=1 shows its origin."""
     if os.environ.get("LIGHTNING_AUDIO_TRACEBACK"):
         raise error
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     sys.exit(2)
 
 

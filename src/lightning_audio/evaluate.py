@@ -17,7 +17,7 @@ from lightning_audio.checkpoint import find_checkpoint, load
 from lightning_audio.decoders import add_decoder_options, decoder_of, tuned
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.results import METRICS, Score, read_metrics, write_metrics
-from lightning_audio.train import print_run, quiet, test
+from lightning_audio.train import print_run, quiet, tell_unread, test
 
 
 @ends_in_one_sentence
@@ -26,27 +26,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE: what is other than in training")
     parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
+    parser.add_argument("--allow", nargs="*", default=[], help="packages of your own that the run may build")
     add_decoder_options(parser)
     parser.add_argument("--tune", action="store_true", help="LM weight and word bonus by validation, first")
     # Intermixed: overrides may stand before and behind options.
     options = parser.parse_intermixed_args(argv)
-    evaluate(options.run, options.overrides, options.output or options.run / "evaluation", options)
+    output = options.output or options.run / "evaluation"
+    evaluate(options.run, options.overrides, output, options, options.allow)
 
 
 def evaluate(
-    run_folder: Path, overrides: Sequence[str], output: Path, decoding: argparse.Namespace | None = None
+    run_folder: Path,
+    overrides: Sequence[str],
+    output: Path,
+    decoding: argparse.Namespace | None = None,
+    allow: Sequence[str] = (),
 ) -> None:
     """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
 
-    `decoding` are the options of a run that transcribes.
+    `decoding` are the options of a run that transcribes, `allow` packages of one's own that it may build.
 
     Raises:
         UserError: it is no run folder, its classes are not those of the data, or options do not fit.
     """
     quiet()
-    cfg = runs.changed(runs.load_config(run_folder), overrides)
-    cfg.callbacks, cfg.logger = {}, {}
-    task = load(find_checkpoint(run_folder))
+    cfg = runs.changed(build.saved_config(run_folder, allow), overrides)
+    task = load(find_checkpoint(run_folder), allow=allow)
     decoder = decoder_of(decoding, task) if decoding else None
     data = build.datamodule(cfg, task.description["facts"])
     data.prepare_data()
@@ -56,6 +61,7 @@ def evaluate(
     if cfg.channels_last:  # as in training: another layout rounds otherwise
         task.network.to(memory_format=torch.channels_last)
     output.mkdir(parents=True, exist_ok=True)
+    tell_unread(data, output)
     if decoding and decoding.tune:
         decoder = tuned(decoder, task, data, output)
     if decoder:

@@ -24,6 +24,7 @@ from lightning_audio.errors import UserError
 
 AMIN = 1e-10  # power below which decibels are cut, as in librosa.power_to_db
 CHUNK = 2**19  # samples of windowed frames worked on at once: 2 MB, which stay near the core
+MOST_MELS, LARGEST_FILTERS = 2**13, 2**27  # bands; numbers in all filters together, half a gigabyte
 BANDS = 32  # mel bands multiplied at once: few, so that most of the filters' zeros are left out
 
 
@@ -92,6 +93,8 @@ class LogMel(nn.Module):
             raise UserError(
                 "frontend.n_fft, win_length, hop_length and n_mels have to be 1 or more: raise them."
             )
+        if n_mels > MOST_MELS or len(windows) * n_fft * n_mels > LARGEST_FILTERS:
+            raise UserError(f"frontend.n_fft={n_fft} and frontend.n_mels={n_mels} are too many: lower them.")
         if max(windows) > n_fft:
             raise UserError(
                 f"frontend.win_length={max(windows)} is longer than frontend.n_fft={n_fft}: lower it."

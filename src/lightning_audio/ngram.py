@@ -166,14 +166,14 @@ def _left_over(own: Mapping[Gram, int], discounts: Sequence[float]) -> dict[Gram
     return {context: taken[context] / total for context, total in _totals(own).items()}
 
 
-def training_texts(source: Path) -> list[str]:
+def training_texts(source: Path, allow: Sequence[str] = ()) -> list[str]:
     """The sentences of a text file, or the training transcripts of a manifest or a run folder, as written.
 
     Raises:
         UserError: there is nothing of the kind, or no transcript in it.
     """
     if source.is_dir():
-        cfg = runs.load_config(source)
+        cfg = build.saved_config(source, allow)
         corpus = build.corpus(cfg)
         corpus.prepare()
         clips = [clip for clip in clips_of(corpus, cfg.loader.validation, cfg.seed) if clip.split == "train"]
@@ -212,7 +212,7 @@ def normalizer_of_run(run: Path | None) -> Normalizer:
     return normalizer_of(options)
 
 
-def splitter(unit: str, run: Path | None) -> Callable[[str], list[str]]:
+def splitter(unit: str, run: Path | None, allow: Sequence[str] = ()) -> Callable[[str], list[str]]:
     """What parts a sentence into `words`, `characters`, or the `tokens` of a run.
 
     Raises:
@@ -224,7 +224,7 @@ def splitter(unit: str, run: Path | None) -> Callable[[str], list[str]]:
         return lambda text: [token_name(character) for character in text]
     if run is None:
         raise UserError("Tokens are those of a run: name it with --run RUN, or take --characters.")
-    vocabulary = load(find_checkpoint(run)).description["facts"].get("vocabulary")
+    vocabulary = load(find_checkpoint(run), allow=allow).description["facts"].get("vocabulary")
     if vocabulary is None:
         raise UserError(f"{run} has no tokens: give a run of task=ctc, or take --characters.")
     tokenizer = tokenizer_of(vocabulary)
@@ -255,6 +255,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--run", type=Path, help="run whose normaliser and tokens count [the first among TEXTS]"
     )
+    parser.add_argument("--allow", nargs="*", default=[], help="packages of your own that a run may build")
     parser.add_argument("--words", type=Path, help="write the words here too, one a line: a lexicon")
     return parser.parse_args(argv)
 
@@ -267,8 +268,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if order not in ORDERS:
         raise UserError(f"--order {order} is no order that KenLM reads: choose {ORDERS[0]} to {ORDERS[-1]}.")
     run = options.run or next((source for source in options.texts if source.is_dir()), None)
-    normalize, split = normalizer_of_run(run), splitter(unit, run)
-    texts = [normalize(text) for source in options.texts for text in training_texts(source)]
+    normalize, split = normalizer_of_run(run), splitter(unit, run, options.allow)
+    sources = (training_texts(source, options.allow) for source in options.texts)
+    texts = [normalize(text) for source in sources for text in source]
     model = NGramModel((split(text) for text in texts), order)
     write_atomically(options.output, model.arpa())
     if options.words:

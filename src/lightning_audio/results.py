@@ -15,9 +15,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from lightning_audio.errors import UserError
+from lightning_audio.data.quarantine import QUARANTINE
+from lightning_audio.errors import UserError, printable
 from lightning_audio.metrics import Score
 
 METRICS = "metrics.json"
@@ -222,11 +224,23 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
         "result", "value", "of", title="Scores in percent with 95 % intervals", title_justify="left"
     )
     for name, score in scores.items():
-        table.add_row(name, score_text(name, score), str(score.n))
+        table.add_row(escape(printable(name)), score_text(name, score), str(score.n))
     for name, text in _measured(content).items():
         table.add_row(name, text, "")
     console.print(table)
+    if sentence := _lacking(content.get("data") or {}):
+        console.print(sentence, style="bold red", soft_wrap=True, highlight=False)
     console.print(f"Run folder: {run_folder}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _lacking(data: Mapping[str, Any]) -> str:
+    """A sentence where test clips are in quarantine: another test than that of the whole corpus."""
+    unread = data.get("quarantine", {}).get("test", 0)
+    if not unread:
+        return ""
+    clips = unread + data["clips"]["test"]
+    lacking = f"Attention: {unread} of {clips} test clips cannot be read and count in no score above"
+    return f"{lacking}: {QUARANTINE} names them."
 
 
 def _measured(content: Mapping[str, Any]) -> dict[str, str]:

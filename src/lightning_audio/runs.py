@@ -9,12 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, refuse_address
 
 CONFIG_FILE = "config.yaml"
 MULTIRUN_FILE = "multirun.yaml"  # Hydra's, in the folder of a multirun
+FOLDERS = ("save_dir", "dirpath", "dir", "log_dir", "root_dir", "output_dir")  # options of what writes files
+SERVERS = ("tracking_uri",)
 
 
 def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
@@ -39,15 +43,49 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
 def load_config(run_folder: Path) -> DictConfig:
     """The resolved configuration that a run was trained with; what lay in its folder lies where that is now.
 
+    It may come from anybody: `build.saved_config` looks at what it wants to build.
+
     Raises:
-        UserError: the folder holds none.
+        UserError: the folder holds none, or one that no run wrote.
     """
     file = run_folder / CONFIG_FILE
     if not file.is_file():
         raise UserError(f"{run_folder} is no run folder (it has no {CONFIG_FILE}): give one below logs/.")
-    cfg = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(cfg, dict)
-    return OmegaConf.create(_moved(cfg, str(cfg["run_folder"]), str(run_folder)))
+    try:
+        text = file.read_text(encoding="utf-8")
+        # A few lines of aliases can stand for more values than there is memory, and no run writes any.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("aliases")
+        cfg = OmegaConf.to_container(OmegaConf.create(text))
+        assert isinstance(cfg, dict)
+        return OmegaConf.create(_moved(cfg, str(cfg["run_folder"]), str(run_folder)))
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AssertionError,
+        RecursionError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+    ) as error:
+        raise UserError(f"{file} is no configuration that a run wrote: it is damaged.") from error
+
+
+def refuse_elsewhere(node: Any, run_folder: Path, name: str = "") -> None:
+    """Raises UserError where a part that writes files names a place outside of the run folder."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        refuse_elsewhere(value, run_folder, key)
+    for value in node if isinstance(node, list) else ():
+        refuse_elsewhere(value, run_folder, name)
+    if not isinstance(node, str) or name in SERVERS:
+        return
+    place = Path(node) if name in FOLDERS else run_folder / node
+    inside = place.resolve().is_relative_to(run_folder.resolve())
+    if not inside or node.startswith("~") or "$" in node or "://" in node:
+        raise UserError(
+            f"The configuration in {run_folder} wants to write to {node!r}, outside of it ({name}): mend its "
+            f"{CONFIG_FILE}, or start a new run."
+        )
 
 
 def _moved(node: Any, old: str, new: str) -> Any:
@@ -104,6 +142,7 @@ def resumed_folder(cfg: DictConfig, marker: str = CONFIG_FILE) -> Path:
     Raises:
         UserError: there is none, or it is of the other kind.
     """
+    refuse_address(cfg.resume)
     folder = Path(str(cfg.resume)).expanduser()
     if cfg.resume == "latest":
         folder = latest(Path(cfg.paths.logs) / cfg.name, marker)

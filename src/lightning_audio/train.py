@@ -19,15 +19,17 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_audio import build, config, runs, sweeps
 from lightning_audio.callbacks import Throughput
+from lightning_audio.checkpoint import read
 from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
 from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
 from lightning_audio.metrics import Score
 from lightning_audio.results import (
@@ -84,6 +86,7 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
     )
+    tell_unread(data, run_folder)
     fit(trainer, task, data, last if last.is_file() else None)
     tested = use_best(run_folder, task)
     scores = validate(trainer, task, data)
@@ -103,6 +106,8 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
 
 def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint: Path | None) -> None:
     """Trains, from a checkpoint on where there is one; Ctrl-C raises KeyboardInterrupt."""
+    if checkpoint:
+        read(checkpoint)  # what is none ends in a sentence, before Lightning meets it
     try:
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
@@ -120,6 +125,15 @@ def keep_config(cfg: DictConfig, run_folder: Path) -> None:
     write_atomically(file, content)
 
 
+@rank_zero_only
+def tell_unread(data: AudioDataModule, run_folder: Path) -> None:
+    """Says in a line which clips are in quarantine, and leaves the list of them in the run folder."""
+    if line := data.describe_unread():
+        print(line, flush=True)
+    if line or (run_folder / QUARANTINE).is_file():  # what an earlier start left there may be mended
+        write_atomically(run_folder / QUARANTINE, as_jsonl(data.store.unread))
+
+
 def use_best(run_folder: Path, task: AudioTask) -> str:
     """Takes the weights that the validation chose, or else the last ones; names their checkpoint.
 
@@ -128,7 +142,7 @@ def use_best(run_folder: Path, task: AudioTask) -> str:
     folder = run_folder / "checkpoints"
     name = "best.ckpt" if (folder / "best.ckpt").is_file() else "last.ckpt"
     if (folder / name).is_file():  # training for 0 epochs writes none
-        task.load_state_dict(torch.load(folder / name, map_location="cpu", weights_only=True)["state_dict"])
+        task.load_state_dict(read(folder / name)["state_dict"])
     return name
 
 
@@ -226,9 +240,12 @@ def resume_run(cfg: DictConfig, overrides: list[str]) -> None:
         UserError: there is no such run, or a group is chosen that is not what the run was started with.
     """
     folder = runs.resumed_folder(cfg)
-    named = [override for override in overrides if override.split("=")[0] not in ("resume", "experiment")]
+    named = [
+        override for override in overrides if override.split("=")[0] not in ("resume", "experiment", "allow")
+    ]
     groups = [override for override in named if (config.CONF / override.split("=")[0]).is_dir()]
-    saved = runs.changed(runs.load_config(folder), [option for option in named if option not in groups])
+    config_of_run = build.saved_config(folder, build.packages_of(cfg), training=True)
+    saved = runs.changed(config_of_run, [option for option in named if option not in groups])
     cfg.run_folder = str(folder)
     given = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(given, dict)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, is_control
 
 SPLITS = ("train", "val", "test")
 DEALT_GROUPS = 2000  # in all orders together that are tried for a split: a fraction of a second
@@ -46,6 +46,8 @@ def problems(clip: Clip) -> list[str]:
         found.append(f"duration {clip.duration} is not a time above 0")
     if clip.split is not None and clip.split not in SPLITS:
         found.append(f"split {clip.split!r} is none of {', '.join(SPLITS)}")
+    if any(not label.isprintable() and any(map(is_control, label)) for label in clip.labels):
+        found.append(f"its labels {list(clip.labels)} hold control characters")
     return found
 
 

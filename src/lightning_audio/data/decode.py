@@ -18,6 +18,7 @@ import soxr
 
 from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.truncated import missing_end
 from lightning_audio.errors import UserError
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ R = TypeVar("R")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 # Whatever changes the samples that come out of a file stands in this name, and so in the key of every store.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 DECODER = (
     f"{DECODER_VERSION}, soundfile {soundfile.__version__}, "
     f"libsndfile {soundfile.__libsndfile_version__}, soxr {soxr.__version__}"
@@ -38,21 +39,29 @@ GROUP = 4  # clips that a thread decodes at once
 OPEN_ENDED = 2**63 - 1
 # libsndfile's own text for this code speaks of a missing file, but it comes for any .mp3 without MPEG frames.
 NOT_AN_MP3 = 7
+SYSTEM = 2  # the file could not be opened or read at all
 
 
 class AudioError(UserError):
-    """An audio file that cannot be read: `path`, and the `reason` as a clause."""
+    """An audio file that cannot be read: `path`, and the `reason` as a clause.
 
-    def __init__(self, path: str | Path, reason: str) -> None:
+    `lasting` says whether it stays so until the file changes, unlike a missing permission or a broken disk.
+    """
+
+    def __init__(self, path: str | Path, reason: str, lasting: bool = True) -> None:
         super().__init__(path, reason)
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.lasting = path, reason, lasting
 
     def __str__(self) -> str:
         return f"Cannot read {self.path}: {self.reason}; put it right or leave it out."
 
 
 def decode(
-    path: str | Path, sample_rate: int, start: float = 0.0, duration: float | None = None
+    path: str | Path,
+    sample_rate: int,
+    start: float = 0.0,
+    duration: float | None = None,
+    whole: bool = False,
 ) -> np.ndarray:
     """The int16 samples `(T,)` of a stretch of a file, at `sample_rate` in Hz, as one channel.
 
@@ -63,6 +72,7 @@ def decode(
         path: WAV, FLAC, Ogg or MP3.
         start: seconds from the beginning of the file.
         duration: seconds, or None for all that follows; a file that ends earlier gives what it has.
+        whole: refuse a stretch that lacks its end because the file was cut short.
 
     Raises:
         UserError: the file is missing or damaged, holds no samples, or ends before `start`.
@@ -72,15 +82,19 @@ def decode(
     except OSError:
         status = None
     if status is None or not stat.S_ISREG(status.st_mode):
-        raise AudioError(path, "there is no such file")
+        raise AudioError(path, "there is no such file", lasting=False)
     if status.st_size == 0:
         raise AudioError(path, "it is empty")
     try:
         with soundfile.SoundFile(path) as file:
             samples = _read(file, sample_rate, start, duration)
             source_rate = file.samplerate
+            reaches_end = duration is None or len(samples) < round(duration * source_rate)
+            if whole and reaches_end and (reason := missing_end(file)):
+                raise AudioError(path, reason)
     except soundfile.LibsndfileError as error:
-        raise AudioError(path, f"it cannot be decoded ({_reason(error)})") from None
+        reason = f"it cannot be decoded ({_reason(error)})"
+        raise AudioError(path, reason, lasting=error.code != SYSTEM) from None
     if samples.dtype != np.int16:
         samples = to_int16(soxr.resample(samples, source_rate, sample_rate, quality="HQ"))
     if len(samples) == 0:
@@ -115,7 +129,8 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 def _reason(error: soundfile.LibsndfileError) -> str:
     if error.code == NOT_AN_MP3:
         return "Format not recognised"
-    return error.error_string.removeprefix("Error : ").rstrip(".")
+    # It has no words for a FLAC file that was cut in the middle of a frame.
+    return error.error_string.removeprefix("Error : ").rstrip(".") or "its data is damaged or cut short"
 
 
 def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
@@ -163,7 +178,7 @@ def in_threads(work: Callable[[T], R], items: Iterable[T], ahead: int = 4) -> It
 
 def _samples_or_error(clip: Clip, sample_rate: int) -> np.ndarray | AudioError:
     try:
-        return decode(clip.path, sample_rate, clip.start, clip.duration)
+        return decode(clip.path, sample_rate, clip.start, clip.duration, whole=True)
     except AudioError as error:
         return error
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import lzma
 import os
 import shutil
 import stat
 import tarfile
+import unicodedata
 import urllib.error
 import zipfile
 import zlib
@@ -28,7 +30,10 @@ from lightning_audio.errors import UserError
 
 CHUNK_BYTES = 1 << 16
 ATTEMPTS = 5
-UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+# RuntimeError: an encrypted zip, or one packed by a method that Python does not know.
+UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+# How much larger than its archive what comes out of it may be: of silence compressed by deflate 1,032 times.
+MOST_TIMES, ALWAYS_BYTES = 100, 1 << 28
 
 
 def fetch(
@@ -53,8 +58,13 @@ def fetch(
         timeout: seconds without a byte after which a connection counts as cut.
 
     Raises:
-        UserError: no connection, an HTTP error, a wrong checksum, or no room on the disk.
+        UserError: another kind of address, no connection, an HTTP error, a wrong checksum, or no room on
+            the disk.
     """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UserError(
+            f"{url} is no address of a web server, and nothing else is fetched: give http or https."
+        )
     target = folder / (name or PurePosixPath(urlsplit(url).path).name)
     part = target.with_name(f"{target.name}.part")
     with _writing(folder):
@@ -158,6 +168,7 @@ def _writing(folder: Path) -> Iterator[None]:
 class _Member:
     name: str
     kind: str
+    size: int  # bytes, as the archive declares them
     open: Callable[[], Any]  # a binary file
     archive_bytes: int  # how far into the archive this member ends, for the progress bar
 
@@ -175,8 +186,9 @@ def unpack(archive: Path, folder: Path, members: Sequence[str] | None = None, st
         strip: how many leading folders to cut off the members' names.
 
     Raises:
-        UserError: the archive is damaged, holds none of the members, or one of them is a link, a device or
-            has a path that is absolute or leads out; or the disk is full.
+        UserError: the archive is damaged, holds none of the members, or far more than its own size, or one of
+            them is a link, a device, a second one of its name (also where only the case differs), or has a
+            path that is absolute or leads out; or the disk is full.
     """
     unpacking = folder.with_name(f"{folder.name}.unpacking")
     with _writing(folder):
@@ -199,9 +211,15 @@ def _unpack_members(archive: Path, folder: Path, members: Sequence[str] | None, 
         opened = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
         with _bar() as bar:
             task = bar.add_task(f"unpacking {archive.name}", total=archive.stat().st_size)
+            left = MOST_TIMES * archive.stat().st_size + ALWAYS_BYTES
+            written: set[str] = set()
             for member in opened:
                 name = _stripped(member, archive, strip)
+                left -= member.size
+                if left < 0:
+                    raise _unsafe(archive, member, f"makes more than {MOST_TIMES} times of what was packed")
                 if name.parts and (members is None or any(map(name.is_relative_to, members))):
+                    _refuse_second(member, name, archive, written)
                     _write(member, folder / name)
                 bar.update(task, completed=member.archive_bytes)
             bar.update(task, completed=archive.stat().st_size)  # the table at the end of a zip
@@ -219,7 +237,9 @@ def _zip_members(path: Path) -> Iterator[_Member]:
         for info in archive.infolist():
             done += info.compress_size
             mode = stat.S_IFDIR if info.is_dir() else stat.S_IFMT(info.external_attr >> 16)
-            yield _Member(info.filename, kinds.get(mode, "device"), partial(archive.open, info), done)
+            yield _Member(
+                info.filename, kinds.get(mode, "device"), info.file_size, partial(archive.open, info), done
+            )
 
 
 def _tar_members(path: Path) -> Iterator[_Member]:
@@ -227,12 +247,14 @@ def _tar_members(path: Path) -> Iterator[_Member]:
         for info in archive:
             link = "link" if info.issym() or info.islnk() else "device"
             kind = "file" if info.isfile() else "folder" if info.isdir() else link
-            yield _Member(info.name, kind, partial(archive.extractfile, info), file.tell())
+            yield _Member(info.name, kind, info.size, partial(archive.extractfile, info), file.tell())
 
 
 def _stripped(member: _Member, archive: Path, strip: int) -> PurePosixPath:
     path = PurePosixPath(member.name)
-    if path.is_absolute() or PureWindowsPath(member.name).drive:
+    if any(unicodedata.category(character) == "Cc" for character in member.name):
+        problem = "has control characters in its name"
+    elif path.is_absolute() or PureWindowsPath(member.name).drive:
         problem = "has an absolute path"
     elif ".." in path.parts or "\\" in member.name:
         problem = "leads out of its folder"
@@ -240,7 +262,19 @@ def _stripped(member: _Member, archive: Path, strip: int) -> PurePosixPath:
         problem = f"is a {member.kind}"
     else:
         return PurePosixPath(*path.parts[strip:])
-    raise UserError(f"{archive} is not safe to unpack, its member {member.name!r} {problem}: remove it.")
+    raise _unsafe(archive, member, problem)
+
+
+def _unsafe(archive: Path, member: _Member, problem: str) -> UserError:
+    return UserError(f"{archive} is not safe to unpack, its member {member.name!r} {problem}: remove it.")
+
+
+def _refuse_second(member: _Member, name: PurePosixPath, archive: Path, written: set[str]) -> None:
+    """Raises UserError where a file would be written over one that came before, on whatever file system."""
+    key = unicodedata.normalize("NFC", str(name)).casefold()
+    if member.kind == "file" and key in written:
+        raise _unsafe(archive, member, "has the name of another one, or differs from it by case alone")
+    written.update({key} if member.kind == "file" else ())
 
 
 def _write(member: _Member, path: Path) -> None:
@@ -248,8 +282,11 @@ def _write(member: _Member, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with member.open() as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target)
+    with member.open() as source, path.open("xb") as target:
+        while chunk := source.read(min(CHUNK_BYTES, member.size - target.tell() + 1)):
+            target.write(chunk)
+            if target.tell() > member.size:
+                raise zipfile.BadZipFile(f"{member.name!r} is longer than it says")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lightning_audio.data.once import write_file
+from lightning_audio.data.quarantine import QUARANTINE
 
 SAMPLES, INDEX, LENGTHS, IDS = "samples.int16", "index.json", "lengths.npy", "ids.json"
 BYTES_PER_SAMPLE = 2
@@ -65,6 +66,7 @@ def write_index(
     np.save(array, np.asarray(lengths, dtype=np.int64))
     write_file(folder / LENGTHS, [array.getbuffer()])
     write_file(folder / IDS, [json.dumps([*ids]).encode()])
-    sizes = {name: (folder / name).stat().st_size for name in (SAMPLES, LENGTHS, IDS)}
+    files = [SAMPLES, LENGTHS, IDS, *([QUARANTINE] if (folder / QUARANTINE).is_file() else [])]
+    sizes = {name: (folder / name).stat().st_size for name in files}
     told = {"digest": digest, "sample_rate": sample_rate, **facts, "bytes": sizes}
     write_file(folder / INDEX, [json.dumps(told, indent=1).encode()])

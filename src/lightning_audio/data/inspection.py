@@ -45,7 +45,7 @@ def listen_to(clip: Clip) -> Heard:
     """What the clip holds, its file decoded once at its own rate."""
     try:
         info = soundfile.info(clip.path)
-        samples = decode(clip.path, info.samplerate, clip.start, clip.duration)
+        samples = decode(clip.path, info.samplerate, clip.start, clip.duration, whole=True)
     except soundfile.LibsndfileError:
         return Heard(clip, _why_not(clip))
     except AudioError as error:

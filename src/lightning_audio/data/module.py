@@ -18,6 +18,7 @@ from lightning_audio.data.buckets import DurationSampler
 from lightning_audio.data.clip import Clip, hold_out, refuse_leaks, validated
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.features import FeatureStore, FrontEnd
+from lightning_audio.data.quarantine import QUARANTINE, named
 from lightning_audio.data.residency import WHERE, own_accelerator
 from lightning_audio.data.sampling import BatchLoader, BatchSampler, balanced
 from lightning_audio.data.store import WaveStore
@@ -112,6 +113,8 @@ class AudioDataModule(pl.LightningDataModule):
         jitter, shortest_first: of `DurationSampler`.
         longest: seconds; a training clip that is longer is an outlier.
         outliers: `refuse` or `drop`; either way they are named.
+        bad_files: share of all clips that a run goes without where their audio can't be read; with more it
+            stops before training.
         seed: names the order of the clips and the draw of the validation clips.
     """
 
@@ -131,6 +134,7 @@ class AudioDataModule(pl.LightningDataModule):
         shortest_first: int = 0,
         longest: float | None = None,
         outliers: str = "refuse",
+        bad_files: float = 0.01,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -157,13 +161,16 @@ class AudioDataModule(pl.LightningDataModule):
                 f"loader.jitter={jitter}, shortest_first={shortest_first}, outliers={outliers} do not fit: "
                 "set the first two to 0 or more, and outliers to refuse or drop."
             )
-        self.balance, self.seed = balance, seed
+        if not 0 <= bad_files <= 1:
+            raise UserError(f"loader.bad_files={bad_files} is no share of the clips: set it to 0 up to 1.")
+        self.balance, self.seed, self.bad_files = balance, seed, bad_files
         self.batch_seconds, self.jitter, self.shortest_first = batch_seconds, jitter, shortest_first
         self.longest, self.outliers = longest, outliers
         self.splits: dict[str, ClipSet] = {}
         self._prepared: tuple[list[Clip], WaveStore] | None = None
         self.featured: dict[str, ClipSet] = {}
         self.dropped = ""
+        self.unread: Counter[str] = Counter()  # clips of each split that are in quarantine
 
     def prepare_data(self) -> None:
         """Makes, fetches and decodes what is missing; several processes wait for the first."""
@@ -190,12 +197,18 @@ class AudioDataModule(pl.LightningDataModule):
         self.labels = self.targets.labels
         self.store = self._open_store(clips, "disk" if self.features else self.where, store)
         self._prepared = None
-        clips = self._without_outliers(clips)
+        clips = self._without_outliers(self._without_unread(clips))
         for split in ("train", "val", "test"):
             rows = [clip for clip in clips if clip.split == split]
             if not rows and split != "val":
                 raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
             self.splits[split] = ClipSet(rows, self.store, self.targets)
+
+    def _without_unread(self, clips: list[Clip]) -> list[Clip]:
+        """Behind the check for leaks and the draw of validation clips: a mended file changes neither."""
+        unread = {row.id for row in self.store.unread}
+        self.unread = Counter(clip.split for clip in clips if clip.id in unread and clip.split)
+        return [clip for clip in clips if clip.id not in unread]
 
     def _without_outliers(self, clips: list[Clip]) -> list[Clip]:
         if self.longest is None:
@@ -214,7 +227,7 @@ class AudioDataModule(pl.LightningDataModule):
     def _open_store(self, clips: Sequence[Clip], where: str, opened: WaveStore | None = None) -> WaveStore:
         device = self._device(where)
         if opened is None or where not in WHERE:
-            return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device)
+            return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device, self.bad_files)
         return opened if where == "disk" else WaveStore(opened.folder, where, device)
 
     def _device(self, where: str) -> torch.device | None:
@@ -278,6 +291,8 @@ class AudioDataModule(pl.LightningDataModule):
         }
         if self.corpus.folds:
             facts |= {"fold": self.corpus.fold, "folds": list(self.corpus.folds)}
+        if self.unread:
+            facts["quarantine"] = {split: self.unread[split] for split in self.splits}
         return facts
 
     def describe(self) -> str:
@@ -285,6 +300,18 @@ class AudioDataModule(pl.LightningDataModule):
         counts = ", ".join(f"{count} {split}" for split, count in self.clip_counts.items() if count)
         corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
         return f"{corpus}: {counts} clips of {self.targets.describe()}{self.dropped}"
+
+    def describe_unread(self) -> str:
+        """A sentence on the clips in quarantine; nothing where there are none."""
+        unread = self.store.unread
+        if not unread:
+            return ""
+        clips = len(unread) + len(self.store)
+        counts = ", ".join(f"{count} {split}" for split, count in self.unread.items()) or "unused"
+        return (
+            f"{len(unread)} of {clips} clips are in quarantine ({counts}): "
+            f"{named(unread, self.store.folder / QUARANTINE)}"
+        )
 
     def loader(
         self, split: str, shuffle: bool = False, batch_size: int | None = None, features: bool = False

@@ -23,6 +23,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
 from lightning_audio.data.index import BYTES_PER_SAMPLE, SAMPLES, read_index, write_index
 from lightning_audio.data.once import build_once, write_file
+from lightning_audio.data.quarantine import QUARANTINE, Unread, as_jsonl, read_quarantine, refuse_many
 from lightning_audio.data.residency import gather_in_memory, gather_on_device, read_array, residence
 from lightning_audio.errors import UserError
 
@@ -40,6 +41,7 @@ class WaveStore:
 
     Attributes:
         hash: a digest of the samples themselves, the same on every machine that decodes alike.
+        unread: the clips that it lacks, since their audio can't be read; listed in its `quarantine.jsonl`.
         lengths: `(N,)` in samples.
         sample_rate: in Hz.
 
@@ -59,6 +61,7 @@ class WaveStore:
         self.hash, self.sample_rate = index.digest, index.sample_rate
         self.lengths = torch.from_numpy(index.lengths)
         self._index, self._offsets = index, self.lengths.cumsum(0) - self.lengths
+        self.unread = read_quarantine(folder / QUARANTINE)
         if where == "memory":
             self._samples  # noqa: B018 - now, so that worker processes that are forked share it
 
@@ -70,18 +73,24 @@ class WaveStore:
         cache: Path,
         where: str = "disk",
         device: torch.device | str | None = None,
+        bad_files: float = 0.0,
     ) -> WaveStore:
         """The store of these clips under `cache`; built, by one process alone, where it is not there yet.
 
+        Clips that cannot be decoded are left out and listed, up to a share of `bad_files` of all clips. The
+        store is kept in any case, so that the next opening knows them, and holds them against its own share.
+
         Raises:
-            UserError: files are missing or cannot be decoded, all of them told at once; the cache cannot be
-                written to or is full; `where` is none of WHERE.
+            UserError: files are missing, or more than `bad_files` cannot be decoded, all told at once; the
+                cache cannot be written to or is full; `where` is none of WHERE.
         """
         residence(where, 0)
         clips = sorted(clips, key=lambda clip: clip.id)
         folder = folder_of(clips, sample_rate, cache)
         if read_index(folder) is None:
             _build_once(clips, sample_rate, folder)
+        unread = read_quarantine(folder / QUARANTINE)
+        refuse_many(unread, len(clips), bad_files, folder / QUARANTINE)
         return cls(folder, where, device)
 
     def __len__(self) -> int:
@@ -183,11 +192,15 @@ def _stats(clips: Iterable[Clip]) -> dict[str, tuple[int, int]]:
 
 def _build_once(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
     lengths: list[int] = []
+    unread: list[Unread] = []
 
     def write(unfinished: Path) -> None:
         _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
-        digest = write_file(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths))
-        ids = [clip.id for clip in clips]
+        digest = write_file(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths, unread))
+        if unread:
+            write_file(unfinished / QUARANTINE, [as_jsonl(unread).encode()])
+        lacking = {row.id for row in unread}
+        ids = [clip.id for clip in clips if clip.id not in lacking]
         write_index(unfinished, digest, sample_rate, ids, lengths, decoder=DECODER)
 
     def needed() -> float:
@@ -203,20 +216,29 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     return track(items, what, total, console=console, transient=True, disable=hidden)
 
 
-def _decoded(clips: Sequence[Clip], sample_rate: int, lengths: list[int]) -> Iterator[memoryview]:
-    """The samples of the clips in their order, each one's length appended to `lengths`.
+def _decoded(
+    clips: Sequence[Clip], sample_rate: int, lengths: list[int], unread: list[Unread]
+) -> Iterator[memoryview]:
+    """The samples of the clips in their order; each one's length is appended to `lengths`.
 
-    Goes on past files that cannot be read, so that one error at the end names all of them.
+    Goes on past clips that cannot be read, which are appended to `unread`.
+
+    Raises:
+        UserError: at the end, where the system did not let files be read: that may be other the next time.
     """
-    bad: dict[str, str] = {}
+    refused: dict[str, str] = {}
     results = decode_clips(clips, sample_rate)
-    for result in progress(results, "Decoding", len(clips)):
-        if isinstance(result, AudioError):
-            bad[str(result.path)] = result.reason
-        else:
+    for clip, result in zip(clips, progress(results, "Decoding", len(clips)), strict=True):
+        if not isinstance(result, AudioError):
             lengths.append(len(result))
             yield result.data
-    if bad:
-        shown = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:5])
-        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise UserError(f"{len(bad)} audio files cannot be read, mend them or leave them out: {shown}{more}.")
+        elif result.lasting:
+            unread.append(Unread(clip.id, clip.path, result.reason))
+        else:
+            refused[clip.path] = result.reason
+    if refused:
+        shown = "; ".join(f"{path}: {reason}" for path, reason in [*refused.items()][:5])
+        more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise UserError(
+            f"{len(refused)} audio files cannot be opened, see to it that they can: {shown}{more}."
+        )

@@ -12,7 +12,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_audio.errors import UserError, did_you_mean
+from lightning_audio.errors import UserError, did_you_mean, refuse_address
 from lightning_audio.networks.base import Network
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -120,11 +120,17 @@ def create_backbone(name: str, weights: str | None, models: Path, options: dict[
         UserError: timm has no such model, the weight file is missing or of another model, or the hub can't be
             reached.
     """
-    if not timm.is_model(name) or ("." in name and not timm.is_model_pretrained(name)):
+    if (
+        "/" in name
+        or ":" in name
+        or not timm.is_model(name)
+        or ("." in name and not timm.is_model_pretrained(name))
+    ):
         nearest = did_you_mean(name, timm.list_models() + timm.list_pretrained())
         raise UserError(
             f"timm has no backbone {name!r}{nearest}: set network.backbone to one of timm.list_models()."
         )
+    refuse_address(weights)
     if weights is None:
         return timm.create_model(name, pretrained=False, **options)
     file = models / f"{name}.safetensors" if weights == "pretrained" else Path(weights).expanduser()

@@ -1,0 +1,60 @@
+"""Clips whose audio can't be read: a list with reasons beside the store, and how many a run goes without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lightning_audio.errors import UserError
+
+QUARANTINE = "quarantine.jsonl"
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A clip in quarantine, with its file and, as a clause, why that can't be read."""
+
+    id: str
+    path: str
+    reason: str
+
+
+def as_jsonl(unread: Iterable[Unread]) -> str:
+    """One JSON object a line."""
+    return "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in unread)
+
+
+def read_quarantine(file: Path) -> tuple[Unread, ...]:
+    """The rows of a list; none where there is no such file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return ()
+    try:
+        return tuple(Unread(**json.loads(line)) for line in lines if line)
+    except TypeError as error:
+        raise ValueError(f"{file} is no list of clips") from error
+
+
+def named(unread: Sequence[Unread], file: Path) -> str:
+    """The first ones with their reasons, and where all of them are listed."""
+    reasons = dict.fromkeys(f"{row.path}: {row.reason}" for row in unread)
+    more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+    return f"{'; '.join([*reasons][:SHOWN])}{more} (all of them in {file})"
+
+
+def refuse_many(unread: Sequence[Unread], clips: int, share: float, file: Path) -> None:
+    """Raises UserError where more than this share of all clips is in quarantine, or none is left."""
+    allowed = int(share * clips + 1e-9)  # 0.29 * 100 is a little less than 29
+    if unread and (len(unread) > allowed or len(unread) == clips):
+        raise UserError(
+            f"{len(unread)} of {clips} clips cannot be read, and loader.bad_files={share:g} lets a run go "
+            f"without {allowed}: mend them, leave them out of the corpus, or raise it: {named(unread, file)}."
+        )
