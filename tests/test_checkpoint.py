@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 import lightning_audio
 from lightning_audio import build
-from lightning_audio.callbacks import AtomicCheckpointIO
 from lightning_audio.checkpoint import find_checkpoint, load
+from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
 

@@ -16,7 +16,7 @@ import torch
 from conftest import TINY
 from omegaconf import OmegaConf
 
-from lightning_audio.callbacks import AtomicCheckpointIO
+from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.config import compose_config
 from lightning_audio.runs import load_config
 from lightning_audio.train import launch, train

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lightning_audio import build
+from lightning_audio.checkpoint_files import BEST, LAST, verify
 from lightning_audio.errors import UserError
 from lightning_audio.results import read_metrics
 from lightning_audio.tasks.base import AudioTask
@@ -29,7 +30,7 @@ def find_checkpoint(place: str | Path) -> Path:
         return place
     folder = place / "checkpoints"
     tested = [read_metrics(place).get("checkpoint")] if (place / "metrics.json").is_file() else []
-    for name in [*tested, "best.ckpt", "last.ckpt"]:
+    for name in [*tested, BEST, LAST]:
         if name and (folder / name).is_file():
             return folder / name
     raise UserError(
@@ -46,10 +47,11 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
         allow: packages of your own whose modules the checkpoint may build, such as `my_project.networks`.
 
     Raises:
-        UserError: there is no checkpoint, it is not one of this project, or it wants to build what is not
-            on the allow list.
+        UserError: there is no checkpoint, it is damaged or not one of this project, or it wants to build
+            what is not on the allow list.
     """
     path = find_checkpoint(place)
+    verify(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind, since the bytes may be anything
