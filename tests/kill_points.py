@@ -10,7 +10,6 @@ and the optimizer's state bit for bit, the scores, the predictions, the rows of 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import json
 import os
@@ -18,6 +17,7 @@ import pathlib
 import random
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,7 @@ EVERYTHING = (
     "loader.batch_seconds=6.5",
     "augment.mix={_target_:lightning_audio.augment.mix.Mix,mode:power}",
     "callbacks=ema",
-    "+callbacks.early_stopping={_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:val/accuracy,mode:max}",
-    "callbacks.early_stopping.patience=3",
+    "callbacks.early_stopping={_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:val/accuracy,mode:max,patience:3}",
     "trainer.max_epochs=6",
     "trainer.log_every_n_steps=1",
     "saving.every_n_steps=2",
@@ -68,6 +67,8 @@ def in_child(work: Callable[[], Any]) -> int:
             code = 0
         except SystemExit as ended:
             code = int(ended.code or 0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -113,7 +114,7 @@ def start(
     signum: int = signal.SIGKILL,
     asks: bool = False,
 ) -> int:
-    """Starts a run below `folder`, or resumes the one that is there, and ends it at a point; its exit code."""
+    """Starts a run below `folder`, or resumes the one there, and ends it at a point; its exit code."""
     folder.mkdir(exist_ok=True)
     there = list((folder / "demo").glob("*/config.yaml"))
     arguments = ["experiment=demo", "resume=latest"] if there else list(overrides)
@@ -121,10 +122,10 @@ def start(
     def run() -> None:
         torch.set_num_threads(1)
         sys.argv[1:] = [*arguments, f"paths.logs={folder}"]
-        log = (folder / "log").open("a")
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            watch(folder, last_point, signum, asks)
-            train.main()
+        log = (folder / "log").open("a", buffering=1)
+        sys.stdout = sys.stderr = log
+        watch(folder, last_point, signum, asks)
+        train.main()
 
     return in_child(run)
 
@@ -179,17 +180,18 @@ def assert_same(cut: Path, whole: Path) -> None:
 
 
 def cut_often(
-    folder: Path, overrides: tuple[str, ...], kills: int, seed: int, signum: int, asks: bool
+    folder: Path, overrides: tuple[str, ...], kills: int, draw: random.Random, signum: int, asks: bool
 ) -> list[int]:
-    """Cuts a run so many times, then lets it end; the points of each process at which that happened."""
-    draw, expected = random.Random(seed), -signum if signum == signal.SIGKILL else 128 + signum
+    """Cuts a run so many times, or until it ends; the points of its processes at which that happened."""
+    cut = -signum if signum == signal.SIGKILL else 128 + signum
     points: list[int] = []
     while len(points) < kills:
-        points.append(draw.randint(1, 30))
-        code = start(folder, overrides, points[-1], signum, asks)
-        assert code == expected, (
-            f"ended with {code} before point {points[-1]}: {(folder / 'log').read_text()}"
-        )
+        point = draw.randint(1, 40)
+        code = start(folder, overrides, point, signum, asks)
+        if code == 0:
+            return points
+        assert code == cut, f"ended with {code} before point {point}: {(folder / 'log').read_text()}"
+        points.append(point)
     code = start(folder, overrides, 0, asks=asks)
     assert code == 0, (folder / "log").read_text()
     return points
@@ -211,11 +213,15 @@ def main() -> None:
     folder, signum = options.folder.resolve(), signal.Signals[f"SIG{options.signal}"]
     folder.mkdir(parents=True, exist_ok=True)
     assert start(folder / "whole", overrides, 0) == 0, (folder / "whole" / "log").read_text()
-    points = cut_often(folder / "cut", overrides, options.kills, options.seed, signum, options.asks)
-    assert_same(folder / "cut", folder / "whole")
-    processes = len({pid for _, _, pid, _ in steps_of(folder / "cut")})
-    facts = {"kills": len(points), "points": points, "steps": len(sequence(folder / "whole"))}
-    print(json.dumps(facts | {"steps made": len(steps_of(folder / "cut")), "processes": processes}))
+    points: list[list[int]] = []
+    draw = random.Random(options.seed)
+    while (left := options.kills - sum(map(len, points))) > 0:
+        cut = folder / f"cut{len(points)}"
+        points.append(cut_often(cut, overrides, left, draw, signum, options.asks))
+        assert_same(cut, folder / "whole")
+        made = len(steps_of(cut))
+        print(f"{len(points[-1])} cuts at points {points[-1]}: the same; {made} steps made", flush=True)
+    print(json.dumps({"cuts": sum(map(len, points)), "steps": len(sequence(folder / "whole"))}))
 
 
 if __name__ == "__main__":

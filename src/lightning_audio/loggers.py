@@ -17,11 +17,16 @@ from lightning_audio.results import write_atomically
 
 
 @rank_zero_only
-def go_on(running: Iterable[loggers.Logger], step: int) -> None:
-    """Training starts or goes on with this step: what a killed run wrote of later ones is written again."""
+def go_on(running: Iterable[loggers.Logger], step: int, row: Mapping[str, float] | None = None) -> None:
+    """Training starts or goes on with this step: what a killed run wrote of later ones is written again.
+
+    `row` is what was to be logged of the step before, when the run was saved.
+    """
     for logger in running:
         if isinstance(logger, CSVLogger):
             logger.experiment.go_on(step)
+            if row:
+                logger.log_metrics(dict(row), step - 1)
         elif isinstance(logger, loggers.TensorBoardLogger):
             # TensorBoard leaves out what it read before of this step and later ones.
             start = Event(step=step, session_log=SessionLog(status=SessionLog.START))

@@ -72,14 +72,14 @@ class Saver(Checkpoint):
         self.path, self.every_n_steps = Path(folder) / LAST, every_n_steps
         self.every_seconds = None if every_minutes is None else 60 * every_minutes
         self._saved_at, self._saved_step = time.monotonic(), 0
-        self._within_epoch = self._due = self._leaving = False
+        self._within_epoch = self._logs_next = self._due = self._leaving = False
         self._loaded: dict[str, Any] = {}
 
     # Training starts and ends.
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.ckpt_path or self._loaded:
-            go_on(trainer.loggers, self._loaded.get("logged", 0))
+            go_on(trainer.loggers, self._loaded.get("logged", 0), self._loaded.get("row"))
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         signals.take_over()
@@ -116,7 +116,7 @@ class Saver(Checkpoint):
         self._due = _any_rank(trainer, self._due or self._is_due(trainer))
         half_done = loop._should_accumulate() or loop._num_ready_batches_reached()
         if self._due and not half_done and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
-            self._save(trainer)
+            self._save(trainer, trainer._logger_connector.should_update_logs)
             # The next batch ends it: what is logged of this one has to reach the loggers.
             self._leaving = _any_rank(trainer, signals.received())
 
@@ -141,7 +141,7 @@ class Saver(Checkpoint):
             self._leave_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer, within_epoch=False)
+        self._save(trainer, logs_next=True, within_epoch=False)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._leave_if_asked(trainer)
@@ -156,10 +156,10 @@ class Saver(Checkpoint):
         if _any_rank(trainer, signals.received()):
             signals.leave()
 
-    def _save(self, trainer: pl.Trainer, within_epoch: bool = True) -> None:
+    def _save(self, trainer: pl.Trainer, logs_next: bool = False, within_epoch: bool = True) -> None:
         if trainer.fast_dev_run:
             return
-        self._within_epoch = within_epoch
+        self._logs_next, self._within_epoch = logs_next, within_epoch
         trainer.save_checkpoint(self.path, weights_only=False)
         self._due, self._saved_at, self._saved_step = False, time.monotonic(), trainer.global_step
 
@@ -173,6 +173,8 @@ class Saver(Checkpoint):
             "logged": trainer.fit_loop.epoch_loop._batches_that_stepped + self._within_epoch,
             "stopped": _patience(trainer) if trainer.should_stop else [],
             "means": means_of_epoch(trainer) if self._within_epoch else [],
+            # What the loggers get when the hooks have run: a kill may come before.
+            "row": row_of(trainer) if self._logs_next else {},
         }
 
     def on_load_checkpoint(
@@ -223,6 +225,12 @@ def restore_position(trainer: pl.Trainer) -> None:
     if loop.restarting and loop._combined_loader_states_to_load:
         loop._combined_loader = None
         loop.setup_data()
+
+
+def row_of(trainer: pl.Trainer) -> dict[str, float]:
+    """What is logged of the step, or of the epoch, that is about to end."""
+    logged = {name: float(value) for name, value in trainer._logger_connector.metrics["log"].items()}
+    return {"epoch": trainer.current_epoch, **logged} if logged else {}
 
 
 def means_of_epoch(trainer: pl.Trainer) -> list[list[dict[str, Any]]]:
