@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
+from kill_points import STATE, equal
 from omegaconf import OmegaConf
 
-from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.config import compose_config
 from lightning_audio.runs import load_config
 from lightning_audio.train import launch, train
@@ -50,7 +50,6 @@ launch(overrides)
 MIX = "augment.mix={_target_:lightning_audio.augment.mix.Mix,mode:power}"
 FOUR = (*TINY, "trainer.max_epochs=4", MIX)
 EMA, PLAIN = "callbacks=ema", "callbacks=default"
-STATE = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 
 
 def start_killed(moment: str, logs: Path, callbacks: str) -> subprocess.Popen[bytes]:
@@ -83,17 +82,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def state_of(folder: Path) -> dict[str, Any]:
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     return {part: checkpoint.get(part) for part in STATE}
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether two nested states are equal bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
 
 
 def assert_same_run(resumed: Path, whole: Path) -> None:
@@ -185,19 +173,3 @@ def test_what_lay_in_a_run_that_was_moved_lies_where_it_is_now(tmp_path: Path) -
     assert cfg.run_folder == cfg.logger.csv.save_dir == str(tmp_path)
     assert cfg.steps == [f"{tmp_path}/steps"]
     assert {key: cfg[key] for key in others} == others
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, saver = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    saver.save_checkpoint({"epoch": 1}, path)
-
-    def full(*_: Any) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        saver.save_checkpoint({"epoch": 2}, path)
-    assert torch.load(path, weights_only=True) == {"epoch": 1}
-    assert list(tmp_path.iterdir()) == [path]
