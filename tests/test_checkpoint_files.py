@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def save(folder: Path, epoch: int, name: str = "last.ckpt", size: int = 10) -> P
 def epoch_of(path: Path | None) -> int:
     assert path is not None
     return torch.load(path, weights_only=True)["epoch"]
+
+
+def tensors_in(node: Any) -> Iterator[torch.Tensor]:
+    if isinstance(node, torch.Tensor):
+        yield node
+    elif isinstance(node, dict | list | tuple):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from tensors_in(child)
 
 
 def flip_a_byte(path: Path) -> None:
@@ -166,7 +175,8 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path: Path) -> None:
 def test_a_disk_that_fills_while_training_ends_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, saved = torch.save, []
+    write, saved, sizes = torch.save, [], []
+    monkeypatch.setattr(checkpoint_files, "refuse_too_little_space", lambda _, size, best: sizes.append(size))
 
     def full(*args: Any) -> None:
         saved.append(args)
@@ -176,8 +186,11 @@ def test_a_disk_that_fills_while_training_ends_in_one_sentence(
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match=rf"The disk of {tmp_path} is full; .* go on with resume={tmp_path}"):
-        train(compose_config([*TINY, "test=false"]), tmp_path)
-    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
+        train(compose_config([*TINY, "test=false", "callbacks=ema"]), tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] == 0
+    tensors = sum(tensor.nbytes for tensor in tensors_in(torch.load(last, weights_only=True)))
+    assert sizes[0] == pytest.approx(tensors, rel=0.05), "it was known beforehand"
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 

@@ -33,7 +33,7 @@ def test_killed_at_random_points_it_ends_as_if_it_never_was(tmp_path: Path) -> N
         ("--signal", "TERM", "--workers", "2"),
         ("--signal", "INT", "--asks"),
         ("trainer.accumulate_grad_batches=2", "callbacks.early_stopping.patience=1"),
-        ("trainer.val_check_interval=0.5",),
+        ("+trainer.val_check_interval=0.5",),
         ("loader.validation=0.0", "callbacks.early_stopping=null"),
     ],
     ids=lambda options: " ".join(options),

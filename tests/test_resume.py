@@ -18,7 +18,9 @@ from kill_points import STATE, equal
 from omegaconf import OmegaConf
 
 from lightning_audio.config import compose_config
+from lightning_audio.errors import UserError
 from lightning_audio.runs import load_config
+from lightning_audio.saving import Best
 from lightning_audio.train import launch, train
 
 # Starts a run that kills itself for real: in the middle of the third epoch, or while its third checkpoint
@@ -173,3 +175,24 @@ def test_what_lay_in_a_run_that_was_moved_lies_where_it_is_now(tmp_path: Path) -
     assert cfg.run_folder == cfg.logger.csv.save_dir == str(tmp_path)
     assert cfg.steps == [f"{tmp_path}/steps"]
     assert {key: cfg[key] for key in others} == others
+
+
+def test_the_best_checkpoint_of_a_run_that_was_moved_is_still_the_best(tmp_path: Path) -> None:
+    old, new = (tmp_path / name / "checkpoints" for name in ("old", "new"))
+    first, second = (Best(folder, "val/accuracy", "max") for folder in (old, new))
+    first.best_model_score = first.current_score = first.kth_value = torch.tensor(0.75)
+    first.best_model_path = first.kth_best_model_path = str(old / "best.ckpt")
+    first.best_k_models = {first.best_model_path: torch.tensor(0.75)}
+    second.load_state_dict(first.state_dict())
+    assert second.best_k_models == {str(new / "best.ckpt"): torch.tensor(0.75)}
+    assert second.kth_best_model_path == second.best_model_path == str(new / "best.ckpt")
+    assert second.best_model_score == 0.75
+
+
+def test_an_interval_of_nothing_is_refused(tmp_path: Path) -> None:
+    for options in ("saving.every_minutes=0", "saving.every_n_steps=-1"):
+        with pytest.raises(
+            UserError, match=r"saving\.every_\w+=\S+ is no interval: set it above 0, or to null"
+        ):
+            train(compose_config([*FOUR, options]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

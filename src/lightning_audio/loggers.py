@@ -44,7 +44,7 @@ class CSVLogger(loggers.CSVLogger):
 
     @property
     @loggers.logger.rank_zero_experiment
-    def experiment(self) -> _Rows:  # type: ignore[override]
+    def experiment(self) -> _Rows:
         if self._experiment is None:
             self._experiment = _Rows(self.log_dir)
         return self._experiment  # type: ignore[return-value]
@@ -71,7 +71,7 @@ class _Rows(ExperimentWriter):
             self._write(kept)
         self._remember(kept)
 
-    def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:
         # Of the last step some rows may be there, and some not yet: a validation that is run again, a test.
         if (step, frozenset(metrics_dict)) not in self._there:
             super().log_metrics(dict(metrics_dict), step)

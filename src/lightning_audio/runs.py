@@ -78,8 +78,7 @@ def tell_changes(folder: Path, old: DictConfig, new: DictConfig, force: bool) ->
     Raises:
         UserError: with them it is another run, and it was not said that it is meant.
     """
-    sides = (OmegaConf.to_container(cfg, resolve=True) for cfg in (old, new))
-    found = differences(*sides)
+    found = differences(*(OmegaConf.to_container(cfg, resolve=True) for cfg in (old, new)))  # type: ignore[arg-type]
     if not found:
         return
     text = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.items())

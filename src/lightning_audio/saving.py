@@ -46,7 +46,7 @@ class Best(ModelCheckpoint):
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
         paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict[name]) for name in paths}
+        moved: dict[str, Any] = {name: here(state_dict[name]) for name in paths}
         moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath})
 
@@ -157,7 +157,7 @@ class Saver(Checkpoint):
             signals.leave()
 
     def _save(self, trainer: pl.Trainer, logs_next: bool = False, within_epoch: bool = True) -> None:
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._logs_next, self._within_epoch = logs_next, within_epoch
         trainer.save_checkpoint(self.path, weights_only=False)
@@ -239,7 +239,8 @@ def means_of_epoch(trainer: pl.Trainer) -> list[list[dict[str, Any]]]:
     for name, metric in trainer.fit_loop.epoch_loop._results.items():
         meta = metric.meta
         if name == f"{STEP}.{meta.name}" and metric.is_tensor and meta.on_epoch and not metric.has_reset:
-            options = {key: getattr(meta, key) for key in ("prog_bar", "logger", "on_step", "on_epoch")}
+            options = {key: getattr(meta, key) for key in ("prog_bar", "on_step", "on_epoch")}
+            options["logger"] = None if meta.logger else False  # True warns where there is none
             options |= {"reduce_fx": meta.reduce_fx.__name__, "sync_dist": meta.sync.should}
             options |= {"rank_zero_only": meta.sync.rank_zero_only}
             sums = {key: getattr(metric, key).cpu() for key in metric._defaults}
