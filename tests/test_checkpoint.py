@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 import lightning_audio
 from lightning_audio import build
-from lightning_audio.callbacks import AtomicCheckpointIO
 from lightning_audio.checkpoint import find_checkpoint, load
+from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
 
@@ -131,7 +131,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_whole(
         with pytest.raises(type(error)):
             AtomicCheckpointIO().save_checkpoint({"other": 1}, tmp_path / name)
     assert path.read_bytes() == before
-    assert files(tmp_path) == ["last.ckpt"]
+    assert files(tmp_path) == ["last.ckpt", "last.ckpt.sha256"]
 
 
 def test_a_save_replaces_the_old_checkpoint_and_what_a_killed_one_left(tmp_path: Path) -> None:
@@ -140,7 +140,9 @@ def test_a_save_replaces_the_old_checkpoint_and_what_a_killed_one_left(tmp_path:
     path.with_name(".last.ckpt.partial").write_bytes(b"cut sho")
     AtomicCheckpointIO().save_checkpoint({"step": 2}, str(path))
     assert torch.load(path, weights_only=True) == {"step": 2}
-    assert files(path.parent) == ["last.ckpt"]
+    assert torch.load(path.with_name("previous.ckpt"), weights_only=True) == {"step": 1}
+    names = ["last.ckpt", "last.ckpt.sha256", "previous.ckpt", "previous.ckpt.sha256"]
+    assert files(path.parent) == names
 
 
 class Malicious:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
+from kill_points import STATE, equal
 from omegaconf import OmegaConf
 
-from lightning_audio.callbacks import AtomicCheckpointIO
 from lightning_audio.config import compose_config
+from lightning_audio.errors import UserError
 from lightning_audio.runs import load_config
+from lightning_audio.saving import Best
 from lightning_audio.train import launch, train
 
 # Starts a run that kills itself for real: in the middle of the third epoch, or while its third checkpoint
@@ -50,7 +52,6 @@ launch(overrides)
 MIX = "augment.mix={_target_:lightning_audio.augment.mix.Mix,mode:power}"
 FOUR = (*TINY, "trainer.max_epochs=4", MIX)
 EMA, PLAIN = "callbacks=ema", "callbacks=default"
-STATE = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 
 
 def start_killed(moment: str, logs: Path, callbacks: str) -> subprocess.Popen[bytes]:
@@ -83,17 +84,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def state_of(folder: Path) -> dict[str, Any]:
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     return {part: checkpoint.get(part) for part in STATE}
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether two nested states are equal bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
 
 
 def assert_same_run(resumed: Path, whole: Path) -> None:
@@ -187,17 +177,22 @@ def test_what_lay_in_a_run_that_was_moved_lies_where_it_is_now(tmp_path: Path) -
     assert {key: cfg[key] for key in others} == others
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, saver = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    saver.save_checkpoint({"epoch": 1}, path)
+def test_the_best_checkpoint_of_a_run_that_was_moved_is_still_the_best(tmp_path: Path) -> None:
+    old, new = (tmp_path / name / "checkpoints" for name in ("old", "new"))
+    first, second = (Best(folder, "val/accuracy", "max") for folder in (old, new))
+    first.best_model_score = first.current_score = first.kth_value = torch.tensor(0.75)
+    first.best_model_path = first.kth_best_model_path = str(old / "best.ckpt")
+    first.best_k_models = {first.best_model_path: torch.tensor(0.75)}
+    second.load_state_dict(first.state_dict())
+    assert second.best_k_models == {str(new / "best.ckpt"): torch.tensor(0.75)}
+    assert second.kth_best_model_path == second.best_model_path == str(new / "best.ckpt")
+    assert second.best_model_score == 0.75
 
-    def full(*_: Any) -> None:
-        raise OSError("No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        saver.save_checkpoint({"epoch": 2}, path)
-    assert torch.load(path, weights_only=True) == {"epoch": 1}
-    assert list(tmp_path.iterdir()) == [path]
+def test_an_interval_of_nothing_is_refused(tmp_path: Path) -> None:
+    for options in ("saving.every_minutes=0", "saving.every_n_steps=-1"):
+        with pytest.raises(
+            UserError, match=r"saving\.every_\w+=\S+ is no interval: set it above 0, or to null"
+        ):
+            train(compose_config([*FOUR, options]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

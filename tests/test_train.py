@@ -121,11 +121,20 @@ def test_two_runs_never_share_a_folder(logs: Path, capsys: pytest.CaptureFixture
     assert sorted(printed) == [f"Run folder: {folder}" for folder in folders]
 
 
-def test_a_resumed_run_keeps_its_folder_and_its_older_configuration(logs: Path) -> None:
+def test_a_resumed_run_keeps_its_folder_and_its_older_configuration(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launch([*TINY])
     (folder,) = (logs / "demo").iterdir()
     first = (folder / "config.yaml").read_text()
-    launch(["experiment=demo", "network=cnn2d", f"resume={folder}", *TINY[2:5], "trainer.max_epochs=3"])
+    again = ["experiment=demo", "network=cnn2d", f"resume={folder}", *TINY[2:5], "trainer.max_epochs=3"]
+    with pytest.raises(
+        UserError, match=r"with other settings \(trainer\.max_epochs 2 -> 3\): .* add resume\.force=true"
+    ):
+        launch(again)
+    assert (folder / "config.yaml").read_text() == first
+    launch([*again, "resume.force=true"])
+    assert "Goes on with other settings: trainer.max_epochs 2 -> 3\n" in capsys.readouterr().out
     assert list((logs / "demo").iterdir()) == [folder]
     (kept,) = folder.glob("config_until_*.yaml")
     assert kept.read_text() == first

@@ -16,19 +16,21 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_audio import runs
 from lightning_audio.augment import Augment
-from lightning_audio.callbacks import AtomicCheckpointIO, checkpoints
+from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.features import FrontEnd
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.frontend import Normalize, Waveform, shape_of
 from lightning_audio.networks.base import Network
+from lightning_audio.saving import Best, Saver
 from lightning_audio.sent import MOST_OPTIONS, plain
 from lightning_audio.tasks.base import AudioTask, Recipe
 
@@ -344,7 +346,11 @@ def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: t
         raise UserError(
             "Early stopping watches validation, and this run has none: set loader.validation=0.1."
         )
-    callbacks += checkpoints(run_folder, *(monitor if data.has_validation else (None, "min")))
+    folder = run_folder / "checkpoints"
+    if data.has_validation:
+        callbacks.append(Best(folder, *monitor))
+    saver = {"_target_": f"{Saver.__module__}.Saver", **(cfg.get("saving") or {})}
+    callbacks.append(instantiate(saver, "saving", folder=folder))  # last: it saves what the others have done
     loggers = [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
     # Under trainer.deterministic torch also fills all memory that it takes, for code that reads what it has
     # not written; without it a step of a small network takes 4 to 8 % less time on the CPU.
@@ -355,6 +361,11 @@ def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: t
         "trainer",
         callbacks=callbacks,
         logger=loggers or False,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *_cluster()],
         default_root_dir=str(run_folder),
     )
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """Slurm without Lightning's requeueing, which saves in the middle of a step: `slurm.py` does it."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lightning_audio.data.batch import Batch
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Saves a checkpoint whole or not at all: beside its place, to the disk, then renamed."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Removes a checkpoint and nothing else: its path may come out of a file that somebody sent."""
-        path = Path(path)
-        if path.suffix == ".ckpt" and ".." not in path.parts:
-            path.unlink(missing_ok=True)
-
-
-def checkpoints(run_folder: Path, monitor: str | None, mode: str) -> list[ModelCheckpoint]:
-    """`last.ckpt` after every epoch, and `best.ckpt` by the validation score where there is one.
-
-    Two callbacks, since one that watches a score writes its last checkpoint only when it writes a best one.
-    """
-    common: dict[str, Any] = {"dirpath": run_folder / "checkpoints", "enable_version_counter": False}
-    best = ModelCheckpoint(
-        filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False, **common
-    )
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
-    return [best, last] if monitor else [last]
 
 
 class EMA(WeightAveraging):

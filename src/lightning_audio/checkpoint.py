@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lightning_audio import build
+from lightning_audio.checkpoint_files import BEST, LAST, verify
 from lightning_audio.errors import UserError, refuse_address
 from lightning_audio.results import read_metrics
 from lightning_audio.sent import is_plain_tensor, is_unpacked_zip, modules_within, plain
@@ -35,7 +36,7 @@ def find_checkpoint(place: str | Path) -> Path:
         return place
     folder = place / "checkpoints"
     tested = [read_metrics(place).get("checkpoint")] if (place / "metrics.json").is_file() else []
-    for name in [*tested, "best.ckpt", "last.ckpt"]:
+    for name in [*tested, BEST, LAST]:
         if isinstance(name, str) and Path(name).name == name and (folder / name).is_file():
             return folder / name
     raise UserError(
@@ -47,8 +48,10 @@ def read(path: Path) -> dict[str, Any]:
     """What a checkpoint file holds: tensors and plain values, and no object of any other kind.
 
     Raises:
-        UserError: it is not one that `torch.save` wrote, or there is something else in it.
+        UserError: its bytes are not those that were saved, it is not one that `torch.save` wrote, or there is
+            something else in it.
     """
+    verify(path)
     try:
         if not is_unpacked_zip(path):
             raise ValueError("no archive of torch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -19,6 +20,14 @@ class UserError(Exception):
 
     The programs print it alone, without a traceback, and end with exit status 2.
     """
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to end, and it did; no Exception, which others would handle as an error."""
+
+    def __init__(self, signum: int, words: str = "") -> None:
+        super().__init__(words)
+        self.signum = signum
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -54,7 +63,10 @@ def end_on(error: UserError) -> NoReturn:
 
 
 def ends_in_one_sentence(program: Callable[P, R]) -> Callable[P, R]:
-    """Lets a program end on a UserError with its sentence and exit status 2, on Ctrl-C with 130."""
+    """Lets a program end on a UserError with its sentence and exit status 2.
+
+    On a signal it ends with 128 + its number, as a shell counts: 130 on Ctrl-C, 143 on SIGTERM.
+    """
 
     @functools.wraps(program)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -65,5 +77,8 @@ def ends_in_one_sentence(program: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt as interrupt:
             print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
             sys.exit(130)
+        except Interrupted as interruption:
+            print(f"stopped by {signal.Signals(interruption.signum).name}{interruption}", file=sys.stderr)
+            sys.exit(128 + interruption.signum)
 
     return wrapped

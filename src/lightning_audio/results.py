@@ -29,15 +29,19 @@ PACKAGES = ("lightning_audio", "torch", "torchaudio", "torchvision", "pytorch_li
 GIT_SECONDS = 5.0
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a whole file or none: to a temporary name beside it, to the disk, then renamed over `path`."""
+def write_atomically(path: Path, content: str | bytes, to_disk: bool = True) -> None:
+    """Writes a whole file or none: to a temporary name beside it, to the disk, then renamed over `path`.
+
+    Without `to_disk` it does not wait for the disk: after a power cut the old one may be there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if to_disk:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

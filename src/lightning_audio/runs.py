@@ -40,6 +40,61 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
     return cfg
 
 
+# What may be other than it was without another run coming of it.
+HARMLESS = (
+    "test",
+    "paths",
+    "logger",
+    "saving",
+    "loader.workers",
+    "loader.store",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "callbacks.listen",
+)
+
+
+def without_force(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments of a command line but `resume.force=...`, and whether that says true.
+
+    It is no option of the configuration, where `resume` is one value; a run is never started with it.
+    """
+    key = "resume.force"
+    said = [argument.partition("=")[2].lower() for argument in arguments if argument.split("=")[0] == key]
+    if any(word not in ("true", "false") for word in said):
+        raise UserError(f"{key}={said[-1]} does not fit: set it to true or false.")
+    return [a for a in arguments if a.split("=")[0] != key], said[-1:] == ["true"]
+
+
+def differences(old: Any, new: Any, place: str = "") -> dict[str, tuple[Any, Any]]:
+    """The options that differ between two configurations, by dotted name: the old and the new value."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {place: (old, new)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*old, *new]):
+        found |= differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
+    return found
+
+
+def tell_changes(folder: Path, old: DictConfig, new: DictConfig, force: bool) -> None:
+    """Says which options a run goes on with that it was not trained with before.
+
+    Raises:
+        UserError: with them it is another run, and it was not said that it is meant.
+    """
+    found = differences(*(OmegaConf.to_container(cfg, resolve=True) for cfg in (old, new)))  # type: ignore[arg-type]
+    if not found:
+        return
+    text = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.items())
+    asked = [name for name in found if not any(f"{name}.".startswith(f"{part}.") for part in HARMLESS)]
+    if asked and not force:
+        raise UserError(
+            f"{folder} was trained with other settings ({text}): leave them out, or add resume.force=true to "
+            "go on with the new ones."
+        )
+    print(f"Goes on with other settings: {text}", flush=True)
+
+
 def load_config(run_folder: Path) -> DictConfig:
     """The resolved configuration that a run was trained with; what lay in its folder lies where that is now.
 

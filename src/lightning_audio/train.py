@@ -3,10 +3,12 @@
 python -m lightning_audio.train experiment=demo trainer.max_epochs=10
 python -m lightning_audio.train -m experiment=demo optimizer.lr=1e-3,3e-4 seed=0,1
 python -m lightning_audio.train experiment=demo resume=latest
+python -m lightning_audio.train experiment=demo resume=latest trainer.max_epochs=60 resume.force=true
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import sys
@@ -25,12 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_audio import build, config, runs, sweeps
+from lightning_audio import build, checkpoint_files, config, runs, signals, slurm, sweeps
 from lightning_audio.callbacks import Throughput
 from lightning_audio.checkpoint import read
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
-from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
+from lightning_audio.errors import Interrupted, UserError, end_on, ends_in_one_sentence
 from lightning_audio.metrics import Score
 from lightning_audio.results import (
     METRICS,
@@ -41,6 +43,7 @@ from lightning_audio.results import (
     write_failure,
     write_metrics,
 )
+from lightning_audio.saving import checkpoint_bytes
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.transcript_report import print_transcript_report
 
@@ -65,7 +68,39 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
 
     Returns:
         What metrics.json holds.
+
+    Raises:
+        UserError: something in the configuration or the data is wrong, or the disk is full.
+        Interrupted: SIGTERM, Ctrl-C or on Slurm SIGUSR1; it is saved, and on Slurm the job is requeued.
     """
+    with signals.listening():
+        try:
+            return _train(cfg, run_folder)
+        except OSError as error:
+            if not checkpoint_files.is_full(error):
+                raise
+            raise UserError(
+                f"The disk of {run_folder} is full; the checkpoint before is whole: free some space, then "
+                f"{how_to_go_on(run_folder)}."
+            ) from error
+        except Interrupted as interruption:
+            requeued = slurm.requeue(interruption.signum)
+            raise Interrupted(interruption.signum, f"{requeued}: {how_to_go_on(run_folder)}") from None
+
+
+def how_to_go_on(run_folder: Path) -> str:
+    """What to do with a run, or with the multirun that it is part of, that was cut."""
+    if many_runs():
+        return f"go on with the same command and resume={HydraConfig.get().sweep.dir}"
+    return f"go on with resume={run_folder}"
+
+
+def many_runs() -> bool:
+    """Whether this is a run of a Hydra multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     quiet()
     keep_freed_memory()
@@ -78,16 +113,20 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     build.keep_features(cfg, task, data)
     trainer = build.trainer(cfg, run_folder, data, task.monitor)
     refuse_many_processes_in_multirun(trainer)
+    folder = run_folder / "checkpoints"
+    size = checkpoint_bytes(trainer, task)
+    checkpoint_files.refuse_too_little_space(folder, size, best=data.has_validation)
     keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
-    last = run_folder / "checkpoints" / "last.ckpt"
-    if not last.is_file():
+    slurm.note(run_folder)
+    last = checkpoint_files.to_resume(folder)
+    if last is None:
         task.fit_normalizer(data.loader("train", features=True))
     parameters = sum(p.numel() for p in task.network.parameters())
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
     )
     tell_unread(data, run_folder)
-    fit(trainer, task, data, last if last.is_file() else None)
+    fit(trainer, task, data, last)
     tested = use_best(run_folder, task)
     scores = validate(trainer, task, data)
     if cfg.test:
@@ -140,7 +179,7 @@ def use_best(run_folder: Path, task: AudioTask) -> str:
     The last ones too are read: what training left in memory may not be what was averaged and saved.
     """
     folder = run_folder / "checkpoints"
-    name = "best.ckpt" if (folder / "best.ckpt").is_file() else "last.ckpt"
+    name = checkpoint_files.BEST if (folder / checkpoint_files.BEST).is_file() else checkpoint_files.LAST
     if (folder / name).is_file():  # training for 0 epochs writes none
         task.load_state_dict(read(folder / name)["state_dict"])
     return name
@@ -171,7 +210,7 @@ def print_run(folder: Path, content: dict[str, Any]) -> None:
 
 def refuse_many_processes_in_multirun(trainer: pl.Trainer) -> None:
     """Raises UserError where the ranks of a run would each start the whole multirun again."""
-    if trainer.world_size > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if trainer.world_size > 1 and many_runs():
         raise UserError(
             "A multirun can't train on several devices, since their processes would run different trials: "
             "set trainer=gpu or trainer.devices=1, or start the runs one by one."
@@ -211,7 +250,9 @@ def keep_freed_memory() -> None:
 def job(cfg: DictConfig) -> None:
     """One run as Hydra starts it; a failed run of a multirun is noted, and the others go on."""
     run_folder = Path(HydraConfig.get().runtime.output_dir)
-    many = HydraConfig.get().mode == RunMode.MULTIRUN
+    many = many_runs()
+    if many:
+        slurm.note(Path(HydraConfig.get().sweep.dir))
     if many and (run_folder / METRICS).is_file():
         print(f"{run_folder} has its scores already.")
         return
@@ -219,12 +260,12 @@ def job(cfg: DictConfig) -> None:
     try:
         content = train(cfg, run_folder)
     except UserError as error:
-        write_failure(run_folder, str(error))
+        note_failure(run_folder, str(error))
         if not many:
             end_on(error)  # before Hydra adds a traceback
         print(f"error: {error}", file=sys.stderr)
     except Exception as error:
-        write_failure(run_folder, f"{type(error).__name__}: {error}")
+        note_failure(run_folder, f"{type(error).__name__}: {error}")
         if not many:
             raise
         traceback.print_exc()
@@ -233,19 +274,26 @@ def job(cfg: DictConfig) -> None:
             print_run(run_folder, content)
 
 
-def resume_run(cfg: DictConfig, overrides: list[str]) -> None:
+def note_failure(run_folder: Path, reason: str) -> None:
+    """Leaves the reason in the run folder; a disk that is full may be the reason itself."""
+    with contextlib.suppress(OSError):
+        write_failure(run_folder, reason)
+
+
+def resume_run(cfg: DictConfig, overrides: list[str], force: bool = False) -> None:
     """Goes on with a run in its own folder by its own configuration, changed by the overrides.
 
     Raises:
-        UserError: there is no such run, or a group is chosen that is not what the run was started with.
+        UserError: there is no such run, a group is chosen that is not what the run was started with, or
+            options are other than they were and `force` is not given.
     """
     folder = runs.resumed_folder(cfg)
     named = [
         override for override in overrides if override.split("=")[0] not in ("resume", "experiment", "allow")
     ]
     groups = [override for override in named if (config.CONF / override.split("=")[0]).is_dir()]
-    config_of_run = build.saved_config(folder, build.packages_of(cfg), training=True)
-    saved = runs.changed(config_of_run, [option for option in named if option not in groups])
+    before = build.saved_config(folder, build.packages_of(cfg), training=True)
+    saved = runs.changed(before, [option for option in named if option not in groups])
     cfg.run_folder = str(folder)
     given = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(given, dict)
@@ -253,6 +301,7 @@ def resume_run(cfg: DictConfig, overrides: list[str]) -> None:
         part = choice.split("=")[0]
         if part not in given or given[part] != saved[part]:
             raise UserError(f"{choice} makes another run than {folder}: leave it out, or start a new run.")
+    runs.tell_changes(folder, before, saved, force)
     content = train(saved, folder)
     if content:
         print_run(folder, content)
@@ -260,6 +309,8 @@ def resume_run(cfg: DictConfig, overrides: list[str]) -> None:
 
 def launch(arguments: list[str]) -> None:
     """Starts what the command line asks for; raises UserError for what it mistypes."""
+    arguments, force = runs.without_force(arguments)
+    slurm.command[:] = arguments
     many = "-m" in arguments or "--multirun" in arguments
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     if not any(argument in HYDRA_FLAGS for argument in arguments):
@@ -269,8 +320,11 @@ def launch(arguments: list[str]) -> None:
                 "Several values for one option make several runs: put -m in front of the options."
             )
         runs.refuse_unwritable(Path(cfg.paths.logs))
+        if not cfg.resume and (started := slurm.restarted_folder(Path(cfg.paths.logs) / cfg.name)):
+            print(f"Job {slurm.job()} was requeued: it goes on in {started}.", flush=True)
+            cfg.resume, overrides = str(started), overrides if many else []
         if cfg.resume and not many:
-            return resume_run(cfg, overrides)
+            return resume_run(cfg, overrides, force)
         if cfg.resume:
             folder = runs.resumed_folder(cfg, runs.MULTIRUN_FILE)
             runs.refuse_other_runs(folder, overrides)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from lightning_audio.signals import in_loader_worker
+
 # Which positions make an epoch: equally many whatever the generator draws.
 Draw = Callable[[np.random.Generator], np.ndarray]
 
@@ -102,6 +104,7 @@ class BatchLoader(DataLoader):
     asked = 0.0
 
     def __init__(self, dataset: Any, sampler: BatchSampler, **options: Any) -> None:
+        options.setdefault("worker_init_fn", in_loader_worker)
         super().__init__(dataset, sampler=sampler, batch_size=None, **options)
         self._batches = 0
 
