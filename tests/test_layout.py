@@ -28,6 +28,7 @@ ORDER = (
         "data.batch",
         "data.decode",
         "data.store",
+        "data.workers",
         "data.sampling",
         "data.buckets",
         "data.targets",

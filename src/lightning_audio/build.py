@@ -17,6 +17,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -222,8 +223,17 @@ def recipe(cfg: DictConfig) -> Recipe:
     return Recipe(optimizer, cfg.optimizer.lr, cfg.optimizer.get("weight_decay", 0.0), factor)
 
 
-def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: tuple[str, str]) -> pl.Trainer:
-    """The Lightning trainer of a run, writing into its folder."""
+def trainer(
+    cfg: DictConfig,
+    run_folder: Path,
+    data: AudioDataModule,
+    monitor: tuple[str, str],
+    loggers: Sequence[Logger] = (),
+) -> pl.Trainer:
+    """The Lightning trainer of a run, writing into its folder.
+
+    `loggers` are those of a trainer that this one takes the place of: new ones would write over their files.
+    """
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     watching = [c for c in callbacks if isinstance(c, pl.callbacks.EarlyStopping)]
     if watching and not data.has_validation:
@@ -231,13 +241,13 @@ def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: t
             "Early stopping watches validation, and this run has none: set loader.validation=0.1."
         )
     callbacks += checkpoints(run_folder, *(monitor if data.has_validation else (None, "min")))
-    loggers = [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
+    loggers = loggers or [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
     return instantiate(
         # A bar is for somebody who watches; a log gets a line an epoch.
         {**cfg.trainer, "enable_progress_bar": cfg.trainer.enable_progress_bar and sys.stdout.isatty()},
         "trainer",
         callbacks=callbacks,
-        logger=loggers or False,
+        logger=list(loggers) or False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(run_folder),
     )

@@ -7,6 +7,7 @@ python -m lightning_audio.train experiment=demo resume=latest
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import logging
 import sys
@@ -25,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
 
-from lightning_audio import build, config, runs, sweeps
+from lightning_audio import build, config, guard, runs, sweeps
 from lightning_audio.callbacks import Throughput
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
@@ -83,7 +84,7 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
     )
-    fit(trainer, task, data, last if last.is_file() else None)
+    trainer = fit_guarded(cfg, trainer, task, data)
     tested = use_best(run_folder, task)
     scores = validate(trainer, task, data)
     if cfg.test:
@@ -92,6 +93,8 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()  # or the next run of a multirun would write into this one
     facts: dict[str, Any] = {"checkpoint": tested, "epochs": trainer.current_epoch, "data": data.facts()}
+    if data.reshuffles.number:
+        facts["went_back"] = data.reshuffles.number
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Throughput):
             facts |= callback.measured() | {
@@ -108,6 +111,33 @@ def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint:
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit without a word
             raise KeyboardInterrupt("go on with resume=latest") from None
         raise
+
+
+def fit_guarded(cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> pl.Trainer:
+    """Trains to the end; where training diverges, goes back to the last checkpoint, or else to the start.
+
+    Returns:
+        The trainer that came to the end: a state that has gone astray is left behind with its own trainer.
+
+    Raises:
+        UserError: training has diverged too often.
+    """
+    run_folder = Path(cfg.run_folder)
+    last = run_folder / "checkpoints" / "last.ckpt"
+    start = None if last.is_file() else copy.deepcopy(task.state_dict())
+    while True:
+        try:
+            fit(trainer, task, data, last if last.is_file() else None)
+            return trainer
+        except guard.Diverged as diverged:
+            data.reshuffles.go_back()
+            told = diverged, task.gather(list(diverged.ids)), data.reshuffles.number, run_folder
+            if trainer.is_global_zero:
+                guard.note(*told)
+            guard.refuse_too_often(*told)
+        if not last.is_file() and start is not None:
+            task.load_state_dict(start)
+        trainer = build.trainer(cfg, run_folder, data, task.monitor, trainer.loggers)
 
 
 def keep_config(cfg: DictConfig, run_folder: Path) -> None:
