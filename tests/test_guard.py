@@ -81,8 +81,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plant]:
     folder = tmp_path_factory.mktemp("sound")
     os.environ["LIGHTNING_AUDIO_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
     cfg = compose_config(list(RUN))
-    saver = {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "save_top_k": -1}
-    every = {"step": {"every_n_train_steps": 4}, "epoch": {"mode": "max"}}  # or it is called as `last` is
+    saver: dict[str, Any] = {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "save_top_k": -1}
+    every: dict[str, dict[str, Any]] = {
+        "step": {"every_n_train_steps": 4},
+        "epoch": {"mode": "max"},
+    }  # or it is called as `last` is
     for name, options in every.items():
         kept = {"dirpath": str(folder), "filename": f"{{{name}}}", **options}
         OmegaConf.update(cfg, f"callbacks.{name}", saver | kept, force_add=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,11 +213,11 @@ def marked(marks: list[list[int]]) -> Reshuffles:
     return reshuffles
 
 
-def plain(marks: list[list[int]], **ranks: int) -> BatchSampler:
+def plain(marks: list[list[int]], **ranks: Any) -> BatchSampler:
     return BatchSampler(50, 4, True, seed=5, reshuffles=marked(marks), **ranks)
 
 
-def bucketed(marks: list[list[int]], **ranks: int) -> BatchSampler:
+def bucketed(marks: list[list[int]], **ranks: Any) -> BatchSampler:
     seconds = np.random.default_rng(0).uniform(1, 4, 50)
     return DurationSampler(seconds, 4, 12.0, 0.2, shuffle=True, seed=5, reshuffles=marked(marks), **ranks)
 

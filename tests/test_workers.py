@@ -58,6 +58,11 @@ class Failing(Dataset):
         os.kill(os.getpid(), {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}[self.kind])
 
 
+def read(loader: BatchLoader, pids: list[int]) -> None:
+    for batch in loader:
+        pids.append(int(batch[-1]))
+
+
 @pytest.mark.parametrize("kind", SENTENCES)
 def test_a_worker_that_fails_is_named(kind: str) -> None:
     # Batches 0, 2, 4 ... are of the first worker, 1, 3, 5 ... of the second.
@@ -65,10 +70,8 @@ def test_a_worker_that_fails_is_named(kind: str) -> None:
         Failing(kind), BatchSampler(40, 2), num_workers=2, persistent_workers=True, timeout=1
     )
     pids: list[int] = []
-    batches = iter(loader)
     with pytest.raises(UserError) as named:
-        while True:
-            pids.append(int(next(batches)[-1]))
+        read(loader, pids)
     if len(pids) > 1:  # the news of a death may come before the first batches
         assert re.search(SENTENCES[kind].replace("PID", str(pids[1])), str(named.value))
     assert re.search(SENTENCES[kind].replace("PID", "[0-9]+"), str(named.value))

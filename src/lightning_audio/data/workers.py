@@ -47,6 +47,7 @@ def watched(loader: DataLoader, start: Callable[[], Iterator[Any]]) -> Iterator[
         if isinstance(error.__cause__, UserError):  # the news of a death came while it waited for a batch
             raise error.__cause__ from error
         processes = getattr(iterator or loader._iterator, "_workers", [])
+        sentence: str | None
         if str(error).startswith(HUNG):
             sentence = _of_the_hung(processes, given % loader.num_workers, loader.timeout)
             _end(processes)  # one that is stopped would not end by being asked, and be waited for without end
