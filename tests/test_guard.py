@@ -82,10 +82,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plant]:
     os.environ["LIGHTNING_AUDIO_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
     cfg = compose_config(list(RUN))
     saver: dict[str, Any] = {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "save_top_k": -1}
-    every: dict[str, dict[str, Any]] = {
-        "step": {"every_n_train_steps": 4},
-        "epoch": {"mode": "max"},
-    }  # or it is called as `last` is
+    # The mode tells the state of one from that of `last`.
+    every: dict[str, Any] = {"step": {"every_n_train_steps": 4}, "epoch": {"mode": "max"}}
     for name, options in every.items():
         kept = {"dirpath": str(folder), "filename": f"{{{name}}}", **options}
         OmegaConf.update(cfg, f"callbacks.{name}", saver | kept, force_add=True)
