@@ -32,6 +32,7 @@ ORDER = (
         "data.quarantine",
         "data.store",
         "data.features",
+        "data.workers",
         "data.sampling",
         "data.buckets",
         "data.targets",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from lightning_audio.data.sampling import BatchLoader, BatchSampler, balanced
+from lightning_audio.data.buckets import DurationSampler
+from lightning_audio.data.sampling import BatchLoader, BatchSampler, Reshuffles, balanced
 
 SIZES = [(1, 1), (1, 8), (10, 3), (12, 4), (100, 7), (37, 37), (37, 50)]
 
@@ -199,3 +201,67 @@ def test_an_epoch_is_as_long_as_what_is_drawn() -> None:
         positions = flat(epoch_of(sampler, epoch))
         assert len(set(positions)) == len(positions) == 20
     assert len(sampler) == 3
+
+
+# Where training went back: order 1 from the start of epoch 2, order 2 from the fourth batch of epoch 4.
+MARKS = [[2, 0, 1], [4, 3, 2]]
+
+
+def marked(marks: list[list[int]]) -> Reshuffles:
+    reshuffles = Reshuffles()
+    reshuffles.marks = marks
+    return reshuffles
+
+
+def plain(marks: list[list[int]], **ranks: Any) -> BatchSampler:
+    return BatchSampler(50, 4, True, seed=5, reshuffles=marked(marks), **ranks)
+
+
+def bucketed(marks: list[list[int]], **ranks: Any) -> BatchSampler:
+    seconds = np.random.default_rng(0).uniform(1, 4, 50)
+    return DurationSampler(seconds, 4, 12.0, 0.2, shuffle=True, seed=5, reshuffles=marked(marks), **ranks)
+
+
+@pytest.mark.parametrize("sampler", [plain, bucketed])
+def test_after_going_back_the_clips_come_in_another_order(sampler: Callable[..., BatchSampler]) -> None:
+    before, after = sampler([]), sampler(MARKS)
+    for epoch in range(7):
+        batches, usual = epoch_of(after, epoch), epoch_of(before, epoch)
+        assert sorted(flat(batches)) == list(range(50)), "each clip once an epoch all the same"
+        assert len(batches) == len(usual)
+        assert (batches == usual) == (epoch < 2)
+    one = sampler(MARKS[:1])
+    assert epoch_of(one, 3) == epoch_of(after, 3)
+    was, is_now = epoch_of(one, 4), epoch_of(after, 4)
+    assert is_now[:3] == was[:3], "what was read before stays read"
+    assert is_now[3:] != was[3:]
+    assert epoch_of(one, 5) != epoch_of(after, 5)
+
+
+@pytest.mark.parametrize("sampler", [plain, bucketed])
+def test_after_going_back_ranks_still_share_nothing(sampler: Callable[..., BatchSampler]) -> None:
+    ranks = [sampler(MARKS, rank=rank, world_size=2) for rank in range(2)]
+    for epoch in (2, 4):
+        one, other = (epoch_of(rank, epoch) for rank in ranks)
+        twice = Counter(flat(one) + flat(other))
+        assert set(twice) == set(range(50))
+        assert len(one) == len(other)
+        # Only what makes the ranks equal comes twice: here at most a batch.
+        assert sum(twice.values()) - 50 <= 4
+
+
+def test_the_mark_is_made_where_reading_goes_on() -> None:
+    source = BatchLoader(Positions(), plain([[1, 0, 1]]))
+    reshuffles = source.sampler.reshuffles
+    reshuffles.go_back()
+    assert (reshuffles.number, reshuffles.marks) == (2, [])
+    reshuffles.go_back()  # again, without a checkpoint in between
+    assert reshuffles.number == 3
+    reshuffles.marks = [[1, 0, 1]]  # out of the checkpoint that training goes back to
+    source.sampler.set_epoch(4)
+    source.load_state_dict({"batches": 3})
+    batches = list(source)
+    assert reshuffles.marks == [[1, 0, 1], [4, 3, 3]]
+    assert batches == epoch_of(plain([[1, 0, 1], [4, 3, 3]]), 4)[3:]
+    list(source)
+    assert len(reshuffles.marks) == 2, "made once"

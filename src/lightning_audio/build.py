@@ -18,6 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -338,8 +339,17 @@ def recipe(cfg: DictConfig) -> Recipe:
     return Recipe(optimizer, cfg.optimizer.lr, cfg.optimizer.get("weight_decay", 0.0), factor)
 
 
-def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: tuple[str, str]) -> pl.Trainer:
-    """The Lightning trainer of a run, writing into its folder."""
+def trainer(
+    cfg: DictConfig,
+    run_folder: Path,
+    data: AudioDataModule,
+    monitor: tuple[str, str],
+    loggers: Sequence[Logger] = (),
+) -> pl.Trainer:
+    """The Lightning trainer of a run, writing into its folder.
+
+    `loggers` are those of a trainer that this one takes the place of: new ones would write over their files.
+    """
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     watching = [c for c in callbacks if isinstance(c, pl.callbacks.EarlyStopping)]
     if watching and not data.has_validation:
@@ -351,7 +361,7 @@ def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: t
         callbacks.append(Best(folder, *monitor))
     saver = {"_target_": f"{Saver.__module__}.Saver", **(cfg.get("saving") or {})}
     callbacks.append(instantiate(saver, "saving", folder=folder))  # last: it saves what the others have done
-    loggers = [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
+    loggers = loggers or [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
     # Under trainer.deterministic torch also fills all memory that it takes, for code that reads what it has
     # not written; without it a step of a small network takes 4 to 8 % less time on the CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -360,7 +370,7 @@ def trainer(cfg: DictConfig, run_folder: Path, data: AudioDataModule, monitor: t
         {**cfg.trainer, "enable_progress_bar": cfg.trainer.enable_progress_bar and sys.stdout.isatty()},
         "trainer",
         callbacks=callbacks,
-        logger=loggers or False,
+        logger=list(loggers) or False,
         plugins=[AtomicCheckpointIO(), *_cluster()],
         default_root_dir=str(run_folder),
     )

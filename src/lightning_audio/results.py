@@ -47,6 +47,14 @@ def write_atomically(path: Path, content: str | bytes, to_disk: bool = True) -> 
         temporary.unlink(missing_ok=True)
 
 
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """One JSON object more at the end of a file of them, one a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{to_json(row)}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON with letters as they are; scores, paths and the numbers of numpy and torch are understood."""
     return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain)

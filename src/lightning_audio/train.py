@@ -33,6 +33,7 @@ from lightning_audio.checkpoint import read
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
 from lightning_audio.errors import Interrupted, UserError, end_on, ends_in_one_sentence
+from lightning_audio.fitting import fit_guarded
 from lightning_audio.metrics import Score
 from lightning_audio.results import (
     METRICS,
@@ -118,15 +119,14 @@ def _train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     checkpoint_files.refuse_too_little_space(folder, size, best=data.has_validation)
     keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
     slurm.note(run_folder)
-    last = checkpoint_files.to_resume(folder)
-    if last is None:
+    if checkpoint_files.to_resume(folder) is None:
         task.fit_normalizer(data.loader("train", features=True))
     parameters = sum(p.numel() for p in task.network.parameters())
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
     )
     tell_unread(data, run_folder)
-    fit(trainer, task, data, last)
+    trainer = fit_guarded(cfg, trainer, task, data)
     tested = use_best(run_folder, task)
     scores = validate(trainer, task, data)
     if cfg.test:
@@ -135,24 +135,14 @@ def _train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()  # or the next run of a multirun would write into this one
     facts: dict[str, Any] = {"checkpoint": tested, "epochs": trainer.current_epoch, "data": data.facts()}
+    if data.reshuffles.number:
+        facts["went_back"] = data.reshuffles.number
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Throughput):
             facts |= callback.measured() | {
                 "seconds": round(time.perf_counter() - start + callback.earlier, 1)
             }
     return write_metrics(run_folder, scores, **facts) if trainer.is_global_zero else {}
-
-
-def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint: Path | None) -> None:
-    """Trains, from a checkpoint on where there is one; Ctrl-C raises KeyboardInterrupt."""
-    if checkpoint:
-        read(checkpoint)  # what is none ends in a sentence, before Lightning meets it
-    try:
-        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:
-        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit without a word
-            raise KeyboardInterrupt("go on with resume=latest") from None
-        raise
 
 
 def keep_config(cfg: DictConfig, run_folder: Path) -> None:

@@ -25,8 +25,8 @@ class DurationSampler(BatchSampler):
         jitter: the logarithm of the greatest random factor; more of it mixes the clips better and pads them
             more.
         shortest_first: so many epochs read the batches from the shortest clips to the longest.
-        shared: `shuffle`, `seed`, `rank`, `world_size`, `draw` of BatchSampler. Without `shuffle` nothing is
-            drawn, and the shortest clips come first.
+        shared: `shuffle`, `seed`, `rank`, `world_size`, `draw`, `reshuffles` of BatchSampler. Without
+            `shuffle` nothing is drawn, and the shortest clips come first.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class DurationSampler(BatchSampler):
             if self.epoch >= self.shortest_first:
                 batches = [batches[i] for i in rng.permutation(len(batches))]
             batches += batches[: -len(batches) % self.world_size]
+            # In an epoch that has begun the batches stay: others might be more or fewer than are left.
+            batches = [batches[i] for i in self.places(len(batches), self.world_size)]
         return batches[self.rank :: self.world_size]
 
     def _cuts(self, longest: np.ndarray) -> list[int]:

@@ -20,7 +20,7 @@ from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.features import FeatureStore, FrontEnd
 from lightning_audio.data.quarantine import QUARANTINE, named
 from lightning_audio.data.residency import WHERE, own_accelerator
-from lightning_audio.data.sampling import BatchLoader, BatchSampler, balanced
+from lightning_audio.data.sampling import BatchLoader, BatchSampler, Reshuffles, balanced
 from lightning_audio.data.store import WaveStore
 from lightning_audio.data.targets import Targets
 from lightning_audio.errors import UserError
@@ -107,6 +107,7 @@ class AudioDataModule(pl.LightningDataModule):
         features: `keep_features` will be called; the store of waveforms, which only tests then read, stays
             on the disk.
         workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
+        timeout: seconds after which a worker that gives no batch counts as hung; 0: never.
         balance: draw training clips so that every label comes up about as often, instead of each clip once.
         batch_seconds: fill batches with clips of like duration up to so many seconds, padding included;
             without it, clips of all durations meet.
@@ -128,6 +129,7 @@ class AudioDataModule(pl.LightningDataModule):
         store: str = "disk",
         features: bool = False,
         workers: int = 0,
+        timeout: int = 25,
         balance: bool = False,
         batch_seconds: float | None = None,
         jitter: float = 0.05,
@@ -143,8 +145,11 @@ class AudioDataModule(pl.LightningDataModule):
         for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size or batch_size}.items():
             if size < 1:
                 raise UserError(f"loader.{key}={size} leaves batches empty: set it to 1 or more.")
-        if workers < 0:
-            raise UserError(f"loader.workers={workers} is no number of processes: set it to 0 or more.")
+        if workers < 0 or timeout < 0:
+            raise UserError(
+                f"loader.workers={workers}, timeout={timeout} do not fit: set the number of processes, and "
+                "the seconds to wait for one, to 0 or more."
+            )
         if workers and store == "device":
             raise UserError(
                 f"loader.store=device gathers batches on the device, where the {workers} processes of "
@@ -152,7 +157,8 @@ class AudioDataModule(pl.LightningDataModule):
             )
         self.corpus, self.encoding = corpus, targets
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.validation, self.where, self.features, self.workers = validation, store, features, workers
+        self.validation, self.where, self.features = validation, store, features
+        self.workers, self.timeout = workers, timeout
         for key, seconds in {"batch_seconds": batch_seconds, "longest": longest}.items():
             if seconds is not None and seconds <= 0:
                 raise UserError(f"loader.{key}={seconds} is no duration: set it above 0, or to null.")
@@ -171,6 +177,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.featured: dict[str, ClipSet] = {}
         self.dropped = ""
         self.unread: Counter[str] = Counter()  # clips of each split that are in quarantine
+        self.reshuffles = Reshuffles()
 
     def prepare_data(self) -> None:
         """Makes, fetches and decodes what is missing; several processes wait for the first."""
@@ -328,7 +335,8 @@ class AudioDataModule(pl.LightningDataModule):
             "rank": rank,
             "world_size": world_size,
         }
-        order["draw"] = self._draw if shuffle else None
+        if shuffle:
+            order |= {"draw": self._draw, "reshuffles": self.reshuffles}
         sampler = BatchSampler(len(clips), size, **order)
         if self.batch_seconds is not None:
             buckets = (self.batch_seconds, self.jitter, self.shortest_first)
@@ -337,6 +345,7 @@ class AudioDataModule(pl.LightningDataModule):
             clips,
             sampler,
             num_workers=self.workers,
+            timeout=self.timeout if self.workers else 0,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -346,6 +355,13 @@ class AudioDataModule(pl.LightningDataModule):
         clips = self.splits["train"].clips
         drawn = self.corpus.draw(clips, rng)
         return drawn[balanced([clips[position].labels for position in drawn], rng)] if self.balance else drawn
+
+    def state_dict(self) -> dict[str, list[list[int]]]:
+        """What a checkpoint keeps: where training went back, where it did."""
+        return {"reshuffles": self.reshuffles.marks} if self.reshuffles.marks else {}
+
+    def load_state_dict(self, state_dict: dict[str, list[list[int]]]) -> None:
+        self.reshuffles.marks = state_dict["reshuffles"]
 
     def train_dataloader(self) -> BatchLoader:
         return self.loader("train", shuffle=True, batch_size=self.batch_size, features=True)

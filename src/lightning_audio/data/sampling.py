@@ -1,4 +1,8 @@
-"""The order in which clips are read: a pure function of (seed, epoch), cut into batches and over ranks."""
+"""The order in which clips are read: a pure function of (seed, epoch), cut into batches and over ranks.
+
+Where training goes back to an earlier state, the clips come in another order from there on; where that was is
+kept in checkpoints, so that a resumed run reads what the run that was killed would have read.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from lightning_audio.data import workers
 from lightning_audio.signals import in_loader_worker
 
 # Which positions make an epoch: equally many whatever the generator draws.
@@ -27,6 +32,40 @@ def balanced(labels: Sequence[Sequence[str]], rng: np.random.Generator) -> np.nd
     return rng.choice(len(labels), size=len(labels), p=weights / weights.sum())
 
 
+class Reshuffles:
+    """From where on the clips come in another order, and the how-many-eth order it is.
+
+    `marks` are `[epoch, batch, number]`, in the order in which they came about: from this batch of this epoch
+    on, in the order of this number. The first order of all has the number 0.
+    """
+
+    def __init__(self) -> None:
+        self.marks: list[list[int]] = []
+        self.due = 0  # the number of an order that begins with the next batch that is read
+
+    @property
+    def number(self) -> int:
+        """How often training went back."""
+        return max([self.due, *(mark[2] for mark in self.marks)])
+
+    def go_back(self) -> None:
+        """A new order begins where reading does: at the start, or where a state that is loaded says."""
+        self.due, self.marks = self.number + 1, []
+
+    def begin(self, epoch: int, batch: int) -> None:
+        """Reading begins with this batch: marks it where a new order is due."""
+        if self.due:
+            self.marks, self.due = [*self.marks, [epoch, batch, self.due]], 0
+
+    def at_start_of(self, epoch: int) -> int:
+        """The number of the order in which an epoch begins."""
+        return next((number for at, batch, number in self.marks[::-1] if (at, batch) <= (epoch, 0)), 0)
+
+    def within(self, epoch: int) -> list[tuple[int, int]]:
+        """The batches from which on an epoch that has begun goes on in another order, and its number."""
+        return [(batch, number) for at, batch, number in self.marks if at == epoch and batch > 0]
+
+
 class BatchSampler(Sampler[list[int]]):
     """Batches of positions 0 .. num_clips - 1, every one once an epoch unless `draw` says otherwise.
 
@@ -38,6 +77,7 @@ class BatchSampler(Sampler[list[int]]):
         rank, world_size: which share of each epoch this process reads. Shuffled epochs repeat a few clips
             so that all ranks make the same number of steps; unshuffled ones repeat none.
         draw: gives the positions of an epoch, from a generator that depends on (seed, epoch) alone.
+        reshuffles: where training went back; of shuffled epochs alone.
     """
 
     def __init__(
@@ -49,9 +89,11 @@ class BatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         draw: Draw | None = None,
+        reshuffles: Reshuffles | None = None,
     ) -> None:
         self.num_clips, self.batch_size, self.shuffle, self.seed = num_clips, batch_size, shuffle, seed
         self.rank, self.world_size, self.draw = rank, world_size, draw
+        self.reshuffles = reshuffles or Reshuffles()
         self.epoch = 0
         self.first_batch = 0
         self._length: int | None = None
@@ -61,7 +103,16 @@ class BatchSampler(Sampler[list[int]]):
 
     def generator(self) -> np.random.Generator:
         """What all that is drawn for this epoch is drawn from."""
-        return np.random.default_rng((self.seed, self.epoch))
+        # A trailing 0, as long as training never went back, draws what the other two alone would draw.
+        return np.random.default_rng((self.seed, self.epoch, self.reshuffles.at_start_of(self.epoch)))
+
+    def places(self, count: int, per_batch: int) -> np.ndarray:
+        """Places 0 .. count - 1 in their order, drawn anew from each batch on that training went back to."""
+        places = np.arange(count)
+        for batch, number in self.reshuffles.within(self.epoch):
+            rest = places[batch * per_batch :]
+            rest[:] = np.random.default_rng((self.seed, self.epoch, number)).permutation(rest)
+        return places
 
     def positions(self, rng: np.random.Generator) -> np.ndarray:
         """The positions that make this epoch, in no order of their own."""
@@ -74,6 +125,7 @@ class BatchSampler(Sampler[list[int]]):
         if self.shuffle:
             positions = rng.permutation(positions)
             positions = np.resize(positions, -(-len(positions) // self.world_size) * self.world_size)
+            positions = positions[self.places(len(positions), self.batch_size * self.world_size)]
         return positions[self.rank :: self.world_size]
 
     def batches(self) -> list[np.ndarray]:
@@ -112,17 +164,21 @@ class BatchLoader(DataLoader):
         self.asked = time.perf_counter()
         first, self.sampler.first_batch = self.sampler.first_batch, 0
         self._batches = first
-        iterator = super().__iter__() if first == 0 else self._resumed(first)
+        self.sampler.reshuffles.begin(self.sampler.epoch, first)
+        iterator = self._loaded() if first == 0 else self._resumed(first)
         for batch in iterator:
             self._batches += 1
             yield batch
             self.asked = time.perf_counter()
 
+    def _loaded(self) -> Iterator[Any]:
+        return workers.watched(self, super().__iter__) if self.num_workers else super().__iter__()
+
     def _resumed(self, first: int) -> Iterator[Any]:
         # The sampler is read lazily, so the mark has to stand for as long as this one iterator lives.
         self.sampler.first_batch = first
         try:
-            yield from super().__iter__()
+            yield from self._loaded()
         finally:
             self.sampler.first_batch = 0
 
