@@ -15,6 +15,7 @@ from pytorch_lightning.tuner import Tuner
 
 from lightning_audio import build, config, runs
 from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.feature_statistics import fit_normalizer
 from lightning_audio.results import to_json, write_atomically
 from lightning_audio.schedule import constant
 from lightning_audio.train import quiet
@@ -36,7 +37,7 @@ def find_lr(cfg: DictConfig, folder: Path) -> float:
     data.prepare_data()
     data.setup()
     task = build.task(cfg, data)
-    task.fit_normalizer(data.loader("train"))
+    fit_normalizer(task, data)
     assert task.recipe is not None
     task.recipe = replace(task.recipe, factor=constant)
     trainer = build.trainer(cfg, folder, data, task.monitor)

@@ -29,6 +29,7 @@ from lightning_audio import build, config, runs, sweeps
 from lightning_audio.callbacks import Throughput
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
+from lightning_audio.feature_statistics import fit_normalizer
 from lightning_audio.metrics import Score
 from lightning_audio.results import (
     METRICS,
@@ -78,7 +79,7 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
     last = run_folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
-        task.fit_normalizer(data.loader("train"))
+        fit_normalizer(task, data)
     parameters = sum(p.numel() for p in task.network.parameters())
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
@@ -245,7 +246,7 @@ def launch(arguments: list[str]) -> None:
     many = "-m" in arguments or "--multirun" in arguments
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     if not any(argument in HYDRA_FLAGS for argument in arguments):
-        cfg = config.compose_config(overrides)
+        cfg, whole = config.compose_run(overrides)
         if config.is_sweep(overrides) and not many:
             raise UserError(
                 "Several values for one option make several runs: put -m in front of the options."
@@ -253,6 +254,8 @@ def launch(arguments: list[str]) -> None:
         runs.refuse_unwritable(Path(cfg.paths.logs))
         if cfg.resume and not many:
             return resume_run(cfg, overrides)
+        if overrides == arguments and whole.hydra.mode != RunMode.MULTIRUN:
+            return config.run_once(whole, job)
         if cfg.resume:
             folder = runs.resumed_folder(cfg, runs.MULTIRUN_FILE)
             runs.refuse_other_runs(folder, overrides)
