@@ -1,8 +1,8 @@
 """Starting: help, imports, and from the command to the end of the first training step of the demo.
 
-Each start is a fresh process, with the files in the page cache and the demo corpus decoded, against the import that
-no program on torch and Lightning can do without. CPU seconds are user and system together: where the machine has
-other work to do, read these.
+Each start is a fresh process, its files in the page cache and the demo corpus decoded, against the import
+that no program on torch and Lightning can do without. CPU time is user and system together: where the
+machine has other work to do, read that.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 from timing import arguments, interleaved, report
 
+FIRST_STEP = "+callbacks.first_step={_target_: startup.EndWithTheFirstStep}"
 PROGRAM = ["-m", "lightning_audio"]
 COMMANDS = {
     "import torch, pytorch_lightning": ["-c", "import torch, pytorch_lightning"],
@@ -24,8 +25,12 @@ COMMANDS = {
     "lightning-audio --help": [*PROGRAM, "--help"],
     "lightning-audio train --help": [*PROGRAM, "train", "--help"],
     "lightning-audio predict --help": [*PROGRAM, "predict", "--help"],
-    "the first step of the demo": [*PROGRAM, "train", "experiment=demo"]
-    + ["+callbacks.first_step={_target_: startup.EndWithTheFirstStep}"],
+    "the first step of the demo": [
+        *PROGRAM,
+        "train",
+        "experiment=demo",
+        FIRST_STEP,
+    ],
 }
 
 

@@ -21,13 +21,13 @@ FOLDER = "normalizers"  # in the cache
 def fit_normalizer(task: AudioTask, data: AudioDataModule) -> None:
     """What `task.fit_normalizer` sets on all training clips, or set in an earlier run that would do the same.
 
-    The file is named after what it depends on: samples and batches, options of the front end, torch and its threads.
-    The code of a front end has no name; so the first batch is fitted every time, and where that gives anything
-    else than it did when the file was written, all is fitted anew.
+    The file is named after what it depends on: samples and batches, options of the front end, torch and its
+    threads. Code has no name; so the first batch is fitted every time, and where that gives anything else
+    than it did when the file was written, all is fitted anew.
     """
     if task.normalize.by not in ("corpus", "bin"):
         return
-    batches = list(data.loader("train").batch_sampler)
+    batches = list(data.loader("train").sampler)
     file = data.corpus.cache / FOLDER / f"{_digest(task, data, batches)}.json"
     task.fit_normalizer([data.splits["train"][batches[0]]])
     first = _fitted(task)
