@@ -41,37 +41,37 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 check: $(STAMP) ## look at every clip of the corpus of EXP=demo, or of ARGS="data=audio_folder data.root=FOLDER"
-	$(PY) -m lightning_audio.check experiment=$(EXP) $(ARGS)
+	$(PY) -m lightning_audio check experiment=$(EXP) $(ARGS)
 
 doctor: $(STAMP) ## ask whether a speech experiment can learn at all: EXP=digits_bilstm
-	$(PY) -m lightning_audio.doctor experiment=$(EXP) $(ARGS)
+	$(PY) -m lightning_audio doctor experiment=$(EXP) $(ARGS)
 
 train: $(STAMP) ## train EXP=demo; ARGS="seed=1" changes settings, RESUME=latest (or a run folder) goes on
-	$(PY) -m lightning_audio.train $(OVERRIDES)
+	$(PY) -m lightning_audio train $(OVERRIDES)
 
 evaluate: $(STAMP) ## print the test scores of RUN=logs/... again
 	$(call need,$(RUN),Name the run folder: make evaluate RUN=logs/EXPERIMENT/DATE_TIME.)
-	$(PY) -m lightning_audio.evaluate "$(RUN)" $(ARGS)
+	$(PY) -m lightning_audio evaluate "$(RUN)" $(ARGS)
 
 compare: $(STAMP) ## ask whether RUN=logs/... is better than OTHER=logs/..., clip by clip
 	$(call need,$(and $(RUN),$(OTHER)),Name two runs: make compare RUN=logs/EXPERIMENT/DATE_TIME OTHER=logs/...)
-	$(PY) -m lightning_audio.compare "$(RUN)" "$(OTHER)" $(ARGS)
+	$(PY) -m lightning_audio compare "$(RUN)" "$(OTHER)" $(ARGS)
 
 # One AUDIO may hold spaces as it is; among several, quotes keep it together: AUDIO="'my dog.wav' *.mp3".
 predict: $(STAMP) ## what RUN=logs/... says to AUDIO="one.wav *.mp3 folder"; ARGS="--format csv"
 	$(call need,$(and $(RUN),$(AUDIO)),Name run and audio: make predict RUN=logs/EXPERIMENT/DATE_TIME AUDIO=dog.wav.)
 	@if [ -e "$$AUDIO" ]; then set -- "$$AUDIO"; else set -- $(AUDIO); fi; \
-	$(PY) -m lightning_audio.predict "$(RUN)" "$$@" $(ARGS)
+	$(PY) -m lightning_audio predict "$(RUN)" "$$@" $(ARGS)
 
 folds: $(STAMP) ## cross-validate EXP=esc10_cnn2d over its official folds; ARGS and RESUME as in train
-	$(PY) -m lightning_audio.folds $(OVERRIDES)
+	$(PY) -m lightning_audio folds $(OVERRIDES)
 
 sweep: $(STAMP) ## try the values of SWEEP=NAME (in conf/sweep) or of ARGS="optimizer.lr=1e-3,3e-4" on EXP=demo
 	$(call need,$(SWEEP)$(ARGS),Name a sweep of conf/sweep: make sweep EXP=demo SWEEP=NAME; or values to try in ARGS.)
-	$(PY) -m lightning_audio.train -m experiment=$(EXP) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
+	$(PY) -m lightning_audio train -m experiment=$(EXP) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
 
 lr: $(STAMP) ## look for a learning rate for EXP=demo
-	$(PY) -m lightning_audio.find_lr experiment=$(EXP) $(ARGS)
+	$(PY) -m lightning_audio find-lr experiment=$(EXP) $(ARGS)
 
 test: $(STAMP) ## run the tests but for the slow ones; ARGS="-k store" runs some
 	$(PY) -m pytest -m "not slow" $(ARGS)

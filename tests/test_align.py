@@ -14,7 +14,7 @@ import torch
 from conftest import sine, write_wav
 from torch import nn
 
-from lightning_audio import align, build, runs
+from lightning_audio import align, build, command_line, runs
 from lightning_audio.align import beside_truth, main
 from lightning_audio.alignment import BARE, Extent, boundary_errors, fit_extent
 from lightning_audio.checkpoint import load
@@ -257,7 +257,7 @@ def test_an_extent_is_fitted_on_validation_and_taken_from_then_on(
     data.setup()
     truth = data.corpus.boundaries()  # type: ignore[attr-defined]
     expected = fit_extent(align.beside_truth(task, data.splits["val"].clips, truth, BARE))
-    options = align.arguments([str(run), "one.wav", "1"])
+    options = command_line.align([str(run), "one.wav", "1"])
     assert align.extent_of(options) == expected
-    assert align.extent_of(align.arguments([str(run), "one.wav", "1", "--shift", "0.5"])).shift == 0.5
-    assert align.extent_of(align.arguments([str(speech_run), "one.wav", "1"])) == Extent()
+    assert align.extent_of(command_line.align([str(run), "one.wav", "1", "--shift", "0.5"])).shift == 0.5
+    assert align.extent_of(command_line.align([str(speech_run), "one.wav", "1"])) == Extent()

@@ -21,7 +21,7 @@ PREFIX = "lightning_audio."
 # A module imports only what stands on its own line or above; a package stands for all that is in it. Modules
 # that are not named here may stand anywhere, but what is reached through them counts.
 ORDER = (
-    ("errors", "runs", "sent"),
+    ("errors", "runs", "sent", "command_line"),
     ("text",),
     ("data.clip",),
     (

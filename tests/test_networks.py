@@ -14,6 +14,7 @@ import timm
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from lightning_audio import build
@@ -180,6 +181,17 @@ def test_every_parameter_is_in_one_group_and_only_weights_are_decayed(name: str)
     decay = dict(found)
     assert {decay[id(p)] for p in built.parameters() if p.dim() == 1} == {0.0}
     assert {decay[id(p)] for p in built.parameters() if p.dim() > 1} == {0.05}
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_groups_are_those_of_timm(weight_decay: float) -> None:
+    built = nn.Sequential(network("bc_resnet", 1), nn.Conv2d(2, 2, 1))
+    built[1].requires_grad_(False)
+    expected = param_groups_weight_decay(built, weight_decay)
+    groups = Network.parameter_groups(built, weight_decay)  # type: ignore[arg-type]
+    assert [group["weight_decay"] for group in groups] == [group["weight_decay"] for group in expected]
+    for group, other in zip(groups, expected, strict=True):
+        assert [id(p) for p in group["params"]] == [id(p) for p in other["params"]]
 
 
 # What timm adds.

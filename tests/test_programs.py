@@ -12,7 +12,10 @@ import pytest
 from conftest import TINY
 
 from lightning_audio import __main__ as front
-from lightning_audio import find_lr
+from lightning_audio import command_line, find_lr, formats
+from lightning_audio.alignment import Extent
+
+ARGUMENTS = {"align": ["one", "two", "three"], "ngram": ["one", "--output", "two"]}
 
 
 @pytest.mark.parametrize(("arguments", "status"), [([], 0), (["--help"], 0), (["tarin"], 2)])
@@ -35,12 +38,17 @@ def test_every_program_that_is_listed_is_there(
     called: list[list[str]] = []
     module = f"lightning_audio.{name.replace('-', '_')}"
     monkeypatch.setattr(f"{module}.main", lambda: called.append(sys.argv[1:]))
-    monkeypatch.setattr(sys, "argv", ["lightning-audio", name, "one", "two"])
+    arguments = ARGUMENTS.get(name, ["one", "two"])
+    monkeypatch.setattr(sys, "argv", ["lightning-audio", name, *arguments])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     front.main()
-    assert called == [["one", "two"]]
+    assert called == [arguments]
+    spec = sys.modules["__main__"].__spec__
+    assert spec is not None
+    assert spec.name == module  # what Lightning starts for other devices
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict"])
+@pytest.mark.parametrize("name", command_line.READERS)
 def test_a_program_explains_itself(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,22 +59,52 @@ def test_a_program_explains_itself(
     assert capsys.readouterr().out.startswith(f"usage: lightning-audio {name} ")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["folds", "-h"]])
-def test_help_waits_for_no_torch(arguments: list[str]) -> None:
+def test_help_and_mistyped_options_wait_for_no_torch() -> None:
+    """Of every program."""
+    asked = [["--help"], ["-h"], *([name, "--help"] for name in front.PROGRAMS), ["folds", "-h"]]
     code = f"""
 import sys
 from lightning_audio.__main__ import main
-sys.argv[1:] = {arguments}
-try:
-    main()
-except SystemExit as ended:
-    print(ended.code, sorted({{"torch", "hydra", "numpy"}} & set(sys.modules)))
+for arguments in {[*asked, ["predict", "run", "a.wav", "--fromat", "csv"]]}:
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as ended:
+        print("status", ended.code)
+print(sorted({{"torch", "hydra", "numpy", "rich", "omegaconf"}} & set(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.startswith("usage: lightning-audio ")
-    assert done.stdout.endswith("0 []\n")
+    assert done.stdout.count("usage: lightning-audio ") == len(asked)
+    assert done.stdout.count("status 0\n") == len(asked)
+    assert done.stdout.endswith("status 2\n[]\n")
+    assert "unrecognized arguments: --fromat" in done.stderr
+
+
+def test_what_the_command_line_names_is_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuple(formats.TRANSCRIPTS) == command_line.TRANSCRIPT_FORMATS
+    with pytest.raises(SystemExit):
+        command_line.align(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"words are later [as fitted, or {Extent().shift}]" in printed
+    assert f"beyond its frames [as fitted, or {Extent().reach}]" in printed
+
+
+def test_a_program_is_imported_while_nobody_looks_for_garbage(tmp_path: Path) -> None:
+    """And what it brings is passed over by every later search."""
+    content = "import gc\nlooking = gc.isenabled()\nthings = [[] for _ in range(10000)]"
+    (tmp_path / "heavy.py").write_text(content)
+    code = """
+import gc
+from lightning_audio.__main__ import imported
+heavy = imported("heavy")
+print(heavy.looking, gc.isenabled(), gc.get_freeze_count() > len(heavy.things), imported("heavy") is heavy)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True
+    )
+    assert done.stdout == "False True True True\n"
 
 
 @pytest.mark.parametrize("name", front.OVERRIDDEN)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
-from omegaconf import OmegaConf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_audio import train as program
 from lightning_audio.config import compose_config
@@ -119,6 +121,33 @@ def test_two_runs_never_share_a_folder(logs: Path, capsys: pytest.CaptureFixture
     assert len(folders) == 2
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Run folder:")]
     assert sorted(printed) == [f"Run folder: {folder}" for folder in folders]
+
+
+def test_a_run_starts_as_hydra_starts_it_and_composes_no_third_time(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = ConfigLoaderImpl.load_configuration
+    seen: list[tuple[Path, str, str, float]] = []
+
+    def counted(self: ConfigLoaderImpl, config_name: str, *args: Any, **options: Any) -> DictConfig:
+        loaded.append(config_name)
+        return load(self, config_name, *args, **options)
+
+    def noted(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+        hydra = HydraConfig.get()
+        seen.append((folder, cfg.run_folder, hydra.job.name, cfg.optimizer.lr))
+        return {}
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    monkeypatch.setattr(program, "train", noted)
+    launch([*TINY, "optimizer.lr=0.125"])
+    (folder,) = (logs / "demo").iterdir()
+    assert seen == [(folder, str(folder), "train", 0.125)]
+    assert OmegaConf.load(folder / ".hydra" / "overrides.yaml") == [*TINY, "optimizer.lr=0.125"]
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").optimizer.lr == 0.125
+    assert not HydraConfig.initialized()
+    assert loaded == ["train"] * 2  # as it is wanted, and as it would be without the options
 
 
 def test_a_resumed_run_keeps_its_folder_and_its_older_configuration(

@@ -5,15 +5,9 @@ model = lightning_audio.load("logs/demo/2026-01-31_12-00-00_a1b2")
 model.predict(["dog.wav", "rain.mp3"])
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lightning_audio.errors import UserError
-
-try:
-    __version__ = version("lightning-audio")
-except PackageNotFoundError:  # the sources are on the path, but not installed
-    __version__ = "0.0.0"
 
 __all__ = ["UserError", "__version__", "load"]
 
@@ -24,4 +18,11 @@ def __getattr__(name: str) -> Any:
         from lightning_audio.checkpoint import load
 
         return load
+    if name == "__version__":  # finding it takes as long as all the rest of `lightning-audio --help`
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("lightning-audio")
+        except PackageNotFoundError:  # the sources are on the path, but not installed
+            return "0.0.0"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from lightning_audio import build
+from lightning_audio import build, command_line
 from lightning_audio.alignment import BARE, Extent, Span, align, fit_extent, joined
 from lightning_audio.checkpoint import load
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
 from lightning_audio.data.manifests import read_manifest
 from lightning_audio.errors import UserError, ends_in_one_sentence
-from lightning_audio.formats import TRANSCRIPTS, transcript_files, write_transcripts
+from lightning_audio.formats import transcript_files, write_transcripts
 from lightning_audio.predict import device_of
 from lightning_audio.results import to_json, write_atomically
 from lightning_audio.tasks.base import AudioTask
@@ -31,41 +31,6 @@ from lightning_audio.tasks.transcribe import Transcript, posteriors
 from lightning_audio.text import UnknownCharacter
 
 EXTENT = "extent.json"  # in the run folder
-FORMATS = tuple(form for form in TRANSCRIPTS if form != "text")
-
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("lightning-audio align", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", help="run folder or checkpoint of speech recognition")
-    parser.add_argument("audio", nargs="?", help="WAV, FLAC, Ogg, MP3")
-    parser.add_argument("text", nargs="?", help="what is said in it")
-    parser.add_argument(
-        "--manifest", type=Path, help="JSONL or CSV with audio_filepath and text, in their place"
-    )
-    parser.add_argument("--format", choices=FORMATS, default="ctm")
-    parser.add_argument(
-        "--output", type=Path, help="a file, or a folder for a file of each recording [the terminal]"
-    )
-    known = Extent()
-    parser.add_argument(
-        "--shift", type=float, help=f"seconds by which words are later [as fitted, or {known.shift}]"
-    )
-    parser.add_argument(
-        "--reach", type=float, help=f"seconds of a word beyond its frames [as fitted, or {known.reach}]"
-    )
-    parser.add_argument(
-        "--fit", action="store_true", help="fit both on validation, where the corpus knows the true times"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps [cpu]")
-    parser.add_argument(
-        "--allow", nargs="*", default=[], help="packages of your own that the checkpoint may build"
-    )
-    options = parser.parse_args(argv)
-    if options.fit:
-        return options
-    if (options.manifest is None) == (options.text is None) or (options.manifest and options.audio):
-        parser.error("give either AUDIO and its TEXT, or --manifest FILE")
-    return options
 
 
 def clips_to_align(options: argparse.Namespace) -> list[Clip]:
@@ -192,7 +157,7 @@ def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Tr
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
-    options = arguments(argv)
+    options = command_line.align(argv)
     if options.fit:
         task = refuse_others(load(options.run, "cpu", options.allow), options.run)
         extent = fit(task, Path(options.run), options.allow)

@@ -8,7 +8,6 @@ Ends with exit status 1 where something is to be mended, with 0 where there are 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from lightning_audio import build, config
+from lightning_audio import build, command_line, config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import in_threads
 from lightning_audio.data.findings import Finding, Inspection
@@ -130,18 +129,9 @@ def print_finding(finding: dict[str, Any], console: Console) -> None:
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("lightning-audio check", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "overrides", nargs="*", help="as for train: experiment=NAME, data=NAME, data.root=..."
-    )
-    parser.add_argument("--json", type=Path, help="write the whole report, with every clip, to this file")
-    return parser.parse_intermixed_args(argv)
-
-
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
-    options = arguments(argv)
+    options = command_line.check(argv)
     cfg = config.compose_config(options.overrides)
     if config.is_sweep(options.overrides):
         raise UserError("One corpus is checked at a time: give every option one value.")

@@ -5,11 +5,9 @@ python -m lightning_audio.compare logs/prompts_bilstm/RUN logs/prompts_bilstm/OT
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import bdtr, ndtri, stdtr
 
+from lightning_audio import command_line
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.metrics import group_numbers
 from lightning_audio.reports import SEVERAL
@@ -216,10 +215,7 @@ def p_text(p: float) -> str:
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("lightning-audio compare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path, help="run folder, or the folder that evaluate wrote")
-    parser.add_argument("other", type=Path, help="another one, tested on the same clips")
-    options = parser.parse_args(argv)
+    options = command_line.compare(argv)
     print_comparison(compare_runs(read_run(options.run), read_run(options.other)))
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import run_job
 from hydra.errors import HydraException
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,15 +50,20 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: an override names what is not there, can't be read, or gives a value of another kind.
     """
+    return compose_run(overrides)[0]
+
+
+def compose_run(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+    """The same, and beside it the one with Hydra's own part that `run_once` takes."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=ROOT):
         try:
             first = [
                 _first_of_sweep(override)
                 for override in OverridesParser.create().parse_overrides(list(overrides))
             ]
             cfg = compose(ROOT, overrides=first, return_hydra_config=True)
-            choices = cfg.hydra.runtime.choices
+            whole, choices = cfg.copy(), cfg.hydra.runtime.choices
             usual = compose(ROOT, overrides=_groups(choices), return_hydra_config=True)
             _refuse_unread(cfg.hydra, usual.hydra, "hydra.")
             for node in (cfg, usual):
@@ -67,7 +75,18 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(_sentence(str(error), overrides)) from error
     _refuse_other_kinds(given, kinds)
-    return cfg
+    return cfg, whole
+
+
+def run_once(whole: DictConfig, job: Callable[[DictConfig], None]) -> None:
+    """Starts a job as `hydra.main` does, which would compose the same configuration twice more."""
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=ROOT):
+        callbacks = Callbacks(whole)
+        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
+    callbacks.on_run_start(config=whole, config_name=ROOT)
+    done = run_job(job, whole, "hydra.run.dir", None, context)
+    callbacks.on_run_end(config=whole, config_name=ROOT, job_return=done)
+    _ = done.return_value  # raises what the job raised
 
 
 def _groups(choices: Mapping[str, str | None]) -> list[str]:

@@ -23,23 +23,6 @@ DECODING = "decoding.json"
 SEARCH = {"beam": 16, "nbest": 1, "word_bonus": 0.0, "length_norm": 0.0}
 
 
-def add_decoder_options(parser: argparse.ArgumentParser) -> None:
-    """Options of runs that transcribe; without any the best path is taken."""
-    group = parser.add_argument_group("transcripts", "without any of these: the best output of each frame")
-    group.add_argument("--beam", type=int, help="beam search with so many prefixes [16 where another is set]")
-    group.add_argument("--nbest", type=int, help="how many hypotheses to keep of each utterance [1]")
-    group.add_argument(
-        "--lm", type=Path, help="n-gram language model (ARPA), made by `lightning-audio ngram`"
-    )
-    group.add_argument(
-        "--lexicon", type=Path, help="file of the only words there are; the model is over words"
-    )
-    group.add_argument("--unit", choices=("tokens", "words"), help="what the model is over [tokens]")
-    group.add_argument("--lm-weight", type=float, help="what its log-probabilities count [0.5]")
-    group.add_argument("--word-bonus", type=float, help="added for each word [0]")
-    group.add_argument("--length-norm", type=float, help="above 0 favours long hypotheses [0]")
-
-
 def decoder_of(options: argparse.Namespace, task: AudioTask) -> Decoder | None:
     """The decoder that the options ask for; None where they ask for none.
 

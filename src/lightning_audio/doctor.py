@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from lightning_audio import build, config
 from lightning_audio.data.batch import Batch
 from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.feature_statistics import fit_normalizer
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.ctc_doctor import verdict
 from lightning_audio.train import quiet
@@ -78,7 +79,7 @@ def examine(cfg: DictConfig) -> float:
     if not isinstance(task, CTC):
         raise UserError("The doctor knows speech recognition only: choose an experiment with task=ctc.")
     task.check(data)
-    task.fit_normalizer(data.loader("train"))
+    fit_normalizer(task, data)
     clips = data.splits["train"]
     # Utterances of like length: those in the middle.
     order = clips.seconds.argsort()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from lightning_audio import build, runs
+from lightning_audio import build, command_line, runs
 from lightning_audio.checkpoint import find_checkpoint, load
-from lightning_audio.decoders import add_decoder_options, decoder_of, tuned
+from lightning_audio.decoders import decoder_of, tuned
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.results import METRICS, Score, read_metrics, write_metrics
 from lightning_audio.train import print_run, quiet, tell_unread, test
@@ -22,15 +22,7 @@ from lightning_audio.train import print_run, quiet, tell_unread, test
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("lightning-audio evaluate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("overrides", nargs="*", help="KEY=VALUE: what is other than in training")
-    parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
-    parser.add_argument("--allow", nargs="*", default=[], help="packages of your own that the run may build")
-    add_decoder_options(parser)
-    parser.add_argument("--tune", action="store_true", help="LM weight and word bonus by validation, first")
-    # Intermixed: overrides may stand before and behind options.
-    options = parser.parse_intermixed_args(argv)
+    options = command_line.evaluate(argv)
     output = options.output or options.run / "evaluation"
     evaluate(options.run, options.overrides, output, options, options.allow)
 

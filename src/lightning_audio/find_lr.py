@@ -15,6 +15,7 @@ from pytorch_lightning.tuner import Tuner
 
 from lightning_audio import build, config, runs
 from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.feature_statistics import fit_normalizer
 from lightning_audio.results import to_json, write_atomically
 from lightning_audio.schedule import constant
 from lightning_audio.train import quiet
@@ -37,7 +38,7 @@ def find_lr(cfg: DictConfig, folder: Path) -> float:
     data.setup()
     task = build.task(cfg, data)
     build.keep_features(cfg, task, data)
-    task.fit_normalizer(data.loader("train", features=True))
+    fit_normalizer(task, data)
     assert task.recipe is not None
     task.recipe = replace(task.recipe, factor=constant)
     trainer = build.trainer(cfg, folder, data, task.monitor)

@@ -9,13 +9,12 @@ memory for every n-gram: for a few million words that is well; for more, use `lm
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lightning_audio import build, runs
+from lightning_audio import build, command_line, runs
 from lightning_audio.checkpoint import find_checkpoint, load
 from lightning_audio.data.manifests import read_manifest
 from lightning_audio.data.module import clips_of
@@ -240,29 +239,9 @@ def splitter(unit: str, run: Path | None, allow: Sequence[str] = ()) -> Callable
     return tokens
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("lightning-audio ngram", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "texts", nargs="+", type=Path, metavar="TEXTS", help="text files, manifests or run folders"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the ARPA file to write")
-    parser.add_argument("--order", type=int, help="longest n-gram, 2 to 6 [3; of characters and tokens 6]")
-    unit = parser.add_mutually_exclusive_group()
-    for name, what in {"characters": "characters", "tokens": "the tokens of the run"}.items():
-        unit.add_argument(
-            f"--{name}", dest="unit", action="store_const", const=name, help=f"over {what}, not over words"
-        )
-    parser.add_argument(
-        "--run", type=Path, help="run whose normaliser and tokens count [the first among TEXTS]"
-    )
-    parser.add_argument("--allow", nargs="*", default=[], help="packages of your own that a run may build")
-    parser.add_argument("--words", type=Path, help="write the words here too, one a line: a lexicon")
-    return parser.parse_args(argv)
-
-
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
-    options = arguments(argv)
+    options = command_line.ngram(argv)
     unit = options.unit or "words"
     order = options.order or (WORD_ORDER if unit == "words" else TOKEN_ORDER)
     if order not in ORDERS:

@@ -94,9 +94,12 @@ def features_figure(
     """The features of one clip, `(F, T)` or `(C, F, T)` with a row for each channel."""
     features = np.asarray(features)
     channels = features if features.ndim == 3 else features[None]
-    figure = Figure(figsize=(6, 0.7 + 2.3 * len(channels)), layout="constrained")
+    inches = 0.7 + 2.3 * len(channels)
+    figure = Figure(figsize=(6, inches))
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(channels), squeeze=False, sharex=True)[:, 0]
+    # Not `layout="constrained"`: finding room for the same few words takes as long as drawing all the rest.
+    figure.subplots_adjust(left=0.1, right=1.0, bottom=0.5 / inches, top=1 - 0.3 / inches, hspace=0.1)
     for axes, channel in zip(rows, channels, strict=True):
         figure.colorbar(draw_features(axes, channel, seconds), ax=axes, label=unit)
         axes.set_ylabel(feature)

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_audio import command_line
 from lightning_audio.checkpoint import load
+from lightning_audio.command_line import SOUND_FORMATS
 from lightning_audio.data.decode import audio_files
-from lightning_audio.decoders import add_decoder_options, decoder_of
+from lightning_audio.decoders import decoder_of
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.formats import (
     TRANSCRIPTS,
@@ -40,62 +42,8 @@ from lightning_audio.tasks.segments import LONGEST
 from lightning_audio.tasks.stream import Detector, Stream, raw_audio
 from lightning_audio.tasks.transcribe import transcribe
 
-FORMATS = ("table", "csv", "jsonl", "audacity", "rttm")  # of runs that name sounds
 EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
 STREAM_FORMATS = ("table", "jsonl")
-
-
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("lightning-audio predict", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", help="run folder or checkpoint")
-    parser.add_argument("audio", nargs="*", help="files, folders or globs; WAV, FLAC, Ogg, MP3")
-    every = dict.fromkeys([*FORMATS, *TRANSCRIPTS])
-    parser.add_argument("--format", choices=every, help="[table, or text where the run transcribes speech]")
-    parser.add_argument("--output", type=Path, help="write to this file instead of the terminal")
-    parser.add_argument(
-        "--window",
-        type=float,
-        help="seconds of a look at longer files [length of a training clip; of speech: 20]",
-    )
-    parser.add_argument(
-        "--hop", type=float, help="seconds from one window to the next [half a window, for events a quarter]"
-    )
-    parser.add_argument("--top", type=int, default=3, help="labels to name for a file [3]")
-    parser.add_argument("--windows", action="store_true", help="a row for every window of longer files, too")
-    parser.add_argument("--batch-size", type=int, default=16, help="windows that run together [16]")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps [cpu]")
-    parser.add_argument(
-        "--allow", nargs="*", default=[], help="packages of your own that the checkpoint may build"
-    )
-    add_times(parser)
-    add_decoder_options(parser)
-    # Intermixed: files may stand before and behind options, and a stream needs none.
-    options = parser.parse_intermixed_args(argv)
-    if not options.audio and not options.stream:
-        parser.error("the following arguments are required: audio")
-    return options
-
-
-def add_times(parser: argparse.ArgumentParser) -> None:
-    """The options of what happens when."""
-    both = parser.add_argument_group("events and streams")
-    both.add_argument("--on", type=float, help="a label goes on with this score [0.5]")
-    both.add_argument("--off", type=float, help="and off below this one [0.3]")
-    both.add_argument("--ignore", nargs="*", help="labels that are no events, such as _silence_")
-    events = parser.add_argument_group("events")
-    events.add_argument("--events", action="store_true", help="what sounds from when to when, in long files")
-    events.add_argument("--min-seconds", type=float, help="drop shorter events [0]")
-    events.add_argument("--max-gap", type=float, help="close gaps up to so many seconds [0]")
-    stream = parser.add_argument_group("streams", "a run that detects words has defaults of its own")
-    stream.add_argument(
-        "--stream",
-        action="store_true",
-        help="detect in raw audio (signed 16-bit little-endian, one channel) of one file, or of - or none: "
-        "standard input",
-    )
-    stream.add_argument("--rate", type=int, help="of the raw audio in Hz [that of the run]")
-    stream.add_argument("--smooth", type=int, help="rows of scores to average [1]")
-    stream.add_argument("--min-gap", type=float, help="seconds until a label counts again [1]")
 
 
 def readable(files: Iterable[Path], sample_rate: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -185,7 +133,7 @@ def refuse_misfits(options: argparse.Namespace) -> None:
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
-    options = arguments(argv)
+    options = command_line.predict(argv)
     refuse_misfits(options)
     files = [] if options.stream else audio_files(options.audio)
     if options.format == "audacity" and len(files) > 1:
@@ -199,8 +147,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         answered = write_speech(task, files, options)
         refuse_unread(answered, files)
         return
-    if options.format in TRANSCRIPTS and options.format not in FORMATS:
-        raise UserError(f"{options.run} transcribes nothing: take one of --format {', '.join(FORMATS)}.")
+    if options.format in TRANSCRIPTS and options.format not in SOUND_FORMATS:
+        raise UserError(
+            f"{options.run} transcribes nothing: take one of --format {', '.join(SOUND_FORMATS)}."
+        )
     options.format = options.format or "table"
     if options.stream:
         listen(task, options)

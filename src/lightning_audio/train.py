@@ -33,6 +33,7 @@ from lightning_audio.checkpoint import read
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
 from lightning_audio.errors import Interrupted, UserError, end_on, ends_in_one_sentence
+from lightning_audio.feature_statistics import fit_normalizer
 from lightning_audio.fitting import fit_guarded
 from lightning_audio.metrics import Score
 from lightning_audio.results import (
@@ -120,7 +121,7 @@ def _train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
     slurm.note(run_folder)
     if checkpoint_files.to_resume(folder) is None:
-        task.fit_normalizer(data.loader("train", features=True))
+        fit_normalizer(task, data)
     parameters = sum(p.numel() for p in task.network.parameters())
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
@@ -304,7 +305,7 @@ def launch(arguments: list[str]) -> None:
     many = "-m" in arguments or "--multirun" in arguments
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     if not any(argument in HYDRA_FLAGS for argument in arguments):
-        cfg = config.compose_config(overrides)
+        cfg, whole = config.compose_run(overrides)
         if config.is_sweep(overrides) and not many:
             raise UserError(
                 "Several values for one option make several runs: put -m in front of the options."
@@ -315,6 +316,8 @@ def launch(arguments: list[str]) -> None:
             cfg.resume, overrides = str(started), overrides if many else []
         if cfg.resume and not many:
             return resume_run(cfg, overrides, force)
+        if overrides == arguments and whole.hydra.mode != RunMode.MULTIRUN:
+            return config.run_once(whole, job)
         if cfg.resume:
             folder = runs.resumed_folder(cfg, runs.MULTIRUN_FILE)
             runs.refuse_other_runs(folder, overrides)

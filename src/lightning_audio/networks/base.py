@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 
@@ -42,7 +41,11 @@ class Network(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer; biases and norms do not decay. `lr_scale` in a group scales its rate."""
-        return param_groups_weight_decay(self, weight_decay)
+        learned = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        spared = [p for name, p in learned if not weight_decay or p.ndim <= 1 or name.endswith(".bias")]
+        kept = {id(p) for p in spared}
+        groups = [(spared, 0.0), ([p for _, p in learned if id(p) not in kept], weight_decay)]
+        return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
     def start_epoch(self, epoch: int, max_epochs: int) -> None:
         """Called before each training epoch; the state set here is a pure function of the arguments."""
