@@ -1,4 +1,4 @@
-"""Cost as a corpus grows: epochs, memory and look-ups of 1, 10 and 100 times the clips; the start of a million.
+"""Cost as a corpus grows: epochs, memory, look-ups of 1, 10 and 100 times the clips; the start of a million.
 
 Every figure comes from a process of its own. Stores are synthesised, not decoded. Memory is what Linux says
 of the process: RssAnon is its own, RssFile are pages of the memory map and of libraries, which the system
@@ -123,7 +123,7 @@ def epochs(root: str, count: int) -> dict[str, float]:
     found["look-up"] = 1e6 * seconds_of(lambda: _look_up(data.store)) / LOOKUPS
     clock = EpochClock()
     task = build.task(cfg, data)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(
         max_epochs=2, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **options
     )
