@@ -123,7 +123,7 @@ def epochs(root: str, count: int) -> dict[str, float]:
     found["look-up"] = 1e6 * seconds_of(lambda: _look_up(data.store)) / LOOKUPS
     clock = EpochClock()
     task = build.task(cfg, data)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(
         max_epochs=2, accelerator="cpu", callbacks=[clock], enable_model_summary=False, **options
     )

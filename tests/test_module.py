@@ -17,6 +17,7 @@ from conftest import sine, write_wav
 from lightning_audio.data.clip import Clip, split_by_fold
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.store import _key
 from lightning_audio.data.targets import ClassIndex, MultiHot
 from lightning_audio.errors import UserError
 
@@ -317,6 +318,7 @@ def test_an_empty_split_is_refused(root: Path, split: str) -> None:
         ({"validation": 1.0}, "loader.validation=1.0"),
         ({"validation": -0.1}, "loader.validation=-0.1"),
         ({"workers": -1}, "loader.workers=-1"),
+        ({"workers": 2, "store": "device"}, "loader.store=device .* the 2 processes"),
     ],
 )
 def test_an_option_out_of_its_range_is_one_sentence(root: Path, options: dict[str, Any], key: str) -> None:
@@ -327,3 +329,32 @@ def test_an_option_out_of_its_range_is_one_sentence(root: Path, options: dict[st
 def test_an_unknown_place_for_the_store_is_one_sentence(root: Path) -> None:
     with pytest.raises(UserError, match="tape"):
         module(root, store="tape").setup()
+
+
+@pytest.mark.parametrize("store", ["disk", "memory", "device"])
+def test_a_process_that_has_prepared_the_data_lists_and_keys_them_once(
+    root: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Counter[str]()
+
+    def counting(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any) -> Any:
+            asked[name] += 1
+            return work(*given)
+
+        return counted
+
+    data = module(root, store=store, validation=0.2)
+    monkeypatch.setattr(data.corpus, "prepare", lambda: None)  # it lists them for itself
+    monkeypatch.setattr(data.corpus, "clips", counting("clips", data.corpus.clips))
+    monkeypatch.setattr("lightning_audio.data.store._key", counting("key", _key))
+    data.prepare_data()
+    data.setup()
+    assert asked == {"clips": 1, "key": 1}
+    assert data.store.where == store
+    alone = module(root, store=store, validation=0.2)
+    alone.setup()  # as in a process that prepares nothing
+    assert asked["key"] == 2
+    assert {name: rows.clips for name, rows in alone.splits.items()} == {
+        name: rows.clips for name, rows in data.splits.items()
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
 
 
@@ -28,7 +29,7 @@ class Transform(nn.Module):
         """`(B,)` on the device of `x`: uniform in low..high, and `neutral` where a sample stays as it is."""
         values = torch.empty(len(x)).uniform_(low, high)
         chosen = torch.rand(len(x)) < self.p
-        return torch.where(chosen, values, neutral).to(x.device)
+        return sent(torch.where(chosen, values, neutral), x.device)
 
 
 def check_range(owner: nn.Module, name: str, low: float, high: float) -> None:
@@ -46,5 +47,5 @@ def within(lengths: Tensor, size: int) -> Tensor:
 
 def random_below(limits: Tensor) -> Tensor:
     """For each limit an integer drawn uniformly from 0 to limit - 1 (0 where the limit is 0)."""
-    numbers = (torch.rand(limits.shape).to(limits.device) * limits).long()
+    numbers = (sent(torch.rand(limits.shape), limits.device) * limits).long()
     return torch.minimum(numbers, limits - 1).clamp(min=0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_audio.augment.base import Transform, check_range, random_below, within
+from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
 
 KINDS = ("linear", "step")
@@ -84,7 +85,7 @@ class FilterAugment(Transform):
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         bins, frames = x.shape[-2:]
         chosen = self.draw(x, 1.0, 1.0, neutral=0.0)
-        gain_db = (self._gains(len(x), bins).to(x.device) * chosen[:, None])[..., None]
+        gain_db = (sent(self._gains(len(x), bins), x.device) * chosen[:, None])[..., None]
         inside = within(lengths, frames)[:, None, :]
         return x + _over_channels(gain_db * inside, x), lengths
 

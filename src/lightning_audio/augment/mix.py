@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
 
 MODES = ("between_class", "power", "mixup")
@@ -45,10 +46,10 @@ class Mix(nn.Module):
         partner = self._partner(targets)
         ratio = torch.distributions.Beta(self.alpha, self.alpha).sample((len(x),))
         mixed = torch.rand(len(x)) < self.p
-        ratio = torch.where(mixed, ratio, 1.0).to(x.device)[:, None]
+        ratio = sent(torch.where(mixed, ratio, 1.0), x.device)[:, None]
         own, other = self._weights(x, partner, ratio)
         longest = torch.maximum(lengths, lengths[partner])
-        lengths = torch.where(mixed.to(x.device), longest, lengths)
+        lengths = torch.where(sent(mixed, x.device), longest, lengths)
         targets = ratio * targets + (1 - ratio) * targets[partner]
         return torch.addcmul(x * own, x[partner], other), lengths, targets
 
@@ -58,7 +59,7 @@ class Mix(nn.Module):
         order = torch.randperm(len(targets), device="cpu")
         partner = torch.empty_like(order)
         partner[order] = order.roll(1)  # along one circle through all clips: nobody meets himself
-        return partner.to(targets.device)
+        return sent(partner, targets.device)
 
     def _weights(self, x: Tensor, partner: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
         if self.mode == "mixup":
@@ -74,7 +75,7 @@ class Mix(nn.Module):
 def partner_of_other_class(targets: Tensor) -> Tensor:
     """For each of `targets` `(B, C)` a random sample that shares no label, or any other if there is none."""
     count = len(targets)
-    score = torch.rand(count, count).to(targets.device)  # in 0..1, so that adding 1 outranks every draw
+    score = sent(torch.rand(count, count), targets.device)  # in 0..1, so that adding 1 outranks every draw
     score += targets @ targets.T == 0
     score -= torch.eye(count, device=targets.device)
     return score.argmax(1)

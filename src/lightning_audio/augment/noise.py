@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_audio.augment.base import Transform, check_range, random_below, within
-from lightning_audio.data.batch import samples_to_float
+from lightning_audio.data.batch import samples_to_float, sent
 from lightning_audio.data.decode import audio_files, decode
 from lightning_audio.errors import UserError
 
@@ -118,7 +118,7 @@ def recorded_noise(x: Tensor, recordings: list[Path], sample_rate: int, share: f
     sources = [source[: max(round(share * len(source)), 1)] for source in sources]
     starts = random_below(torch.tensor([len(source) for source in sources])).tolist()
     stretches = [_looped(*pair, x.shape[1]) for pair in zip(sources, starts, strict=True)]
-    return samples_to_float(torch.stack(stretches).to(x.device))
+    return samples_to_float(sent(torch.stack(stretches), x.device))
 
 
 def coloured_noise(like: Tensor, exponent: float) -> Tensor:

@@ -145,7 +145,8 @@ class WaveStore:
         lengths = self.lengths[rows]
         if isinstance(self._samples, Tensor):
             shortest, longest = (int(length) for length in lengths.aminmax())
-            offsets, lengths = (values[sent(rows, self.device)] for values in self._index_on_device)
+            there = sent(rows, self.device)
+            offsets, lengths = (values[there] for values in self._index_on_device)
             return gather_on_device(self._samples, offsets, lengths, longest, ragged=shortest < longest)
         return gather_in_memory(self._samples, self._offsets[rows], lengths)
 
