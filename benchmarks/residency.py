@@ -82,8 +82,10 @@ class Opened(Words):
 class FromFiles(AudioDataModule):
     """What one writes without a store: workers decode the files of a batch, in every epoch anew."""
 
-    def loader(self, split: str, shuffle: bool = False, batch_size: int | None = None) -> BatchLoader:
-        loader = super().loader(split, shuffle, batch_size)
+    def loader(
+        self, split: str, shuffle: bool = False, batch_size: int | None = None, features: bool = False
+    ) -> BatchLoader:
+        loader = super().loader(split, shuffle, batch_size, features)
         clips = loader.dataset
 
         def decoded(positions: Sequence[int]) -> Batch:

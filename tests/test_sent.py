@@ -23,8 +23,8 @@ from conftest import sine, write_wav
 from omegaconf import OmegaConf
 
 from lightning_audio import build, evaluate, predict
-from lightning_audio.callbacks import AtomicCheckpointIO
 from lightning_audio.checkpoint import load
+from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.data.clip import Clip, problems
 from lightning_audio.errors import UserError, end_on, ends_in_one_sentence, printable
 from lightning_audio.runs import load_config

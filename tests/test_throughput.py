@@ -13,6 +13,7 @@ from conftest import TINY
 from omegaconf import OmegaConf
 
 from lightning_audio import callbacks
+from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.config import compose_config
 from lightning_audio.data import sampling
 from lightning_audio.data.module import ClipSet
@@ -24,7 +25,7 @@ EPOCHS, STEPS = 2, 4  # 60 training clips in batches of 16
 ORDER, GATHER, STEP, AVERAGE, VALIDATION, SAVE = 7, 3, 5, 11, 100, 1000
 
 
-CLOCK = SimpleNamespace(now=0.0, perf_counter=lambda: CLOCK.now)
+CLOCK: Any = SimpleNamespace(now=0.0, perf_counter=lambda: CLOCK.now)
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     slow(AudioTask, "training_step", STEP)
     slow(callbacks.EMA, "on_train_batch_end", AVERAGE)
     slow(AudioTask, "validation_step", VALIDATION)
-    slow(callbacks.AtomicCheckpointIO, "save_checkpoint", SAVE)
+    slow(AtomicCheckpointIO, "save_checkpoint", SAVE)
 
 
 @pytest.mark.parametrize("every", [STEPS, STEPS // 2])  # validation at the end of an epoch, and within it too
