@@ -125,6 +125,7 @@ def test_a_signal_that_nobody_waits_for_interrupts() -> None:
     with pytest.raises(Interrupted) as interrupted, signals.listening():
         os.kill(os.getpid(), signal.SIGTERM)
     assert interrupted.value.signum == signal.SIGTERM
+    assert not signals.received(), "what comes next in this process was not asked to end"
     assert not isinstance(interrupted.value, Exception)
 
 

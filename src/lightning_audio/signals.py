@@ -46,7 +46,7 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
-        _Heard.deferred, _Heard.listener = False, None
+        _Heard.signum, _Heard.deferred, _Heard.listener = None, False, None
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
