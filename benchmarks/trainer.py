@@ -70,7 +70,8 @@ class Bare:
             seed(step)
             task.augment.progress = (number + step / self.steps) / self.epochs
             waveforms, lengths, targets = task.arranged(*task.augmented(batch))
-            loss = task.loss(*task.network(*task.features(waveforms, lengths)), targets)
+            logits, lengths = task.network(*task.features(waveforms, lengths))
+            loss = task.loss(logits, lengths, targets)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -24,7 +24,7 @@ EPOCHS, STEPS = 2, 4  # 60 training clips in batches of 16
 ORDER, GATHER, STEP, AVERAGE, VALIDATION, SAVE = 7, 3, 5, 11, 100, 1000
 
 
-CLOCK = SimpleNamespace(now=0.0, perf_counter=lambda: CLOCK.now)
+CLOCK: Any = SimpleNamespace(now=0.0, perf_counter=lambda: CLOCK.now)
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ class AudioTask(pl.LightningModule):
             batch_size=len(batch),
             sync_dist=True,
         )
-        every = self.trainer.log_every_n_steps
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # when loggers write
             self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], on_step=True)
         return loss
