@@ -91,6 +91,27 @@ def test_chunks_give_what_torchaudio_gives(chunk: int, n_mels: int, monkeypatch:
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("compiling", [True, False])
+def test_chunks_are_for_a_cpu_that_compiles_nothing(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And elsewhere it is torchaudio's way, to the last bit."""
+    log_mel, waveforms, lengths = LogMel(16000), audio(0.3, 16000)[None], torch.tensor([4800])
+    with monkeypatch.context() as patched:
+        patched.setattr(LogMel, "_in_chunks", LogMel._by_torchaudio)
+        expected, _ = log_mel(waveforms, lengths)
+    asked: list[int] = []
+    chunks = LogMel._in_chunks
+
+    def counted(self: LogMel, waveforms: Tensor, spectrogram: Any) -> Tensor:
+        asked.append(len(waveforms))
+        return chunks(self, waveforms, spectrogram)
+
+    monkeypatch.setattr(LogMel, "_in_chunks", counted)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    found, _ = log_mel(waveforms, lengths)
+    assert asked == ([] if compiling else [1])
+    assert torch.equal(found, expected) or not compiling
+
+
 def test_a_checkpoint_holds_windows_and_filters_by_their_old_names() -> None:
     names = {"spectrograms.0.window", "spectrograms.1.window", "mel.fb"}
     assert set(LogMel(16000, win_length=(400, 800)).state_dict()) == names

@@ -100,7 +100,15 @@ def test_several_processes_in_a_multirun_are_refused(logs: Path, capsys: pytest.
 
 def test_two_processes_train_one_run(logs: Path) -> None:
     """Each sees half of every batch of both; the run has one folder, and every test clip is scored once."""
-    command = [sys.executable, "-m", "lightning_audio.train", *TINY, *TWO_PROCESSES, "loader.validation=0.25"]
+    command = [
+        sys.executable,
+        "-m",
+        "lightning_audio",
+        "train",
+        *TINY,
+        *TWO_PROCESSES,
+        "loader.validation=0.25",
+    ]
     # BatchNorm over processes is for GPUs.
     command += ["trainer.sync_batchnorm=false"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
