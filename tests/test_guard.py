@@ -212,7 +212,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
     assert state["AudioDataModule"] == {"reshuffles": [[1, 0, 1]]}
     with (tmp_path / "csv" / "metrics.csv").open() as file:
         steps = [int(line["step"]) for line in csv.DictReader(file) if line["lr"]]
-    assert steps == [*range(2 * STEPS), *range(STEPS, 2 * STEPS)]
+    assert steps == [*range(2 * STEPS)]  # once each: those that came to nothing were taken back
 
 
 KILLED = """

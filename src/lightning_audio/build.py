@@ -52,7 +52,10 @@ ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
         ("lightning_audio", pl.Callback),
         ("pytorch_lightning.callbacks", pl.callbacks.EarlyStopping),
     ),
-    "logger": (("pytorch_lightning.loggers", LOGGERS),),
+    "logger": (
+        ("lightning_audio.loggers", pl.loggers.Logger),
+        ("pytorch_lightning.loggers", LOGGERS),
+    ),
 }
 # The largest whole number in a configuration; hyperparameters are smaller.
 LARGEST = 2**40

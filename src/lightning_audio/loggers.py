@@ -30,8 +30,9 @@ def go_on(running: Iterable[loggers.Logger], step: int, row: Mapping[str, float]
         elif isinstance(logger, loggers.TensorBoardLogger):
             # TensorBoard leaves out what it read before of this step and later ones.
             start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
-            logger.experiment.file_writer.add_event(Event(step=step, file_version="brain.Event:2"))
-            logger.experiment.file_writer.add_event(start)
+            writer = logger.experiment._get_file_writer()  # a new one where the last training has closed it
+            writer.add_event(Event(step=step, file_version="brain.Event:2"))
+            writer.add_event(start)
 
 
 class CSVLogger(loggers.CSVLogger):

@@ -140,38 +140,17 @@ class AudioDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= validation < 1:
-            raise UserError(f"loader.validation={validation} is no share: set it to 0 or a number below 1.")
-        for key, size in {"batch_size": batch_size, "eval_batch_size": eval_batch_size or batch_size}.items():
-            if size < 1:
-                raise UserError(f"loader.{key}={size} leaves batches empty: set it to 1 or more.")
-        if workers < 0 or timeout < 0:
-            raise UserError(
-                f"loader.workers={workers}, timeout={timeout} do not fit: set the number of processes, and "
-                "the seconds to wait for one, to 0 or more."
-            )
-        if workers and store == "device":
-            raise UserError(
-                f"loader.store=device gathers batches on the device, where the {workers} processes of "
-                "loader.workers can't: set loader.workers=0, or another loader.store."
-            )
         self.corpus, self.encoding = corpus, targets
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.batch_size, self.eval_batch_size = (
+            batch_size,
+            batch_size if eval_batch_size is None else eval_batch_size,
+        )
         self.validation, self.where, self.features = validation, store, features
         self.workers, self.timeout = workers, timeout
-        for key, seconds in {"batch_seconds": batch_seconds, "longest": longest}.items():
-            if seconds is not None and seconds <= 0:
-                raise UserError(f"loader.{key}={seconds} is no duration: set it above 0, or to null.")
-        if jitter < 0 or shortest_first < 0 or outliers not in ("refuse", "drop"):
-            raise UserError(
-                f"loader.jitter={jitter}, shortest_first={shortest_first}, outliers={outliers} do not fit: "
-                "set the first two to 0 or more, and outliers to refuse or drop."
-            )
-        if not 0 <= bad_files <= 1:
-            raise UserError(f"loader.bad_files={bad_files} is no share of the clips: set it to 0 up to 1.")
         self.balance, self.seed, self.bad_files = balance, seed, bad_files
         self.batch_seconds, self.jitter, self.shortest_first = batch_seconds, jitter, shortest_first
         self.longest, self.outliers = longest, outliers
+        refuse_unfit(self)
         self.splits: dict[str, ClipSet] = {}
         self._prepared: tuple[list[Clip], WaveStore] | None = None
         self.featured: dict[str, ClipSet] = {}
@@ -371,3 +350,33 @@ class AudioDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> BatchLoader:
         return self.loader("test")
+
+
+def refuse_unfit(data: AudioDataModule) -> None:
+    """Raises UserError where an option of the loader is out of its range, or does not go with another."""
+    if not 0 <= data.validation < 1:
+        raise UserError(f"loader.validation={data.validation} is no share: set it to 0 or a number below 1.")
+    for key in ("batch_size", "eval_batch_size"):
+        if getattr(data, key) < 1:
+            raise UserError(f"loader.{key}={getattr(data, key)} leaves batches empty: set it to 1 or more.")
+    if data.workers < 0 or data.timeout < 0:
+        raise UserError(
+            f"loader.workers={data.workers}, timeout={data.timeout} do not fit: set the number of processes, "
+            "and the seconds to wait for one, to 0 or more."
+        )
+    if data.workers and data.where == "device":
+        raise UserError(
+            f"loader.store=device gathers batches on the device, where the {data.workers} processes of "
+            "loader.workers can't: set loader.workers=0, or another loader.store."
+        )
+    for key in ("batch_seconds", "longest"):
+        seconds = getattr(data, key)
+        if seconds is not None and seconds <= 0:
+            raise UserError(f"loader.{key}={seconds} is no duration: set it above 0, or to null.")
+    if data.jitter < 0 or data.shortest_first < 0 or data.outliers not in ("refuse", "drop"):
+        raise UserError(
+            f"loader.jitter={data.jitter}, shortest_first={data.shortest_first}, outliers={data.outliers} do "
+            "not fit: set the first two to 0 or more, and outliers to refuse or drop."
+        )
+    if not 0 <= data.bad_files <= 1:
+        raise UserError(f"loader.bad_files={data.bad_files} is no share of the clips: set it to 0 up to 1.")
