@@ -170,8 +170,8 @@ def _key(clips: Sequence[Clip], sample_rate: int) -> str:
     digest = hashlib.sha256(f"store {STORE_VERSION}, {DECODER}, {sample_rate} Hz\n".encode())
     digest.update(json.dumps([[clip.id for clip in clips], paths]).encode())
     for column in times:
-        digest.update(np.array(column, dtype="<f8"))  # None becomes NaN
-    digest.update(np.fromiter(files, dtype="<i8", count=2 * len(clips)))
+        digest.update(np.array(column, dtype="<f8").data)  # None becomes NaN
+    digest.update(np.fromiter(files, dtype="<i8", count=2 * len(clips)).data)
     return digest.hexdigest()[:16]
 
 
