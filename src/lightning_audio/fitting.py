@@ -15,10 +15,15 @@ from lightning_audio.tasks.base import AudioTask
 
 
 def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint: Path | None) -> None:
-    """Trains, from a checkpoint on where there is one."""
+    """Trains, from a checkpoint on where there is one; a KeyboardInterrupt stays what it is."""
     if checkpoint:
         read(checkpoint)  # what is none ends in a sentence, before Lightning meets it
-    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns it into an exit without a word
+            raise KeyboardInterrupt("go on with resume=latest") from None
+        raise
 
 
 def fit_guarded(cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> pl.Trainer:
