@@ -12,6 +12,7 @@ from timing import arguments, interleaved, report
 from torch import Tensor, nn
 
 from lightning_audio.frontend import LogMel
+from lightning_audio.train import keep_freed_memory
 
 SECONDS = 5
 # By sample rate in Hz: that of the experiments on ESC-10, and that of many large models of everyday sounds.
@@ -58,6 +59,7 @@ def compare(sample_rate: int, clips: int, repeats: int) -> None:
 
 def main() -> None:
     options = arguments(__doc__ or "", repeats=15)
+    keep_freed_memory()  # as every run does
     for number, sample_rate in enumerate(SIZES):
         print(end="\n" if number else "")
         compare(sample_rate, 8 if options.quick else 32, options.repeats)
