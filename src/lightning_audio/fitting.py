@@ -26,8 +26,11 @@ def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint:
         raise
 
 
-def fit_guarded(cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> pl.Trainer:
-    """Trains to the end; where training diverges, goes back to the last checkpoint, or else to the start.
+def fit_guarded(
+    cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, last: Path | None
+) -> pl.Trainer:
+    """Trains to the end, from the checkpoint `last` on where there is one; where training diverges, goes back
+    to the newest checkpoint, or else to the start.
 
     Returns:
         The trainer that came to the end: a state that has gone astray is left behind with its own trainer.
@@ -36,7 +39,6 @@ def fit_guarded(cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: Aud
         UserError: training has diverged too often, or all checkpoints are damaged.
     """
     run_folder = Path(cfg.run_folder)
-    last = checkpoint_files.to_resume(run_folder / "checkpoints")
     start = copy.deepcopy(task.state_dict()) if last is None else None
     while True:
         try:

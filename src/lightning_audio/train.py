@@ -120,14 +120,15 @@ def _train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     checkpoint_files.refuse_too_little_space(folder, size, best=data.has_validation)
     keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
     slurm.note(run_folder)
-    if checkpoint_files.to_resume(folder) is None:
+    last = checkpoint_files.to_resume(folder)
+    if last is None:
         fit_normalizer(task, data)
     parameters = sum(p.numel() for p in task.network.parameters())
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
     )
     tell_unread(data, run_folder)
-    trainer = fit_guarded(cfg, trainer, task, data)
+    trainer = fit_guarded(cfg, trainer, task, data, last)
     tested = use_best(run_folder, task)
     scores = validate(trainer, task, data)
     if cfg.test:
