@@ -177,8 +177,9 @@ def of_full_length(data: AudioDataModule, most: int) -> ClipSet:
     """Training clips of 5 s, as nearly all are: none has to be padded."""
     clips = data.splits["train"]
     frames = clips.store.lengths[clips.rows] // SIZES["hop_length"] + 1
-    whole = [clip for clip, count in zip(clips.clips, frames.tolist(), strict=True) if count == FRAMES]
-    return ClipSet(whole[:most], data.store, data.targets)
+    whole = (frames == FRAMES).nonzero().flatten()[:most]
+    chosen = [clips.clips[position] for position in whole.tolist()]
+    return ClipSet(chosen, clips.rows[whole].tolist(), data.store, data.targets)
 
 
 def contenders_for(clips: ClipSet, folder: Path) -> dict[str, Epoch]:

@@ -16,7 +16,7 @@ from typing import Any
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.once import write_file
 
-VERSION = 1  # of what a manifest means and how its columns are written: an older table is not read
+VERSION = 2  # of what a manifest means and how its columns are written: an older table is not read
 WORTH_IT = 2**20  # bytes of manifests; smaller ones are read in a moment
 
 _log = logging.getLogger(__name__)
@@ -44,12 +44,16 @@ def remembered(
 
 
 def write_columns(clips: Sequence[Clip], path: Path) -> None:
-    """Each column as its different values and their numbers in the rows; whole, or not there."""
+    """Each column as its different values and their numbers in the rows; whole, or not there.
+
+    One without repeats has no numbers: its values are those of the rows.
+    """
     columns = {}
     for field in fields(Clip):
         column = [getattr(clip, field.name) for clip in clips]
         numbers = {value: number for number, value in enumerate(dict.fromkeys(column))}
-        columns[field.name] = [[*numbers], [numbers[value] for value in column]]
+        repeats = len(numbers) < len(column)
+        columns[field.name] = [[*numbers], [numbers[value] for value in column] if repeats else None]
     unfinished = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         write_file(unfinished, [json.dumps(columns).encode()])
@@ -73,13 +77,14 @@ def _clips(columns: Mapping[str, Sequence[Any]]) -> list[Clip]:
     collecting = gc.isenabled()
     gc.disable()  # it would look through the growing list again and again, and find no rubbish
     try:
-        clips = [object.__new__(Clip) for _ in columns["id"][1]]
+        clips = [object.__new__(Clip) for _ in columns["id"][0]]
         for field in fields(Clip):
             values, numbers = columns[field.name]
-            if len(numbers) != len(clips):
-                raise ValueError(f"the column {field.name} has {len(numbers)} rows of {len(clips)}")
+            column = values if numbers is None else [values[number] for number in numbers]
+            if len(column) != len(clips):
+                raise ValueError(f"the column {field.name} has {len(column)} rows of {len(clips)}")
             fill = vars(Clip)[field.name].__set__  # past the dataclass, which is frozen
-            deque(map(fill, clips, map(values.__getitem__, numbers)), maxlen=0)
+            deque(map(fill, clips, column), maxlen=0)
         return clips
     finally:
         if collecting:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.buckets import DurationSampler
-from lightning_audio.data.clip import Clip, hold_out, refuse_leaks, validated
+from lightning_audio.data.clip import SPLITS, Clip, hold_out, refuse_leaks, validated
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.features import FeatureStore, FrontEnd
 from lightning_audio.data.quarantine import QUARANTINE, named
@@ -30,13 +30,19 @@ class ClipSet(Dataset):
     """The clips of one split; indexed by a list of positions it gathers a whole Batch at once.
 
     With `features`, those of all clips of the store, batches hold them in place of waveforms.
+
+    Args:
+        clips: of the split.
+        rows: where each of them stands in the store.
+        store: of all clips.
+        targets: the encoding of the answers.
     """
 
-    def __init__(self, clips: Sequence[Clip], store: WaveStore, targets: Targets) -> None:
+    def __init__(self, clips: Sequence[Clip], rows: Sequence[int], store: WaveStore, targets: Targets) -> None:
         self.clips, self.store, self.targets = tuple(clips), store, targets
         self.features: FeatureStore | None = None
         self.encoded = targets.encode(self.clips)
-        self.rows = store.rows(self.clips)
+        self.rows = torch.tensor(rows, dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -183,32 +189,38 @@ class AudioDataModule(pl.LightningDataModule):
         self.labels = self.targets.labels
         self.store = self._open_store(clips, "disk" if self.features else self.where, store)
         self._prepared = None
-        clips = self._without_outliers(self._without_unread(clips))
-        for split in ("train", "val", "test"):
-            rows = [clip for clip in clips if clip.split == split]
+        clips = self._without_unread(clips)  # the store's now, in the order of its rows
+        outliers = self._outliers(clips)
+        for split in SPLITS:
+            rows = [row for row, clip in enumerate(clips) if clip.split == split]
+            if split == "train" and outliers:
+                rows = [row for row in rows if row not in outliers]
             if not rows and split != "val":
                 raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
-            self.splits[split] = ClipSet(rows, self.store, self.targets)
+            self.splits[split] = ClipSet([clips[row] for row in rows], rows, self.store, self.targets)
 
     def _without_unread(self, clips: list[Clip]) -> list[Clip]:
         """Behind the check for leaks and the draw of validation clips: a mended file changes neither."""
         unread = {row.id for row in self.store.unread}
+        if not unread:
+            return clips
         self.unread = Counter(clip.split for clip in clips if clip.id in unread and clip.split)
         return [clip for clip in clips if clip.id not in unread]
 
-    def _without_outliers(self, clips: list[Clip]) -> list[Clip]:
+    def _outliers(self, clips: list[Clip]) -> set[int]:
+        """The rows of the training clips that are too long to be learned from; named, and dropped."""
         if self.longest is None:
-            return clips
-        most = self.longest * self.sample_rate
-        out = {c.id for c in clips if c.split == "train" and self.store.lengths[self.store.row(c.id)] > most}
+            return set()
+        long = (self.store.lengths > self.longest * self.sample_rate).nonzero().flatten().tolist()
+        out = [row for row in long if clips[row].split == "train"]
         if not out:
-            return clips
+            return set()
         named = f"{len(out)} training clips are longer than loader.longest={self.longest:g} s, such as "
-        named += ", ".join(sorted(out)[:5])
+        named += ", ".join(clips[row].id for row in out[:5])
         if self.outliers == "refuse":
             raise UserError(f"{named}: cut them, raise loader.longest, or set loader.outliers=drop.")
         self.dropped = f"; {named}: dropped"
-        return [clip for clip in clips if clip.id not in out]
+        return set(out)
 
     def _open_store(self, clips: Sequence[Clip], where: str, opened: WaveStore | None = None) -> WaveStore:
         device = self._device(where)

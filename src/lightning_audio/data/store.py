@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,7 +86,7 @@ class WaveStore:
                 cache cannot be written to or is full; `where` is none of WHERE.
         """
         residence(where, 0)
-        clips = sorted(clips, key=lambda clip: clip.id)
+        clips = sorted(clips, key=attrgetter("id"))
         folder = folder_of(clips, sample_rate, cache)
         if read_index(folder) is None:
             _build_once(clips, sample_rate, folder)
@@ -122,11 +123,6 @@ class WaveStore:
     def row(self, clip_id: str) -> int:
         """The row of a clip."""
         return self._rows[clip_id]
-
-    def rows(self, clips: Iterable[Clip]) -> Tensor:
-        """The rows of many clips, `(N,)` int64."""
-        rows = self._rows
-        return torch.tensor([rows[clip.id] for clip in clips], dtype=torch.int64)
 
     def move(self, device: torch.device) -> None:
         """Samples that live on a device go to this one; others stay where they are."""

@@ -66,13 +66,15 @@ class ClassIndex(Targets):
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
         """Raises UserError for a clip without exactly one known label."""
-        for clip in clips:
-            if len(clip.labels) != 1 or clip.labels[0] not in self.index:
-                raise UserError(
-                    f"Clip {clip.id!r} has the labels {list(clip.labels)}, but this task takes exactly one "
-                    f"of the {len(self.labels)} labels of the corpus: mend its row."
-                )
-        return torch.tensor([self.index[clip.labels[0]] for clip in clips], dtype=torch.int64)
+        index = {(label,): number for label, number in self.index.items()}
+        try:
+            return torch.tensor([index[clip.labels] for clip in clips], dtype=torch.int64)
+        except KeyError:
+            clip = next(clip for clip in clips if clip.labels not in index)
+            raise UserError(
+                f"Clip {clip.id!r} has the labels {list(clip.labels)}, but this task takes exactly one "
+                f"of the {len(self.labels)} labels of the corpus: mend its row."
+            ) from None
 
 
 class MultiHot(Targets):
