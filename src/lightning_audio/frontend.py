@@ -25,6 +25,7 @@ from lightning_audio.errors import UserError
 AMIN = 1e-10  # power below which decibels are cut, as in librosa.power_to_db
 CHUNK = 2**19  # samples of windowed frames worked on at once: 2 MB, which stay near the core
 MOST_MELS, LARGEST_FILTERS = 2**13, 2**27  # bands; numbers in all filters together, half a gigabyte
+NORMALIZERS = ("corpus", "bin", "clip", "clip_bin", "none")
 BANDS = 32  # mel bands multiplied at once: few, so that most of the filters' zeros are left out
 
 
@@ -221,7 +222,8 @@ class Normalize(nn.Module):
     Args:
         shape: `(channels, features per frame)` of the front end.
         by: `corpus`: one mean and deviation for each channel, over the training clips; `bin`: one for each
-            feature; `clip`: every clip by its own; `none`.
+            feature; `clip`: every clip by its own; `clip_bin`: every feature of every clip by its own, which
+            takes away what a microphone and a room colour (for speech: CMVN by utterance); `none`.
     """
 
     mean: Tensor
@@ -229,9 +231,9 @@ class Normalize(nn.Module):
 
     def __init__(self, shape: tuple[int, int], by: str = "corpus") -> None:
         super().__init__()
-        if by not in ("corpus", "bin", "clip", "none"):
-            raise UserError(f"normalize.by={by} is unknown: set it to corpus, bin, clip or none.")
-        self.by = by
+        if by not in NORMALIZERS:
+            raise UserError(f"normalize.by={by} is unknown: set it to one of {', '.join(NORMALIZERS)}.")
+        self.by, self.per_clip = by, by.startswith("clip")
         sizes = (shape[0], shape[1] if by == "bin" else 1, 1)
         self.register_buffer("mean", torch.zeros(sizes if shape[0] > 1 else sizes[1:]))
         self.register_buffer("std", torch.ones_like(self.mean))
@@ -260,15 +262,18 @@ class Normalize(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if self.by == "none":
             return mask_frames(features, lengths), lengths
-        mean, std = (self.mean, self.std) if self.by != "clip" else clip_statistics(features, lengths)
+        mean, std = self.mean, self.std
+        if self.per_clip:
+            mean, std = clip_statistics(features, lengths, by_bin=self.by == "clip_bin")
         return mask_frames((features - mean) / std, lengths), lengths
 
 
-def clip_statistics(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of every clip (and channel) over its own frames, shaped to broadcast."""
-    count = (lengths * features.shape[-2]).view(-1, *[1] * (features.dim() - 1))
-    mean = mask_frames(features, lengths).sum((-2, -1), keepdim=True) / count
-    deviation = mask_frames(features - mean, lengths).square().sum((-2, -1), keepdim=True) / count
+def clip_statistics(features: Tensor, lengths: Tensor, by_bin: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every clip (and channel, and bin) over its own frames, shaped to broadcast."""
+    over, values = ((-1,), 1) if by_bin else ((-2, -1), features.shape[-2])
+    count = (lengths * values).view(-1, *[1] * (features.dim() - 1))
+    mean = mask_frames(features, lengths).sum(over, keepdim=True) / count
+    deviation = mask_frames(features - mean, lengths).square().sum(over, keepdim=True) / count
     return mean, deviation.clamp(min=1e-8).sqrt()
 
 

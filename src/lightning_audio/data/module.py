@@ -38,7 +38,9 @@ class ClipSet(Dataset):
         targets: the encoding of the answers.
     """
 
-    def __init__(self, clips: Sequence[Clip], rows: Sequence[int], store: WaveStore, targets: Targets) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], rows: Sequence[int], store: WaveStore, targets: Targets
+    ) -> None:
         self.clips, self.store, self.targets = tuple(clips), store, targets
         self.features: FeatureStore | None = None
         self.encoded = targets.encode(self.clips)

@@ -124,10 +124,10 @@ def streaming_frontend(task: AudioTask) -> StreamingFrontEnd:
             f"frontend.top_db={frontend.top_db:g} measures from the loudest moment of the whole recording, "
             "which a stream does not know: train with frontend.top_db=null."
         )
-    if task.normalize.by == "clip":
+    if task.normalize.per_clip:
         raise UserError(
-            "normalize=clip measures the whole recording, which a stream does not know: train with "
-            "normalize=corpus."
+            f"normalize={task.normalize.by} measures the whole recording, which a stream does not know: "
+            "train with normalize=corpus."
         )
     return cast(StreamingFrontEnd, frontend)
 
