@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -58,11 +60,20 @@ def test_a_table_without_rows(tmp_path: Path) -> None:
     assert read_columns(tmp_path / "none.json") == []
 
 
+def packed(*numbers: int) -> str:
+    return base64.b64encode(struct.pack(f"<{len(numbers)}I", *numbers)).decode()
+
+
+FOLDS = f'"fold": [[null, 3, 0], "{packed(0, 1, 2, 0)}"]'
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"fold": [[null, 3, 0], [0, 1, 2, 0]]', '"fold": [[null, 3, 0], [0, 1, 2]]'),  # a row is missing
-        ('"fold": [[null, 3, 0], [0, 1, 2, 0]]', '"fold": [[null, 3, 0], [0, 1, 9, 0]]'),  # there is no ninth
+        (FOLDS, f'"fold": [[null, 3, 0], "{packed(0, 1, 2)}"]'),  # a row is missing
+        (FOLDS, f'"fold": [[null, 3, 0], "{packed(0, 1, 9, 0)}"]'),  # there is no ninth
+        (FOLDS, '"fold": [[null, 3, 0], null]'),  # three values of four rows
+        (FOLDS, '"fold": [[null, 3, 0], "AAA"]'),  # no base64
         ('"fold"', '"fault"'),
         ("}", ""),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import hashlib
 import json
@@ -13,10 +14,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.once import write_file
 
 VERSION = 2  # of what a manifest means and how its columns are written: an older table is not read
+NUMBER = "<u4"  # of a value of a column
 WORTH_IT = 2**20  # bytes of manifests; smaller ones are read in a moment
 
 _log = logging.getLogger(__name__)
@@ -46,14 +50,14 @@ def remembered(
 def write_columns(clips: Sequence[Clip], path: Path) -> None:
     """Each column as its different values and their numbers in the rows; whole, or not there.
 
-    One without repeats has no numbers: its values are those of the rows.
+    One without repeats has no numbers, its values are those of the rows; nor has one with a single value.
     """
     columns = {}
     for field in fields(Clip):
         column = [getattr(clip, field.name) for clip in clips]
         numbers = {value: number for number, value in enumerate(dict.fromkeys(column))}
-        repeats = len(numbers) < len(column)
-        columns[field.name] = [[*numbers], [numbers[value] for value in column] if repeats else None]
+        plain = len(numbers) in (1, len(column))
+        columns[field.name] = [[*numbers], None if plain else _packed([numbers[value] for value in column])]
     unfinished = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         write_file(unfinished, [json.dumps(columns).encode()])
@@ -79,8 +83,7 @@ def _clips(columns: Mapping[str, Sequence[Any]]) -> list[Clip]:
     try:
         clips = [object.__new__(Clip) for _ in columns["id"][0]]
         for field in fields(Clip):
-            values, numbers = columns[field.name]
-            column = values if numbers is None else [values[number] for number in numbers]
+            column = _unpacked(*columns[field.name], len(clips))
             if len(column) != len(clips):
                 raise ValueError(f"the column {field.name} has {len(column)} rows of {len(clips)}")
             fill = vars(Clip)[field.name].__set__  # past the dataclass, which is frozen
@@ -89,6 +92,19 @@ def _clips(columns: Mapping[str, Sequence[Any]]) -> list[Clip]:
     finally:
         if collecting:
             gc.enable()
+
+
+def _packed(numbers: Sequence[int]) -> str:
+    """Numbers from 0 on as text that is read many times faster than a list in JSON."""
+    return base64.b64encode(np.array(numbers, dtype=NUMBER).tobytes()).decode()
+
+
+def _unpacked(values: Sequence[Any], packed: str | None, rows: int) -> Sequence[Any]:
+    """The value of each row."""
+    if packed is None:
+        return [*values] * rows if len(values) == 1 else values
+    numbers = np.frombuffer(base64.b64decode(packed), dtype=NUMBER).tolist()
+    return [values[number] for number in numbers]
 
 
 def _key(files: Sequence[Path], options: Sequence[Any]) -> str:

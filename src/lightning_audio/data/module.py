@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,7 @@ class AudioDataModule(pl.LightningDataModule):
         clips, store = self._prepared or (clips_of(self.corpus), None)
         clips = with_validation(clips, self.validation, self.seed)
         refuse_leaks(clips)
-        labels = self.corpus.labels or tuple(sorted({label for clip in clips for label in clip.labels}))
+        labels = self.corpus.labels or tuple(sorted(set().union(*set(map(attrgetter("labels"), clips)))))
         self.targets = self.encoding(labels, clips)
         self.labels = self.targets.labels
         self.store = self._open_store(clips, "disk" if self.features else self.where, store)

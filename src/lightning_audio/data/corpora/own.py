@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from operator import attrgetter
 
 from lightning_audio.data.clip import Clip, hold_out, into_folds, split_by_fold
 from lightning_audio.data.corpora.base import Corpus
@@ -105,8 +106,8 @@ class OwnRecordings(Corpus):
 
 
 def _refuse_partial(clips: Sequence[Clip], field: str) -> None:
-    without = [clip.id for clip in clips if getattr(clip, field) is None]
-    if without:
+    if None in set(map(attrgetter(field), clips)):
+        without = [clip.id for clip in clips if getattr(clip, field) is None]
         raise UserError(
             f"{len(without)} of {len(clips)} clips have no {field}, such as {', '.join(without[:3])}: give "
             f"all of them a {field}, or none."
