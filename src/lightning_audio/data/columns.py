@@ -83,7 +83,8 @@ def _clips(columns: Mapping[str, Sequence[Any]]) -> list[Clip]:
     try:
         clips = [object.__new__(Clip) for _ in columns["id"][0]]
         for field in fields(Clip):
-            column = _unpacked(*columns[field.name], len(clips))
+            values, packed = columns[field.name]
+            column = _unpacked(values, packed, len(clips))
             if len(column) != len(clips):
                 raise ValueError(f"the column {field.name} has {len(column)} rows of {len(clips)}")
             fill = vars(Clip)[field.name].__set__  # past the dataclass, which is frozen

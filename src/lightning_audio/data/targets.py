@@ -66,7 +66,7 @@ class ClassIndex(Targets):
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
         """Raises UserError for a clip without exactly one known label."""
-        index = {(label,): number for label, number in self.index.items()}
+        index: dict[tuple[str, ...], int] = {(label,): number for label, number in self.index.items()}
         try:
             return torch.tensor([index[clip.labels] for clip in clips], dtype=torch.int64)
         except KeyError:
