@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import TINY
 
-from lightning_audio import folds
+from lightning_audio import evaluate, folds
 from lightning_audio import train as program
 from lightning_audio.errors import UserError
 
@@ -84,6 +84,21 @@ def test_pooled_scores_are_those_of_all_predictions(validated: tuple[Path, dict[
     assert sum(map(sum, result["confusion"])) == 50
     assert sum(result["confusion"][i][i] for i in range(10)) == hits
     assert [sum(row) for row in result["confusion"]] == [5] * 10
+
+
+def test_all_folds_are_scored_again_at_once(
+    validated: tuple[Path, dict[int, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = validated
+    before = (folder / "folds.json").read_bytes()
+    evaluate.main([str(folder), "--output", str(tmp_path / "again")])
+    assert capsys.readouterr().out.count("The same numbers as when it was trained.") == 5
+    again, trained = json.loads((tmp_path / "again" / "folds.json").read_text()), json.loads(before)
+    names = [name for name in trained["mean"] if name.startswith("test/")]
+    assert names
+    assert {name: again["mean"][name] for name in names} == {name: trained["mean"][name] for name in names}
+    assert (again["pooled"], again["confusion"]) == (trained["pooled"], trained["confusion"])
+    assert (folder / "folds.json").read_bytes() == before
 
 
 def test_a_fold_that_fails_ends_without_a_result(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def usage_of(name: str) -> str:
 
 def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("evaluate")
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, help="run folder, or the folder of all folds")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE: what is other than in training")
     parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
     _add_allow(parser)

@@ -2,6 +2,7 @@
 
 python -m lightning_audio.evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere ...]
 python -m lightning_audio.evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
+python -m lightning_audio.evaluate logs/digits_bilstm/2026-..._sweep --lm lm.arpa --lexicon words.txt --unit words
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from lightning_audio import build, command_line, runs
+from lightning_audio import build, command_line, runs, sweeps
 from lightning_audio.checkpoint import find_checkpoint, load
 from lightning_audio.decoders import decoder_of, tuned
 from lightning_audio.errors import UserError, ends_in_one_sentence
-from lightning_audio.results import METRICS, Score, read_metrics, write_metrics
+from lightning_audio.reports import print_fold_report, summarise_folds, write_fold_report
+from lightning_audio.results import METRICS, Score, read_metrics, read_run, write_metrics
 from lightning_audio.train import print_run, quiet, tell_unread, test
 
 
@@ -24,7 +26,31 @@ from lightning_audio.train import print_run, quiet, tell_unread, test
 def main(argv: Sequence[str] | None = None) -> None:
     options = command_line.evaluate(argv)
     output = options.output or options.run / "evaluation"
-    evaluate(options.run, options.overrides, output, options, options.allow)
+    run = evaluate_folds if sweeps.run_folders(options.run) else evaluate
+    run(options.run, options.overrides, output, options, options.allow)
+
+
+def evaluate_folds(
+    folder: Path,
+    overrides: Sequence[str],
+    output: Path,
+    decoding: argparse.Namespace | None = None,
+    allow: Sequence[str] = (),
+) -> None:
+    """`evaluate` of every run of a cross-validation, each to a folder of its name in `output`; then the mean
+    and the pooled scores as `folds` gives them.
+
+    Raises:
+        UserError: as of `evaluate`, or the runs are not those of all folds.
+    """
+    found = []
+    for run_folder in sweeps.run_folders(folder):
+        evaluate(run_folder, overrides, output / run_folder.name, decoding, allow)
+        found.append(read_run(output / run_folder.name))
+    summary = summarise_folds(found)
+    write_fold_report(output, summary)
+    print_fold_report(summary)
+    print(f"Folder: {output}")
 
 
 def evaluate(
