@@ -2,7 +2,7 @@
 
 python -m lightning_audio.evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere ...]
 python -m lightning_audio.evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
-python -m lightning_audio.evaluate logs/digits_bilstm/2026-..._sweep --lm lm.arpa --lexicon words.txt --unit words
+python -m lightning_audio.evaluate logs/digits_bilstm/2026-..._sweep --lm lm.arpa
 """
 
 from __future__ import annotations
