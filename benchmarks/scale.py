@@ -30,7 +30,7 @@ from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.store import WaveStore, folder_of
 from lightning_audio.data.targets import ClassIndex
 from lightning_audio.tables import markdown_table
-from lightning_audio.train import quiet
+from lightning_audio.train import keep_freed_memory, quiet
 
 SAMPLE_RATE = 8000
 SECONDS = 1.0
@@ -110,6 +110,7 @@ def epochs(root: str, count: int, times: int) -> dict[str, float]:
     Small epochs are repeated so many times: the clock and the machine disturb each size alike.
     """
     quiet()
+    keep_freed_memory()  # as every run does
     before = memory()
     overrides = ["data=demo", "augment=none", "network=cnn2d", "network.widths=[4]", "normalize=none"]
     cfg = config.compose_config([*overrides, "frontend.n_mels=16", f"data.sample_rate={SAMPLE_RATE}"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_audio.augment import Augment
 from lightning_audio.augment.base import within
-from lightning_audio.augment.features import FilterAugment, FrequencyWarp, SpecAugment
+from lightning_audio.augment.features import FilterAugment, SpecAugment
 from lightning_audio.augment.mix import Mix, loudest_level
 from lightning_audio.augment.noise import BackgroundNoise, NoiseFloor
 from lightning_audio.augment.waveform import (
@@ -49,7 +49,6 @@ FEATURES: dict[str, Callable[[], nn.Module]] = {
     "spec_augment": SpecAugment,
     "filter_linear": FilterAugment,
     "filter_step": lambda: FilterAugment(kind="step"),
-    "warp": FrequencyWarp,
 }
 
 
@@ -127,14 +126,11 @@ def test_equal_samples_of_a_batch_are_drawn_differently(name: str) -> None:
         (lambda: Speed(1.2, 1.3, p=0.6), 0.6),
         (lambda: SpecAugment(time_masks=9, p=0.2), 0.2),
         (lambda: FilterAugment(p=0.8), 0.8),
-        (lambda: FrequencyWarp(p=0.4), 0.4),
     ],
 )
 def test_each_sample_is_changed_with_probability_p(build: Callable[[], nn.Module], share: float) -> None:
     transform = build()
-    shape = (
-        (2000, 16, 30) if isinstance(transform, SpecAugment | FilterAugment | FrequencyWarp) else (2000, 64)
-    )
+    shape = (2000, 16, 30) if isinstance(transform, SpecAugment | FilterAugment) else (2000, 64)
     x = torch.randn(shape)
     changed, _ = transform(x, torch.full((2000,), shape[-1]))
     changed_share = (changed[..., : x.shape[-1]] != x).flatten(1).any(1).float().mean().item()
@@ -623,23 +619,6 @@ def test_linear_filter_augment_is_made_of_straight_lines() -> None:
     assert one_line.diff(dim=1).abs().max() > 0.02
 
 
-def test_a_warp_moves_formants_and_keeps_the_level_of_the_rest() -> None:
-    bins, formant = 64, 24.0
-    hill = -((torch.arange(bins) - formant) ** 2)[None, :, None]
-    x, lengths = hill.expand(500, bins, 10).clamp(min=-60.0).contiguous(), torch.full((500,), 6)
-    changed, _ = FrequencyWarp(0.8, 1.25)(x, lengths)
-    assert torch.equal(changed[..., 6:], x[..., 6:]), "behind the end of a clip nothing changes"
-    assert torch.equal(changed[..., :6], changed[..., :1].expand(-1, -1, 6))
-    rates = formant / changed[..., 0].argmax(1)
-    assert 0.78 < float(rates.min()) < 0.84
-    assert 1.2 < float(rates.max()) < 1.28
-    assert float(changed[:, -1].max()) == -60.0
-    one, _ = FrequencyWarp(2.0, 2.0)(torch.arange(8.0).expand(1, 8)[..., None], torch.tensor([1]))
-    assert one.flatten().tolist() == [0, 2, 4, 6, 7, 7, 7, 7]
-    half, _ = FrequencyWarp(0.5, 0.5)(torch.arange(4.0).expand(1, 4)[..., None], torch.tensor([1]))
-    assert half.flatten().tolist() == [0, 0.5, 1, 1.5]
-
-
 @pytest.mark.parametrize("name", FEATURES)
 def test_channels_of_a_clip_are_changed_alike(name: str) -> None:
     x, lengths = log_mels()
@@ -704,8 +683,6 @@ def test_transforms_come_in_their_order_and_mixing_last() -> None:
         (lambda: Mix("mixup", alpha=0), "alpha above 0"),
         (lambda: FilterAugment(kind="cubic"), "no kind 'cubic'"),
         (lambda: FilterAugment(0, 2), "min_bands=0"),
-        (lambda: FrequencyWarp(1.1, 0.9), "min=1.1 above max=0.9"),
-        (lambda: FrequencyWarp(0, 1), "rate above 0"),
         (lambda: BackgroundNoise(0, 9, colour="blue"), "no colour 'blue'"),
         (lambda: BackgroundNoise(0, 9), "either colour or folder"),
         (lambda: BackgroundNoise(0, 9, folder="there_is_none", sample_rate=RATE), "there_is_none"),

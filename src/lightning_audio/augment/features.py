@@ -108,36 +108,6 @@ class FilterAugment(Transform):
         return torch.cat([torch.zeros(count, 1), inner, torch.ones(count, 1)], 1)
 
 
-class FrequencyWarp(Transform):
-    """Stretches the axis of mel bins by a random rate, as a longer or shorter vocal tract moves the formants.
-
-    A bin takes what stands at rate times its number, between two bins in proportion; beyond the highest bin
-    there is what the highest has. Without a change of pitch or tempo, beside `Speed`, which changes all three
-    (vocal tract length perturbation, Jaitly & Hinton 2013, but on the mel scale, and without its edge).
-    """
-
-    def __init__(self, min: float = 0.9, max: float = 1.1, p: float = 1.0) -> None:
-        super().__init__(p)
-        check_range(self, "", min, max)
-        if min <= 0:
-            raise UserError(f"FrequencyWarp has min={min}: give a rate above 0, 1 being the clip as it is.")
-        self.min, self.max = min, max
-
-    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        bins, frames = x.shape[-2:]
-        rate = self.draw(x, self.min, self.max, neutral=1.0)
-        place = (torch.arange(bins, device=x.device) * rate[:, None]).clamp(max=bins - 1)
-        below = place.long()
-        share = _over_channels((place - below)[..., None], x)
-        low, high = (
-            x.gather(-2, _over_channels(index[..., None], x).expand(x.shape))
-            for index in (below, (below + 1).clamp(max=bins - 1))
-        )
-        warped = torch.lerp(low, high, share.expand(x.shape))
-        inside = within(lengths, frames)[:, None, :]
-        return torch.where(_over_channels(inside, x), warped, x), lengths
-
-
 def _over_channels(values: Tensor, x: Tensor) -> Tensor:
     """`values` `(B, F, T)` with a channel axis where the features have one."""
     return values if x.ndim == 3 else values[:, None]
