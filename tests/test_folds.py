@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -99,6 +100,17 @@ def test_all_folds_are_scored_again_at_once(
     assert {name: again["mean"][name] for name in names} == {name: trained["mean"][name] for name in names}
     assert (again["pooled"], again["confusion"]) == (trained["pooled"], trained["confusion"])
     assert (folder / "folds.json").read_bytes() == before
+
+
+def test_runs_that_are_not_all_folds_are_not_scored_again(
+    validated: tuple[Path, dict[int, float]], tmp_path: Path
+) -> None:
+    folder, _ = validated
+    shutil.copytree(folder, tmp_path / "some")
+    shutil.rmtree(tmp_path / "some" / "1")
+    with pytest.raises(UserError, match=r"The runs of folds \[2\] are missing"):
+        evaluate.evaluate_folds(tmp_path / "some", [], tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_fold_that_fails_ends_without_a_result(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

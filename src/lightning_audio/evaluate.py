@@ -17,8 +17,8 @@ from lightning_audio import build, command_line, runs, sweeps
 from lightning_audio.checkpoint import find_checkpoint, load
 from lightning_audio.decoders import decoder_of, tuned
 from lightning_audio.errors import UserError, ends_in_one_sentence
-from lightning_audio.reports import print_fold_report, summarise_folds, write_fold_report
-from lightning_audio.results import METRICS, Score, read_metrics, read_run, write_metrics
+from lightning_audio.reports import check_folds, print_fold_report, summarise_folds, write_fold_report
+from lightning_audio.results import METRICS, RunResult, Score, read_metrics, read_run, write_metrics
 from lightning_audio.train import print_run, quiet, tell_unread, test
 
 
@@ -43,11 +43,11 @@ def evaluate_folds(
     Raises:
         UserError: as of `evaluate`, or the runs are not those of all folds.
     """
-    found = []
-    for run_folder in sweeps.run_folders(folder):
+    run_folders = sweeps.run_folders(folder)
+    check_folds([RunResult(run_folder, read_metrics(run_folder)) for run_folder in run_folders])
+    for run_folder in run_folders:
         evaluate(run_folder, overrides, output / run_folder.name, decoding, allow)
-        found.append(read_run(output / run_folder.name))
-    summary = summarise_folds(found)
+    summary = summarise_folds([read_run(output / run_folder.name) for run_folder in run_folders])
     write_fold_report(output, summary)
     print_fold_report(summary)
     print(f"Folder: {output}")

@@ -106,7 +106,7 @@ def summarise_folds(runs: Sequence[RunResult]) -> FoldSummary:
     """
     transcribed = bool(runs) and all(has_transcripts(run) for run in runs)
     labels = [] if transcribed else _common_labels(runs)
-    _check_folds(runs)
+    check_folds(runs)
     runs = sorted(runs, key=lambda run: run.data["fold"])
     rows = [row for run in runs for row in run.predictions]
     pool = _pool_transcripts if transcribed else _pool_labels if SEVERAL in rows[0] else _pool_classes
@@ -165,7 +165,8 @@ def _common_labels(runs: Sequence[RunResult]) -> list[str]:
     return labels
 
 
-def _check_folds(runs: Sequence[RunResult]) -> None:
+def check_folds(runs: Sequence[RunResult]) -> None:
+    """Raises UserError where the runs, with predictions or without, are not one for each fold of a corpus."""
     for run in runs:
         if run.data.get("fold") is None or not run.data.get("folds"):
             raise UserError(f"{run.folder} is not a run of one fold: train it with data.fold set.")
