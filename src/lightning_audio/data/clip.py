@@ -37,9 +37,8 @@ class Clip:
     group: str | None = None
 
 
-# What is wrong with the value of a field, in a few words, or None.
+# What is wrong with the value of a field other than the id, in a few words, or None.
 RULES: dict[str, Callable[[Any], str | None]] = {
-    "id": lambda name: None if name else "its id is empty",
     "start": lambda time: None if 0 <= time < math.inf else f"start {time} is not a time from 0 on",
     "duration": lambda time: (
         None if time is None or 0 < time < math.inf else f"duration {time} is not a time above 0"
@@ -59,7 +58,8 @@ def _has_control(label: str) -> bool:
 
 def problems(clip: Clip) -> list[str]:
     """What is wrong with a row by itself, each in a few words; the files are not opened."""
-    return [problem for field, rule in RULES.items() if (problem := rule(getattr(clip, field)))]
+    found = [problem for field, rule in RULES.items() if (problem := rule(getattr(clip, field)))]
+    return found if clip.id else ["its id is empty", *found]
 
 
 def validated(clips: Iterable[Clip], source: str) -> list[Clip]:
@@ -72,11 +72,12 @@ def validated(clips: Iterable[Clip], source: str) -> list[Clip]:
     if not rows:
         raise UserError(f"{source} holds no clips: check that it is the folder or file that you meant.")
     found = []
+    ids = {clip.id for clip in rows}
     # Each different value once: a look at every field of a million rows takes more than a second.
-    values = {field: set(map(attrgetter(field), rows)) for field in RULES}
-    if any(rule(value) for field, rule in RULES.items() for value in values[field]):
+    columns = ((rule, set(map(attrgetter(field), rows))) for field, rule in RULES.items())
+    if not all(ids) or any(rule(value) for rule, values in columns for value in values):
         found = [f"{clip.id!r}: {problem}" for clip in rows for problem in problems(clip)]
-    if len(values["id"]) < len(rows):
+    if len(ids) < len(rows):
         found += [f"{name!r}: stands {n} times" for name, n in Counter(c.id for c in rows).items() if n > 1]
     if found:
         more = f" and {len(found) - 10} more" if len(found) > 10 else ""

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.buckets import DurationSampler
 from lightning_audio.data.clip import SPLITS, Clip, hold_out, refuse_leaks, validated
+from lightning_audio.data.columns import uncollected
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.features import FeatureStore, FrontEnd
 from lightning_audio.data.quarantine import QUARANTINE, named
@@ -76,6 +77,7 @@ class ClipSet(Dataset):
         return (self.store.lengths[self.rows] / self.store.sample_rate).numpy()
 
 
+@uncollected()
 def clips_of(corpus: Corpus, validation: float = 0.0, seed: int = 0) -> list[Clip]:
     """The clips of a corpus, validated; a share of the training clips becomes val where there is none.
 
@@ -175,6 +177,7 @@ class AudioDataModule(pl.LightningDataModule):
         clips = clips_of(self.corpus)
         self._prepared = clips, self._open_store(clips, where="disk")
 
+    @uncollected()
     def setup(self, stage: str | None = None) -> None:
         """Reads the table of clips and splits it.
 
