@@ -222,8 +222,8 @@ class Normalize(nn.Module):
     Args:
         shape: `(channels, features per frame)` of the front end.
         by: `corpus`: one mean and deviation for each channel, over the training clips; `bin`: one for each
-            feature; `clip`: every clip by its own; `clip_bin`: every feature of every clip by its own, which
-            takes away what a microphone and a room colour (for speech: CMVN by utterance); `none`.
+            feature; `clip`: every clip by its own; `clip_bin`: the same, but each feature from its own mean,
+            which takes away how a microphone and a room colour (for speech: CMN by utterance); `none`.
     """
 
     mean: Tensor
@@ -269,12 +269,16 @@ class Normalize(nn.Module):
 
 
 def clip_statistics(features: Tensor, lengths: Tensor, by_bin: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of every clip (and channel, and bin) over its own frames, shaped to broadcast."""
-    over, values = ((-1,), 1) if by_bin else ((-2, -1), features.shape[-2])
-    count = (lengths * values).view(-1, *[1] * (features.dim() - 1))
+    """Mean of every clip (and channel, and bin) over its own frames, and one deviation from it for the clip
+    (and channel), shaped to broadcast.
+
+    A deviation for each bin would blow up the noise of bins in which a clip has nothing else.
+    """
+    frames, bins = lengths.view(-1, *[1] * (features.dim() - 1)), features.shape[-2]
+    over, count = ((-1,), frames) if by_bin else ((-2, -1), frames * bins)
     mean = mask_frames(features, lengths).sum(over, keepdim=True) / count
-    deviation = mask_frames(features - mean, lengths).square().sum(over, keepdim=True) / count
-    return mean, deviation.clamp(min=1e-8).sqrt()
+    squares = mask_frames(features - mean, lengths).square().sum((-2, -1), keepdim=True)
+    return mean, (squares / (frames * bins)).clamp(min=1e-8).sqrt()
 
 
 FrontEnd = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
