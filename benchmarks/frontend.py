@@ -39,8 +39,9 @@ def per_clip_librosa(waveforms: np.ndarray, sample_rate: int) -> Tensor:
 
 
 def rest() -> None:
-    """Until the threads of the one before sleep: NumPy's, which librosa wakes, wait busily for more to do, and
-    would take a core away from the next one."""
+    """Until the threads of the one before sleep: NumPy's, which librosa wakes, wait busily for more work, and
+    would take a core away from the next.
+    """
     time.sleep(0.2)
 
 

@@ -196,9 +196,9 @@ class AudioDataModule(pl.LightningDataModule):
         self.store = self._open_store(clips, "disk" if self.features else self.where, store)
         self._prepared = None
         clips = self._without_unread(clips)  # the store's now, in the order of its rows
-        outliers = self._outliers(clips)
+        outliers, places = self._outliers(clips), [clip.split for clip in clips]
         for split in SPLITS:
-            rows = [row for row, clip in enumerate(clips) if clip.split == split]
+            rows = [row for row, place in enumerate(places) if place == split]
             if split == "train" and outliers:
                 rows = [row for row in rows if row not in outliers]
             if not rows and split != "val":

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -159,15 +158,18 @@ def _key(clips: Sequence[Clip], sample_rate: int) -> str:
     """
     stats = _stats(clips)
     here = f"{Path.cwd()}{os.sep}"
-    # By columns: a line for each clip took ten times as long.
-    paths = [clip.path if clip.path.startswith(os.sep) else here + clip.path for clip in clips]
+    # By columns, and by files: a line for each clip took ten times as long.
+    absolute = [path if path.startswith(os.sep) else here + path for path in stats]
+    number = dict(zip(stats, range(len(stats)), strict=True))
+    numbers = [number[clip.path] for clip in clips]
+    paths = [absolute[number] for number in numbers]
     times = ([clip.start for clip in clips], [clip.duration for clip in clips])
-    files = chain.from_iterable(stats[clip.path] for clip in clips)
+    files = np.array([*stats.values()], dtype="<i8")[numbers]
     digest = hashlib.sha256(f"store {STORE_VERSION}, {DECODER}, {sample_rate} Hz\n".encode())
     digest.update(json.dumps([[clip.id for clip in clips], paths]).encode())
     for column in times:
         digest.update(np.array(column, dtype="<f8").data)  # None becomes NaN
-    digest.update(np.fromiter(files, dtype="<i8", count=2 * len(clips)).data)
+    digest.update(files.data)
     return digest.hexdigest()[:16]
 
 
