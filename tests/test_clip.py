@@ -176,3 +176,8 @@ def test_a_leak_is_named_with_its_splits() -> None:
     clips[0] = replace(clips[0], split=None)  # a clip in no split leaks nowhere
     refuse_leaks(clips)
     refuse_leaks([replace(clip, group=None) for clip in clips])
+
+
+def test_labels_in_a_list_end_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="own has clips whose labels are a list: make them tuples"):
+        validated([Clip("a", "a.wav", labels=["dog"])], "own")  # type: ignore[arg-type]

@@ -74,7 +74,10 @@ def validated(clips: Iterable[Clip], source: str) -> list[Clip]:
     found = []
     ids = {clip.id for clip in rows}
     # Each different value once: a look at every field of a million rows takes more than a second.
-    columns = ((rule, set(map(attrgetter(field), rows))) for field, rule in RULES.items())
+    try:
+        columns = [(rule, set(map(attrgetter(field), rows))) for field, rule in RULES.items()]
+    except TypeError:
+        raise UserError(f"{source} has clips whose labels are a list: make them tuples.") from None
     if not all(ids) or any(rule(value) for rule, values in columns for value in values):
         found = [f"{clip.id!r}: {problem}" for clip in rows for problem in problems(clip)]
     if len(ids) < len(rows):
