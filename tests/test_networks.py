@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "bc_resnet": {"sub_bands": 4},
     "bilstm": {"channels": 8, "hidden": 16},
     "conformer": {"width": 16, "feedforward": 32, "layers": 2},
+    "crnn": {"widths": [8, 8, 16], "hidden": 8, "layers": 1},
     "cnn2d": {"widths": [8, 16, 24]},
     "m18": {"filters": 8, "widths": [8, 8, 16, 16], "blocks": [2, 2, 2, 2]},
     "m34_res": {"filters": 8, "widths": [8, 8, 16, 16], "blocks": [1, 2, 1, 1]},

@@ -17,16 +17,16 @@ from lightning_audio.networks.base import Network
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the first divides frequency and time by `stride`."""
+    """Two 3x3 convolutions with a shortcut; the first divides frequency and time by `stride`, one or two."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int | tuple[int, int]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
         self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or channels != channels_in:
+        if stride not in (1, (1, 1)) or channels != channels_in:
             convolution = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
             self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(channels))
 

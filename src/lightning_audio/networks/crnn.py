@@ -1,0 +1,87 @@
+"""Residual convolutions, then LSTM layers where wanted, for CTC: one row of logits for every few frames.
+
+A CRNN (Shi et al. 2015, arXiv:1507.05717) of the residual blocks of `cnn2d` and the layers of `bilstm`.
+Without LSTM layers a row of logits depends on the receptive field of the convolutions, 0.4 s as it comes: it
+knows less of what makes a word, and carries further to voices that were never heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_audio.errors import UserError
+from lightning_audio.frontend import frame_mask
+from lightning_audio.networks.base import Network
+from lightning_audio.networks.bilstm import PaddedLSTM
+from lightning_audio.networks.cnn2d import Block
+
+
+class CRNN(Network):
+    """A stem that halves features and frames, residual stages, LSTM layers, and a linear head.
+
+    Args:
+        in_shape: `(channels, features per frame)`.
+        num_outputs: logits for each frame.
+        widths: channels of the stages.
+        strides: of each stage, `(in features, in time)`; frames of 10 ms become frames of 20 ms in the stem
+            and of 40 ms where one of the stages halves them again.
+        hidden: units of an LSTM layer in each direction.
+        layers: how many of these there are; 0 for none.
+        dropout: behind the convolutions and behind each layer.
+
+    Raises:
+        UserError: there is not one stride for each width.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, int],
+        num_outputs: int,
+        widths: Sequence[int] = (32, 64, 96),
+        strides: Sequence[Sequence[int]] = ((1, 1), (2, 2), (2, 1)),
+        hidden: int = 128,
+        layers: int = 0,
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(strides):
+            raise UserError(
+                f"network.widths has {len(widths)} stages and network.strides {len(strides)}: "
+                "give one [features, time] for each."
+            )
+        self.stem = nn.Conv2d(in_shape[0], widths[0], 5, stride=2, padding=2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(widths[0])
+        self.strides = [(int(features), int(time)) for features, time in strides]
+        stages = zip([widths[0], *widths[:-1]], widths, self.strides, strict=True)
+        self.stages = nn.ModuleList(Block(*stage) for stage in stages)
+        features = -(-in_shape[1] // 2)
+        for stride, _ in self.strides:
+            features = -(-features // stride)
+        outputs = [widths[-1] * features] + [2 * hidden] * layers
+        self.lstms = nn.ModuleList(PaddedLSTM(width, hidden) for width in outputs[:-1])
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in outputs[1:])
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(outputs[-1], num_outputs)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames in, frames out, both `(B,)`."""
+        for stride in [2, *(time for _, time in self.strides)]:
+            lengths = -(-lengths // stride)
+        return lengths
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, T', num_outputs)`."""
+        x = x.unsqueeze(1) if x.dim() == 3 else x
+        mask = frame_mask(lengths, x.shape[-1])[:, None, None, ::2].to(x.dtype)
+        x = functional.relu(self.stem_norm(self.stem(x))) * mask
+        for stage, (_, stride) in zip(self.stages, self.strides, strict=True):
+            mask = mask[..., ::stride]
+            x = stage(x, mask)
+        lengths = self.output_lengths(lengths)
+        x = self.dropout(x.flatten(1, 2).transpose(1, 2))
+        for lstm, norm in zip(self.lstms, self.norms, strict=True):
+            x = self.dropout(norm(lstm(x, lengths)))
+        return self.head(x), lengths
