@@ -37,8 +37,38 @@ class Block(nn.Module):
         return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x)) * mask
 
 
-class CNN2d(Network):
-    """A stem that halves frequency and time, residual stages, then mean and maximum over time.
+class ResidualNetwork(Network):
+    """A stem that halves frequency and time, then residual stages; a subclass says what becomes of them.
+
+    Args:
+        channels_in: of the features.
+        widths: channels of the stages.
+        strides: of each stage.
+    """
+
+    def __init__(
+        self, channels_in: int, widths: Sequence[int], strides: Sequence[int | tuple[int, int]]
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels_in, widths[0], 5, stride=2, padding=2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(widths[0])
+        sizes = zip([widths[0], *widths[:-1]], widths, strides, strict=True)
+        self.stages = nn.ModuleList(Block(*size) for size in sizes)
+        self.time_strides = [stride if isinstance(stride, int) else stride[1] for stride in strides]
+
+    def maps(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, F, T)` or `(B, C, F, T)` -> `(B, C', F', T')` and a mask `(B, 1, 1, T')`, 1 within clips."""
+        x = x.unsqueeze(1) if x.dim() == 3 else x
+        mask = frame_mask(lengths, x.shape[-1])[:, None, None, ::2].to(x.dtype)
+        x = functional.relu(self.stem_norm(self.stem(x))) * mask
+        for stage, stride in zip(self.stages, self.time_strides, strict=True):
+            mask = mask[..., ::stride]
+            x = stage(x, mask)
+        return x, mask
+
+
+class CNN2d(ResidualNetwork):
+    """Residual stages behind a stem, then mean and maximum over time.
 
     Args:
         in_shape: `(channels, features per frame)`.
@@ -54,24 +84,13 @@ class CNN2d(Network):
         widths: Sequence[int] = (32, 64, 128, 256),
         dropout: float = 0.2,
     ) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(in_shape[0], widths[0], 5, stride=2, padding=2, bias=False)
-        self.stem_norm = nn.BatchNorm2d(widths[0])
-        strides = [1] + [2] * (len(widths) - 1)
-        sizes = zip([widths[0], *widths[:-1]], widths, strides, strict=True)
-        self.stages = nn.ModuleList(Block(*size) for size in sizes)
-        self.strides = strides
+        super().__init__(in_shape[0], widths, [1] + [2] * (len(widths) - 1))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], num_outputs)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, one frame a clip."""
-        x = x.unsqueeze(1) if x.dim() == 3 else x
-        mask = frame_mask(lengths, x.shape[-1])[:, None, None, ::2].to(x.dtype)
-        x = functional.relu(self.stem_norm(self.stem(x))) * mask
-        for stage, stride in zip(self.stages, self.strides, strict=True):
-            mask = mask[..., ::stride]
-            x = stage(x, mask)
+        x, mask = self.maps(x, lengths)
         x, mask = x.mean(2), mask[:, :, 0]
         mean = x.sum(-1) / mask.sum(-1)
         pooled = mean + x.masked_fill(mask == 0, -torch.inf).amax(-1)

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend import frame_mask
-from lightning_audio.networks.base import Network
 from lightning_audio.networks.bilstm import PaddedLSTM
-from lightning_audio.networks.cnn2d import Block
+from lightning_audio.networks.cnn2d import ResidualNetwork
 
 
-class CRNN(Network):
-    """A stem that halves features and frames, residual stages, LSTM layers, and a linear head.
+class CRNN(ResidualNetwork):
+    """Residual stages behind a stem, LSTM layers, and a linear head for every frame.
 
     Args:
         in_shape: `(channels, features per frame)`.
@@ -46,19 +43,14 @@ class CRNN(Network):
         layers: int = 0,
         dropout: float = 0.3,
     ) -> None:
-        super().__init__()
         if len(widths) != len(strides):
             raise UserError(
                 f"network.widths has {len(widths)} stages and network.strides {len(strides)}: "
                 "give one [features, time] for each."
             )
-        self.stem = nn.Conv2d(in_shape[0], widths[0], 5, stride=2, padding=2, bias=False)
-        self.stem_norm = nn.BatchNorm2d(widths[0])
-        self.strides = [(int(features), int(time)) for features, time in strides]
-        stages = zip([widths[0], *widths[:-1]], widths, self.strides, strict=True)
-        self.stages = nn.ModuleList(Block(*stage) for stage in stages)
+        super().__init__(in_shape[0], widths, [(features, time) for features, time in strides])
         features = -(-in_shape[1] // 2)
-        for stride, _ in self.strides:
+        for stride, _ in strides:
             features = -(-features // stride)
         outputs = [widths[-1] * features] + [2 * hidden] * layers
         self.lstms = nn.ModuleList(PaddedLSTM(width, hidden) for width in outputs[:-1])
@@ -68,18 +60,13 @@ class CRNN(Network):
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames in, frames out, both `(B,)`."""
-        for stride in [2, *(time for _, time in self.strides)]:
+        for stride in [2, *self.time_strides]:
             lengths = -(-lengths // stride)
         return lengths
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, T', num_outputs)`."""
-        x = x.unsqueeze(1) if x.dim() == 3 else x
-        mask = frame_mask(lengths, x.shape[-1])[:, None, None, ::2].to(x.dtype)
-        x = functional.relu(self.stem_norm(self.stem(x))) * mask
-        for stage, (_, stride) in zip(self.stages, self.strides, strict=True):
-            mask = mask[..., ::stride]
-            x = stage(x, mask)
+        x, _ = self.maps(x, lengths)
         lengths = self.output_lengths(lengths)
         x = self.dropout(x.flatten(1, 2).transpose(1, 2))
         for lstm, norm in zip(self.lstms, self.norms, strict=True):
