@@ -10,9 +10,11 @@ from itertools import product
 import pytest
 
 from lightning_audio.data.clip import (
+    SPLITS,
     Clip,
     hold_out,
     into_folds,
+    leaks,
     refuse_leaks,
     split_by_fold,
     validated,
@@ -176,6 +178,23 @@ def test_a_leak_is_named_with_its_splits() -> None:
     clips[0] = replace(clips[0], split=None)  # a clip in no split leaks nowhere
     refuse_leaks(clips)
     refuse_leaks([replace(clip, group=None) for clip in clips])
+
+
+def test_leaks_against_brute_force() -> None:
+    rng = random.Random(0)
+    for names in (["a", "b", None], [*map(str, range(30)), None]):
+        clips = [
+            Clip(str(number), "a.wav", split=rng.choice([*SPLITS, None]), group=rng.choice(names))
+            for number in range(40)
+        ]
+        found = {}
+        for group in sorted({clip.group for clip in clips if clip.group}):
+            splits = {clip.split for clip in clips if clip.group == group and clip.split}
+            if len(splits) > 1:
+                found[group] = sorted(splits)
+        assert found
+        assert leaks(clips) == found
+        assert [*leaks(clips)] == [*found]
 
 
 def test_labels_in_a_list_end_in_a_sentence() -> None:

@@ -315,7 +315,10 @@ def test_the_key_is_of_the_place_and_not_of_the_words_for_it(
     pairs = [[Clip("x", a), Clip("y", b)], [Clip("x", b), Clip("y", a)]]
     pairs += [[Clip("x", a, 0.05), Clip("y", a)], [Clip("x", a), Clip("y", a, 0.05)]]
     pairs += [[Clip("x", a, 0.0, 0.05), Clip("y", a)], [Clip("x", a), Clip("y", a, 0.0, 0.05)]]
-    assert len({WaveStore.open(pair, RATE, cache).folder for pair in pairs}) == 6
+    pairs += [[Clip("x", a), Clip("y\nz", a)], [Clip("x\ny", a), Clip("z", a)]]
+    runs = ([a, a, b], [a, b, b], [a, b, a])
+    pairs += [[Clip(f"{n}", path) for n, path in enumerate(paths)] for paths in runs]
+    assert len({WaveStore.open(pair, RATE, cache).folder for pair in pairs}) == len(pairs)
 
 
 def test_each_file_is_asked_for_its_size_once(

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def uncollected() -> Iterator[None]:
 @uncollected()
 def _clips(columns: Mapping[str, Sequence[Any]]) -> list[Clip]:
     """Made column by column, for a million calls of Clip(...) take three times as long."""
-    clips = [object.__new__(Clip) for _ in columns["id"][0]]
+    clips = list(map(object.__new__, repeat(Clip, len(columns["id"][0]))))
     for field in fields(Clip):
         values, packed = columns[field.name]
         column = _unpacked(values, packed, len(clips))

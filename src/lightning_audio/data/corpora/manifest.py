@@ -75,6 +75,6 @@ class Manifest(OwnRecordings):
             self.cache,
             lambda: read_manifests(self.files, *options),
         )
-        if len({clip.group for clip in clips}) == 1:
+        if all(clip.group == clips[0].group for clip in clips):
             return [replace(clip, group=None) for clip in clips]
         return clips
