@@ -21,6 +21,7 @@ from lightning_audio.tables import markdown_table
 AT_START = "BENCHMARKS_AT_START"  # the variable in which run.py hands on how things stood before the first
 LOADED = 0.5  # processes that want to run, for each core
 SIGNS = {"<=": operator.le, ">=": operator.ge}
+SECONDS = " s"  # what a target ends with that is no ratio
 
 
 def at_start() -> dict[str, Any]:
@@ -87,6 +88,8 @@ def entry(
 ) -> dict[str, Any]:
     """One comparison as it is kept: seconds per round, ratios to the first contender, and the targets.
 
+    A target is for the median ratio (`<= 1.3`), or for the median seconds (`<= 8 s`).
+
     Raises:
         ValueError: a target is no sign and number, or is for a contender that did not run.
     """
@@ -100,7 +103,10 @@ def entry(
         "clips": clips,
         "seconds": {name: list(values) for name, values in seconds.items()},
         "ratios": {name: _summary(values) for name, values in ratios.items()},
-        "targets": {name: _target(wanted, ratios.get(name, [])) for name, wanted in targets.items()},
+        "targets": {
+            name: _target(wanted, (seconds if wanted.endswith(SECONDS) else ratios).get(name, []))
+            for name, wanted in targets.items()
+        },
         "columns": {head: {n: list(v) for n, v in of.items()} for head, of in columns.items()},
     }
 
@@ -109,11 +115,11 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def _target(wanted: str, ratios: Sequence[float]) -> dict[str, Any]:
-    sign, _, bound = wanted.partition(" ")
-    if sign not in SIGNS or not ratios:
-        raise ValueError(f"{wanted!r} is no target of a contender: write '<= 1.3' or '>= 4'.")
-    return {"wanted": wanted, "met": SIGNS[sign](median(ratios), float(bound))}
+def _target(wanted: str, measured: Sequence[float]) -> dict[str, Any]:
+    sign, _, bound = wanted.removesuffix(SECONDS).partition(" ")
+    if sign not in SIGNS or not measured:
+        raise ValueError(f"{wanted!r} is no target of a contender: write '<= 1.3', '>= 4' or '<= 8 s'.")
+    return {"wanted": wanted, "met": SIGNS[sign](median(measured), float(bound))}
 
 
 def heading(entry: Mapping[str, Any]) -> str:
@@ -161,18 +167,22 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def targets_table(contents: Sequence[Mapping[str, Any]]) -> str:
     """Every figure that has a target, as one Markdown table, with the machines below it."""
     rows = [
-        {
-            "figure": f"{entry['title']}: {name}",
-            "against": next(iter(entry["seconds"])),
-            "times that": _spread(entry["ratios"][name]),
-            "target": _verdict(target),
-            "benchmark": content["program"],
-        }
+        {"figure": f"{entry['title']}: {name}", **_figure(entry, name), "benchmark": content["program"]}
         for content in contents
         for entry in content["reports"]
-        for name, target in entry["targets"].items()
+        for name in entry["targets"]
     ]
     return f"{markdown_table(rows)}\n{_machines(contents)}" if rows else _machines(contents)
+
+
+def _figure(entry: Mapping[str, Any], name: str) -> dict[str, str]:
+    """What a contender took, in seconds or in times of what the first took, and whether that is enough."""
+    target = entry["targets"][name]
+    if target["wanted"].endswith(SECONDS):
+        against, measured = "", f"{_spread(_summary(entry['seconds'][name]))} s"
+    else:
+        against, measured = next(iter(entry["seconds"])), f"{_spread(entry['ratios'][name])} times"
+    return {"against": against, "measured": measured, "target": _verdict(target)}
 
 
 def all_tables(contents: Sequence[Mapping[str, Any]]) -> str:

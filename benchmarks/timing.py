@@ -70,7 +70,8 @@ def report(
         title: what the work is.
         seconds: of each contender in each round.
         clips: how many there are in a round.
-        target: what the median ratio of a contender has to be: `{"files, 2 workers": ">= 4"}`.
+        target: what the median ratio of a contender, or its median seconds, have to be:
+            `{"files, 2 workers": ">= 4"}`, `{"the first step": "<= 8 s"}`.
         columns: what else was measured of a contender in each round, by heading.
     """
     entry = record.entry(title, seconds, clips, target or {}, columns or {})
