@@ -148,7 +148,7 @@ def compare(title: str, overrides: Sequence[str], target: str, epochs: int, quic
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", repeats=8)
+    options = arguments(__doc__ or "", repeats=20)
     quiet()
     keep_freed_memory()
     for title, (overrides, substitute, target) in RECIPES.items():

@@ -30,6 +30,15 @@ TINY = (
     "logger=none",
 )
 
+# One run on two processes; BatchNorm over processes is for GPUs.
+TWO_PROCESSES = (
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.devices=2",
+    "trainer.precision=32-true",
+    "trainer.sync_batchnorm=false",
+)
+
 # The same of speech: telephone keys, learned hardly at all.
 TINY_SPEECH = (
     "experiment=demo_dtmf_bilstm",

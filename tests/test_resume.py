@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TWO_PROCESSES
 from kill_points import STATE, equal
 from omegaconf import OmegaConf
 
@@ -144,6 +144,23 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(
     shutil.copy(first / "steps" / f"step={step}.ckpt", resumed / "checkpoints" / "last.ckpt")
     train(stepwise(resumed, *overrides), resumed)
     assert_same_run(resumed, whole[overrides[0]])
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    steps = "+callbacks.steps={_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:3,"
+    steps += "filename:'{step}',save_top_k:-1,dirpath:${run_folder}/steps}"
+    command = [sys.executable, "-m", "lightning_audio", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = [*FOUR, EMA, *TWO_PROCESSES, f"paths.logs={tmp_path}", steps]
+    subprocess.run([*command, *options], env=environment, timeout=300, check=True)
+    (first,) = (tmp_path / "demo").iterdir()
+    resumed = tmp_path / "resumed"
+    shutil.copytree(first, resumed, ignore=shutil.ignore_patterns("checkpoints", "metrics.json"))
+    (resumed / "checkpoints").mkdir()
+    shutil.copy(first / "steps" / "step=9.ckpt", resumed / "checkpoints" / "last.ckpt")
+    subprocess.run([*command, f"resume={resumed}"], env=environment, timeout=300, check=True)
+    assert_same_run(resumed, first)
 
 
 @pytest.mark.parametrize("callbacks", [EMA, PLAIN])

@@ -27,6 +27,7 @@ def imported(module: str) -> ModuleType:
 
 
 def main() -> None:
+    """Hands the rest of the command line to the program that its first word names; lists them otherwise."""
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name not in PROGRAMS:
         lines = [f"  {program:<10}{what}" for program, what in PROGRAMS.items()]

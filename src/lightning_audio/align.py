@@ -157,6 +157,7 @@ def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Tr
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
+    """Aligns a transcript or a table of them, or fits where words begin; prints or writes what was found."""
     options = command_line.align(argv)
     if options.fit:
         task = refuse_others(load(options.run, "cpu", options.allow), options.run)

@@ -198,10 +198,16 @@ def saved_config(run_folder: Path, allow: Sequence[str] = (), training: bool = F
     cfg = runs.load_config(run_folder)
     if not training:
         cfg.callbacks, cfg.logger = {}, {}
+    refuse_foreign(cfg, run_folder, allow)
+    return cfg
+
+
+def refuse_foreign(cfg: DictConfig, run_folder: Path, allow: Sequence[str] = ()) -> None:
+    """Raises UserError where a run's configuration wants to build more than is on the allow list, or to write
+    elsewhere."""
     config = cast(dict[str, Any], OmegaConf.to_container(cfg))
     refuse_unknown(config, allow, f"The configuration in {run_folder}")
     runs.refuse_elsewhere({part: config.get(part) for part in ("callbacks", "logger")}, run_folder)
-    return cfg
 
 
 def targets_of(node: Any) -> set[str]:

@@ -131,6 +131,7 @@ def print_finding(finding: dict[str, Any], console: Console) -> None:
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints what was found in a corpus; exits with 1 where something has to be mended."""
     options = command_line.check(argv)
     cfg = config.compose_config(options.overrides)
     if config.is_sweep(options.overrides):

@@ -52,6 +52,7 @@ def usage_of(name: str) -> str:
 
 
 def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, what is other than in training, and how transcripts are decoded."""
     parser = _parser("evaluate")
     parser.add_argument("run", type=Path, help="run folder, or the folder of all folds")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE: what is other than in training")
@@ -64,6 +65,7 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, the audio, the format of what is said, and how transcripts are decoded."""
     parser = _parser("predict")
     parser.add_argument("run", help="run folder or checkpoint")
     parser.add_argument("audio", nargs="*", help="files, folders or globs; WAV, FLAC, Ogg, MP3")
@@ -99,6 +101,7 @@ def compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def align(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, and a recording with its text or a table of them; or, to fit, the run alone."""
     parser = _parser("align")
     parser.add_argument("run", help="run folder or checkpoint of speech recognition")
     parser.add_argument("audio", nargs="?", help="WAV, FLAC, Ogg, MP3")
@@ -127,6 +130,7 @@ def align(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def ngram(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The texts, the order and unit of the model, and where it goes."""
     parser = _parser("ngram")
     parser.add_argument(
         "texts", nargs="+", type=Path, metavar="TEXTS", help="text files, manifests or run folders"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from lightning_audio import build, config, runs, sweeps
+from lightning_audio import build, config, sweeps
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.reports import print_fold_report, summarise_folds, write_fold_report
 from lightning_audio.results import read_run
+from lightning_audio.resuming import without_force
 from lightning_audio.train import launch
 
 
@@ -22,14 +23,14 @@ def cross_validate(overrides: list[str]) -> None:
     Raises:
         UserError: the corpus has no folds, a run failed, or other options vary as well.
     """
-    cfg = config.compose_config(runs.without_force(overrides)[0])
+    cfg = config.compose_config(without_force(overrides)[0])
     folds = build.corpus(cfg).folds
     if not folds:
         raise UserError(
             f"{cfg.data._target_} has no folds: use `train`, a corpus that has them, or data.num_folds=5 of "
             "your own recordings."
         )
-    if config.is_sweep(runs.without_force(overrides)[0]):
+    if config.is_sweep(without_force(overrides)[0]):
         raise UserError("Folds are what varies here: give every other option one value, or use `train -m`.")
     launch(["-m", *overrides, f"data.fold={','.join(map(str, folds))}"])
     assert sweeps.last_folder is not None, "Hydra ends a multirun with its callback"

@@ -90,6 +90,7 @@ def answers_as_text(
 
 
 def rows_of_events(found: Timelines) -> list[Row]:
+    """A row for each event: file, start and end in seconds, label and score, as texts."""
     return [
         {
             "file": name,

@@ -241,6 +241,7 @@ def splitter(unit: str, run: Path | None, allow: Sequence[str] = ()) -> Callable
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the language model, and the list of its words where that is asked for."""
     options = command_line.ngram(argv)
     unit = options.unit or "words"
     order = options.order or (WORD_ORDER if unit == "words" else TOKEN_ORDER)

@@ -133,6 +133,7 @@ def refuse_misfits(options: argparse.Namespace) -> None:
 
 @ends_in_one_sentence
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints, or writes to a file, what the run hears in audio files or on standard input."""
     options = command_line.predict(argv)
     refuse_misfits(options)
     files = [] if options.stream else audio_files(options.audio)

@@ -66,6 +66,7 @@ class FoldSummary:
         return {name: [run.scores[name].value for run in self.runs] for name in names}
 
     def as_dict(self) -> dict[str, Any]:
+        """What folds.json holds."""
         values = self.values()
         return {
             "folds": [

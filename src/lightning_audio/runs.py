@@ -1,4 +1,4 @@
-"""Run folders: a new one, the one to go on with, and the configuration that lies in it."""
+"""Run folders: a new one, and the configuration that lies in one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_audio.errors import UserError, refuse_address
+from lightning_audio.errors import UserError
 
 CONFIG_FILE = "config.yaml"
 MULTIRUN_FILE = "multirun.yaml"  # Hydra's, in the folder of a multirun
@@ -39,60 +39,6 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
     cfg.merge_with_dotlist(list(changes))
     return cfg
 
-
-# What may be other than it was without another run coming of it.
-HARMLESS = (
-    "test",
-    "paths",
-    "logger",
-    "saving",
-    "loader.workers",
-    "loader.store",
-    "trainer.enable_progress_bar",
-    "trainer.log_every_n_steps",
-    "callbacks.listen",
-)
-
-
-def without_force(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments of a command line but `resume.force=...`, and whether that says true.
-
-    It is no option of the configuration, where `resume` is one value; a run is never started with it.
-    """
-    key = "resume.force"
-    said = [argument.partition("=")[2].lower() for argument in arguments if argument.split("=")[0] == key]
-    if any(word not in ("true", "false") for word in said):
-        raise UserError(f"{key}={said[-1]} does not fit: set it to true or false.")
-    return [a for a in arguments if a.split("=")[0] != key], said[-1:] == ["true"]
-
-
-def differences(old: Any, new: Any, place: str = "") -> dict[str, tuple[Any, Any]]:
-    """The options that differ between two configurations, by dotted name: the old and the new value."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return {} if old == new else {place: (old, new)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in dict.fromkeys([*old, *new]):
-        found |= differences(old.get(key), new.get(key), f"{place}.{key}" if place else str(key))
-    return found
-
-
-def tell_changes(folder: Path, old: DictConfig, new: DictConfig, force: bool) -> None:
-    """Says which options a run goes on with that it was not trained with before.
-
-    Raises:
-        UserError: with them it is another run, and it was not said that it is meant.
-    """
-    found = differences(*(OmegaConf.to_container(cfg, resolve=True) for cfg in (old, new)))  # type: ignore[arg-type]
-    if not found:
-        return
-    text = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in found.items())
-    asked = [name for name in found if not any(f"{name}.".startswith(f"{part}.") for part in HARMLESS)]
-    if asked and not force:
-        raise UserError(
-            f"{folder} was trained with other settings ({text}): leave them out, or add resume.force=true to "
-            "go on with the new ones."
-        )
-    print(f"Goes on with other settings: {text}", flush=True)
 
 
 def load_config(run_folder: Path) -> DictConfig:
@@ -174,45 +120,3 @@ def new_run_folder(cfg: DictConfig, kind: str) -> Path:
     )
     folder.mkdir(parents=True)
     return folder
-
-
-def latest(parent: Path, marker: str) -> Path:
-    """The newest folder below `parent` that holds the file `marker`, by its name: that is date and time.
-
-    Raises:
-        UserError: there is none.
-    """
-    folders = [file.parent for file in parent.glob(f"*/{marker}")]
-    if not folders:
-        kind = "multirun" if marker == MULTIRUN_FILE else "run"
-        raise UserError(
-            f"There is no {kind} in {parent} to go on with: start one without `resume`, or give its folder."
-        )
-    return max(folders, key=lambda folder: folder.name)
-
-
-def resumed_folder(cfg: DictConfig, marker: str = CONFIG_FILE) -> Path:
-    """The folder that `resume=latest` or `resume=FOLDER` means: of a run, or with MULTIRUN_FILE of many.
-
-    Raises:
-        UserError: there is none, or it is of the other kind.
-    """
-    refuse_address(cfg.resume)
-    folder = Path(str(cfg.resume)).expanduser()
-    if cfg.resume == "latest":
-        folder = latest(Path(cfg.paths.logs) / cfg.name, marker)
-    elif not folder.is_dir():
-        raise UserError(f"There is no run folder {folder}: give resume=latest or an existing folder.")
-    elif not (folder / marker).is_file():
-        raise UserError(
-            f"{folder} can't be resumed here (it has no {marker}): -m and folds resume a multirun."
-        )
-    return folder
-
-
-def refuse_other_runs(folder: Path, overrides: Sequence[str]) -> None:
-    """Raises UserError where a multirun was started with other overrides: its runs would be mixed up."""
-    saved = OmegaConf.select(OmegaConf.load(folder / MULTIRUN_FILE), "hydra.overrides.task", default=[])
-    started, wanted = ({o for o in side if not o.startswith("resume=")} for side in (saved, overrides))
-    if started != wanted:
-        raise UserError(f"{folder} was started with {' '.join(sorted(started))}: resume it with the same.")

@@ -45,6 +45,7 @@ from lightning_audio.results import (
     write_failure,
     write_metrics,
 )
+from lightning_audio.resuming import refuse_other_runs, resumed_config, resumed_folder, without_force
 from lightning_audio.saving import checkpoint_bytes
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.transcript_report import print_transcript_report
@@ -276,32 +277,16 @@ def resume_run(cfg: DictConfig, overrides: list[str], force: bool = False) -> No
     """Goes on with a run in its own folder by its own configuration, changed by the overrides.
 
     Raises:
-        UserError: there is no such run, a group is chosen that is not what the run was started with, or
-            options are other than they were and `force` is not given.
+        UserError: as `resumed_config` and `train` say.
     """
-    folder = runs.resumed_folder(cfg)
-    named = [
-        override for override in overrides if override.split("=")[0] not in ("resume", "experiment", "allow")
-    ]
-    groups = [override for override in named if (config.CONF / override.split("=")[0]).is_dir()]
-    before = build.saved_config(folder, build.packages_of(cfg), training=True)
-    saved = runs.changed(before, [option for option in named if option not in groups])
-    cfg.run_folder = str(folder)
-    given = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(given, dict)
-    for choice in groups:
-        part = choice.split("=")[0]
-        if part not in given or given[part] != saved[part]:
-            raise UserError(f"{choice} makes another run than {folder}: leave it out, or start a new run.")
-    runs.tell_changes(folder, before, saved, force)
-    content = train(saved, folder)
-    if content:
+    changed, folder = resumed_config(cfg, overrides, force)
+    if content := train(changed, folder):
         print_run(folder, content)
 
 
 def launch(arguments: list[str]) -> None:
     """Starts what the command line asks for; raises UserError for what it mistypes."""
-    arguments, force = runs.without_force(arguments)
+    arguments, force = without_force(arguments)
     slurm.command[:] = arguments
     many = "-m" in arguments or "--multirun" in arguments
     overrides = [argument for argument in arguments if not argument.startswith("-")]
@@ -320,8 +305,8 @@ def launch(arguments: list[str]) -> None:
         if overrides == arguments and whole.hydra.mode != RunMode.MULTIRUN:
             return config.run_once(whole, job)
         if cfg.resume:
-            folder = runs.resumed_folder(cfg, runs.MULTIRUN_FILE)
-            runs.refuse_other_runs(folder, overrides)
+            folder = resumed_folder(cfg, runs.MULTIRUN_FILE)
+            refuse_other_runs(folder, overrides, force)
             arguments = [*arguments, f"hydra.sweep.dir={folder}"]
     sys.argv[1:] = arguments
     sweeps.failed.clear()

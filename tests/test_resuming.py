@@ -1,0 +1,133 @@
+"""Going on with a run after files in conf/ were edited: nothing of that counts, or is lost, unasked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_audio import config
+from lightning_audio import folds as program
+from lightning_audio.errors import UserError
+from lightning_audio.resuming import ABSENT, _merged, differences, edited
+from lightning_audio.train import launch
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own conf/, to be edited."""
+    shutil.copytree(config.CONF, tmp_path / "conf")
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def config_of(folder: Path) -> DictConfig:
+    loaded = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(loaded, DictConfig)
+    return loaded
+
+
+def test_an_edited_file_is_told_and_counts_only_where_it_is_meant(
+    logs: Path, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch([*TINY, "seed=3"])
+    (folder,) = (logs / "demo").iterdir()
+    first = config_of(folder)
+    edit(conf / "experiment" / "demo.yaml", "lr: 2.0e-3", "lr: 1.0e-3")
+    edit(conf / "train.yaml", "channels_last: false", "channels_last: false  # a comment changes nothing")
+    # An option that the run was started with may be left out, and is no change.
+    again = ["experiment=demo", "resume=latest"]
+    with pytest.raises(
+        UserError, match=rf"with other settings \(optimizer\.lr 0\.002 -> 0\.001\).*resume={folder} alone"
+    ):
+        launch(again)
+    assert config_of(folder) == first
+
+    capsys.readouterr()
+    launch([f"resume={folder}"])
+    assert config_of(folder) == first
+    assert "goes on without what has changed in conf/" in (told := capsys.readouterr().out)
+    assert ": optimizer.lr 0.002 -> 0.001\n" in told
+
+    launch([*again, "trainer.max_epochs=3", "resume.force=true"])
+    told = capsys.readouterr().out
+    assert "Goes on with other settings: " in told
+    assert "optimizer.lr 0.002 -> 0.001" in told
+    assert "trainer.max_epochs 2 -> 3" in told
+    now = config_of(folder)
+    assert (now.optimizer.lr, now.trainer.max_epochs, now.seed) == (0.001, 3, 3)
+    launch(again)  # it has these settings now, and no file says otherwise than they did
+    assert config_of(folder) == now
+
+
+def test_where_the_data_lie_now_is_no_edit(
+    logs: Path, conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch([*TINY])
+    (folder,) = (logs / "demo").iterdir()
+    first = config_of(folder)
+    monkeypatch.setenv("LIGHTNING_AUDIO_DATA", str(tmp_path / "elsewhere"))
+    assert edited(folder, first) == first
+    edit(conf / "data" / "demo.yaml", "clips_per_class: 16", "clips_per_class: 9")
+    assert edited(folder, first) == first  # the command line chose another number
+
+
+def test_a_run_whose_command_makes_none_any_more_goes_on_as_it_was(logs: Path, conf: Path) -> None:
+    launch([*TINY])
+    (folder,) = (logs / "demo").iterdir()
+    (conf / "experiment" / "demo.yaml").rename(conf / "experiment" / "renamed.yaml")
+    assert edited(folder, config_of(folder)) == config_of(folder)
+    shutil.rmtree(folder / ".hydra")
+    assert edited(folder, config_of(folder)) == config_of(folder)
+
+
+def test_folds_that_are_not_done_ask_before_they_take_an_edited_file(
+    logs: Path, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*TINY, "trainer.max_epochs=1"]
+    program.cross_validate(command)
+    (folder,) = (logs / "demo").iterdir()
+    edit(conf / "experiment" / "demo.yaml", "lr: 2.0e-3", "lr: 1.0e-3")
+    program.cross_validate([*command, "resume=latest"])  # all have their scores
+    (folder / "2" / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"2 was trained with other settings \(optimizer\.lr 0\.002 -> 0\.001\)"):
+        program.cross_validate([*command, "resume=latest"])
+    assert config_of(folder / "2").optimizer.lr == 0.002
+    program.cross_validate([*command, "resume=latest", "resume.force=true"])
+    assert [config_of(folder / str(n)).optimizer.lr for n in (1, 2)] == [0.002, 0.001]
+    assert (folder / "2" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "saved", "expected"),
+    [
+        ({"a": 1}, {"a": 1}, {"a": 5}, {"a": 5}),  # changed on the command line
+        ({"a": 1}, {"a": 2}, {"a": 5}, {"a": 2}),
+        ({"a": 1}, {"a": 2}, {"a": 1, "b": 3}, {"a": 2, "b": 3}),
+        ({"a": 1, "b": 2}, {"a": 1}, {"a": 1, "b": 2}, {"a": 1}),  # taken out
+        ({"a": 1}, {"a": 1, "b": None}, {"a": 1}, {"a": 1, "b": None}),  # put in
+        ({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}}, {"a": {"b": 1, "d": 4}}, {"a": {"b": 2, "d": 4, "c": 3}}),
+        ({"a": {"b": 1}}, {"a": None}, {"a": {"b": 1}}, {"a": None}),
+        ({"a": [1]}, {"a": [1, 2]}, {"a": [1]}, {"a": [1, 2]}),
+    ],
+)
+def test_edits_are_merged_into_what_was_saved(then: Any, now: Any, saved: Any, expected: Any) -> None:
+    assert _merged(then, now, saved) == expected
+    assert _merged(then, then, saved) == saved
+    assert ABSENT not in expected.values()
+
+
+def test_differences_name_options_by_their_place() -> None:
+    old, new = ({"a": {"b": 1, "c": [1]}, "d": None}, {"a": {"b": 2, "c": [1]}, "e": 3})
+    found = differences(OmegaConf.create(old), OmegaConf.create(new))
+    assert found == {"a.b": (1, 2), "e": (None, 3)}
