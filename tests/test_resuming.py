@@ -91,21 +91,30 @@ def test_a_run_whose_command_makes_none_any_more_goes_on_as_it_was(logs: Path, c
     assert edited(folder, config_of(folder)) == config_of(folder)
 
 
-def test_folds_that_are_not_done_ask_before_they_take_an_edited_file(
-    logs: Path, conf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folds_ask_before_some_of_them_take_an_edited_file(logs: Path, conf: Path) -> None:
     command = [*TINY, "trainer.max_epochs=1"]
     program.cross_validate(command)
     (folder,) = (logs / "demo").iterdir()
-    edit(conf / "experiment" / "demo.yaml", "lr: 2.0e-3", "lr: 1.0e-3")
     program.cross_validate([*command, "resume=latest"])  # all have their scores
-    (folder / "2" / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"2 was trained with other settings \(optimizer\.lr 0\.002 -> 0\.001\)"):
+    shutil.rmtree(folder / "2")
+    edit(conf / "experiment" / "demo.yaml", "lr: 2.0e-3", "lr: 1.0e-3")
+    with pytest.raises(UserError, match=r"0 was trained with other settings \(optimizer\.lr 0\.002 -> "):
         program.cross_validate([*command, "resume=latest"])
-    assert config_of(folder / "2").optimizer.lr == 0.002
+    assert not (folder / "2").exists()
     program.cross_validate([*command, "resume=latest", "resume.force=true"])
     assert [config_of(folder / str(n)).optimizer.lr for n in (1, 2)] == [0.002, 0.001]
     assert (folder / "2" / "metrics.json").is_file()
+
+
+def test_a_command_from_somebody_else_builds_no_more_than_a_configuration(logs: Path, tmp_path: Path) -> None:
+    launch([*TINY])
+    (folder,) = (logs / "demo").iterdir()
+    canary = tmp_path / "canary"
+    evil = f"+callbacks.evil={{_target_:os.system,command:'touch {canary}'}}"
+    OmegaConf.save(OmegaConf.create([*TINY, evil]), folder / ".hydra" / "overrides.yaml")
+    with pytest.raises(UserError, match=r"wants to build os\.system, which is not on the allow list"):
+        launch([f"resume={folder}", "resume.force=true"])
+    assert not canary.exists()
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_audio import build, config, runs
 from lightning_audio.errors import UserError, refuse_address
-from lightning_audio.results import METRICS
 
 FORCE = "resume.force"
-HYDRA = ".hydra"  # Hydra's folder in that of a run: what was asked for, and what the files in conf/ made of it
+HYDRA = ".hydra"  # Hydra's folder in that of a run: what was asked for, and what files in conf/ made of it
 # What may be other than it was without another run coming of it.
 HARMLESS = (
     "test",
@@ -63,7 +62,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str], force: bool = Fals
     before = build.saved_config(folder, allow, training=True)
     now = edited(folder, before)
     if not force and cfg.resume != "latest" and len(overrides) <= 1:
-        _tell(differences(before, now), f"{folder} goes on without what has changed in conf/ since it was started")
+        _tell(differences(before, now), f"{folder} goes on without what has changed in conf/ since its start")
         return before, folder
     build.refuse_foreign(now, folder, allow)
     named = [override for override in overrides if override.split("=")[0] not in NAMES_A_RUN]
@@ -93,7 +92,8 @@ def edited(folder: Path, saved: DictConfig) -> DictConfig:
     try:
         then = OmegaConf.load(folder / HYDRA / "config.yaml")
         started = OmegaConf.to_container(OmegaConf.load(folder / HYDRA / "overrides.yaml"))
-        assert isinstance(then, DictConfig) and isinstance(started, list)
+        assert isinstance(then, DictConfig)
+        assert isinstance(started, list)
         now = config.compose_config([str(override) for override in started])
         for cfg in (then, now):
             cfg.run_folder, cfg.resume = str(folder), None
@@ -141,8 +141,8 @@ def tell_changes(folder: Path, found: Changes, force: bool) -> None:
     asked = [name for name in found if not any(f"{name}.".startswith(f"{part}.") for part in HARMLESS)]
     if asked and not force:
         raise UserError(
-            f"{folder} was trained with other settings ({_text(found)}): leave them out, give resume={folder} "
-            f"alone to go on with the old ones, or add {FORCE}=true to go on with the new ones."
+            f"{folder} was trained with other settings ({_text(found)}): leave them out, give "
+            f"resume={folder} alone to go on with the old ones, or add {FORCE}=true to go on with these."
         )
     _tell(found, "Goes on with other settings")
 
@@ -157,23 +157,15 @@ def _tell(changes: Changes, what: str) -> None:
 
 
 def refuse_other_runs(folder: Path, overrides: Sequence[str], force: bool = False) -> None:
-    """Raises UserError where a multirun was started with other overrides: its runs would be mixed up; or
-    where files in conf/ say otherwise than when a run of it that has no scores yet was started, and `force` is
-    not given."""
+    """Raises UserError where a multirun was started with other overrides, or, without `force`, where files in
+    conf/ say otherwise than when one of its runs was started: its runs would be mixed up."""
     saved = OmegaConf.select(OmegaConf.load(folder / runs.MULTIRUN_FILE), "hydra.overrides.task", default=[])
     started, wanted = ({o for o in side if not o.startswith("resume=")} for side in (saved, overrides))
     if started != wanted:
         raise UserError(f"{folder} was started with {' '.join(sorted(started))}: resume it with the same.")
-    for run in _unfinished(folder):
-        before = runs.load_config(run)
-        tell_changes(run, differences(before, edited(run, before)), force)
-
-
-def _unfinished(folder: Path) -> Iterator[Path]:
-    """The runs of a multirun that were started and have no scores."""
     for file in sorted(folder.glob(f"*/{runs.CONFIG_FILE}")):
-        if not (file.parent / METRICS).is_file():
-            yield file.parent
+        before = runs.load_config(file.parent)
+        tell_changes(file.parent, differences(before, edited(file.parent, before)), force)
 
 
 def resumed_folder(cfg: DictConfig, marker: str = runs.CONFIG_FILE) -> Path:

@@ -40,7 +40,6 @@ def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
     return cfg
 
 
-
 def load_config(run_folder: Path) -> DictConfig:
     """The resolved configuration that a run was trained with; what lay in its folder lies where that is now.
 
