@@ -8,6 +8,7 @@ takes back when it wants them.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -252,6 +253,7 @@ def report_start(count: int, repeats: int) -> None:
     for per_file, kind in ((CLIPS_PER_FILE, f"{CLIPS_PER_FILE} clips a file"), (1, "a file for each clip")):
         with tempfile.TemporaryDirectory() as root:
             first = child("manifest", root, count, per_file)
+            os.sync()  # or what was written is still on its way to the disk while starts are timed
             found = [child("start", root, count) for _ in range(repeats)]
         parts = [name for name in found[0] if not name.startswith("Rss")]
         seconds = {name: [one[name] for one in found] for name in parts}
