@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_audio import build, config
 from lightning_audio.augment import Augment
 from lightning_audio.frontend import LogMel
+from lightning_audio.train import keep_freed_memory
 
 SAMPLE_RATE, SECONDS, LABELS = 22050, 5, 10
 LARGEST_GAIN_DB = 6
@@ -81,6 +82,7 @@ def _masked(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     options = arguments(__doc__ or "", repeats=15)
+    keep_freed_memory()  # as every run does
     clips = 8 if options.quick else 32
     augment = build.instantiate(config.compose_config(["augment=environment"]).augment, "augment")
     generator = torch.Generator().manual_seed(0)
