@@ -13,7 +13,10 @@ STAMP := $(VENV)/.stamp
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Unlike pip, uv compiles nothing by itself, and then every start takes 10 seconds longer.
 INSTALL := $(if $(UV),UV_COMPILE_BYTECODE=1 $(UV) pip install --python $(PY),$(PY) -m pip install)
-OVERRIDES = experiment=$(EXP) $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
+GO_ON = $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
+OVERRIDES = experiment=$(EXP) $(GO_ON)
+# A run folder says by itself what its run is, where no EXP is given.
+ITSELF = $(and $(filter-out latest,$(RESUME)),$(filter file,$(origin EXP)))
 # $(call need,VALUE,SENTENCE) stops with the sentence where there is no value.
 need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
 
@@ -47,7 +50,7 @@ doctor: $(STAMP) ## ask whether a speech experiment can learn at all: EXP=digits
 	$(PY) -m lightning_audio doctor experiment=$(EXP) $(ARGS)
 
 train: $(STAMP) ## train EXP=demo; ARGS="seed=1" changes settings, RESUME=latest (or a run folder) goes on
-	$(PY) -m lightning_audio train $(OVERRIDES)
+	$(PY) -m lightning_audio train $(if $(ITSELF),$(GO_ON),$(OVERRIDES))
 
 evaluate: $(STAMP) ## print the test scores of RUN=logs/... again
 	$(call need,$(RUN),Name the run folder: make evaluate RUN=logs/EXPERIMENT/DATE_TIME.)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +167,21 @@ def test_find_lr_takes_one_value_of_each_option(logs: Path, monkeypatch: pytest.
         find_lr.main()
     assert ended.value.code == 2
     assert not logs.exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), "train experiment=demo"),
+        (("RESUME=latest",), 'train experiment=demo "resume=latest"'),
+        (("RESUME=logs/a",), 'train "resume=logs/a"'),  # the folder says what its run is
+        (("RESUME=logs/a", "EXP=x", "ARGS=seed=1"), 'train experiment=x "resume=logs/a" seed=1'),
+    ],
+)
+def test_make_train_names_an_experiment_where_it_is_meant(given: tuple[str, ...], expected: str) -> None:
+    command = ["make", "--dry-run", "--no-print-directory", "train", *given]
+    environment = {"PATH": os.environ["PATH"]}  # without what `make test` itself was given
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    assert " ".join(done.stdout.splitlines()[-1].split("lightning_audio ")[1].split()) == expected
