@@ -55,6 +55,19 @@ def test_folders_are_labels_and_what_is_no_audio_or_hidden_is_left_alone(tmp_pat
     assert all(clip.path == str(root / clip.id) and clip.group is None for clip in clips)
 
 
+def test_sound_that_cant_be_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = filled(
+        tmp_path / "r",
+        *("dog/a.wav", "dog/b.M4A", "dog/._c.m4a", "cat/a.aiff", "cat/d.m4a", "cat/e.wma", "cat/notes.txt"),
+    )
+    for _ in range(2):
+        assert len(corpus(root, test_share=0.5).clips()) == 2
+    told = [record.message for record in caplog.records]
+    assert len(told) == 1
+    assert "2 .m4a, 1 .wma" in told[0]
+    assert str(root) in told[0]
+
+
 def test_a_label_folder_may_be_a_link(tmp_path: Path) -> None:
     filled(tmp_path / "elsewhere", "a.wav", "b.wav")
     root = filled(tmp_path / "r", "dog/a.wav", "dog/b.wav")

@@ -68,7 +68,7 @@ def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The run, the audio, the format of what is said, and how transcripts are decoded."""
     parser = _parser("predict")
     parser.add_argument("run", help="run folder or checkpoint")
-    parser.add_argument("audio", nargs="*", help="files, folders or globs; WAV, FLAC, Ogg, MP3")
+    parser.add_argument("audio", nargs="*", help="files, folders or globs; WAV, FLAC, Ogg, MP3, AIFF")
     every = dict.fromkeys([*SOUND_FORMATS, *TRANSCRIPT_FORMATS])
     parser.add_argument("--format", choices=every, help="[table, or text where the run transcribes speech]")
     parser.add_argument("--output", type=Path, help="write to this file instead of the terminal")
@@ -104,7 +104,7 @@ def align(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The run, and a recording with its text or a table of them; or, to fit, the run alone."""
     parser = _parser("align")
     parser.add_argument("run", help="run folder or checkpoint of speech recognition")
-    parser.add_argument("audio", nargs="?", help="WAV, FLAC, Ogg, MP3")
+    parser.add_argument("audio", nargs="?", help="WAV, FLAC, Ogg, MP3, AIFF")
     parser.add_argument("text", nargs="?", help="what is said in it")
     parser.add_argument(
         "--manifest", type=Path, help="JSONL or CSV with audio_filepath and text, in their place"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +26,9 @@ from lightning_audio.errors import UserError
 T = TypeVar("T")
 R = TypeVar("R")
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
+# Sound that libsndfile does not read; what telephones record is among it.
+UNREADABLE = frozenset((".m4a", ".aac", ".mp4", ".3gp", ".amr", ".wma", ".webm", ".mka", ".wv", ".ape"))
 
 # Whatever changes the samples that come out of a file stands in this name, and so in the key of every store.
 DECODER_VERSION = 2
@@ -40,6 +44,8 @@ OPEN_ENDED = 2**63 - 1
 # libsndfile's own text for this code speaks of a missing file, but it comes for any .mp3 without MPEG frames.
 NOT_AN_MP3 = 7
 SYSTEM = 2  # the file could not be opened or read at all
+
+_log = logging.getLogger(__name__)
 
 
 class AudioError(UserError):
@@ -69,7 +75,7 @@ def decode(
     to full scale and rounded, so that `samples_to_float` gives it back within half a step.
 
     Args:
-        path: WAV, FLAC, Ogg or MP3.
+        path: WAV, FLAC, Ogg, MP3, or what else libsndfile reads.
         start: seconds from the beginning of the file.
         duration: seconds, or None for all that follows; a file that ends earlier gives what it has.
         whole: refuse a stretch that lacks its end because the file was cut short.
@@ -203,12 +209,25 @@ def _files_of(path: Path) -> list[Path]:
     names = [path] if path.is_dir() else glob.glob(str(path), recursive=True)  # noqa: PTH207
     matches = [Path(name) for name in names]
     files = [file for match in matches for file in ([match] if match.is_file() else match.rglob("*"))]
+    warn_of_unreadable(files, path)
     audio = [file for file in files if _is_audio(file)]
     if not audio:
         raise UserError(
             f"{path} gives no audio: name a file, a folder or a glob that holds {', '.join(AUDIO_SUFFIXES)}."
         )
     return audio
+
+
+def warn_of_unreadable(files: Iterable[Path], where: Path) -> None:
+    """Says how many files of sound are left alone for their format: nobody would look for those clips."""
+    left = Counter(file.suffix.lower() for file in files if not file.name.startswith("."))
+    if told := ", ".join(f"{left[suffix]} {suffix}" for suffix in sorted(UNREADABLE & left.keys())):
+        _warn_once(f"Left alone in {where}: {told}, which can't be read. Convert them to WAV or FLAC.")
+
+
+@cache  # the same folder may be looked through for each fold
+def _warn_once(sentence: str) -> None:
+    _log.warning(sentence)
 
 
 def _is_audio(file: Path) -> bool:

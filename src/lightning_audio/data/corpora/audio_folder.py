@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_audio.data.clip import SPLIT_NAMES, Clip
 from lightning_audio.data.corpora.own import OwnRecordings
-from lightning_audio.data.decode import AUDIO_SUFFIXES
+from lightning_audio.data.decode import AUDIO_SUFFIXES, warn_of_unreadable
 from lightning_audio.errors import UserError
 
 
@@ -53,7 +53,8 @@ class AudioFolder(OwnRecordings):
         splits = self._splits()
         labels = {split: _folders(folder) for split, folder in splits.items()}
         self._refuse_labels(labels)
-        return [
+        others: list[Path] = []
+        clips = [
             Clip(
                 id=file.relative_to(self.root).as_posix(),
                 path=str(file),
@@ -63,8 +64,10 @@ class AudioFolder(OwnRecordings):
             )
             for split, folders in labels.items()
             for folder in folders
-            for file in _audio_below(folder)
+            for file in _audio_below(folder, others)
         ]
+        warn_of_unreadable(others, self.root)
+        return clips
 
     def _splits(self) -> dict[str | None, Path]:
         """The folders above the labels: those of the splits, or `root` itself."""
@@ -131,9 +134,12 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _audio_below(label: Path) -> Iterator[Path]:
-    """The audio files below the folder of a label, nothing hidden, in the order of their names."""
-    others, found = set(), False
+def _audio_below(label: Path, others: list[Path]) -> Iterator[Path]:
+    """The audio files below the folder of a label, nothing hidden, in the order of their names.
+
+    What is no audio is appended to `others`.
+    """
+    before, found = len(others), False
     for folder, within, names in os.walk(label, onerror=_refuse_unreadable):
         within[:] = sorted(name for name in within if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
@@ -141,9 +147,10 @@ def _audio_below(label: Path) -> Iterator[Path]:
                 found = True
                 yield Path(folder, name)
             else:
-                others.add(Path(name).suffix or name)
+                others.append(Path(folder, name))
     if not found:
-        seen = f" (only {', '.join(sorted(others)[:5])})" if others else ""
+        kinds = sorted({path.suffix or path.name for path in others[before:]})
+        seen = f" (only {', '.join(kinds[:5])})" if kinds else ""
         raise UserError(
             f"The label folder {label} holds no audio{seen}: put {', '.join(AUDIO_SUFFIXES)} files there, or "
             "remove it."
