@@ -128,6 +128,14 @@ def test_a_resumed_loader_reads_the_rest_and_then_whole_epochs(stop: int) -> Non
     assert len(resumed) == 6
 
 
+def test_an_epoch_that_ended_before_its_last_batch_is_over_too() -> None:
+    source, resumed = loader(), loader()  # trainer.limit_train_batches=2
+    source.sampler.set_epoch(1)
+    list(islice(source, 2))
+    resumed.load_state_dict(source.state_dict())
+    assert [read(resumed, epoch) for epoch in (2, 3)] == [read(source, epoch) for epoch in (2, 3)]
+
+
 def test_a_resumed_loader_can_be_saved_again() -> None:
     source = loader()
     expected = read(source, 0)
@@ -136,7 +144,7 @@ def test_a_resumed_loader_can_be_saved_again() -> None:
         resumed.load_state_dict({"batches": stop})
         iterator = iter(resumed)
         assert list(islice(iterator, following - stop)) == expected[stop:following]
-        assert resumed.state_dict() == {"batches": following}
+        assert resumed.state_dict() == {"batches": following, "epoch": 0}
 
 
 def test_what_workers_read_ahead_does_not_count_as_read() -> None:

@@ -159,10 +159,14 @@ class BatchLoader(DataLoader):
         options.setdefault("worker_init_fn", in_loader_worker)
         super().__init__(dataset, sampler=sampler, batch_size=None, **options)
         self._batches = 0
+        self._goes_on: tuple[int | None, int] = (None, 0)  # in this epoch (None: any), with this batch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.asked = time.perf_counter()
-        first, self.sampler.first_batch = self.sampler.first_batch, 0
+        (epoch, batch), self._goes_on = self._goes_on, (None, 0)
+        # A state saved behind the last batch belongs to an epoch that is over; that batch may be one before
+        # the sampler's last, where the trainer is told to take fewer.
+        first = batch % max(len(self), 1) if epoch in (None, self.sampler.epoch) else 0
         self._batches = first
         self.sampler.reshuffles.begin(self.sampler.epoch, first)
         iterator = self._loaded() if first == 0 else self._resumed(first)
@@ -183,8 +187,7 @@ class BatchLoader(DataLoader):
             self.sampler.first_batch = 0
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self._batches}
+        return {"batches": self._batches, "epoch": self.sampler.epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        # A state saved behind the last batch belongs to an epoch that is over.
-        self.sampler.first_batch = state["batches"] % max(len(self), 1)
+        self._goes_on = state.get("epoch"), state["batches"]
