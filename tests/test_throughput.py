@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import TINY
 from omegaconf import OmegaConf
 
 from lightning_audio import callbacks
+from lightning_audio.callbacks import EMA
 from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.config import compose_config
 from lightning_audio.data import sampling
@@ -81,3 +83,14 @@ def test_draws_are_seeded_as_torch_seeds_them() -> None:
     expected = torch.rand(3)
     seed_draws(5, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_weights_are_averaged_where_they_are_trained_and_counted_on_the_host() -> None:
+    # Lightning calls `setup` before it moves the weights; "meta" stands for a GPU here.
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    callback, task = EMA(), pl.LightningModule()
+    task.layer = torch.nn.Linear(2, 3)
+    callback.setup(trainer, task, "fit")  # type: ignore[arg-type]
+    assert callback._average_model is not None
+    assert {p.device.type for p in callback._average_model.parameters()} == {"meta"}
+    assert callback._average_model.n_averaged.device.type == "cpu"

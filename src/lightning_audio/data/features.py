@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_audio.data.batch import samples_to_float
+from lightning_audio.data.batch import samples_to_float, sent
 from lightning_audio.data.once import build_once, write_file
 from lightning_audio.data.residency import read_array, residence
 from lightning_audio.data.store import WaveStore, progress
@@ -150,7 +150,7 @@ def _gather_in_memory(frames: np.ndarray, offsets: Tensor, lengths: Tensor) -> T
 
 def _gather_on_device(frames: Tensor, offsets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     times = torch.arange(int(lengths.max()), device=frames.device)
-    offsets, lengths = offsets.to(frames.device), lengths.to(frames.device)
+    offsets, lengths = sent(offsets, frames.device), sent(lengths, frames.device)
     return frames[offsets[:, None] + torch.minimum(times, lengths[:, None])], lengths
 
 
