@@ -123,6 +123,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert epoch_of(tmp_path / "previous.ckpt") == 1, "a damaged one never takes its place"
 
 
+def test_a_damaged_best_checkpoint_is_set_aside_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, best = save(tmp_path, 1), save(tmp_path, 1, "best.ckpt")
+    flip_a_byte(best)
+    assert to_resume(tmp_path) == last
+    assert f"{best} is damaged" in capsys.readouterr().out
+    assert not best.exists()
+    assert (tmp_path / "best.ckpt.damaged").is_file()
+    assert to_resume(tmp_path) == last
+    assert not capsys.readouterr().out
+
+
+def test_a_digest_that_is_no_text_counts_as_none(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    path.with_name("last.ckpt.sha256").write_bytes(b"\xff\xfe")
+    assert recorded(path) == []
+    assert to_resume(tmp_path) == path
+
+
 def test_without_a_sound_checkpoint_nothing_is_resumed(tmp_path: Path) -> None:
     assert to_resume(tmp_path) is None
     for epoch in (1, 2):

@@ -185,12 +185,12 @@ def test_every_parameter_is_in_one_group_and_only_weights_are_decayed(name: str)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-def test_groups_are_those_of_timm(weight_decay: float) -> None:
+def test_groups_are_those_of_timm_whatever_the_decay(weight_decay: float) -> None:
     built = nn.Sequential(network("bc_resnet", 1), nn.Conv2d(2, 2, 1))
     built[1].requires_grad_(False)
-    expected = param_groups_weight_decay(built, weight_decay)
+    expected = param_groups_weight_decay(built, 0.05)
     groups = Network.parameter_groups(built, weight_decay)  # type: ignore[arg-type]
-    assert [group["weight_decay"] for group in groups] == [group["weight_decay"] for group in expected]
+    assert [group["weight_decay"] for group in groups] == [0.0, weight_decay]
     for group, other in zip(groups, expected, strict=True):
         assert [id(p) for p in group["params"]] == [id(p) for p in other["params"]]
 

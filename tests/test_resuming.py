@@ -10,11 +10,11 @@ import pytest
 from conftest import TINY
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_audio import config
+from lightning_audio import config, runs
 from lightning_audio import folds as program
 from lightning_audio.errors import UserError
-from lightning_audio.resuming import ABSENT, _merged, differences, edited
-from lightning_audio.train import launch
+from lightning_audio.resuming import ABSENT, _merged, differences, edited, latest
+from lightning_audio.train import how_to_go_on, launch, train
 
 
 @pytest.fixture
@@ -140,3 +140,61 @@ def test_differences_name_options_by_their_place() -> None:
     old, new = ({"a": {"b": 1, "c": [1]}, "d": None}, {"a": {"b": 2, "c": [1]}, "e": 3})
     found = differences(OmegaConf.create(old), OmegaConf.create(new))
     assert found == {"a.b": (1, 2), "e": (None, 3)}
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(tiny_run: Path, tmp_path: Path) -> None:
+    with runs.alone_in(tmp_path), pytest.raises(UserError, match="Another process is training in"):
+        train(OmegaConf.load(tiny_run / "config.yaml"), tmp_path)  # type: ignore[arg-type]
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
+    with runs.alone_in(tmp_path):
+        pass
+
+
+def test_a_process_of_the_same_run_is_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with runs.alone_in(tmp_path):
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with runs.alone_in(tmp_path):
+            pass
+
+
+def test_the_latest_run_is_not_one_that_was_renamed(tmp_path: Path) -> None:
+    for name in ("2026-01-31_12-00-00_ffff", "2026-02-01_12-00-00_0000", "baseline"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    assert latest(tmp_path, "config.yaml").name == "2026-02-01_12-00-00_0000"
+    shutil.rmtree(tmp_path / "2026-01-31_12-00-00_ffff")
+    shutil.rmtree(tmp_path / "2026-02-01_12-00-00_0000")
+    assert latest(tmp_path, "config.yaml").name == "baseline"
+
+
+def test_what_to_do_with_a_run_that_had_not_begun(tmp_path: Path) -> None:
+    assert how_to_go_on(tmp_path).startswith("start it again")
+    (tmp_path / "config.yaml").touch()
+    assert how_to_go_on(tmp_path) == f"go on with resume={tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("address", "fits"),
+    [
+        ("sqlite:///{logs}/mlflow.db", True),
+        ("http://mine:5000", True),
+        ("http://evil.example:5000", False),
+        ("sqlite:///{logs}/../outside/mlflow.db", False),
+        ("file:///tmp/outside", False),
+        ("/tmp/outside", False),
+    ],
+)
+def test_a_run_folder_logs_to_no_server_but_the_users_own(
+    address: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mine:5000")
+    folder = tmp_path / "logs" / "demo" / "2026-01-31"
+    (tmp_path / "outside").mkdir()
+    node = {"logger": {"mlflow": {"tracking_uri": address.format(logs=tmp_path / "logs")}}}
+    if fits:
+        runs.refuse_elsewhere(node, folder)
+        return
+    with pytest.raises(
+        UserError, match=r"wants to log to .*: set MLFLOW_TRACKING_URI to that if it is yours"
+    ):
+        runs.refuse_elsewhere(node, folder)

@@ -359,6 +359,11 @@ def trainer(
 
     `loggers` are those of a trainer that this one takes the place of: new ones would write over their files.
     """
+    if str(cfg.trainer.precision).endswith("-true") and cfg.trainer.precision != "32-true":
+        raise UserError(
+            f"trainer.precision={cfg.trainer.precision} would take waveforms, too, to another precision: set "
+            "it to bf16-mixed, 16-mixed or 32-true."
+        )
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     watching = [c for c in callbacks if isinstance(c, pl.callbacks.EarlyStopping)]
     if watching and not data.has_validation:

@@ -76,7 +76,7 @@ def recorded(path: Path) -> list[str]:
     """The digests that a checkpoint may have: two after a kill while it was replaced, none if unknown."""
     try:
         lines = sidecar(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return []
     return [line.split()[0] for line in lines if line.strip()]
 
@@ -141,14 +141,9 @@ def to_resume(folder: Path) -> Path | None:
             damaged.append(path)
             continue
         for other in damaged:
-            print(
-                f"{other} is damaged (its bytes are not those that were saved): it is kept as "
-                f"{other.name}{DAMAGED}, and the run goes on from {path.name}, one checkpoint earlier.",
-                flush=True,
-            )
-            with contextlib.suppress(FileNotFoundError):  # another process of the run was faster
-                other.rename(other.with_name(other.name + DAMAGED))
-                sidecar(other).unlink(missing_ok=True)
+            _set_aside(other, f"the run goes on from {path.name}, one checkpoint earlier")
+        if (folder / BEST).is_file() and not _is_whole(folder / BEST):
+            _set_aside(folder / BEST, "the weights of the last epoch count unless better ones come")
         return path
     if damaged:
         names = " and ".join(path.name for path in damaged)
@@ -157,6 +152,17 @@ def to_resume(folder: Path) -> Path | None:
             "back a copy, or start a new run."
         )
     return None
+
+
+def _set_aside(path: Path, instead: str) -> None:
+    print(
+        f"{path} is damaged (its bytes are not those that were saved): it is kept as "
+        f"{path.name}{DAMAGED}, and {instead}.",
+        flush=True,
+    )
+    with contextlib.suppress(FileNotFoundError):  # another process of the run was faster
+        path.rename(path.with_name(path.name + DAMAGED))
+        sidecar(path).unlink(missing_ok=True)
 
 
 def _is_whole(path: Path) -> bool:

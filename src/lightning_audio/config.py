@@ -74,7 +74,7 @@ def compose_run(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
             given, kinds = (OmegaConf.to_container(node, resolve=True) for node in (cfg, usual))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(_sentence(str(error), overrides)) from error
-    _refuse_other_kinds(given, kinds)
+    refuse_other_kinds(given, kinds)
     return cfg, whole
 
 
@@ -95,14 +95,14 @@ def _groups(choices: Mapping[str, str | None]) -> list[str]:
     return [f"{group}={name}" for group, name in named if group not in OPTIONAL]
 
 
-def _refuse_other_kinds(given: Any, usual: Any, place: str = "") -> None:
+def refuse_other_kinds(given: Any, usual: Any, place: str = "") -> None:
     """Raises UserError for an option that nothing reads, or that is of another kind than its default."""
     if place in ("", "paths."):  # what is built refuses for itself
         _refuse_unread(given, usual, place)
     for key, value in given.items():
         name, default = f"{place}{key}", usual.get(key)
         if isinstance(value, dict) and isinstance(default, dict):
-            _refuse_other_kinds(value, default, f"{name}.")
+            refuse_other_kinds(value, default, f"{name}.")
         elif kind := _kind_that_fits(value, default, whole=place in ("loader.", "trainer.")):
             raise UserError(f"{name}={value} does not fit: give {kind}, such as {default}.")
 

@@ -15,10 +15,13 @@ from lightning_audio.errors import UserError, refuse_address
 
 FORCE = "resume.force"
 HYDRA = ".hydra"  # Hydra's folder in that of a run: what was asked for, and what files in conf/ made of it
-# What may be other than it was without another run coming of it.
+# What may be other than it was without another run coming of it; whether the data are the same is asked when
+# they are read.
 HARMLESS = (
     "test",
     "paths",
+    *(f"data.{place}" for place in ("root", "test_root", "cache", "file", "train", "val", "test", "audio")),
+    "network.models",
     "logger",
     "saving",
     "loader.workers",
@@ -28,6 +31,7 @@ HARMLESS = (
     "callbacks.listen",
 )
 NAMES_A_RUN = ("resume", "experiment", "allow")  # options that change nothing of what a run folder says
+WITH_PATHS = ("paths", "data", "network", "augment")  # parts that name files of the user's
 ABSENT = object()
 
 Changes = Mapping[str, tuple[Any, Any]]  # the old and the new value of options, by dotted name
@@ -47,6 +51,22 @@ def without_force(arguments: Sequence[str]) -> tuple[list[str], bool]:
     return [a for a in arguments if a.split("=")[0] != FORCE], said[-1:] == ["true"]
 
 
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+    """As `config.compose_run`; where a run is resumed, options may be such as only its configuration has.
+
+    Raises:
+        UserError: as that; what is no option of the run either is refused by `resumed_config`.
+    """
+    try:
+        return config.compose_run(overrides)
+    except UserError:
+        if not any(override.startswith("resume=") for override in overrides):
+            raise
+        names = (override.split("=")[0] for override in overrides)
+        chosen = [name in (*NAMES_A_RUN, "name") or (config.CONF / name).is_dir() for name in names]
+        return config.compose_run([o for o, is_chosen in zip(overrides, chosen, strict=True) if is_chosen])
+
+
 def resumed_config(cfg: DictConfig, overrides: Sequence[str], force: bool = False) -> tuple[DictConfig, Path]:
     """The configuration to go on with, and the run folder that `resume` of `cfg` means.
 
@@ -59,7 +79,7 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str], force: bool = Fals
     """
     folder = resumed_folder(cfg)
     allow = build.packages_of(cfg)
-    before = build.saved_config(folder, allow, training=True)
+    before = _where_it_is_now(build.saved_config(folder, allow, training=True), cfg, overrides)
     now = edited(folder, before)
     if not force and cfg.resume != "latest" and len(overrides) <= 1:
         _tell(differences(before, now), f"{folder} goes on without what has changed in conf/ since its start")
@@ -67,10 +87,25 @@ def resumed_config(cfg: DictConfig, overrides: Sequence[str], force: bool = Fals
     build.refuse_foreign(now, folder, allow)
     named = [override for override in overrides if override.split("=")[0] not in NAMES_A_RUN]
     groups = [override for override in named if (config.CONF / override.split("=")[0]).is_dir()]
-    now = runs.changed(now, [option for option in named if option not in groups])
+    edits, now = now, runs.changed(now, [option for option in named if option not in groups])
+    config.refuse_other_kinds(_resolved(now), _resolved(edits))
     _refuse_other_groups(cfg, groups, now, folder)
     tell_changes(folder, differences(before, now), force)
     return now, folder
+
+
+def _where_it_is_now(saved: DictConfig, cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """What is saved, with data, weight files and cache where `cfg` has them: if that is asked for, or nothing
+    is left where they were."""
+    content = _resolved(saved)
+    for name in ("data", "models", "cache"):
+        old, new = (str(OmegaConf.select(one, f"paths.{name}")) for one in (saved, cfg))
+        asked = [o.partition("=")[2] for o in overrides if o.split("=")[0] == f"paths.{name}"]
+        new = asked[-1] if asked else new
+        if old != new and (asked or not Path(old).exists()):
+            content |= {part: runs.moved(content[part], old, new) for part in WITH_PATHS if part in content}
+            print(f"The {name} of this run are looked for in {new} instead of {old}.", flush=True)
+    return OmegaConf.create(content)
 
 
 def _refuse_other_groups(cfg: DictConfig, groups: Sequence[str], saved: DictConfig, folder: Path) -> None:
@@ -188,15 +223,15 @@ def resumed_folder(cfg: DictConfig, marker: str = runs.CONFIG_FILE) -> Path:
 
 
 def latest(parent: Path, marker: str) -> Path:
-    """The newest folder below `parent` that holds the file `marker`, by its name: that is date and time.
+    """The newest folder below `parent` that holds the file `marker`.
 
     Raises:
         UserError: there is none.
     """
-    folders = [file.parent for file in parent.glob(f"*/{marker}")]
-    if not folders:
+    folder = runs.newest(file.parent for file in parent.glob(f"*/{marker}"))
+    if folder is None:
         kind = "multirun" if marker == runs.MULTIRUN_FILE else "run"
         raise UserError(
             f"There is no {kind} in {parent} to go on with: start one without `resume`, or give its folder."
         )
-    return max(folders, key=lambda folder: folder.name)
+    return folder

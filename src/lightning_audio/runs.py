@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,7 +21,8 @@ from lightning_audio.errors import UserError
 CONFIG_FILE = "config.yaml"
 MULTIRUN_FILE = "multirun.yaml"  # Hydra's, in the folder of a multirun
 FOLDERS = ("save_dir", "dirpath", "dir", "log_dir", "root_dir", "output_dir")  # options of what writes files
-SERVERS = ("tracking_uri",)
+SERVERS, SERVER = ("tracking_uri",), "MLFLOW_TRACKING_URI"
+DATED = re.compile(r"\d{4}-\d\d-\d\d_")
 
 
 def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
@@ -58,7 +62,7 @@ def load_config(run_folder: Path) -> DictConfig:
             raise ValueError("aliases")
         cfg = OmegaConf.to_container(OmegaConf.create(text))
         assert isinstance(cfg, dict)
-        return OmegaConf.create(_moved(cfg, str(cfg["run_folder"]), str(run_folder)))
+        return OmegaConf.create(moved(cfg, str(cfg["run_folder"]), str(run_folder)))
     except (
         OSError,
         ValueError,
@@ -77,7 +81,10 @@ def refuse_elsewhere(node: Any, run_folder: Path, name: str = "") -> None:
         refuse_elsewhere(value, run_folder, key)
     for value in node if isinstance(node, list) else ():
         refuse_elsewhere(value, run_folder, name)
-    if not isinstance(node, str) or name in SERVERS:
+    if not isinstance(node, str):
+        return
+    if name in SERVERS:
+        _refuse_server(node, run_folder)
         return
     place = Path(node) if name in FOLDERS else run_folder / node
     inside = place.resolve().is_relative_to(run_folder.resolve())
@@ -88,12 +95,23 @@ def refuse_elsewhere(node: Any, run_folder: Path, name: str = "") -> None:
         )
 
 
-def _moved(node: Any, old: str, new: str) -> Any:
+def _refuse_server(address: str, run_folder: Path) -> None:
+    """Lets through what the user set up, and a database that lies in a folder above the run."""
+    file = Path(address.removeprefix("sqlite:///")).resolve()
+    own = address.startswith("sqlite:///") and file.parent in run_folder.resolve().parents
+    if not own and address != os.environ.get(SERVER):
+        raise UserError(
+            f"The configuration in {run_folder} wants to log to {address!r}: set {SERVER} to that if it is "
+            "yours, or start a new run."
+        )
+
+
+def moved(node: Any, old: str, new: str) -> Any:
     """Paths at and below `old` as paths below `new`."""
     if isinstance(node, dict):
-        return {key: _moved(value, old, new) for key, value in node.items()}
+        return {key: moved(value, old, new) for key, value in node.items()}
     if isinstance(node, list):
-        return [_moved(value, old, new) for value in node]
+        return [moved(value, old, new) for value in node]
     if isinstance(node, str) and (node == old or node.startswith(f"{old}/")):
         return new + node[len(old) :]
     return node
@@ -110,6 +128,39 @@ def refuse_unwritable(logs: Path) -> None:
         raise UserError(
             f"Nothing can be written to {logs}: set paths.logs to a folder that can be written to."
         )
+
+
+@contextmanager
+def alone_in(run_folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a run folder meanwhile; those of one run share it.
+
+    Raises:
+        UserError: one is there already.
+    """
+    first = {os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")} == {
+        "0"
+    }
+    run_folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_folder / ".lock", timeout=0)
+    try:
+        if first:
+            lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"Another process is training in {run_folder}: wait until it has ended, or end it, before you "
+            "go on."
+        ) from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def newest(folders: Iterable[Path]) -> Path | None:
+    """The newest run folder by its name, which is date and time unless somebody renamed it; None of none."""
+    return max(folders, key=lambda folder: (bool(DATED.match(folder.name)), folder.name), default=None)
 
 
 def new_run_folder(cfg: DictConfig, kind: str) -> Path:

@@ -74,6 +74,7 @@ class Saver(Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._within_epoch = self._logs_next = self._due = self._leaving = False
         self._loaded: dict[str, Any] = {}
+        self._patience: list[int] = []  # what the configuration gives, before a checkpoint is read
 
     # Training starts and ends.
 
@@ -90,6 +91,8 @@ class Saver(Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         restore_position(trainer)
         state, self._loaded = self._loaded, {}
+        if state:
+            restore_settings(trainer, pl_module, self._patience)
         if state.get("stopped") and state["stopped"] == _patience(trainer):  # or it was given more since
             trainer.should_stop = True
         if state.get("means"):
@@ -181,6 +184,7 @@ class Saver(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._loaded = checkpoint.get(STATE, {})
+        self._patience = [callback.patience for callback in _stoppers(trainer)]
 
 
 def _in_training(trainer: pl.Trainer) -> bool:
@@ -196,7 +200,11 @@ def _any_rank(trainer: pl.Trainer, decision: bool) -> bool:
 
 def _patience(trainer: pl.Trainer) -> list[int]:
     """What decided on an early stop; one entry at least, so that it is true."""
-    return [-1, *(c.patience for c in trainer.callbacks if isinstance(c, EarlyStopping))]  # type: ignore[attr-defined]
+    return [-1, *(callback.patience for callback in _stoppers(trainer))]
+
+
+def _stoppers(trainer: pl.Trainer) -> list[EarlyStopping]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -225,6 +233,21 @@ def restore_position(trainer: pl.Trainer) -> None:
     if loop.restarting and loop._combined_loader_states_to_load:
         loop._combined_loader = None
         loop.setup_data()
+
+
+def restore_settings(trainer: pl.Trainer, task: pl.LightningModule, patience: Sequence[int]) -> None:
+    """Lets count what the configuration says of the optimizer and of patience, which may have been changed by
+    `resume.force=true`; Lightning takes both from the checkpoint. Where nothing was, nothing changes."""
+    for callback, epochs in zip(_stoppers(trainer), patience, strict=True):
+        callback.patience = epochs
+    settings: list[dict[str, Any]] = getattr(task, "settings", [])
+    for schedule in (one.scheduler for one in trainer.lr_scheduler_configs if settings):
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        schedule.base_lrs = [group["initial_lr"] for group in settings]
+        groups = zip(schedule.optimizer.param_groups, settings, schedule.lr_lambdas, strict=True)
+        for group, configured, factor in groups:
+            group |= configured
+            group["lr"] = configured["initial_lr"] * factor(schedule.last_epoch)
 
 
 def row_of(trainer: pl.Trainer) -> dict[str, float]:

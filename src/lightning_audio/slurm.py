@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 from lightning_audio.results import to_json, write_atomically
+from lightning_audio.runs import newest
 
 MARKER = "slurm.json"
 SECONDS = 10  # that scontrol may take
@@ -39,8 +40,7 @@ def restarted_folder(parent: Path) -> Path | None:
     if not job() or int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
         return None
     mine = {"job": job(), "command": command}
-    folders = [file.parent for file in parent.glob(f"*/{MARKER}") if json.loads(file.read_text()) == mine]
-    return max(folders, key=lambda folder: folder.name, default=None)
+    return newest(file.parent for file in parent.glob(f"*/{MARKER}") if json.loads(file.read_text()) == mine)
 
 
 def requeue(signum: int) -> str:

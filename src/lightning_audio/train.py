@@ -34,9 +34,10 @@ from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
 from lightning_audio.errors import Interrupted, UserError, end_on, ends_in_one_sentence
 from lightning_audio.feature_statistics import fit_normalizer
-from lightning_audio.fitting import fit_guarded
+from lightning_audio.fitting import fit_guarded, refuse_unfit
 from lightning_audio.metrics import Score
 from lightning_audio.results import (
+    FAILURE,
     METRICS,
     PREDICTIONS,
     print_report,
@@ -45,7 +46,13 @@ from lightning_audio.results import (
     write_failure,
     write_metrics,
 )
-from lightning_audio.resuming import refuse_other_runs, resumed_config, resumed_folder, without_force
+from lightning_audio.resuming import (
+    composed,
+    refuse_other_runs,
+    resumed_config,
+    resumed_folder,
+    without_force,
+)
 from lightning_audio.saving import checkpoint_bytes
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.transcript_report import print_transcript_report
@@ -64,21 +71,23 @@ HYDRA_FLAGS = (
 )
 
 
-def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
+def train(cfg: DictConfig, run_folder: Path, force: bool = False) -> dict[str, Any]:
     """Trains, or goes on training, in a run folder; then tests and writes the report.
 
-    Where the folder has `checkpoints/last.ckpt`, training goes on from there.
+    Where the folder has `checkpoints/last.ckpt`, training goes on from there; with `force` on data that are
+    not what they were, too.
 
     Returns:
         What metrics.json holds.
 
     Raises:
-        UserError: something in the configuration or the data is wrong, or the disk is full.
+        UserError: something in the configuration or the data is wrong, the disk is full, or another process
+            is in the folder.
         Interrupted: SIGTERM, Ctrl-C or on Slurm SIGUSR1; it is saved, and on Slurm the job is requeued.
     """
     with signals.listening():
         try:
-            return _train(cfg, run_folder)
+            return _train(cfg, run_folder, force)
         except OSError as error:
             if not checkpoint_files.is_full(error):
                 raise
@@ -93,6 +102,8 @@ def train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
 
 def how_to_go_on(run_folder: Path) -> str:
     """What to do with a run, or with the multirun that it is part of, that was cut."""
+    if not many_runs() and not (run_folder / runs.CONFIG_FILE).is_file():
+        return "start it again, for training had not begun"
     if many_runs():
         return f"go on with the same command and resume={HydraConfig.get().sweep.dir}"
     return f"go on with resume={run_folder}"
@@ -103,7 +114,7 @@ def many_runs() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
+def _train(cfg: DictConfig, run_folder: Path, force: bool) -> dict[str, Any]:
     start = time.perf_counter()
     quiet()
     keep_freed_memory()
@@ -119,33 +130,56 @@ def _train(cfg: DictConfig, run_folder: Path) -> dict[str, Any]:
     folder = run_folder / "checkpoints"
     size = checkpoint_bytes(trainer, task)
     checkpoint_files.refuse_too_little_space(folder, size, best=data.has_validation)
-    keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
-    slurm.note(run_folder)
-    last = checkpoint_files.to_resume(folder)
-    if last is None:
-        fit_normalizer(task, data)
-    parameters = sum(p.numel() for p in task.network.parameters())
-    trainer.print(
-        f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
-    )
-    tell_unread(data, run_folder)
-    trainer = fit_guarded(cfg, trainer, task, data, last)
-    tested = use_best(run_folder, task)
-    scores = validate(trainer, task, data)
-    if cfg.test:
-        scores |= test(trainer, task, data, run_folder)
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()  # or the next run of a multirun would write into this one
-    facts: dict[str, Any] = {"checkpoint": tested, "epochs": trainer.current_epoch, "data": data.facts()}
+    with runs.alone_in(run_folder):
+        last = _checked_checkpoint(run_folder, trainer, task, data, force)
+        keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
+        slurm.note(run_folder)
+        if last is None:
+            fit_normalizer(task, data)
+        parameters = sum(p.numel() for p in task.network.parameters())
+        trainer.print(
+            f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
+        )
+        tell_unread(data, run_folder)
+        trainer = fit_guarded(cfg, trainer, task, data, last)
+        facts = {"checkpoint": use_best(run_folder, task)}
+        scores = validate(trainer, task, data)
+        if cfg.test:
+            scores |= test(trainer, task, data, run_folder)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()  # or the next run of a multirun would write into this one
+        if not trainer.is_global_zero:
+            return {}
+        (run_folder / FAILURE).unlink(missing_ok=True)  # of an earlier start
+        return write_metrics(run_folder, scores, **facts, **_facts(trainer, data, start))
+
+
+def _checked_checkpoint(
+    run_folder: Path, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, force: bool
+) -> Path | None:
+    """The checkpoint to go on from, looked at before anything in the folder is changed; None of a new run."""
+    last = checkpoint_files.to_resume(run_folder / "checkpoints")
+    if last is not None:
+        refuse_unfit(last, trainer, task, data, force)
+    elif (run_folder / METRICS).is_file():
+        raise UserError(
+            f"{run_folder} has scores, but neither last.ckpt nor previous.ckpt to go on from: put one back, "
+            "or start a new run, for this one would be written over."
+        )
+    return last
+
+
+def _facts(trainer: pl.Trainer, data: AudioDataModule, start: float) -> dict[str, Any]:
+    """What metrics.json says beside the scores; the process began at `start`."""
+    facts: dict[str, Any] = {"epochs": trainer.current_epoch, "data": data.facts()}
     if data.reshuffles.number:
         facts["went_back"] = data.reshuffles.number
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Throughput):
-            facts |= callback.measured() | {
-                "seconds": round(time.perf_counter() - start + callback.earlier, 1)
-            }
-    return write_metrics(run_folder, scores, **facts) if trainer.is_global_zero else {}
+            seconds = time.perf_counter() - start + callback.earlier
+            facts |= callback.measured() | {"seconds": round(seconds, 1)}
+    return facts
 
 
 def keep_config(cfg: DictConfig, run_folder: Path) -> None:
@@ -153,7 +187,9 @@ def keep_config(cfg: DictConfig, run_folder: Path) -> None:
     run_folder.mkdir(parents=True, exist_ok=True)
     file, content = run_folder / runs.CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True)
     if file.is_file() and file.read_text(encoding="utf-8") != content:
-        file.rename(run_folder / f"config_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.yaml")
+        write_atomically(
+            run_folder / f"config_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.yaml", file.read_bytes()
+        )
     write_atomically(file, content)
 
 
@@ -240,7 +276,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, 2**30)
 
 
-def job(cfg: DictConfig) -> None:
+def job(cfg: DictConfig, force: bool = False) -> None:
     """One run as Hydra starts it; a failed run of a multirun is noted, and the others go on."""
     run_folder = Path(HydraConfig.get().runtime.output_dir)
     many = many_runs()
@@ -251,7 +287,7 @@ def job(cfg: DictConfig) -> None:
         return
     cfg.resume = None
     try:
-        content = train(cfg, run_folder)
+        content = train(cfg, run_folder, force)
     except UserError as error:
         note_failure(run_folder, str(error))
         if not many:
@@ -280,7 +316,7 @@ def resume_run(cfg: DictConfig, overrides: list[str], force: bool = False) -> No
         UserError: as `resumed_config` and `train` say.
     """
     changed, folder = resumed_config(cfg, overrides, force)
-    if content := train(changed, folder):
+    if content := train(changed, folder, force):
         print_run(folder, content)
 
 
@@ -291,7 +327,7 @@ def launch(arguments: list[str]) -> None:
     many = "-m" in arguments or "--multirun" in arguments
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     if not any(argument in HYDRA_FLAGS for argument in arguments):
-        cfg, whole = config.compose_run(overrides)
+        cfg, whole = config.compose_run(overrides) if many else composed(overrides)
         if config.is_sweep(overrides) and not many:
             raise UserError(
                 "Several values for one option make several runs: put -m in front of the options."
@@ -310,7 +346,11 @@ def launch(arguments: list[str]) -> None:
             arguments = [*arguments, f"hydra.sweep.dir={folder}"]
     sys.argv[1:] = arguments
     sweeps.failed.clear()
-    hydra.main(config_path=str(config.CONF), config_name=config.ROOT, version_base="1.3")(job)()
+
+    def forced_job(cfg: DictConfig) -> None:  # Hydra asks a function where it was written
+        job(cfg, force)
+
+    hydra.main(config_path=str(config.CONF), config_name=config.ROOT, version_base="1.3")(forced_job)()
     if sweeps.failed:
         raise UserError(f"{len(sweeps.failed)} runs failed: the table above says why.")
     return None

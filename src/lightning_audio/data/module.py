@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 
 from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.buckets import DurationSampler
-from lightning_audio.data.clip import SPLITS, Clip, hold_out, refuse_leaks, validated
+from lightning_audio.data.clip import SPLITS, Clip, digest, hold_out, refuse_leaks, validated
 from lightning_audio.data.columns import uncollected
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.features import FeatureStore, FrontEnd
@@ -353,11 +354,17 @@ class AudioDataModule(pl.LightningDataModule):
         drawn = self.corpus.draw(clips, rng)
         return drawn[balanced([clips[position].labels for position in drawn], rng)] if self.balance else drawn
 
-    def state_dict(self) -> dict[str, list[list[int]]]:
-        """What a checkpoint keeps: where training went back, where it did."""
-        return {"reshuffles": self.reshuffles.marks} if self.reshuffles.marks else {}
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Digests of the samples, the labels and the clips of each split, by which data are known again."""
+        splits = {split: digest(clips.clips) for split, clips in self.splits.items()}
+        return {"samples": self.store.hash, "labels": digest(self.labels), **splits}
 
-    def load_state_dict(self, state_dict: dict[str, list[list[int]]]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: what data these are, and where training went back."""
+        return {"identity": self.identity, "reshuffles": self.reshuffles.marks}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.reshuffles.marks = state_dict["reshuffles"]
 
     def train_dataloader(self) -> BatchLoader:

@@ -92,6 +92,7 @@ class AudioTask(pl.LightningModule):
         self.labels, self.sample_rate, self.clip_seconds = tuple(labels), sample_rate, clip_seconds
         self.recipe, self.seed = recipe, seed
         self.description: dict[str, Any] = {}  # what a checkpoint says of itself; build.py sets it
+        self.settings: list[dict[str, Any]] = []  # of the optimizer's groups at the start: rate, decay, betas
 
     # What a task says.
 
@@ -301,10 +302,11 @@ class AudioTask(pl.LightningModule):
         for group in groups:
             group["lr"] = self.recipe.lr * group.pop("lr_scale", 1.0)
         optimizer = self.recipe.optimizer(groups)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": scheduler(optimizer, self.recipe.factor, self.total_steps),
-        }
+        schedule = scheduler(optimizer, self.recipe.factor, self.total_steps)
+        self.settings = [
+            {k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups
+        ]
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     @property
     def total_steps(self) -> int:
