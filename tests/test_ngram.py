@@ -298,3 +298,17 @@ def test_a_run_without_text_needs_no_model(speech_run: Path, capsys: pytest.Capt
     config = json.loads((speech_run / "config.yaml").read_text())
     (speech_run / "config.yaml").write_text(json.dumps({**config, "task": {}}))
     assert "writes no text" in fails([str(speech_run), "--output", "lm.arpa"], capsys)
+
+
+def test_no_text_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("one two\n", encoding="utf-8")
+    for options in (
+        ["--output", str(text)],
+        ["--output", str(tmp_path / "x"), "--words", str(tmp_path / "x")],
+    ):
+        with pytest.raises(SystemExit):
+            ngram.main([str(text), *options])
+        assert "would be written over" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+    assert text.read_text(encoding="utf-8") == "one two\n"

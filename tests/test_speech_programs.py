@@ -82,6 +82,9 @@ def test_weights_are_tuned_on_validation_and_kept(
     options = ["--lm", str(model), "--lexicon", str(lexicon), "--beam", "4", "--tune"]
     evaluate([str(speech_run), *options, "--output", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "decoding.json").read_text(encoding="utf-8"))
+    told = read_metrics(tmp_path / "out")["decoding"]
+    assert (told["search"], told["lm"], told["beam"]) == ("beam", str(model.resolve()), 4)
+    assert all(told[name] == found[name] for name in ("lm_weight", "word_bonus"))
     best = min(found["tried"], key=lambda row: (row["wer"], row["cer"]))
     assert (found["lm_weight"], found["word_bonus"]) == (best["lm_weight"], best["word_bonus"])
     printed = capsys.readouterr().out
@@ -90,6 +93,64 @@ def test_weights_are_tuned_on_validation_and_kept(
         w for row in read_predictions(tmp_path / "out/predictions.jsonl") for w in row["hypothesis"].split()
     }
     assert said <= KEYS  # the lexicon holds
+    evaluate([str(speech_run), "--output", str(tmp_path / "out")])
+    assert read_metrics(tmp_path / "out")["decoding"] == {"search": "greedy"}
+    assert not (tmp_path / "out" / "decoding.json").exists(), "that is not how these scores were found"
+
+
+def test_a_beam_alone_is_tuned_without_a_weight_of_a_model(
+    speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate([str(speech_run), "--beam", "4", "--tune", "--output", str(tmp_path)])
+    assert "Tuned on validation: --word-bonus" in capsys.readouterr().out
+    tried = json.loads((tmp_path / "decoding.json").read_text(encoding="utf-8"))["tried"]
+    assert {row["lm_weight"] for row in tried} == {0}
+
+
+def test_a_model_of_other_words_is_refused(
+    speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.txt").write_text("WHAT IS SAID HERE\nIS SAID ELSEWHERE\n", encoding="utf-8")
+    lm = tmp_path / "other.arpa"
+    ngram.main([str(tmp_path / "other.txt"), "--output", str(lm), "--order", "2"])
+    said = error_of(evaluate, [str(speech_run), "--lm", str(lm), "--unit", "words"], capsys)
+    assert "knows no word of the training transcripts, such as" in said
+    assert not (speech_run / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["{audio}", "--output", "{audio}"], "is named as audio"),
+        (["{audio}", "--output", "{file}/x.txt"], "can't be made, since"),
+        (["{audio}", "--window", "nan"], "Pieces of nan s hold no speech"),
+        (["{audio}", "--window", "0"], "Pieces of 0 s hold no speech"),
+        (["{audio}", "--beam", "4", "--length-norm", "nan"], "do not fit: give numbers"),
+    ],
+)
+def test_predict_writes_over_nothing_and_takes_only_numbers(
+    options: list[str],
+    sentence: str,
+    speech_run: Path,
+    spoken: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    before = spoken.read_bytes()
+    places = {"audio": spoken, "file": tmp_path / "file"}
+    given = [option.format_map(places) for option in options]
+    assert sentence in error_of(predict.main, [str(speech_run), *given], capsys)
+    assert spoken.read_bytes() == before
+
+
+def test_evaluate_refuses_a_file_for_a_folder(
+    speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    said = error_of(evaluate, [str(speech_run), "--output", str(tmp_path / "file")], capsys)
+    assert "is a file: give another --output" in said
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,18 @@ def test_a_word_that_is_longer_than_a_line_is_broken() -> None:
     assert cue.lines == ("x" * 42, "x" * 18)
 
 
+@pytest.mark.parametrize("with_tokens", [True, False])
+def test_a_script_without_spaces_holds_the_limits_too(with_tokens: bool) -> None:
+    text = "漢字" * 60
+    tokens = tuple(Span(letter, i / 4, (i + 1) / 4, 0.9) for i, letter in enumerate(text))
+    word = Span(text, 0.0, 30.0, 0.9, tokens if with_tokens else ())
+    found = cues([Span(text, 0.0, 30.0, 0.9, (word,))])
+    assert "".join(line for cue in found for line in cue.lines) == text
+    assert [cue.start for cue in found] == pytest.approx([0, 7, 14, 21, 28])
+    assert [cue.end for cue in found] == pytest.approx([7, 14, 21, 28, 30])
+    assert all(len(cue.lines) <= 2 for cue in found)
+
+
 def test_signs_of_markup_are_escaped_in_webvtt() -> None:
     segment = spoken("a<b>c & --> d")
     assert "a&lt;b&gt;c &amp; --&gt; d" in vtt([segment])

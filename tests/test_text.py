@@ -121,6 +121,11 @@ def test_numbers(raw: str, words: str) -> None:
     [
         ("de", "21 und 3,50", "einundzwanzig und drei Komma fünf null"),
         ("de", "1.234", "eintausendzweihundertvierunddreißig"),
+        ("fr", "12 000 personnes", "douze mille personnes"),
+        ("fr", "12\u202f000\u202f000", "douze millions"),
+        ("fr", "06 12 34", "zéro six douze trente-quatre"),
+        ("sv", "10 000", "tiotusen"),
+        ("en", ".5 miles", "point five miles"),
         ("fr", "-80", "moins quatre-vingts"),
         ("fr", "1st", "un st"),  # an English ending
         ("it", "3,14", "tre virgola uno quattro"),

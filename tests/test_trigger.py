@@ -267,6 +267,14 @@ def test_live_detections_are_those_that_were_scored(trained: Trigger, tmp_path: 
     assert all(0 < detection.time - 0.5 * number < 0.6 for number, detection in enumerate(found))
 
 
+def test_a_rule_that_is_given_leaves_the_tasks_others(trained: Trigger) -> None:
+    own, other = trained.detector(), trained.detector(min_gap=3.0)
+    assert own.min_gap != other.min_gap == 3.0
+    assert own.labels == other.labels == ["low", "high"]
+    assert own._hysteresis.on == other._hysteresis.on == float(trained.threshold)
+    assert trained.detector(on=0.4)._hysteresis.on == 0.4
+
+
 def test_a_keyword_over_windows_is_one_wherever_it_comes(trained: Trigger) -> None:
     windows = torch.tensor([[0.1, 0.0, 0.1, 0.8], [0.9, 0.0, 0.1, 0.0], [0.0, 0.1, 0.0, 0.9]])
     assert trained.over_windows(windows).argmax() == 0

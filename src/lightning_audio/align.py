@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -79,8 +80,10 @@ def extent_of(options: argparse.Namespace) -> Extent:
     known = Extent(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Extent()
     given = {name: getattr(options, name) for name in ("shift", "reach")}
     found = replace(known, **{name: value for name, value in given.items() if value is not None})
-    if not found.reach >= 0:
+    if not 0 <= found.reach < math.inf:
         raise UserError(f"--reach {found.reach:g} would end words before they begin: set it to 0 or more.")
+    if not math.isfinite(found.shift):
+        raise UserError(f"--shift {found.shift:g} is no time: give seconds.")
     return found
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_audio.checkpoint_files import digest
 from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.targets import PAD
 from lightning_audio.decoding import Beam, Decoder, Greedy, LMDecoder, tune
+from lightning_audio.decoding.lm import WordModel, refuse_strangers
 from lightning_audio.decoding.tuning import WEIGHTS
 from lightning_audio.errors import UserError
 from lightning_audio.results import to_json, write_atomically
@@ -46,6 +49,26 @@ def decoder_of(options: argparse.Namespace, task: AudioTask) -> Decoder | None:
     return Beam(task.tokenizer, **search)
 
 
+def description(decoder: Decoder) -> dict[str, Any]:
+    """What a score has to say of the decoder that it is of."""
+    if not isinstance(decoder, Beam):
+        return {"search": "greedy"}
+    kept = {name: getattr(decoder, name) for name in ("beam", "word_bonus", "length_norm")}
+    if isinstance(decoder, LMDecoder):
+        kept |= {"lm": str(decoder.lm.resolve()), "lm_sha256": digest(decoder.lm)}
+        kept |= {name: getattr(decoder, name) for name in ("lm_weight", "unit", "lexicon")}
+    return {"search": "beam", **kept}
+
+
+def refuse_foreign_model(decoder: Decoder | None, task: CTC, data: AudioDataModule) -> None:
+    """Raises UserError where a model of words knows no word of the training transcripts."""
+    if isinstance(decoder, LMDecoder) and isinstance(decoder.fusion, WordModel):
+        texts = (_text(task, tokens) for tokens in data.splits["train"].encoded)
+        words = sorted({word for text in texts for word in text.split()})
+        if words:
+            refuse_strangers(words, decoder.fusion.ngram, "of the training transcripts")
+
+
 @torch.inference_mode()
 def posteriors(task: CTC, data: AudioDataModule, split: str) -> tuple[list[Tensor], list[str]]:
     """Log-probabilities `(T, C)` of each utterance of a split, and its normalised transcript."""
@@ -55,8 +78,12 @@ def posteriors(task: CTC, data: AudioDataModule, split: str) -> tuple[list[Tenso
         rows = zip(log_probs.cpu(), lengths.tolist(), batch.targets, strict=True)
         for row, length, target in rows:
             found.append(row[:length])
-            references.append(task.tokenizer.decode([int(t) - 1 for t in target if t != PAD]))
+            references.append(_text(task, target))
     return found, references
+
+
+def _text(task: CTC, target: Iterable[int]) -> str:
+    return task.tokenizer.decode([int(token) - 1 for token in target if token != PAD])  # 0 is the blank
 
 
 def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folder: Path) -> Beam:
@@ -76,8 +103,9 @@ def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folde
     weight, bonus, tried = tune(found, references, decoder.weighted, weights)
     best = next(row for row in tried if (row["lm_weight"], row["word_bonus"]) == (weight, bonus))
     greedy = tune(found, references, lambda *_: Greedy(task.tokenizer), (0.0,), (0.0,), rounds=0)[2][0]
+    found_weight = f"--lm-weight {weight:g} " if isinstance(decoder, LMDecoder) else ""
     print(
-        f"Tuned on validation: --lm-weight {weight:g} --word-bonus {bonus:g} (WER {100 * best['wer']:.1f} %, "
+        f"Tuned on validation: {found_weight}--word-bonus {bonus:g} (WER {100 * best['wer']:.1f} %, "
         f"greedy {100 * greedy['wer']:.1f} %)"
     )
     content = {"lm_weight": weight, "word_bonus": bonus, "greedy": greedy, "tried": tried}

@@ -15,10 +15,19 @@ import torch
 
 from lightning_audio import build, command_line, runs, sweeps
 from lightning_audio.checkpoint import find_checkpoint, load
-from lightning_audio.decoders import decoder_of, tuned
+from lightning_audio.decoders import DECODING, decoder_of, description, refuse_foreign_model, tuned
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.reports import check_folds, print_fold_report, summarise_folds, write_fold_report
-from lightning_audio.results import METRICS, RunResult, Score, read_metrics, read_run, write_metrics
+from lightning_audio.results import (
+    METRICS,
+    RunResult,
+    Score,
+    read_metrics,
+    read_run,
+    refuse_output,
+    write_metrics,
+)
+from lightning_audio.tasks.ctc import CTC
 from lightning_audio.train import print_run, quiet, tell_unread, test
 
 
@@ -68,6 +77,7 @@ def evaluate(
         UserError: it is no run folder, its classes are not those of the data, or options do not fit.
     """
     quiet()
+    refuse_output(output, folder=True)
     cfg = runs.changed(build.saved_config(run_folder, allow), overrides)
     task = load(find_checkpoint(run_folder), allow=allow)
     decoder = decoder_of(decoding, task) if decoding else None
@@ -78,14 +88,19 @@ def evaluate(
         raise UserError(f"The labels of {data.corpus.root} are not those that {run_folder} was trained on.")
     if cfg.channels_last:  # as in training: another layout rounds otherwise
         task.network.to(memory_format=torch.channels_last)
+    if isinstance(task, CTC):
+        refuse_foreign_model(decoder, task, data)
     output.mkdir(parents=True, exist_ok=True)
     tell_unread(data, output)
-    if decoding and decoding.tune:
-        decoder = tuned(decoder, task, data, output)
-    if decoder:
-        task.decoder = decoder  # type: ignore[assignment]
+    facts: dict[str, object] = {"data": data.facts()}
+    if isinstance(task, CTC):
+        (output / DECODING).unlink(missing_ok=True)  # of a tuning that these scores are not of
+        if decoding and decoding.tune:
+            decoder = tuned(decoder, task, data, output)
+        task.decoder = decoder or task.decoder
+        facts["decoding"] = description(task.decoder)
     scores = test(build.trainer(cfg, output, data, task.monitor), task, data, output)
-    print_run(output, write_metrics(output, scores, data=data.facts()))
+    print_run(output, write_metrics(output, scores, **facts))
     if not overrides and not decoder and (run_folder / METRICS).is_file():
         trained = read_metrics(run_folder)["scores"]
         if trained.keys() & scores.keys():  # with test=false the test was not looked at before

@@ -18,7 +18,7 @@ from rich.text import Text
 from lightning_audio.alignment import Span
 from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.errors import UserError
-from lightning_audio.results import write_atomically
+from lightning_audio.results import refuse_output, write_atomically
 from lightning_audio.subtitles import ctm, srt, textgrid, vtt
 from lightning_audio.tasks.events import Event
 from lightning_audio.tasks.prediction import Prediction
@@ -183,6 +183,7 @@ def transcript_files(names: Sequence[str], form: str, output: Path | None) -> li
     Raises:
         UserError: several recordings would be written into one file that takes but one, or over one another.
     """
+    refuse_output(output, names, folder=output is not None and output.is_dir())
     if output is None or not (output.is_dir() or not output.suffix):
         if form in OF_ONE_FILE and len(names) > 1:
             raise UserError(

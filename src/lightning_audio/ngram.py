@@ -21,7 +21,7 @@ from lightning_audio.data.module import clips_of
 from lightning_audio.data.targets import normalizer_of
 from lightning_audio.decoding.lm import token_name
 from lightning_audio.errors import UserError, ends_in_one_sentence
-from lightning_audio.results import write_atomically
+from lightning_audio.results import refuse_output, write_atomically
 from lightning_audio.text import Normalizer, UnknownCharacter, tokenizer_of
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -251,6 +251,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     normalize, split = normalizer_of_run(run), splitter(unit, run, options.allow)
     sources = (training_texts(source, options.allow) for source in options.texts)
     texts = [normalize(text) for source in sources for text in source]
+    refuse_output(options.output, options.texts)
+    refuse_output(options.words, [*options.texts, options.output])
     model = NGramModel((split(text) for text in texts), order)
     write_atomically(options.output, model.arpa())
     if options.words:

@@ -33,7 +33,7 @@ from lightning_audio.formats import (
     transcript_files,
     write_transcripts,
 )
-from lightning_audio.results import write_atomically
+from lightning_audio.results import refuse_output, write_atomically
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.events import timelines
@@ -82,7 +82,7 @@ def listen(task: AudioTask, options: argparse.Namespace) -> None:
     rate = task.sample_rate if options.rate is None else options.rate
     stream = Stream(task)
     rules, own = given(options, "ignore", "on", "off", "min_gap", "smooth"), getattr(task, "detector", None)
-    detector = own() if own and not rules else Detector(task.labels, stream.frame_seconds, **rules)
+    detector = own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
 
     def tell(scores: Tensor) -> None:
         for detection in detector.push(scores):
@@ -157,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         listen(task, options)
         return
     window_and_hop(task, options.window, options.hop)  # refused once, not for every file
+    refuse_output(options.output, files)
     to_terminal = sys.stdout.isatty() and options.output is None
     answered, text = found_in(task, readable(files, task.sample_rate), options, to_terminal)
     if options.output:
@@ -180,7 +181,8 @@ def write_speech(task: CTC, files: Sequence[Path], options: argparse.Namespace) 
         )
     transcript_files([str(file) for file in files], form, options.output)  # refused before the work
     recordings = readable(files, task.sample_rate)
-    found = list(transcribe(task, recordings, options.window or LONGEST, options.batch_size))
+    longest = LONGEST if options.window is None else options.window
+    found = list(transcribe(task, recordings, longest, options.batch_size))
     write_transcripts(found, form, options.output)
     return len(found)
 

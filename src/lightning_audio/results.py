@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.errors import UserError, printable
 from lightning_audio.metrics import Score
@@ -45,6 +46,19 @@ def write_atomically(path: Path, content: str | bytes, to_disk: bool = True) -> 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_output(output: Path | None, inputs: Iterable[str | Path] = (), folder: bool = False) -> None:
+    """Raises UserError where a file, or a `folder`, can't be written, or would take the place of an input."""
+    if output is None:
+        return
+    there = next(place for place in (output, *output.absolute().parents) if place.exists())
+    if not there.is_dir() and (folder or there != output):
+        raise UserError(f"{output} can't be made, since {there} is a file: give another --output.")
+    if output.suffix.lower() in AUDIO_SUFFIXES and not folder:
+        raise UserError(f"{output} is named as audio, and what is written is text: give another --output.")
+    if any(output.resolve() == Path(one).resolve() for one in inputs):
+        raise UserError(f"{output} is read, and would be written over: give another --output.")
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -54,8 +54,10 @@ class SpokenNumbers:
                 f"choose from {', '.join(CONVERTER_CLASSES)}, or leave `numbers` out of task.text.steps."
             )
         self.language = language
-        self.point, comma = (".", ",") if language.split("_")[0] in POINT_LANGUAGES else (",", ".")
-        self.pattern = _pattern(re.escape(self.point), re.escape(comma), is_english(language))
+        self.point, commas = (
+            (".", ",") if language.split("_")[0] in POINT_LANGUAGES else (",", ". \u00a0\u202f")
+        )
+        self.pattern = _pattern(re.escape(self.point), f"[{commas}]", is_english(language))
         self.digits = tuple(num2words(digit, lang=language) for digit in range(10))
         self.point_word, self.minus_word = self._point_word(), self._minus_word()
 
@@ -109,7 +111,8 @@ class SpokenNumbers:
     def _decimal(self, whole: str, fraction: str) -> str:
         # Not by num2words where that can be: it drops zeros at the end and rounds after some digits.
         tenths = "" if self.point_word else self._say(f"{_bare(whole)}.{fraction}")
-        return tenths or f"{self._cardinal(whole)} {self.point_word} {self._read(fraction)}"
+        before = self._cardinal(whole) if whole else ""
+        return tenths or f"{before} {self.point_word} {self._read(fraction)}".lstrip()
 
     def _money(self, found: re.Match[str]) -> str:
         unit, units, cent, cents = MONEY[found["money"].strip()]
@@ -148,12 +151,13 @@ def _plural(words: str) -> str:
 def _pattern(point: str, comma: str, english: bool) -> re.Pattern[str]:
     never = "(?!)"
     money = r"[$£€]\s?" if english else never
+    bare = r"(?<!\S)(?=\.\d)" if english else never  # .5
     ordinal, plural = (r"(?:st|nd|rd|th)\b", r"s\b") if english else (never, never)
     return re.compile(
         rf"""(?P<phone>(?<![\d-])(?:\d{{1,3}}-)*\d{{3}}-\d{{4}}(?![\d-]))
         |(?P<dotted>\d+(?:{point}\d+){{2,}})  # a version, an address
         |(?P<minus>(?<!\S)-)?(?P<money>{money})?
-         (?P<whole>\d{{1,3}}(?:{comma}\d{{3}}){{1,4}}(?!\d)|\d+)(?:{point}(?P<fraction>\d+))?
+         (?P<whole>(?!0\d*\s)\d{{1,3}}(?P<comma>{comma})\d{{3}}(?:(?P=comma)\d{{3}}){{0,3}}(?!\d)|\d+|{bare})(?:{point}(?P<fraction>\d+))?
          (?(money)(?:\s(?P<scale>thousand|million|billion|trillion)\b)?
          |(?:(?P<ordinal>{ordinal})|(?P<plural>{plural}))?)""",
         re.IGNORECASE | re.VERBOSE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from textwrap import wrap
 
@@ -80,7 +80,11 @@ def cues(segments: Iterable[Span]) -> list[Cue]:
     A subtitle ends with its segment, before the word that does not fit any more, and where nothing is said
     for a second. A segment without words as parts has them spread evenly over its time, by their characters.
     """
-    groups = [group for segment in segments for group in _groups(segment.parts or _spread(segment))]
+    groups = [
+        group
+        for segment in segments
+        for group in _groups(segment.parts or _spread(segment, segment.text.split()))
+    ]
     followings = [*(group[0].start for group in groups[1:]), math.inf]
     return [
         Cue(group[0].start, _end(group, following), _lines(group))
@@ -98,7 +102,7 @@ def _end(group: Sequence[Span], following: float) -> float:
 def _groups(words: Sequence[Span]) -> list[list[Span]]:
     """The words of each subtitle."""
     groups: list[list[Span]] = []
-    for word in words:
+    for word in (piece for whole in words for piece in _pieces(whole)):
         if groups and _fits(groups[-1], word):
             groups[-1].append(word)
         else:
@@ -106,12 +110,23 @@ def _groups(words: Sequence[Span]) -> list[list[Span]]:
     return groups
 
 
+def _pieces(word: Span) -> list[Span]:
+    """The word, or what of it fits one subtitle: a script without spaces has no shorter ones."""
+    pieces: list[Span] = []
+    for letter in [word] if _fit([word]) else word.parts or _spread(word, [*word.text]):
+        joined = (
+            replace(letter, text=pieces[-1].text + letter.text, start=pieces[-1].start) if pieces else letter
+        )
+        pieces[-1:] = [joined] if _fit([joined]) else [*pieces[-1:], letter]
+    return pieces
+
+
 def _fits(group: Sequence[Span], word: Span) -> bool:
-    return (
-        len(_lines([*group, word])) <= MOST_LINES
-        and word.end - group[0].start <= LONGEST_CUE
-        and word.start - group[-1].end < CUE_PAUSE
-    )
+    return _fit([*group, word]) and word.start - group[-1].end < CUE_PAUSE
+
+
+def _fit(words: Sequence[Span]) -> bool:
+    return len(_lines(words)) <= MOST_LINES and words[-1].end - words[0].start <= LONGEST_CUE
 
 
 def _lines(words: Sequence[Span]) -> tuple[str, ...]:
@@ -125,9 +140,8 @@ def _lines(words: Sequence[Span]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _spread(segment: Span) -> list[Span]:
+def _spread(segment: Span, words: Sequence[str]) -> list[Span]:
     """The words of a text, each as long as it has characters."""
-    words = segment.text.split()
     weights = [len(word) for word in words]
     seconds = (segment.end - segment.start) / max(sum(weights), 1)
     times = [segment.start + seconds * sum(weights[:i]) for i in range(len(words) + 1)]

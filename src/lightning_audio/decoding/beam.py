@@ -99,6 +99,10 @@ class Beam:
             raise UserError(
                 f"beam={beam} and nbest={nbest} do not fit: keep 1 prefix or more, and at least nbest."
             )
+        if not (math.isfinite(word_bonus) and math.isfinite(length_norm)):
+            raise UserError(
+                f"word_bonus={word_bonus} and length_norm={length_norm} do not fit: give numbers, such as 0."
+            )
         if not prune < 0:
             raise UserError(f"prune={prune} is no log-probability: set it below 0, such as -9.")
         self.tokenizer, self.beam, self.nbest = tokenizer, beam, nbest

@@ -58,8 +58,8 @@ class LMDecoder(Beam):
             )
         if not lm_weight >= 0:
             raise UserError(f"lm_weight={lm_weight} turns the language model round: set it to 0 or more.")
-        self.lm_weight = lm_weight
-        ngram = NGram(Path(lm))
+        self.lm_weight, self.lm, self.unit, self.lexicon = lm_weight, Path(lm), unit, lexicon
+        ngram = NGram(self.lm)
         if unit == "tokens":
             self.fusion: Fusion = TokenModel(ngram, tokenizer)
         else:
@@ -90,7 +90,8 @@ class NGram:
             self.model = kenlm.Model(str(path), options)
         except (OSError, RuntimeError) as error:
             # KenLM's sentence stands behind the place in its source and the name of its exception.
-            reason = " ".join(str(error).rpartition("Exception")[2].split())[:300]
+            reason = " ".join(str(error).rpartition("Exception")[2].split()).lstrip(". ")
+            reason = reason.partition(" Byte: ")[0][:300]
             raise UserError(
                 f"KenLM cannot read {path}, {reason.rstrip('.')}: give an ARPA file of order 2 to 6, as "
                 "`lightning-audio ngram` makes it."
@@ -259,7 +260,7 @@ def lexicon_words(lexicon: str | Path | Sequence[str]) -> list[str]:
     lines: Sequence[str] = lexicon if not isinstance(lexicon, str | Path) else ()
     if isinstance(lexicon, str | Path):
         try:
-            lines = Path(lexicon).read_text(encoding="utf-8").splitlines()
+            lines = Path(lexicon).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"The lexicon {lexicon} cannot be read ({error}): give a UTF-8 file with one word a line."
@@ -270,11 +271,11 @@ def lexicon_words(lexicon: str | Path | Sequence[str]) -> list[str]:
     return words
 
 
-def refuse_strangers(words: Sequence[str], ngram: NGram) -> None:
-    """Raises UserError where the model knows no word of the lexicon: such as one in the other case."""
+def refuse_strangers(words: Sequence[str], ngram: NGram, of: str = "of the lexicon") -> None:
+    """Raises UserError where the model knows none of the words: such as one in the other case."""
     if not any(word in ngram for word in words):
         raise UserError(
-            f"{ngram.path} knows no word of the lexicon, such as {words[0]!r}: normalise the text of both in "
+            f"{ngram.path} knows no word {of}, such as {words[0]!r}: normalise the text of both in "
             "the same way, or make the model anew with `lightning-audio ngram`."
         )
 

@@ -77,5 +77,5 @@ def _best(tried: dict[tuple[float, float], Row]) -> tuple[float, float]:
 
 
 def _spacing(values: Sequence[float]) -> float:
-    """The mean distance of neighbours in a grid; 1 where there is only one value."""
-    return (max(values) - min(values)) / (len(values) - 1) if len(values) > 1 else 1.0
+    """The mean distance of neighbours in a grid; 0 where there is only one value, which then stays."""
+    return (max(values) - min(values)) / max(len(values) - 1, 1)

@@ -78,11 +78,14 @@ def causes(s: Symptoms) -> Iterator[str]:
         yield f"the median utterance lasts {s.seconds:.0f} s: cut them, or set loader.shortest_first=3"
 
 
-def verdict(s: Symptoms) -> str:
-    """What the doctor says of a plateau, in one sentence."""
-    found = list(causes(s)) or [
-        "no known cause shows: see with `lightning-audio doctor` whether one batch can be learned by heart"
-    ]
+OTHERWISE = (
+    "no known cause shows: see with `lightning-audio doctor` whether one batch can be learned by heart"
+)
+
+
+def verdict(s: Symptoms, otherwise: str = OTHERWISE) -> str:
+    """What the doctor says of training that got nowhere, in one sentence."""
+    found = list(causes(s)) or [otherwise]
     return (
         f"CTC doctor: after {s.updates} updates {100 * s.blank_rate:.0f} % of the frames are blank; "
         f"{'; or '.join(found)}."

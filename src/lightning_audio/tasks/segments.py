@@ -48,8 +48,8 @@ def segments(samples: np.ndarray, rate: int, longest: float = LONGEST, grid: int
     Raises:
         UserError: `longest` is too short for a window.
     """
-    size = round(longest * rate)
-    if not size >= max(4 * grid, rate * FRAME):
+    size = round(longest * rate) if math.isfinite(longest) else 0
+    if size < max(4 * grid, rate * FRAME):
         raise UserError(f"Pieces of {longest:g} s hold no speech: let them be a few seconds long.")
     if len(samples) <= size:
         return [(0, len(samples))]

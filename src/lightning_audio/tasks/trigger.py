@@ -237,18 +237,11 @@ class Trigger(Classification):
             self, moving_mean(scores[None], self.smooth)[0], keywords, len(samples) / self.sample_rate
         )
 
-    def detector(self, threshold: float | None = None, smooth: int | None = None) -> Detector:
-        """What finds the keywords in the scores of a `Stream`, at the task's own threshold by default."""
-        on = float(self.threshold) if threshold is None else threshold
-        return Detector(
-            self.labels,
-            self.frame_seconds,
-            on,
-            RELEASE * on,
-            self.refractory,
-            self.smooth if smooth is None else smooth,
-            self.background,
-        )
+    def detector(self, **rules: Any) -> Detector:
+        """What finds the keywords in the scores of a `Stream`: by the task's rules but for those given."""
+        on = rules.get("on", float(self.threshold))
+        own = {"on": on, "off": RELEASE * on, "min_gap": self.refractory, "smooth": self.smooth}
+        return Detector(self.labels, self.frame_seconds, **{**own, "ignore": self.background, **rules})
 
 
 class Heard:
@@ -259,7 +252,7 @@ class Heard:
 
     def points(self, thresholds: Iterable[float]) -> list[OperatingPoint]:
         """What each of the thresholds gives."""
-        found = {on: self.task.detector(on, smooth=1).push(self.scores) for on in thresholds}
+        found = {on: self.task.detector(on=on, smooth=1).push(self.scores) for on in thresholds}
         times = {on: [(detection.time, detection.label) for detection in each] for on, each in found.items()}
         return [operating_point(on, self.words, detections) for on, detections in times.items()]
 
