@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_audio import build, config
 from lightning_audio.data.batch import samples_to_float
+from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.features import FeatureStore
-from lightning_audio.data.module import AudioDataModule, ClipSet
+from lightning_audio.data.module import AudioDataModule
 from lightning_audio.data.sampling import BatchLoader, BatchSampler
 from lightning_audio.errors import UserError
 from lightning_audio.frontend import LogMel

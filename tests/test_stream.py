@@ -401,16 +401,19 @@ def test_detections_are_printed_while_the_stream_goes_on(run: Path) -> None:
 
 
 class OwnDetector:
-    """As a task that detects words: it knows its own threshold."""
+    """As a task that detects words: it knows what it does not detect."""
 
     def __init__(self, frame_seconds: float) -> None:
-        self.detector = Detector(LABELS, frame_seconds, ignore=["_silence_", "low"])
+        self.frame_seconds = frame_seconds
 
-    def __call__(self) -> Detector:
-        return self.detector
+    def __call__(self, **rules: Any) -> Detector:
+        return Detector(LABELS, self.frame_seconds, **{"ignore": ["_silence_", "low"], **rules})
 
 
-@pytest.mark.parametrize(("options", "labels"), [([], {"high"}), (["--on", "0.5"], {*LABELS})])
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [([], {"high"}), (["--on", "0.6"], {"high"}), (["--ignore", "high"], {*LABELS} - {"high"})],
+)
 def test_a_task_that_detects_has_its_own_rules(
     options: list[str],
     labels: set[str],

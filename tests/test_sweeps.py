@@ -67,10 +67,10 @@ def test_a_failed_run_is_listed_and_the_others_go_on(
 
 
 def test_a_resumed_multirun_skips_what_is_done(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(cfg: Any, folder: Path) -> dict[str, Any]:
+    def interrupted(cfg: Any, folder: Path, force: bool) -> dict[str, Any]:
         if cfg.seed == 1:
             raise KeyboardInterrupt
-        return whole(cfg, folder)
+        return whole(cfg, folder, force)
 
     whole = program.train
     monkeypatch.setattr(program, "train", interrupted)

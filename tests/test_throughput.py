@@ -18,7 +18,7 @@ from lightning_audio.callbacks import EMA
 from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.config import compose_config
 from lightning_audio.data import sampling
-from lightning_audio.data.module import ClipSet
+from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.schedule import one_cycle
 from lightning_audio.tasks.base import AudioTask, seed_draws
 from lightning_audio.train import train

@@ -95,7 +95,7 @@ import os, signal, sys
 import torch
 from torch.utils.data import get_worker_info
 from lightning_audio import train
-from lightning_audio.data.module import ClipSet
+from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.tasks.base import AudioTask
 
 torch.set_num_threads(1)

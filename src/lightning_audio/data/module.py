@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -13,11 +12,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.buckets import DurationSampler
 from lightning_audio.data.clip import SPLITS, Clip, digest, hold_out, refuse_leaks, validated
+from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.columns import uncollected
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.features import FeatureStore, FrontEnd
@@ -27,55 +25,6 @@ from lightning_audio.data.sampling import BatchLoader, BatchSampler, Reshuffles,
 from lightning_audio.data.store import WaveStore
 from lightning_audio.data.targets import Targets
 from lightning_audio.errors import UserError
-
-
-class ClipSet(Dataset):
-    """The clips of one split; indexed by a list of positions it gathers a whole Batch at once.
-
-    With `features`, those of all clips of the store, batches hold them in place of waveforms.
-
-    Args:
-        clips: of the split.
-        rows: where each of them stands in the store.
-        store: of all clips.
-        targets: the encoding of the answers.
-    """
-
-    def __init__(
-        self, clips: Sequence[Clip], rows: Sequence[int], store: WaveStore, targets: Targets
-    ) -> None:
-        self.clips, self.store, self.targets = tuple(clips), store, targets
-        self.features: FeatureStore | None = None
-        self.encoded = targets.encode(self.clips)
-        self.rows = torch.tensor(rows, dtype=torch.int64)
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, positions: list[int]) -> Batch:
-        rows = self.rows[positions]
-        ids = tuple(self.clips[position].id for position in positions)
-        targets, target_lengths = self.targets.gather(self.encoded, positions)
-        if self.features is None:
-            return Batch(*self.store.gather(rows), targets, ids, target_lengths)
-        lengths, features = self.store.lengths[rows], self.features.gather(rows)
-        return Batch(without_samples(lengths), lengths, targets, ids, target_lengths, *features)
-
-    def with_features(self, features: FeatureStore) -> ClipSet:
-        """The same clips, whose batches hold these features."""
-        clips = copy(self)
-        clips.features = features
-        return clips
-
-    @property
-    def source(self) -> WaveStore | FeatureStore:
-        """What batches are gathered from."""
-        return self.store if self.features is None else self.features
-
-    @property
-    def seconds(self) -> np.ndarray:
-        """The duration of each clip `(N,)`."""
-        return (self.store.lengths[self.rows] / self.store.sample_rate).numpy()
 
 
 @uncollected()
