@@ -13,7 +13,7 @@ import torch
 from conftest import sine, write_wav
 
 from lightning_audio.data.batch import samples_to_float
-from lightning_audio.data.decode import audio_files, decode
+from lightning_audio.data.decode import audio_files, decode, resample
 from lightning_audio.errors import UserError
 
 
@@ -221,3 +221,17 @@ def test_nothing_found_is_told(tree: Path, name: str) -> None:
     (tree / "hollow").mkdir()
     with pytest.raises(UserError, match="gives no audio"):
         audio_files([tree / "b.wav", tree / name])
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "sentence"),
+    [
+        (np.zeros((2, 400), np.float32), 8000, "more channels than samples"),
+        (np.zeros(400, np.int32), 8000, "An array of int32 has no full scale"),
+        (np.zeros(400, np.uint8), 8000, "An array of uint8 has no full scale"),
+        (np.zeros(400, np.float32), 0, "sample_rate=0 is no rate"),
+    ],
+)
+def test_arrays_that_would_be_misread_are_refused(samples: np.ndarray, rate: int, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        resample(samples, rate, 8000)

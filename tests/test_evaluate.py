@@ -76,3 +76,12 @@ def test_a_difference_is_named(moved: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_key_that_nothing_reads_is_refused(moved: Path) -> None:
     with pytest.raises(UserError, match=r"'data\.folt=2' changes no option of the run"):
         evaluate(moved, ["data.folt=2"], moved / "evaluation")
+
+
+def test_clips_that_are_not_those_of_the_training_are_told(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(tiny_run, [], tmp_path / "same")
+    assert "trained with" not in capsys.readouterr().out
+    evaluate(tiny_run, ["data.fold=2"], tmp_path / "other")
+    assert "The clips of train and test are not those that" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning_audio.config import compose_config
 from lightning_audio.data.clip import Clip, refuse_leaks
 from lightning_audio.data.corpora.manifest import Manifest
 from lightning_audio.data.manifests import read_manifest, read_manifests, write_manifest
+from lightning_audio.data.module import with_validation
 from lightning_audio.errors import UserError
 
 
@@ -181,7 +183,6 @@ BAD = {
     '{"path": "a.wav", "text": "", "split": "eval"}': "split 'eval' is none of train, val, test",
     '{"path": "a.wav", "text": "", "fold": "one"}': "fold 'one' is no number",
     '{"path": "a.wav", "text": "", "fold": 1.5}': "fold 1.5 is no whole number",
-    '{"path": "a.wav", "text": "", "id": ""}': "its id is empty",
     '{"path": "a.wav", "text": "", "id": "good"}': "its id 'good' stands in clips.jsonl, line 1 too",
     '{"path": "d.wav", "label": "", "fold": "x"}': "d.wav; a label is empty",
 }
@@ -426,3 +427,28 @@ def test_the_phone_prompts_are_read(real_data: Callable[[str], Path]) -> None:
     clips = Manifest("cache", **files).clips()
     assert Counter(clip.split for clip in clips) == {"train": 375, "val": 51, "test": 56}
     assert all(clip.text and clip.duration and clip.group is None for clip in clips)
+
+
+def test_returns_end_the_rows_of_old_spreadsheets(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "m.csv").write_bytes(b"path,label,id\ra.wav,dog,\ra.wav,e\xcc\x81,b\r")
+    clips = read_manifest(tmp_path / "m.csv")
+    assert [(clip.id, clip.labels) for clip in clips] == [("b", ("\u00e9",)), ("m-000002", ("dog",))]
+
+
+def test_a_quote_left_open_in_the_first_line_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('path,"label\na.wav,dog\n', encoding="utf-8")
+    with pytest.raises(UserError, match="is a quote left open"):
+        read_manifest(tmp_path / "m.csv")
+
+
+def test_a_validation_draw_keeps_the_stretches_of_a_file_together() -> None:
+    clips = [
+        Clip(f"{file}-{part}", f"{file}.wav", float(part), 1.0, (f"l{file % 2}",), split="train")
+        for file in range(12)
+        for part in range(4)
+    ]
+    drawn = with_validation(clips, 0.25, 0)
+    assert sum(clip.split == "val" for clip in drawn) == 12
+    assert [replace(clip, split="train") for clip in drawn] == clips
+    assert all(len({clip.split for clip in drawn if clip.path == f"{n}.wav"}) == 1 for n in range(12))

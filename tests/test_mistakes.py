@@ -52,6 +52,7 @@ PARTS = {
     "an empty spectrum": ("frontend.n_fft=0", "frontend"),
     "frames that stand still": ("frontend.hop_length=0", "frontend"),
     "weights of half precision": ("trainer.precision=bf16-true", "set it to bf16-mixed, 16-mixed or 32-true"),
+    "no rate": ("data.sample_rate=0", "data.sample_rate=0 is no rate"),
     "no device": ("trainer.devices=0", "trainer can't be built"),
     "an unknown device": ("trainer.accelerator=abacus", "trainer can't be built"),
     "early stopping without validation": ("callbacks=early_stopping", "set loader.validation=0.1"),

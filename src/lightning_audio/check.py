@@ -25,7 +25,7 @@ from lightning_audio.data.inspection import Heard, listen_to, summary
 from lightning_audio.data.module import clips_of
 from lightning_audio.data.store import progress
 from lightning_audio.errors import UserError, ends_in_one_sentence
-from lightning_audio.results import to_json, write_atomically
+from lightning_audio.results import refuse_output, to_json, write_atomically
 from lightning_audio.tables import print_table
 
 MOST_SHOWN = {True: 50, False: 5}  # items of a grave finding, and of a remark
@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = config.compose_config(options.overrides)
     if config.is_sweep(options.overrides):
         raise UserError("One corpus is checked at a time: give every option one value.")
+    refuse_output(options.json)
     report = check(cfg)
     print_report(report, Console())
     if options.json:

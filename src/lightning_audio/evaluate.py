@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 from lightning_audio import build, command_line, runs, sweeps
-from lightning_audio.checkpoint import find_checkpoint, load
+from lightning_audio.checkpoint import find_checkpoint, load, read
+from lightning_audio.data.clip import SPLITS
+from lightning_audio.data.module import AudioDataModule
 from lightning_audio.decoders import DECODING, decoder_of, description, refuse_foreign_model, tuned
 from lightning_audio.errors import UserError, ends_in_one_sentence
 from lightning_audio.reports import check_folds, print_fold_report, summarise_folds, write_fold_report
@@ -92,6 +94,7 @@ def evaluate(
         refuse_foreign_model(decoder, task, data)
     output.mkdir(parents=True, exist_ok=True)
     tell_unread(data, output)
+    tell_other_data(run_folder, data)
     facts: dict[str, object] = {"data": data.facts()}
     if isinstance(task, CTC):
         (output / DECODING).unlink(missing_ok=True)  # of a tuning that these scores are not of
@@ -105,6 +108,18 @@ def evaluate(
         trained = read_metrics(run_folder)["scores"]
         if trained.keys() & scores.keys():  # with test=false the test was not looked at before
             print(comparison(trained, scores))
+
+
+def tell_other_data(run_folder: Path, data: AudioDataModule) -> None:
+    """Says where the clips of a split are not those of the training, of which some may then be tested."""
+    state = read(find_checkpoint(run_folder)).get(type(data).__qualname__, {})
+    told = state.get("identity", {}) if isinstance(state, dict) else {}
+    if other := [split for split in SPLITS if split in told and told[split] != data.identity[split]]:
+        print(
+            f"The clips of {' and '.join(other)} are not those that {run_folder} was trained with: some that "
+            "it learned from may be tested.",
+            flush=True,
+        )
 
 
 def comparison(trained: dict[str, dict], scores: dict[str, Score]) -> str:

@@ -55,6 +55,8 @@ def refuse_output(output: Path | None, inputs: Iterable[str | Path] = (), folder
     there = next(place for place in (output, *output.absolute().parents) if place.exists())
     if not there.is_dir() and (folder or there != output):
         raise UserError(f"{output} can't be made, since {there} is a file: give another --output.")
+    if output.is_dir() and not folder:
+        raise UserError(f"{output} is a folder: name a file with --output.")
     if output.suffix.lower() in AUDIO_SUFFIXES and not folder:
         raise UserError(f"{output} is named as audio, and what is written is text: give another --output.")
     if any(output.resolve() == Path(one).resolve() for one in inputs):

@@ -143,8 +143,17 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
     """int16 `(T,)` at `sample_rate` from `(T,)` or `(T, channels)`, float in [-1, 1] or int16, mono by mean.
 
     Raises:
-        UserError: the array has another shape, holds no samples, or holds what is no number.
+        UserError: the array has another shape or type, holds no samples, or holds what is no number; or the
+            rate is none.
     """
+    if not source_rate > 0:
+        raise UserError(f"sample_rate={source_rate} is no rate: give that of the array in Hz.")
+    if samples.dtype != np.int16 and samples.dtype.kind != "f":
+        raise UserError(
+            f"An array of {samples.dtype} has no full scale of its own: give int16, or float in [-1, 1]."
+        )
+    if samples.ndim == 2 and samples.shape[1] > samples.shape[0] > 0:
+        raise UserError(f"Audio of shape {samples.shape} has more channels than samples: give (T, channels).")
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise UserError(
             f"Audio of shape {samples.shape} is no waveform: give (T,) or (T, channels), not empty."

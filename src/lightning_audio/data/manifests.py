@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -103,10 +105,14 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     # What is not UTF-8 becomes lone surrogates, so that each such row can be named.
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    text = text if "\n" in text else text.replace("\r", "\n")  # as old spreadsheets write it
     delimiter = _delimiter(text.partition("\n")[0].rstrip("\r"), path)
     # Strict: otherwise a quote that is left open would swallow the rows behind it without a word.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = [name.strip().lower() for name in next(reader)]
+    try:
+        header = [name.strip().lower() for name in next(reader)]
+    except csv.Error as error:
+        raise UserError(f"The first line of {path} is no CSV ({error}): is a quote left open?") from None
     while True:
         first = reader.line_num + 1
         try:
@@ -129,7 +135,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
 def _delimiter(header: str, path: Path) -> str:
     """The delimiter with which the first line names a column of audio files."""
     for delimiter in DELIMITERS:
-        names = next(csv.reader([header], delimiter=delimiter), [])
+        names = header.split(delimiter)
+        with contextlib.suppress(csv.Error):  # what it can't read is told below, by what it lacks
+            names = next(csv.reader([header], delimiter=delimiter), [])
         if any(name.strip().lower() in AUDIO for name in names):
             return delimiter
     raise UserError(
@@ -155,7 +163,7 @@ class _Row:
         if fold is not None and not fold.is_integer():
             self.problems.append(f"fold {fold} is no whole number")
         clip = Clip(
-            id=str(self.values.get("id", name)),
+            id=name if (given := self._first("id")) is None else str(given),
             path=self._path(folder),
             start=self._number("start", "offset") or 0.0,
             duration=self._number("duration"),
@@ -205,7 +213,8 @@ class _Row:
         if not isinstance(found, list) or not all(type(label) in (str, int) for label in found):
             self.problems.append(f"the labels {found!r} are no names")
             return ()
-        labels = [str(label).strip() for label in found]
+        # Written on different systems, what looks the same may be different letters.
+        labels = [unicodedata.normalize("NFC", str(label).strip()) for label in found]
         if "" in labels:
             self.problems.append("a label is empty")
         return tuple(dict.fromkeys(labels))

@@ -73,10 +73,16 @@ def outputs_of_windows(
         batch_size: windows that run together, also of different recordings.
     """
     size, step = window_and_hop(task, window, hop)
-    pieces = ((name, *piece) for name, samples in recordings for piece in windows(samples, size, step))
-    answered = (row for batch in batches_of(pieces, batch_size) for row in _answer(task, batch))
-    for name, rows in groupby(answered, key=lambda row: row[0]):
-        yield name, [row[1] for row in rows]
+    names: dict[int, str] = {}  # the same name may come twice
+
+    def pieces() -> Iterator[tuple[int, int, np.ndarray]]:
+        for number, (name, samples) in enumerate(recordings):
+            names[number] = name
+            yield from ((number, *piece) for piece in windows(samples, size, step))
+
+    answered = (row for batch in batches_of(pieces(), batch_size) for row in _answer(task, batch))
+    for number, rows in groupby(answered, key=lambda row: row[0]):
+        yield names.pop(number), [row[1] for row in rows]
 
 
 def window_and_hop(task: Answering, window: float | None, hop: float | None) -> tuple[int, int]:
@@ -96,7 +102,7 @@ def window_and_hop(task: Answering, window: float | None, hop: float | None) -> 
 
 
 @torch.inference_mode()
-def _answer(task: Answering, batch: Sequence[tuple[str, int, np.ndarray]]) -> Iterator[tuple[str, Window]]:
+def _answer(task: Answering, batch: Sequence[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, Window]]:
     waveforms, lengths = pad_waveforms([torch.from_numpy(np.ascontiguousarray(piece[2])) for piece in batch])
     outputs, _ = task.answer(waveforms.to(task.device), lengths.to(task.device))
     rate = task.sample_rate

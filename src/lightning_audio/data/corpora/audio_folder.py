@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class AudioFolder(OwnRecordings):
             Clip(
                 id=file.relative_to(self.root).as_posix(),
                 path=str(file),
-                labels=(folder.name,),
+                labels=(_label(folder),),
                 split=split,
                 group=self._group(file, folder),
             )
@@ -96,7 +97,7 @@ class AudioFolder(OwnRecordings):
         return splits
 
     def _refuse_labels(self, labels: dict[str | None, list[Path]]) -> None:
-        names = {split: {folder.name for folder in folders} for split, folders in labels.items()}
+        names = {split: {_label(folder) for folder in folders} for split, folders in labels.items()}
         every = set().union(*names.values())
         if not every:
             raise UserError(f"{self.root} holds no folders of labels: put the audio into {self.root}/LABEL/.")
@@ -128,6 +129,11 @@ class AudioFolder(OwnRecordings):
                 f"data.group={self.group} names no group in {name}: mend it so that it does in every path."
             )
         return found
+
+
+def _label(folder: Path) -> str:
+    """Its name; written on different systems, what looks the same may be different letters."""
+    return unicodedata.normalize("NFC", folder.name)
 
 
 def _folders(parent: Path) -> list[Path]:

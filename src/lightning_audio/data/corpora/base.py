@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_audio.data.clip import Clip
+from lightning_audio.errors import UserError
 
 
 class Corpus(ABC):
@@ -31,6 +32,8 @@ class Corpus(ABC):
     def __init__(self, root: str, cache: str, sample_rate: int, download: bool = False) -> None:
         self.root = Path(root).expanduser()
         self.cache = Path(cache).expanduser()
+        if not isinstance(sample_rate, int) or sample_rate < 1:
+            raise UserError(f"data.sample_rate={sample_rate} is no rate: set it to a whole number of Hz.")
         self.sample_rate = sample_rate
         self.wants_download = download
 
