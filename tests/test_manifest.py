@@ -6,7 +6,6 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from lightning_audio.config import compose_config
 from lightning_audio.data.clip import Clip, refuse_leaks
 from lightning_audio.data.corpora.manifest import Manifest
 from lightning_audio.data.manifests import read_manifest, read_manifests, write_manifest
-from lightning_audio.data.module import with_validation
 from lightning_audio.errors import UserError
 
 
@@ -440,15 +438,3 @@ def test_a_quote_left_open_in_the_first_line_is_told(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text('path,"label\na.wav,dog\n', encoding="utf-8")
     with pytest.raises(UserError, match="is a quote left open"):
         read_manifest(tmp_path / "m.csv")
-
-
-def test_a_validation_draw_keeps_the_stretches_of_a_file_together() -> None:
-    clips = [
-        Clip(f"{file}-{part}", f"{file}.wav", float(part), 1.0, (f"l{file % 2}",), split="train")
-        for file in range(12)
-        for part in range(4)
-    ]
-    drawn = with_validation(clips, 0.25, 0)
-    assert sum(clip.split == "val" for clip in drawn) == 12
-    assert [replace(clip, split="train") for clip in drawn] == clips
-    assert all(len({clip.split for clip in drawn if clip.path == f"{n}.wav"}) == 1 for n in range(12))

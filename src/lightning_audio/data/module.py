@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_audio.data.buckets import DurationSampler
-from lightning_audio.data.clip import SPLITS, Clip, digest, grouped_by_file, hold_out, refuse_leaks, validated
+from lightning_audio.data.clip import SPLITS, Clip, digest, hold_out, refuse_leaks, validated
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.columns import uncollected
 from lightning_audio.data.corpora.base import Corpus
@@ -46,8 +45,7 @@ def with_validation(clips: list[Clip], validation: float, seed: int) -> list[Cli
     """
     if not validation or any(clip.split == "val" for clip in clips):
         return clips
-    held = hold_out(grouped_by_file(clips), validation, seed)  # stretches of one recording stay together
-    clips = [replace(clip, split=one.split) for clip, one in zip(clips, held, strict=True)]
+    clips = hold_out(clips, validation, seed)
     if not any(clip.split == "val" for clip in clips):
         raise UserError(
             f"loader.validation={validation} is less than one clip (or group of clips) of any label: raise "
