@@ -122,16 +122,6 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int, into: str = "val") 
     ]
 
 
-def grouped_by_file(clips: Sequence[Clip]) -> list[Clip]:
-    """Clips of one file that have no group become one: a recording is not cut into train and test."""
-    times = Counter(clip.path for clip in clips)
-    first = {clip.path: clip.id for clip in sorted(clips, key=lambda clip: clip.id, reverse=True)}
-    return [
-        replace(clip, group=first[clip.path]) if clip.group is None and times[clip.path] > 1 else clip
-        for clip in clips
-    ]
-
-
 def into_folds(clips: Sequence[Clip], num_folds: int, seed: int) -> list[Clip]:
     """Gives every clip a fold from 1 on; whole groups, and about as many clips of every label in each."""
     place = _dealt(clips, [1 / num_folds] * num_folds, seed)

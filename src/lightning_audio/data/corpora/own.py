@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
 
-from lightning_audio.data.clip import Clip, grouped_by_file, hold_out, into_folds, split_by_fold
+from lightning_audio.data.clip import Clip, hold_out, into_folds, split_by_fold
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.errors import UserError
 
@@ -84,7 +85,7 @@ class OwnRecordings(Corpus):
                 )
             _refuse_partial(rows, str(brought))
             return rows if brought == "split" else split_by_fold(rows, self.fold)
-        rows = grouped_by_file(rows)
+        rows = _grouped_by_file(rows)
         groups = len({clip.group or clip.id for clip in rows})
         if not self.num_folds:
             clips = hold_out(
@@ -111,3 +112,13 @@ def _refuse_partial(clips: Sequence[Clip], field: str) -> None:
             f"{len(without)} of {len(clips)} clips have no {field}, such as {', '.join(without[:3])}: give "
             f"all of them a {field}, or none."
         )
+
+
+def _grouped_by_file(clips: Sequence[Clip]) -> list[Clip]:
+    """Clips of one file that have no group become one: a recording is not cut into train and test."""
+    times = Counter(clip.path for clip in clips)
+    first = {clip.path: clip.id for clip in sorted(clips, key=lambda clip: clip.id, reverse=True)}
+    return [
+        replace(clip, group=first[clip.path]) if clip.group is None and times[clip.path] > 1 else clip
+        for clip in clips
+    ]
