@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lightning_audio import build, config
 from lightning_audio.augment import Augment
-from lightning_audio.frontend import LogMel
-from lightning_audio.train import keep_freed_memory
+from lightning_audio.frontend.log_mel import LogMel
+from lightning_audio.training.run import keep_freed_memory
 
 SAMPLE_RATE, SECONDS, LABELS = 22050, 5, 10
 LARGEST_GAIN_DB = 6

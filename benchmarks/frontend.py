@@ -12,8 +12,8 @@ import torchaudio
 from timing import arguments, interleaved, report
 from torch import Tensor, nn
 
-from lightning_audio.frontend import LogMel
-from lightning_audio.train import keep_freed_memory
+from lightning_audio.frontend.log_mel import LogMel
+from lightning_audio.training.run import keep_freed_memory
 
 SECONDS = 5
 # By sample rate in Hz: that of the experiments on ESC-10, and that of many large models of everyday sounds.

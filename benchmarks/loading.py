@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_audio import build, config
 from lightning_audio.data.batch import samples_to_float
 from lightning_audio.data.clip_set import ClipSet
-from lightning_audio.data.features import FeatureStore
-from lightning_audio.data.module import AudioDataModule
-from lightning_audio.data.sampling import BatchLoader, BatchSampler
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.feature_store import FeatureStore
+from lightning_audio.data.sampler import BatchLoader, BatchSampler
 from lightning_audio.errors import UserError
-from lightning_audio.frontend import LogMel
-from lightning_audio.train import keep_freed_memory
+from lightning_audio.frontend.log_mel import LogMel
+from lightning_audio.training.run import keep_freed_memory
 
 BATCH_SIZE, WORKERS = 32, 2
 RATE, SOURCE_RATE, SECONDS = 22050, 44100, 5

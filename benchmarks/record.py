@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from lightning_audio.results import commit, to_json, versions, write_atomically
-from lightning_audio.tables import markdown_table
+from lightning_audio.io import to_json, write_atomically
+from lightning_audio.reports.results import commit, versions
+from lightning_audio.reports.tables import markdown_table
 
 AT_START = "BENCHMARKS_AT_START"  # the variable in which run.py hands on how things stood before the first
 LOADED = 0.5  # processes that want to run, for each core

@@ -25,11 +25,11 @@ from lightning_audio import build, config
 from lightning_audio.data.batch import Batch, pad_waveforms
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.data.module import AudioDataModule
-from lightning_audio.data.sampling import BatchLoader
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.sampler import BatchLoader
 from lightning_audio.data.targets import ClassIndex
-from lightning_audio.tables import markdown_table
-from lightning_audio.train import quiet
+from lightning_audio.reports.tables import markdown_table
+from lightning_audio.training.run import quiet
 
 SAMPLE_RATE = 16000
 LABELS = tuple(f"word {number:02d}" for number in range(12))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import record
 
-from lightning_audio.results import write_atomically
+from lightning_audio.io import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"

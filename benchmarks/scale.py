@@ -26,12 +26,12 @@ from lightning_audio import build, config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.corpora.manifest import Manifest
-from lightning_audio.data.index import SAMPLES, write_index
-from lightning_audio.data.module import AudioDataModule
-from lightning_audio.data.store import WaveStore, folder_of
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.store_index import SAMPLES, write_index
 from lightning_audio.data.targets import ClassIndex
-from lightning_audio.tables import markdown_table
-from lightning_audio.train import keep_freed_memory, quiet
+from lightning_audio.data.wave_store import WaveStore, folder_of
+from lightning_audio.reports.tables import markdown_table
+from lightning_audio.training.run import keep_freed_memory, quiet
 
 SAMPLE_RATE = 8000
 SECONDS = 1.0

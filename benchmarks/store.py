@@ -19,9 +19,9 @@ from timing import arguments, interleaved, report
 
 from lightning_audio import build, config
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.datamodule import clips_of
 from lightning_audio.data.decode import decode, decode_clips
-from lightning_audio.data.module import clips_of
-from lightning_audio.data.store import WaveStore
+from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
 
 QUICK_CLIPS = 48

@@ -24,11 +24,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lightning_audio import build, config
-from lightning_audio.callbacks import EMA
-from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.train import keep_freed_memory, quiet
+from lightning_audio.training.callbacks.ema import EMA
+from lightning_audio.training.run import keep_freed_memory, quiet
+from lightning_audio.training.trainer import build_trainer
 
 TRAINER, BARE = "Trainer, as `train` builds it", "a bare loop"
 # Overrides, those without the corpus, and the ratio that is asked for.
@@ -136,7 +137,7 @@ def compare(title: str, overrides: Sequence[str], target: str, epochs: int, quic
     steps = min(len(data.train_dataloader()), QUICK_STEPS if quick else 10**9)
     with tempfile.TemporaryDirectory() as folder:
         cfg.run_folder = folder
-        trainer = build.trainer(cfg, Path(folder), data, task.monitor)
+        trainer = build_trainer(cfg, Path(folder), data, task.monitor)
         averaged = any(isinstance(c, EMA) for c in trainer.callbacks)  # type: ignore[attr-defined]
         bare = Bare(copy.deepcopy(task), copy.copy(data), steps, epochs, averaged)
         turns = Alternating(bare)

@@ -15,9 +15,10 @@ from pytorch_lightning.callbacks import Callback
 from timing import arguments, report
 
 from lightning_audio import build, config
-from lightning_audio.callbacks import Throughput
 from lightning_audio.errors import UserError
-from lightning_audio.train import keep_freed_memory, quiet
+from lightning_audio.training.callbacks.throughput import Throughput
+from lightning_audio.training.run import keep_freed_memory, quiet
+from lightning_audio.training.trainer import build_trainer
 
 STEPS, QUICK_STEPS = 12, 3
 TARGET = "<= 0.02"
@@ -55,7 +56,7 @@ def measure(title: str, overrides: list[str], epochs: int, steps: int) -> None:
     task.fit_normalizer(data.loader("train"))
     with tempfile.TemporaryDirectory() as folder:
         cfg.run_folder = folder
-        trainer = build.trainer(cfg, Path(folder), data, task.monitor)
+        trainer = build_trainer(cfg, Path(folder), data, task.monitor)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         watched = Epochs(next(c for c in callbacks if isinstance(c, Throughput)))
         callbacks.insert(0, watched)

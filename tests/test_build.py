@@ -21,6 +21,7 @@ from lightning_audio import build
 from lightning_audio.config import CONF, compose_config
 from lightning_audio.data.clip import Clip
 from lightning_audio.errors import UserError
+from lightning_audio.training.trainer import build_trainer
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 LABELS = [*(f"label {number}" for number in range(8)), "_unknown_", "_silence_"]
@@ -89,7 +90,7 @@ def test_every_part_of_an_experiment_builds(name: str, tmp_path: Path) -> None:
     cfg = composed(f"experiment={name}", change=f"run_folder={tmp_path}")
     data = stub(cfg)
     assert build.datamodule(cfg).sample_rate == cfg.data.sample_rate
-    trainer = build.trainer(cfg, tmp_path, data, build.task_class(cfg).monitor)
+    trainer = build_trainer(cfg, tmp_path, data, build.task_class(cfg).monitor)
     assert trainer.max_epochs == cfg.trainer.max_epochs
     task = build.task(cfg, data)
     assert task.recipe is not None
@@ -240,7 +241,7 @@ def test_an_option_of_an_inner_part_is_named_with_its_place() -> None:
 
 def test_an_option_of_mfcc_or_its_log_mel_is_found() -> None:
     node = {
-        "_target_": "lightning_audio.frontend.MFCC",
+        "_target_": "lightning_audio.frontend.mfcc.MFCC",
         "n_mfcc": 20,
         "n_mels": 40,
         "n_fftt": 512,
@@ -268,13 +269,13 @@ def test_an_option_that_does_not_fit_the_trainer_is_one_sentence(
 ) -> None:
     cfg = composed("logger=none", change=override)
     with pytest.raises(UserError, match=sentence):
-        build.trainer(cfg, tmp_path, stub(cfg), ("val/accuracy", "max"))
+        build_trainer(cfg, tmp_path, stub(cfg), ("val/accuracy", "max"))
 
 
 def test_early_stopping_without_validation_is_one_sentence(tmp_path: Path) -> None:
     cfg = composed("logger=none", "callbacks=early_stopping")
     with pytest.raises(UserError, match=r"set loader\.validation=0\.1"):
-        build.trainer(cfg, tmp_path, stub(cfg, has_validation=False), ("val/accuracy", "max"))
+        build_trainer(cfg, tmp_path, stub(cfg, has_validation=False), ("val/accuracy", "max"))
 
 
 @pytest.mark.parametrize(
@@ -319,22 +320,22 @@ def test_what_the_project_has_is_allowed(group: str) -> None:
         "torch.nn.Linear",
         "pathlib.Path.touch",
         "hydra.utils.instantiate",
-        "lightning_audio.frontend.torch.load",
-        "lightning_audio.frontend.torchaudio.transforms.Spectrogram",
+        "lightning_audio.frontend.waveform.torch.load",
+        "lightning_audio.frontend.waveform.torchaudio.transforms.Spectrogram",
         "lightning_audio.networks.timm.timm.create_model",
         "lightning_audio.networks.timm.create_backbone",
         "lightning_audio.networks.cnn2d.Network",
         "lightning_audio.networks.cnn2d.functional",
-        "lightning_audio.frontend.mask_frames",
-        "lightning_audio.frontend.FrontEnd",
-        "lightning_audio.frontend.LogMel.forward",
+        "lightning_audio.frontend.mask.mask_frames",
+        "lightning_audio.frontend.base.FrontEnd",
+        "lightning_audio.frontend.log_mel.LogMel.forward",
         "lightning_audio.frontend",
         "lightning_audio.frontends.LogMel",
         "lightning_audio.networks.none.Network",
         "lightning_audio.tasks.base.Path",
         "lightning_audio.tasks.base.Recipe",
         "lightning_audio.data.corpora.demo.Demo",
-        "lightning_audio.schedule.one_cycle",
+        "lightning_audio.training.schedule.one_cycle",
         "LogMel",
         "",
         "..",

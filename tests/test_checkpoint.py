@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 import lightning_audio
 from lightning_audio import build
 from lightning_audio.checkpoint import find_checkpoint, load
-from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training.checkpoint_files import AtomicCheckpointIO
 
 LABELS = ["bell", "dog", "rain"]
 ANSWERING: dict[str, Any] = {
-    "frontend": {"_target_": "lightning_audio.frontend.LogMel", "n_mels": 32},
+    "frontend": {"_target_": "lightning_audio.frontend.log_mel.LogMel", "n_mels": 32},
     "normalize": "bin",
     "network": {"_target_": "lightning_audio.networks.cnn2d.CNN2d", "widths": [4, 8], "dropout": 0.5},
     "task": {"_target_": "lightning_audio.tasks.classification.Classification", "shifts": 2},

@@ -1,4 +1,4 @@
-"""`lightning-audio PROGRAM ...` is `python -m lightning_audio.PROGRAM ...`, and starts sooner."""
+"""`lightning-audio PROGRAM ...` is `python -m lightning_audio PROGRAM ...`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from lightning_audio.command_line import OVERRIDDEN, PROGRAMS, READERS, usage_of
+from lightning_audio.cli.arguments import OVERRIDDEN, PROGRAMS, READERS, usage_of
 
 
 def imported(module: str) -> ModuleType:
@@ -38,7 +38,7 @@ def main() -> None:
         sys.exit(0)
     if name in READERS:
         READERS[name](arguments)  # ends here on --help or a mistyped option, before seconds of imports
-    module = imported(f"lightning_audio.{name.replace('-', '_')}")
+    module = imported(f"lightning_audio.cli.{name.replace('-', '_')}")
     sys.argv = [str(module.__file__), *arguments]
     # Processes that Lightning starts for other devices run what this names, with the same arguments.
     sys.modules["__main__"].__spec__ = module.__spec__

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
 
@@ -16,28 +14,27 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
-from lightning_fabric.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from lightning_audio import runs
 from lightning_audio.augment import Augment
-from lightning_audio.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.data.features import FrontEnd
-from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.feature_store import FrontEnd
 from lightning_audio.errors import UserError, did_you_mean
-from lightning_audio.frontend import Normalize, Waveform, shape_of
+from lightning_audio.frontend.base import shape_of
+from lightning_audio.frontend.normalize import Normalize
+from lightning_audio.frontend.waveform import Waveform
+from lightning_audio.io import MOST_OPTIONS, plain
 from lightning_audio.networks.base import Network
-from lightning_audio.saving import Best, Saver
-from lightning_audio.sent import MOST_OPTIONS, plain
 from lightning_audio.tasks.base import AudioTask, Recipe
 
 # The parts of a configuration that a checkpoint carries: what is needed to answer.
 ANSWERING = ("frontend", "normalize", "network", "task")
+
 LOGGERS = tuple(getattr(pl.loggers, f"{name}Logger") for name in ("TensorBoard", "CSV", "MLFlow", "Wandb"))
+
 # What a configuration that somebody sent may build, by its part: from which package, and what of it.
 ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
     "frontend": (("lightning_audio.frontend", nn.Module),),
@@ -46,19 +43,21 @@ ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
     "task": (("lightning_audio.tasks", AudioTask),),
     "data": (("lightning_audio.data.corpora", Corpus),),
     "optimizer": (("torch.optim", torch.optim.Optimizer),),
-    "schedule": (("lightning_audio.schedule", FunctionType),),
+    "schedule": (("lightning_audio.training.schedule", FunctionType),),
     "trainer": (("pytorch_lightning", pl.Trainer),),
     "callbacks": (
         ("lightning_audio", pl.Callback),
         ("pytorch_lightning.callbacks", pl.callbacks.EarlyStopping),
     ),
     "logger": (
-        ("lightning_audio.loggers", pl.loggers.Logger),
+        ("lightning_audio.training.loggers", pl.loggers.Logger),
         ("pytorch_lightning.loggers", LOGGERS),
     ),
 }
+
 # The largest whole number in a configuration; hyperparameters are smaller.
 LARGEST = 2**40
+
 # What a part raises where an option does not fit.
 MISFITS = (ImportError, LookupError, RuntimeError, TypeError, ValueError, MisconfigurationException)
 
@@ -182,32 +181,6 @@ def _is_allowed(target: Any, allowed: Sequence[tuple[str, Any]]) -> bool:
 
 def _is_subclass(found: Any, kind: Any) -> bool:
     return isinstance(found, type) and issubclass(found, kind)
-
-
-def saved_config(run_folder: Path, allow: Sequence[str] = (), training: bool = False) -> DictConfig:
-    """The configuration that lies in a run folder; since somebody may have sent it, it builds no more than is
-    on the allow list, and loggers and callbacks, which only training needs, write nowhere else.
-
-    Args:
-        allow: as `refuse_unknown` takes it.
-        training: the run is to be gone on with; otherwise it comes without loggers and callbacks.
-
-    Raises:
-        UserError: there is none, or it wants more.
-    """
-    cfg = runs.load_config(run_folder)
-    if not training:
-        cfg.callbacks, cfg.logger = {}, {}
-    refuse_foreign(cfg, run_folder, allow)
-    return cfg
-
-
-def refuse_foreign(cfg: DictConfig, run_folder: Path, allow: Sequence[str] = ()) -> None:
-    """Raises UserError where a run's configuration wants to build more than is on the allow list, or to write
-    elsewhere."""
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg))
-    refuse_unknown(config, allow, f"The configuration in {run_folder}")
-    runs.refuse_elsewhere({part: config.get(part) for part in ("callbacks", "logger")}, run_folder)
 
 
 def targets_of(node: Any) -> set[str]:
@@ -346,50 +319,3 @@ def recipe(cfg: DictConfig) -> Recipe:
     )
     instantiate({**cfg.schedule, "_partial_": False}, "schedule", step=0, total=1)
     return Recipe(optimizer, cfg.optimizer.lr, cfg.optimizer.get("weight_decay", 0.0), factor)
-
-
-def trainer(
-    cfg: DictConfig,
-    run_folder: Path,
-    data: AudioDataModule,
-    monitor: tuple[str, str],
-    loggers: Sequence[Logger] = (),
-) -> pl.Trainer:
-    """The Lightning trainer of a run, writing into its folder.
-
-    `loggers` are those of a trainer that this one takes the place of: new ones would write over their files.
-    """
-    if str(cfg.trainer.precision).endswith("-true") and cfg.trainer.precision != "32-true":
-        raise UserError(
-            f"trainer.precision={cfg.trainer.precision} would take waveforms, too, to another precision: set "
-            "it to bf16-mixed, 16-mixed or 32-true."
-        )
-    callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    watching = [c for c in callbacks if isinstance(c, pl.callbacks.EarlyStopping)]
-    if watching and not data.has_validation:
-        raise UserError(
-            "Early stopping watches validation, and this run has none: set loader.validation=0.1."
-        )
-    folder = run_folder / "checkpoints"
-    if data.has_validation:
-        callbacks.append(Best(folder, *monitor))
-    saver = {"_target_": f"{Saver.__module__}.Saver", **(cfg.get("saving") or {})}
-    callbacks.append(instantiate(saver, "saving", folder=folder))  # last: it saves what the others have done
-    loggers = loggers or [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
-    # Under trainer.deterministic torch also fills all memory that it takes, for code that reads what it has
-    # not written; without it a step of a small network takes 4 to 8 % less time on the CPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return instantiate(
-        # A bar is for somebody who watches; a log gets a line an epoch.
-        {**cfg.trainer, "enable_progress_bar": cfg.trainer.enable_progress_bar and sys.stdout.isatty()},
-        "trainer",
-        callbacks=callbacks,
-        logger=list(loggers) or False,
-        plugins=[AtomicCheckpointIO(), *_cluster()],
-        default_root_dir=str(run_folder),
-    )
-
-
-def _cluster() -> list[SLURMEnvironment]:
-    """Slurm without Lightning's requeueing, which saves in the middle of a step: `slurm.py` does it."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

@@ -7,21 +7,30 @@ it needs no other file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+from torch.utils import deterministic
 
 from lightning_audio import build
-from lightning_audio.checkpoint_files import BEST, LAST, verify
+from lightning_audio.config import up_to_date
 from lightning_audio.errors import UserError, refuse_address
-from lightning_audio.results import read_metrics
-from lightning_audio.sent import is_plain_tensor, is_unpacked_zip, modules_within, plain
+from lightning_audio.io import digest, plain
+from lightning_audio.reports.results import read_metrics
 from lightning_audio.tasks.base import AudioTask
 
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 HIGHEST_RATE = 1_000_000  # Hz
 LONGEST_CLIP = 1e6  # seconds
+BESIDE = 2_000_000  # numbers that a module may hold beside its weights: filters, windows
+MODULES_BESIDE = 10_000  # modules without weights
 
 
 def find_checkpoint(place: str | Path) -> Path:
@@ -108,7 +117,7 @@ def description_of(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, An
         UserError: they are not what `train` writes.
     """
     description = plain(checkpoint["lightning_audio"], f"The description in {path}", path.stat().st_size)
-    answering, facts = description.get("config"), description.get("facts")
+    answering, facts = up_to_date(description.get("config")), description.get("facts")
     if (
         not isinstance(answering, dict)
         or set(answering) != set(build.ANSWERING)
@@ -134,3 +143,83 @@ def without_weights(node: Any) -> Any:
             for name, child in node.items()
         }
     return [without_weights(child) for child in node] if isinstance(node, list) else node
+
+
+@contextmanager
+def modules_within(numbers: int, tensors: int) -> Iterator[None]:
+    """Raises UserError as soon as the modules that this thread builds hold far more than a file does.
+
+    A tensor is counted when it is registered, and torch has not yet filled or even touched it then: a layer
+    that asks for more memory than there is ends in this sentence.
+
+    Args:
+        numbers: those that the file may hold: its bytes.
+        tensors: how many there are in it.
+    """
+    thread, held, made = threading.get_ident(), 0, 0
+
+    def count(_: nn.Module, name: str, added: Tensor | nn.Module | None) -> None:
+        nonlocal held, made
+        if threading.get_ident() == thread and added is not None:
+            held += added.numel() if isinstance(added, Tensor) else 0
+            made += isinstance(added, nn.Module)
+            if held > numbers + BESIDE or made > 100 * tensors + MODULES_BESIDE:
+                raise UserError(
+                    "The checkpoint describes a far larger network than it holds weights of: it is damaged."
+                )
+
+    name = "fill_uninitialized_memory"  # a property of a module, which type checkers do not see
+    fills = getattr(deterministic, name)
+    with ExitStack() as hooks:
+        # Deterministic algorithms would write to all of a tensor before it is registered.
+        setattr(deterministic, name, False)
+        hooks.callback(setattr, deterministic, name, fills)
+        for register in (
+            registration.register_module_parameter_registration_hook,
+            registration.register_module_buffer_registration_hook,
+            registration.register_module_module_registration_hook,
+        ):
+            hooks.callback(register(count).remove)
+        yield
+
+
+def is_unpacked_zip(path: Path) -> bool:
+    """Whether it is a zip archive as `torch.save` writes them: nothing in it gets larger when it is read."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    return stored and sum(member.file_size for member in members) <= path.stat().st_size
+
+
+def is_plain_tensor(value: Any) -> bool:
+    """Whether it is a dense tensor on the CPU, as weights are."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+
+
+def sidecar(path: Path) -> Path:
+    """The file that holds the SHA-256 of a checkpoint."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def recorded(path: Path) -> list[str]:
+    """The digests that a checkpoint may have: two after a kill while it was replaced, none if unknown."""
+    try:
+        lines = sidecar(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [line.split()[0] for line in lines if line.strip()]
+
+
+def verify(path: Path) -> None:
+    """Raises UserError where the bytes of a checkpoint are not those that were written."""
+    known = recorded(path)
+    if known and (found := digest(path)) not in known:
+        raise UserError(
+            f"{path} is damaged: its SHA-256 begins with {found[:8]}, and {sidecar(path).name} records "
+            f"{known[0][:8]}; use another checkpoint, or put back a copy of this one."
+        )

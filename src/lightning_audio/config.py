@@ -37,11 +37,40 @@ UNREADABLE = (
     "Error parsing override",
 )
 
+# What older run folders and checkpoints call parts that have moved since.
+MOVED_TARGETS = {
+    f"lightning_audio.{old}": f"lightning_audio.{new}"
+    for old, new in {
+        "callbacks.EMA": "training.callbacks.ema.EMA",
+        "callbacks.EpochLines": "training.callbacks.epoch_lines.EpochLines",
+        "callbacks.Throughput": "training.callbacks.throughput.Throughput",
+        "frontend.LogMel": "frontend.log_mel.LogMel",
+        "frontend.MFCC": "frontend.mfcc.MFCC",
+        "frontend.Waveform": "frontend.waveform.Waveform",
+        "guard.Guard": "training.callbacks.divergence.Guard",
+        "listen.Listen": "training.callbacks.training_examples.Listen",
+        "loggers.CSVLogger": "training.loggers.CSVLogger",
+        "schedule.constant": "training.schedule.constant",
+        "schedule.cosine": "training.schedule.cosine",
+        "schedule.one_cycle": "training.schedule.one_cycle",
+        "sweeps.SweepTable": "reports.sweep.SweepTable",
+    }.items()
+}
+
 OmegaConf.register_new_resolver(
     "user_cache", lambda: platformdirs.user_cache_dir("lightning_audio"), replace=True
 )
 # Two runs that start in the same second still get folders of their own.
 OmegaConf.register_new_resolver("suffix", lambda: secrets.token_hex(2), use_cache=True, replace=True)
+
+
+def up_to_date(node: Any) -> Any:
+    """A saved configuration, plain values, under the names that things have today."""
+    if isinstance(node, dict):
+        return {key: up_to_date(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [up_to_date(value) for value in node]
+    return MOVED_TARGETS.get(node, node) if isinstance(node, str) else node
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

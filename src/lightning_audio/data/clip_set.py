@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.features import FeatureStore
-from lightning_audio.data.store import WaveStore
+from lightning_audio.data.feature_store import FeatureStore
 from lightning_audio.data.targets import Targets
+from lightning_audio.data.wave_store import WaveStore
 
 
 class ClipSet(Dataset):

@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.errors import UserError
-from lightning_audio.text import Normalizer, UnknownCharacter, fit_tokenizer, tokenizer_of
+from lightning_audio.text.normalizer import Normalizer
+from lightning_audio.text.tokenizers import UnknownCharacter, fit_tokenizer, tokenizer_of
 
 PAD = -1  # behind the tokens of the shorter transcripts of a batch
 BLANK = 0  # the output that stands for no token

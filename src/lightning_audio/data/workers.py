@@ -25,6 +25,9 @@ CURES = {
 }
 STOPPED = ("T", "t")  # states of a process, as Linux names them
 
+# So long a worker outlives a SIGTERM: one to the whole job must not cost the step that is finished.
+WORKER_SECONDS = 15
+
 _ending = threading.Event()  # set while workers are ended on purpose
 _handlers: list[Callable[[int, FrameType | None], Any]] = []  # torch's handler of SIGCHLD
 
@@ -142,3 +145,15 @@ def _on_death(number: int, frame: FrameType | None) -> None:
         if sentence := _of_the_dead(str(error)):
             raise UserError(sentence) from error
         raise
+
+
+def in_loader_worker(_: int) -> None:
+    """For DataLoader's `worker_init_fn`: a signal to the whole group of processes is for the trainer.
+
+    It ends its workers when it has saved; a worker that would end by itself would fail the step.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_SECONDS))

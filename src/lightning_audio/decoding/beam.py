@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_audio.decoding.hypothesis import Hypothesis, checked, ctc_log_probs
 from lightning_audio.errors import UserError
-from lightning_audio.text import WORD_START, Tokenizer
+from lightning_audio.text.tokenizers import WORD_START, Tokenizer
 
 NEVER = -math.inf
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
-from lightning_audio.text import Tokenizer
+from lightning_audio.text.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)

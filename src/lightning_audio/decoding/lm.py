@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_audio.decoding.beam import NEVER, Beam, Fusion
 from lightning_audio.errors import UserError
-from lightning_audio.text import WORD_START, Tokenizer, UnknownCharacter
+from lightning_audio.text.tokenizers import WORD_START, Tokenizer, UnknownCharacter
 
 LN_10 = math.log(10)
 UNITS = ("tokens", "words")

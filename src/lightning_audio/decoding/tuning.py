@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_audio.decoding.hypothesis import Decoder
 from lightning_audio.errors import UserError
-from lightning_audio.transcript_metrics import transcript_values
+from lightning_audio.metrics.transcripts import transcript_values
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0)

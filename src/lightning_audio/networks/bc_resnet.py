@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend import frame_mask
+from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.networks.base import Network
 from lightning_audio.networks.norm import BatchNorm
 

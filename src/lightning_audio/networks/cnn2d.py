@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_audio.frontend import frame_mask
+from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.networks.base import Network
 
 

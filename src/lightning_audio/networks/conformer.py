@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchaudio.models.conformer import ConformerLayer
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend import frame_mask
+from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.networks.base import Network
 from lightning_audio.networks.bilstm import Subsampling
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend import mask_frames
+from lightning_audio.frontend.mask import mask_frames
 from lightning_audio.networks.base import Network
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend import mask_frames
+from lightning_audio.frontend.mask import mask_frames
 from lightning_audio.networks.base import Network
 from lightning_audio.networks.norm import BatchNorm
 

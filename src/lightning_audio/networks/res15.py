@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_audio.frontend import mask_frames
+from lightning_audio.frontend.mask import mask_frames
 from lightning_audio.networks.base import Network
 from lightning_audio.networks.norm import BatchNorm
 

@@ -16,17 +16,23 @@ from matplotlib.figure import Figure
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_audio.augment import Augment
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import ClassIndex, Targets
-from lightning_audio.frontend import Normalize
-from lightning_audio.metrics import Score
+from lightning_audio.frontend.normalize import Normalize
+from lightning_audio.inference.prediction import (
+    Audio,
+    Prediction,
+    Window,
+    outputs_of_windows,
+    read_recordings,
+)
+from lightning_audio.metrics.intervals import Score
 from lightning_audio.networks.base import Network
-from lightning_audio.schedule import scheduler
-from lightning_audio.tasks.prediction import Audio, Prediction, Window, outputs_of_windows, read_recordings
 
 SMALLEST_SHARE = 0.005  # of a soft label that is named
 
@@ -302,11 +308,12 @@ class AudioTask(pl.LightningModule):
         for group in groups:
             group["lr"] = self.recipe.lr * group.pop("lr_scale", 1.0)
         optimizer = self.recipe.optimizer(groups)
-        schedule = scheduler(optimizer, self.recipe.factor, self.total_steps)
+        factor, total = self.recipe.factor, self.total_steps
+        schedule = LambdaLR(optimizer, lambda step: factor(step, total=total))
         self.settings = [
             {k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups
         ]
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @property
     def total_steps(self) -> int:

@@ -14,10 +14,16 @@ from torch.nn import functional
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.targets import ClassIndex, Targets
-from lightning_audio.metrics import Score, classification_scores, confusion_matrix, macro_f1, per_class
-from lightning_audio.plots import confusion_figure, plot_confusion
-from lightning_audio.tables import write_per_class
-from lightning_audio.tasks.clips import ClipTask, weights_of_classes
+from lightning_audio.metrics.classification import (
+    classification_scores,
+    confusion_matrix,
+    macro_f1,
+    per_class,
+)
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.plots import confusion_figure, plot_confusion
+from lightning_audio.reports.tables import write_per_class
+from lightning_audio.tasks.clip_task import ClipTask, weights_of_classes
 
 
 class Classification(ClipTask):

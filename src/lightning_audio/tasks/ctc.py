@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_audio.alignment import joined
 from lightning_audio.augment.features import SpecAugment
 from lightning_audio.augment.waveform import Speed
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.module import AudioDataModule
+from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import BLANK, PAD, Targets, Tokens, normalizer_of
 from lightning_audio.decoding import Decoder, Greedy
+from lightning_audio.decoding.alignment import joined
 from lightning_audio.errors import UserError
-from lightning_audio.frontend import frame_mask
-from lightning_audio.metrics import Score
-from lightning_audio.results import PREDICTIONS, write_predictions
+from lightning_audio.frontend.mask import frame_mask
+from lightning_audio.inference.prediction import Audio, Prediction, Window, read_recordings
+from lightning_audio.inference.segments import LONGEST
+from lightning_audio.inference.transcribe import transcribe
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.transcripts import transcript_scores, transcript_values
+from lightning_audio.reports.results import PREDICTIONS, write_predictions
+from lightning_audio.reports.transcripts import write_transcript_report
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc_doctor import Symptoms, on_plateau, verdict
-from lightning_audio.tasks.prediction import Audio, Prediction, Window, read_recordings
-from lightning_audio.tasks.segments import LONGEST
-from lightning_audio.tasks.transcribe import transcribe
-from lightning_audio.text import tokenizer_of
-from lightning_audio.transcript_metrics import transcript_scores, transcript_values
-from lightning_audio.transcript_report import write_transcript_report
+from lightning_audio.text.tokenizers import tokenizer_of
 
 SHOWN = 5  # utterances named in one error
 

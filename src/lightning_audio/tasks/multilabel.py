@@ -15,17 +15,17 @@ from torch.nn import functional
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.targets import MultiHot, Targets
 from lightning_audio.errors import UserError
-from lightning_audio.metrics import Score
-from lightning_audio.multilabel_metrics import (
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.multilabel import (
     DEFAULT_THRESHOLD,
     best_thresholds,
     multilabel_scores,
     multilabel_values,
     per_label,
 )
-from lightning_audio.plots import label_figure, plot_labels
-from lightning_audio.tables import write_per_class
-from lightning_audio.tasks.clips import ClipTask, weights_of_classes
+from lightning_audio.reports.plots import label_figure, plot_labels
+from lightning_audio.reports.tables import write_per_class
+from lightning_audio.tasks.clip_task import ClipTask, weights_of_classes
 
 LOSSES = ("bce", "focal")
 

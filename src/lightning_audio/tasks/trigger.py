@@ -15,14 +15,20 @@ from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import AudioError, decode_clips
 from lightning_audio.data.long_audio import Word, long_audio
-from lightning_audio.detection import OperatingPoint, det_curve, fewest_errors, operating_point, per_hour
 from lightning_audio.errors import UserError, did_you_mean
-from lightning_audio.metrics import Score, proportion
-from lightning_audio.plots import det_figure, write_png
-from lightning_audio.results import write_atomically
+from lightning_audio.inference.stream import Detector, Stream
+from lightning_audio.io import write_atomically
+from lightning_audio.metrics.detection import (
+    OperatingPoint,
+    det_curve,
+    fewest_errors,
+    operating_point,
+    per_hour,
+)
+from lightning_audio.metrics.intervals import Score, proportion
+from lightning_audio.reports.plots import det_figure, write_png
 from lightning_audio.tasks.classification import Classification
-from lightning_audio.tasks.frames import clip_probabilities, max_pooling_loss, moving_mean
-from lightning_audio.tasks.stream import Detector, Stream
+from lightning_audio.tasks.max_pooling import clip_probabilities, max_pooling_loss, moving_mean
 
 RELEASE = 0.6  # share of the threshold below which a score has to fall before its keyword can come again
 WITHOUT_VALIDATION = 0.5  # the threshold where there is nothing to tune it on

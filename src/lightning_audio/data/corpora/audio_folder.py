@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_audio.data.clip import SPLIT_NAMES, Clip
-from lightning_audio.data.corpora.own import OwnRecordings
+from lightning_audio.data.corpora.user_recordings import OwnRecordings
 from lightning_audio.data.decode import AUDIO_SUFFIXES, warn_of_unreadable
 from lightning_audio.errors import UserError
 

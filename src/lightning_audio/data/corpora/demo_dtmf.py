@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.corpora.digit_strings import WORDS
+from lightning_audio.data.corpora.synthesis import SYNTHESIS_VERSION
 from lightning_audio.data.corpora.synthesised import (
     MadeUtterances,
     Utterance,
@@ -17,7 +18,6 @@ from lightning_audio.data.corpora.synthesised import (
     refuse_swapped,
     utterance_counts,
 )
-from lightning_audio.data.synthesis import SYNTHESIS_VERSION
 
 VERSION = 1  # part of the name of what was written: raise it when any utterance changes
 # ITU-T Q.23, in Hz; its fourth column, of the keys A to D, is on no telephone.

@@ -12,6 +12,7 @@ import numpy as np
 from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.corpora.spoken_digits import ADDRESS, TESTED_TAKES, SpokenDigits
+from lightning_audio.data.corpora.synthesis import SYNTHESIS_VERSION, rms
 from lightning_audio.data.corpora.synthesised import (
     MadeUtterances,
     Utterance,
@@ -22,7 +23,6 @@ from lightning_audio.data.corpora.synthesised import (
     utterance_counts,
 )
 from lightning_audio.data.decode import AudioError, decode
-from lightning_audio.data.synthesis import SYNTHESIS_VERSION, rms
 from lightning_audio.errors import UserError
 
 VERSION = 1  # part of the name of what was written: raise it when any utterance changes

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.columns import remembered
-from lightning_audio.data.corpora.own import OwnRecordings
+from lightning_audio.data.corpora.user_recordings import OwnRecordings
+from lightning_audio.data.manifest_cache import remembered
 from lightning_audio.data.manifests import GROUP, read_manifests
 from lightning_audio.errors import UserError
 

@@ -20,8 +20,8 @@ from scipy.fft import next_fast_len
 
 from lightning_audio.data.clip import Clip, split_by_fold
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.corpora.synthesis import SOUNDS, SYNTHESIS_VERSION, overlapping, render
 from lightning_audio.data.decode import to_int16
-from lightning_audio.data.synthesis import SOUNDS, SYNTHESIS_VERSION, overlapping, render
 from lightning_audio.errors import UserError
 
 BOUNDARIES = "boundaries.jsonl"

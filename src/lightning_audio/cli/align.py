@@ -1,0 +1,190 @@
+"""Says when each word of a known text was said, by a trained run of speech recognition.
+
+lightning-audio align logs/digits_bilstm/2026-01-31_12-00-00_a1b2 one.wav "three five five zero"
+lightning-audio align RUN one.wav "three five" --format textgrid --output one.TextGrid
+lightning-audio align RUN --manifest texts.jsonl --format ctm --output texts.ctm
+lightning-audio align RUN --fit
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from lightning_audio import build
+from lightning_audio.checkpoint import load
+from lightning_audio.cli import arguments
+from lightning_audio.cli.predict import device_of
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.decode import decode
+from lightning_audio.data.manifests import read_manifest
+from lightning_audio.decoding.alignment import BARE, Extent, Span, align, fit_extent, joined
+from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.inference.formats import transcript_files, write_transcripts
+from lightning_audio.inference.transcribe import Transcript, posteriors
+from lightning_audio.io import to_json, write_atomically
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.ctc import CTC
+from lightning_audio.text.tokenizers import UnknownCharacter
+from lightning_audio.training import saved_config
+
+EXTENT = "extent.json"  # in the run folder
+
+
+def clips_to_align(options: argparse.Namespace) -> list[Clip]:
+    """Raises UserError where a row of the manifest has no text."""
+    if options.manifest is None:
+        return [Clip(id=options.audio, path=options.audio, text=options.text)]
+    clips = read_manifest(options.manifest)
+    if silent := [clip.id for clip in clips if clip.text is None]:
+        raise UserError(f"{options.manifest} has no text for {', '.join(silent[:5])}: add it to their rows.")
+    return clips
+
+
+def refuse_others(task: AudioTask, run: str) -> CTC:
+    """The task; raises UserError where it does not recognise speech."""
+    if not isinstance(task, CTC):
+        raise UserError(
+            f"{run} is a run of {type(task).__name__.lower()}, which knows no words in time: give one of "
+            "speech recognition (task=ctc)."
+        )
+    return task
+
+
+def aligned(task: CTC, clip: Clip, extent: Extent) -> tuple[Span, float]:
+    """The text of a clip, as the task's normaliser leaves it, as one segment, and where the clip ends.
+
+    Times are in seconds of the clip's file. Memory grows as `align` says.
+
+    Raises:
+        UserError: the text has no word or an unknown character, or needs more frames than its audio gives, or
+            the file can't be read.
+    """
+    tokens = _tokens(task, clip)
+    samples = decode(clip.path, task.sample_rate, clip.start, clip.duration)
+    rows = posteriors(task, samples)
+    words = align(rows, tokens, task.tokenizer, task.frame_seconds, clip.start, extent, clip.id)
+    return joined(" ".join(word.text for word in words), words), clip.start + len(samples) / task.sample_rate
+
+
+def extent_of(options: argparse.Namespace) -> Extent:
+    """What was set, else what was fitted for the run, else the default.
+
+    Raises:
+        UserError: words would end before they begin.
+    """
+    file = Path(options.run) / EXTENT
+    known = Extent(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Extent()
+    given = {name: getattr(options, name) for name in ("shift", "reach")}
+    found = replace(known, **{name: value for name, value in given.items() if value is not None})
+    if not 0 <= found.reach < math.inf:
+        raise UserError(f"--reach {found.reach:g} would end words before they begin: set it to 0 or more.")
+    if not math.isfinite(found.shift):
+        raise UserError(f"--shift {found.shift:g} is no time: give seconds.")
+    return found
+
+
+def fit(task: CTC, run: Path, allow: Sequence[str] = ()) -> Extent:
+    """The extent of the smallest errors on the validation utterances of a run; kept in its folder.
+
+    Raises:
+        UserError: its corpus does not know when words are said, or there is no validation.
+    """
+    cfg = saved_config.saved_config(run, allow)
+    data = build.datamodule(cfg, task.description["facts"])
+    data.prepare_data()
+    data.setup()
+    boundaries = getattr(data.corpus, "boundaries", None)
+    if boundaries is None or not data.has_validation:
+        raise UserError(
+            f"The corpus of {run} does not know when its validation words are said: fit on a run of "
+            "digit_strings, or set --shift and --reach."
+        )
+    extent = fit_extent(beside_truth(task, data.splits["val"].clips, boundaries(), BARE))
+    write_atomically(run / EXTENT, to_json(asdict(extent)) + "\n")
+    return extent
+
+
+def beside_truth(
+    task: CTC, clips: Iterable[Clip], truth: Mapping[str, Sequence[tuple[str, float, float]]], extent: Extent
+) -> list[tuple[Span, tuple[float, float]]]:
+    """Each word of the clips as it is aligned, with its true start and end.
+
+    `fit_extent` and `boundary_errors` take them.
+
+    Args:
+        task: in eval mode.
+        clips: with their texts.
+        truth: word, start and end in seconds of the words of each clip, as `boundaries()` of a corpus gives.
+        extent: `BARE` to fit one.
+
+    Raises:
+        UserError: as `aligned`; or a clip has other words than are true of it.
+    """
+    pairs = []
+    for clip in clips:
+        words = aligned(task, clip, extent)[0].parts
+        if [word.text for word in words] != [word for word, *_ in truth[clip.id]]:
+            raise UserError(f"The true words of {clip.id} are not those of its text: mend its boundaries.")
+        pairs += [(word, (start, end)) for word, (_, start, end) in zip(words, truth[clip.id], strict=True)]
+    return pairs
+
+
+def _tokens(task: CTC, clip: Clip) -> list[int]:
+    text = task.normalizer(clip.text or "")
+    if not text.strip():
+        raise UserError(f"The text of {clip.id} has no word to align, as it is {clip.text!r}: write one.")
+    try:
+        return task.tokenizer.encode(text)
+    except UnknownCharacter as error:
+        raise UserError(
+            f"The text of {clip.id} has the character {error.character!r}, which the run does not know: "
+            "write it another way, or train with it in task.text.tokenizer.alphabet."
+        ) from None
+
+
+def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Transcript | UserError]:
+    """Of every file the segments of its clips in their order, or what is wrong with one of them."""
+    files = {clip.path: [other for other in clips if other.path == clip.path] for clip in clips}
+    for path, own in files.items():
+        try:
+            found = [aligned(task, clip, extent) for clip in sorted(own, key=lambda clip: clip.start)]
+        except UserError as error:
+            yield error
+            continue
+        yield Transcript(path, max(end for _, end in found), tuple(segment for segment, _ in found))
+
+
+@ends_in_one_sentence
+def main(argv: Sequence[str] | None = None) -> None:
+    """Aligns a transcript or a table of them, or fits where words begin; prints or writes what was found."""
+    options = arguments.align(argv)
+    if options.fit:
+        task = refuse_others(load(options.run, "cpu", options.allow), options.run)
+        extent = fit(task, Path(options.run), options.allow)
+        print(f"Fitted on validation: --shift {extent.shift:.3f} --reach {extent.reach:.3f}, kept for it.")
+        return
+    extent = extent_of(options)
+    device, clips = device_of(options.device), clips_to_align(options)
+    # Refused before the work, which may be long.
+    transcript_files(list(dict.fromkeys(clip.path for clip in clips)), options.format, options.output)
+    task = refuse_others(load(options.run, device, options.allow), options.run)
+    answers = list(transcripts(task, clips, extent))
+    found = [answer for answer in answers if isinstance(answer, Transcript)]
+    errors = [answer for answer in answers if isinstance(answer, UserError)]
+    if len(answers) == 1 and errors:
+        raise errors[0]
+    write_transcripts(found, options.format, options.output)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if errors:
+        raise UserError(f"{len(errors)} of {len(answers)} files could not be aligned: they are named above.")
+
+
+if __name__ == "__main__":
+    main()

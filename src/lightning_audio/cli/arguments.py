@@ -1,0 +1,218 @@
+"""What every program takes on the command line; so little is imported that help waits for no torch."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PROGRAMS = {
+    "train": "trains, tests and reports a run, or a multirun (-m)",
+    "evaluate": "scores a run again",
+    "predict": "says what a run hears in audio files",
+    "folds": "cross-validation over the folds of a corpus",
+    "find-lr": "looks for a learning rate",
+    "compare": "asks whether one run is better than another",
+    "align": "says when each word of a known text is spoken",
+    "ngram": "makes an n-gram language model from text",
+    "doctor": "asks whether a speech experiment can learn at all",
+    "check": "looks at every clip of a corpus before training",
+}
+OVERRIDDEN = ("train", "folds", "find-lr", "doctor")  # what they take are Hydra's overrides
+
+SOUND_FORMATS = ("table", "csv", "jsonl", "audacity", "rttm")  # of runs that name sounds
+TRANSCRIPT_FORMATS = ("text", "jsonl", "ctm", "srt", "vtt", "textgrid")  # of runs that transcribe speech
+
+
+def usage_of(name: str) -> str:
+    """The groups and choices of a program that takes overrides, by the names of files."""
+    package = Path(__file__).resolve().parents[1]
+    conf = next(
+        (place for place in (package.parents[1] / "conf", package / "conf") if place.is_dir()), package
+    )
+    groups = sorted(folder for folder in conf.glob("*/") if any(folder.glob("*.yaml")))
+    lines = [
+        textwrap.fill(
+            " ".join(sorted(path.stem for path in group.glob("*.yaml"))),
+            width=100,
+            initial_indent=f"  {group.name:<11}",
+            subsequent_indent=" " * 13,
+        )
+        for group in groups
+    ]
+    return "\n".join(
+        [
+            f"usage: lightning-audio {name} [GROUP=CHOICE ...] [OPTION=VALUE ...]",
+            f"{PROGRAMS[name]}\n",
+            *lines,
+            "\nAll options and their values: lightning-audio train --cfg job",
+        ]
+    )
+
+
+def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, what is other than in training, and how transcripts are decoded."""
+    parser = _parser("evaluate")
+    parser.add_argument("run", type=Path, help="run folder, or the folder of all folds")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE: what is other than in training")
+    parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
+    _add_allow(parser)
+    _add_search(parser)
+    parser.add_argument("--tune", action="store_true", help="LM weight and word bonus by validation, first")
+    # Intermixed: overrides may stand before and behind options.
+    return parser.parse_intermixed_args(argv)
+
+
+def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, the audio, the format of what is said, and how transcripts are decoded."""
+    parser = _parser("predict")
+    parser.add_argument("run", help="run folder or checkpoint")
+    parser.add_argument("audio", nargs="*", help="files, folders or globs; WAV, FLAC, Ogg, MP3, AIFF")
+    every = dict.fromkeys([*SOUND_FORMATS, *TRANSCRIPT_FORMATS])
+    parser.add_argument("--format", choices=every, help="[table, or text where the run transcribes speech]")
+    parser.add_argument("--output", type=Path, help="write to this file instead of the terminal")
+    parser.add_argument(
+        "--window",
+        type=float,
+        help="seconds of a look at longer files [length of a training clip; of speech: 20]",
+    )
+    parser.add_argument(
+        "--hop", type=float, help="seconds from one window to the next [half a window, for events a quarter]"
+    )
+    parser.add_argument("--top", type=int, default=3, help="labels to name for a file [3]")
+    parser.add_argument("--windows", action="store_true", help="a row for every window of longer files, too")
+    parser.add_argument("--batch-size", type=int, default=16, help="windows that run together [16]")
+    _add_loading(parser)
+    _add_times(parser)
+    _add_search(parser)
+    # Intermixed: files may stand before and behind options, and a stream needs none.
+    options = parser.parse_intermixed_args(argv)
+    if not options.audio and not options.stream:
+        parser.error("the following arguments are required: audio")
+    return options
+
+
+def compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = _parser("compare")
+    parser.add_argument("run", type=Path, help="run folder, or the folder that evaluate wrote")
+    parser.add_argument("other", type=Path, help="another one, tested on the same clips")
+    return parser.parse_args(argv)
+
+
+def align(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, and a recording with its text or a table of them; or, to fit, the run alone."""
+    parser = _parser("align")
+    parser.add_argument("run", help="run folder or checkpoint of speech recognition")
+    parser.add_argument("audio", nargs="?", help="WAV, FLAC, Ogg, MP3, AIFF")
+    parser.add_argument("text", nargs="?", help="what is said in it")
+    parser.add_argument(
+        "--manifest", type=Path, help="JSONL or CSV with audio_filepath and text, in their place"
+    )
+    parser.add_argument("--format", choices=[f for f in TRANSCRIPT_FORMATS if f != "text"], default="ctm")
+    parser.add_argument(
+        "--output", type=Path, help="a file, or a folder for a file of each recording [the terminal]"
+    )
+    parser.add_argument("--shift", type=float, help="seconds by which words are later [as fitted, or 0.03]")
+    parser.add_argument(
+        "--reach", type=float, help="seconds of a word beyond its frames [as fitted, or 0.045]"
+    )
+    parser.add_argument(
+        "--fit", action="store_true", help="fit both on validation, where the corpus knows the true times"
+    )
+    _add_loading(parser)
+    options = parser.parse_args(argv)
+    if options.fit:
+        return options
+    if (options.manifest is None) == (options.text is None) or (options.manifest and options.audio):
+        parser.error("give either AUDIO and its TEXT, or --manifest FILE")
+    return options
+
+
+def ngram(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The texts, the order and unit of the model, and where it goes."""
+    parser = _parser("ngram")
+    parser.add_argument(
+        "texts", nargs="+", type=Path, metavar="TEXTS", help="text files, manifests or run folders"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the ARPA file to write")
+    parser.add_argument("--order", type=int, help="longest n-gram, 2 to 6 [3; of characters and tokens 6]")
+    unit = parser.add_mutually_exclusive_group()
+    for name, what in {"characters": "characters", "tokens": "the tokens of the run"}.items():
+        unit.add_argument(
+            f"--{name}", dest="unit", action="store_const", const=name, help=f"over {what}, not over words"
+        )
+    parser.add_argument(
+        "--run", type=Path, help="run whose normaliser and tokens count [the first among TEXTS]"
+    )
+    _add_allow(parser)
+    parser.add_argument("--words", type=Path, help="write the words here too, one a line: a lexicon")
+    return parser.parse_args(argv)
+
+
+def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = _parser("check")
+    parser.add_argument(
+        "overrides", nargs="*", help="as for train: experiment=NAME, data=NAME, data.root=..."
+    )
+    parser.add_argument("--json", type=Path, help="write the whole report, with every clip, to this file")
+    return parser.parse_intermixed_args(argv)
+
+
+# How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.
+READERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
+    reader.__name__: reader for reader in (evaluate, predict, compare, align, ngram, check)
+}
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    what = PROGRAMS[name]
+    return argparse.ArgumentParser(f"lightning-audio {name}", description=f"{what[0].upper()}{what[1:]}.")
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps [cpu]")
+    _add_allow(parser)
+
+
+def _add_allow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--allow", nargs="*", default=[], help="packages of your own that a run may build")
+
+
+def _add_times(parser: argparse.ArgumentParser) -> None:
+    """The options of what happens when."""
+    both = parser.add_argument_group("events and streams")
+    both.add_argument("--on", type=float, help="a label goes on with this score [0.5]")
+    both.add_argument("--off", type=float, help="and off below this one [0.3]")
+    both.add_argument("--ignore", nargs="*", help="labels that are no events, such as _silence_")
+    events = parser.add_argument_group("events")
+    events.add_argument("--events", action="store_true", help="what sounds from when to when, in long files")
+    events.add_argument("--min-seconds", type=float, help="drop shorter events [0]")
+    events.add_argument("--max-gap", type=float, help="close gaps up to so many seconds [0]")
+    stream = parser.add_argument_group("streams", "a run that detects words has defaults of its own")
+    stream.add_argument(
+        "--stream",
+        action="store_true",
+        help="detect in raw audio (signed 16-bit little-endian, one channel) of one file, or of - or none: "
+        "standard input",
+    )
+    stream.add_argument("--rate", type=int, help="of the raw audio in Hz [that of the run]")
+    stream.add_argument("--smooth", type=int, help="rows of scores to average [1]")
+    stream.add_argument("--min-gap", type=float, help="seconds until a label counts again [1]")
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    """Options of runs that transcribe; without any the best path is taken."""
+    group = parser.add_argument_group("transcripts", "without any of these: the best output of each frame")
+    group.add_argument("--beam", type=int, help="beam search with so many prefixes [16 where another is set]")
+    group.add_argument("--nbest", type=int, help="how many hypotheses to keep of each utterance [1]")
+    group.add_argument(
+        "--lm", type=Path, help="n-gram language model (ARPA), made by `lightning-audio ngram`"
+    )
+    group.add_argument(
+        "--lexicon", type=Path, help="file of the only words there are; the model is over words"
+    )
+    group.add_argument("--unit", choices=("tokens", "words"), help="what the model is over [tokens]")
+    group.add_argument("--lm-weight", type=float, help="what its log-probabilities count [0.5]")
+    group.add_argument("--word-bonus", type=float, help="added for each word [0]")
+    group.add_argument("--length-norm", type=float, help="above 0 favours long hypotheses [0]")

@@ -1,0 +1,150 @@
+"""Looks at every clip of a corpus before you train: what there is, and what would spoil a score.
+
+lightning-audio check experiment=esc10_cnn2d
+lightning-audio check data=audio_folder data.root=recordings --json report.json
+
+Ends with exit status 1 where something is to be mended, with 0 where there are only remarks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from lightning_audio import build, config
+from lightning_audio.cli import arguments
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.datamodule import clips_of
+from lightning_audio.data.decode import in_threads
+from lightning_audio.data.inspect.clips import Heard, listen_to, summary
+from lightning_audio.data.inspect.findings import Finding, Inspection
+from lightning_audio.data.wave_store import progress
+from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.inference.formats import refuse_output
+from lightning_audio.io import to_json, write_atomically
+from lightning_audio.reports.tables import print_table
+
+MOST_SHOWN = {True: 50, False: 5}  # items of a grave finding, and of a remark
+
+
+def check(cfg: DictConfig) -> dict[str, Any]:
+    """The report on the corpus of a configuration: summary, findings and every clip.
+
+    Raises:
+        UserError: the corpus is not there, or its table is bad.
+    """
+    corpus = build.corpus(cfg)
+    corpus.prepare()
+    runs = [_clips(cfg), *(_clips(cfg, fold) for fold in corpus.folds if fold != corpus.fold)]
+    labels = corpus.labels or tuple(sorted({label for clip in runs[0] for label in clip.labels}))
+    heard = list(progress(in_threads(listen_to, runs[0]), "Listening", len(runs[0])))
+
+    def name(clip: Clip) -> str:
+        path = Path(clip.path)
+        shown = path.relative_to(corpus.root) if path.is_relative_to(corpus.root) else path
+        return f"{shown} from {clip.start:g} s" if clip.start else str(shown)
+
+    findings = Inspection(heard, runs, labels, corpus.sample_rate, name).findings()
+    findings = [*_misfit(cfg, runs[0], labels), *findings]
+    return {
+        "corpus": type(corpus).__name__,
+        "root": str(corpus.root),
+        "sample_rate": corpus.sample_rate,
+        **summary(heard, runs[0], labels),
+        "findings": [asdict(finding) for finding in findings],
+        "clips": [_row(one) for one in heard],
+    }
+
+
+def _clips(cfg: DictConfig, fold: int | None = None) -> list[Clip]:
+    """The clips of the run that tests on this fold, as training splits them."""
+    if fold is not None:
+        cfg = cfg.copy()
+        cfg.data.fold = fold
+    return clips_of(build.corpus(cfg), cfg.loader.validation, cfg.seed)
+
+
+def _misfit(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> list[Finding]:
+    """What the task says of clips whose answers it can't learn."""
+    try:
+        build.task_class(cfg).encoding(labels).encode([clip for clip in clips if clip.split])
+    except UserError as error:
+        without = "No clip has a label, and labels are what this task learns: add some, or set another task."
+        return [Finding("misfit", True, str(error) if labels else without)]
+    return []
+
+
+def _row(one: Heard) -> dict[str, Any]:
+    row = {**asdict(one.clip), **asdict(one)}
+    return {key: value for key, value in row.items() if key != "clip" and value is not None}
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """What there is as tables, then what is to be mended and what to know of."""
+    console.print(
+        f"{report['corpus']} in {report['root']}, to be read at {report['sample_rate']} Hz",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    splits = report["splits"].items()
+    tables = {
+        "Splits": [_split_row(name, split) for name, split in splits],
+        "Seconds of a clip": [_seconds_row(name, split) for name, split in splits],
+        "Files": [{key: str(value) for key, value in row.items()} for row in report["sources"]],
+        "Folds": [{"fold": fold, "clips": str(n)} for fold, n in report["folds"].items()],
+        "Clips of each label": [
+            {"label": label} | {split: str(n) for split, n in row.items()}
+            for label, row in report["labels"].items()
+        ],
+    }
+    for title, rows in tables.items():
+        if rows:
+            print_table(rows, title, console)
+    for finding in report["findings"]:
+        print_finding(finding, console)
+    grave = sum(finding["grave"] for finding in report["findings"])
+    remarks = len(report["findings"]) - grave
+    console.print(f"{grave or 'Nothing'} to mend, {remarks or 'no'} remark{'' if remarks == 1 else 's'}.")
+
+
+def _split_row(name: str, split: dict[str, Any]) -> dict[str, str]:
+    row = {"split": name, "clips": str(split["clips"]), "hours": f"{split['hours']:.3g}"}
+    return row | {key: str(split[key]) for key in ("groups", "words") if split[key]}
+
+
+def _seconds_row(name: str, split: dict[str, Any]) -> dict[str, str]:
+    return {"split": name} | {key: f"{seconds:.2f}" for key, seconds in split["seconds"].items()}
+
+
+def print_finding(finding: dict[str, Any], console: Console) -> None:
+    items, most = finding["items"], MOST_SHOWN[finding["grave"]]
+    lines = [f"{'To mend' if finding['grave'] else 'Remark'}: {finding['sentence']}"]
+    lines += [f"  {item}" for item in items[:most]]
+    lines += [f"  and {len(items) - most} more (--json FILE names them)"] if len(items) > most else []
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+@ends_in_one_sentence
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints what was found in a corpus; exits with 1 where something has to be mended."""
+    options = arguments.check(argv)
+    cfg = config.compose_config(options.overrides)
+    if config.is_sweep(options.overrides):
+        raise UserError("One corpus is checked at a time: give every option one value.")
+    refuse_output(options.json)
+    report = check(cfg)
+    print_report(report, Console())
+    if options.json:
+        write_atomically(options.json, to_json(report, indent=1) + "\n")
+    sys.exit(1 if any(finding["grave"] for finding in report["findings"]) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Scores a trained run on its test split again: the same numbers, from the checkpoint alone.
+
+lightning-audio evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere ...]
+lightning-audio evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
+lightning-audio evaluate logs/digits_bilstm/2026-..._sweep --lm lm.arpa
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lightning_audio import build
+from lightning_audio.checkpoint import find_checkpoint, load, read
+from lightning_audio.cli import arguments
+from lightning_audio.cli.decoder_options import DECODING, decoder_of, description, refuse_foreign_model, tuned
+from lightning_audio.data.clip import SPLITS
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.inference.formats import refuse_output
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports import sweep
+from lightning_audio.reports.cross_validation import (
+    check_folds,
+    print_fold_report,
+    summarise_folds,
+    write_fold_report,
+)
+from lightning_audio.reports.results import METRICS, RunResult, read_metrics, read_run, write_metrics
+from lightning_audio.tasks.ctc import CTC
+from lightning_audio.training import saved_config
+from lightning_audio.training.run import print_run, quiet, tell_unread, test
+from lightning_audio.training.trainer import build_trainer
+
+
+@ends_in_one_sentence
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments.evaluate(argv)
+    output = options.output or options.run / "evaluation"
+    run = evaluate_folds if sweep.run_folders(options.run) else evaluate
+    run(options.run, options.overrides, output, options, options.allow)
+
+
+def evaluate_folds(
+    folder: Path,
+    overrides: Sequence[str],
+    output: Path,
+    decoding: argparse.Namespace | None = None,
+    allow: Sequence[str] = (),
+) -> None:
+    """`evaluate` of every run of a cross-validation, each to a folder of its name in `output`; then the mean
+    and the pooled scores as `folds` gives them.
+
+    Raises:
+        UserError: as of `evaluate`, or the runs are not those of all folds.
+    """
+    run_folders = sweep.run_folders(folder)
+    check_folds([RunResult(run_folder, read_metrics(run_folder)) for run_folder in run_folders])
+    for run_folder in run_folders:
+        evaluate(run_folder, overrides, output / run_folder.name, decoding, allow)
+    summary = summarise_folds([read_run(output / run_folder.name) for run_folder in run_folders])
+    write_fold_report(output, summary)
+    print_fold_report(summary)
+    print(f"Folder: {output}")
+
+
+def evaluate(
+    run_folder: Path,
+    overrides: Sequence[str],
+    output: Path,
+    decoding: argparse.Namespace | None = None,
+    allow: Sequence[str] = (),
+) -> None:
+    """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
+
+    `decoding` are the options of a run that transcribes, `allow` packages of one's own that it may build.
+
+    Raises:
+        UserError: it is no run folder, its classes are not those of the data, or options do not fit.
+    """
+    quiet()
+    refuse_output(output, folder=True)
+    cfg = saved_config.changed(saved_config.saved_config(run_folder, allow), overrides)
+    task = load(find_checkpoint(run_folder), allow=allow)
+    decoder = decoder_of(decoding, task) if decoding else None
+    data = build.datamodule(cfg, task.description["facts"])
+    data.prepare_data()
+    data.setup()
+    if tuple(data.labels) != task.labels:
+        raise UserError(f"The labels of {data.corpus.root} are not those that {run_folder} was trained on.")
+    if cfg.channels_last:  # as in training: another layout rounds otherwise
+        task.network.to(memory_format=torch.channels_last)
+    if isinstance(task, CTC):
+        refuse_foreign_model(decoder, task, data)
+    output.mkdir(parents=True, exist_ok=True)
+    tell_unread(data, output)
+    tell_other_data(run_folder, data)
+    facts: dict[str, object] = {"data": data.facts()}
+    if isinstance(task, CTC):
+        (output / DECODING).unlink(missing_ok=True)  # of a tuning that these scores are not of
+        if decoding and decoding.tune:
+            decoder = tuned(decoder, task, data, output)
+        task.decoder = decoder or task.decoder
+        facts["decoding"] = description(task.decoder)
+    scores = test(build_trainer(cfg, output, data, task.monitor), task, data, output)
+    print_run(output, write_metrics(output, scores, **facts))
+    if not overrides and not decoder and (run_folder / METRICS).is_file():
+        trained = read_metrics(run_folder)["scores"]
+        if trained.keys() & scores.keys():  # with test=false the test was not looked at before
+            print(comparison(trained, scores))
+
+
+def tell_other_data(run_folder: Path, data: AudioDataModule) -> None:
+    """Says where the clips of a split are not those of the training, of which some may then be tested."""
+    state = read(find_checkpoint(run_folder)).get(type(data).__qualname__, {})
+    told = state.get("identity", {}) if isinstance(state, dict) else {}
+    if other := [split for split in SPLITS if split in told and told[split] != data.identity[split]]:
+        print(
+            f"The clips of {' and '.join(other)} are not those that {run_folder} was trained with: some that "
+            "it learned from may be tested.",
+            flush=True,
+        )
+
+
+def comparison(trained: dict[str, dict], scores: dict[str, Score]) -> str:
+    """One line: the same numbers as in training, or what differs."""
+    changed = [name for name, score in scores.items() if trained.get(name) != score.as_dict()]
+    if not changed:
+        return "The same numbers as when it was trained."
+    differing = ", ".join(
+        f"{name} {scores[name].value:.4f} (was {trained.get(name, {}).get('value')})" for name in changed
+    )
+    return f"Differs from when it was trained: {differing}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Says what a trained run hears in files, folders or globs, at what times, or on a stream.
+
+lightning-audio predict logs/demo/2026-01-31_12-00-00_a1b2 recordings/ "more/*.mp3" --format csv
+lightning-audio predict RUN long.wav --events --format audacity --output labels.txt
+lightning-audio predict SPEECH_RUN lecture.mp3 --format srt --output subtitles/
+arecord -t raw -f S16_LE -r 16000 | lightning-audio predict RUN --stream --rate 16000
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_audio.checkpoint import load
+from lightning_audio.cli import arguments
+from lightning_audio.cli.arguments import SOUND_FORMATS
+from lightning_audio.cli.decoder_options import decoder_of
+from lightning_audio.data.decode import audio_files
+from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.inference.events import timelines
+from lightning_audio.inference.formats import (
+    TRANSCRIPTS,
+    answers_as_text,
+    detection_line,
+    events_as_text,
+    refuse_output,
+    transcript_files,
+    write_transcripts,
+)
+from lightning_audio.inference.prediction import outputs_of_windows, read_recordings, window_and_hop
+from lightning_audio.inference.segments import LONGEST
+from lightning_audio.inference.stream import Detector, Stream, raw_audio
+from lightning_audio.inference.transcribe import transcribe
+from lightning_audio.io import write_atomically
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.ctc import CTC
+
+EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
+STREAM_FORMATS = ("table", "jsonl")
+
+
+def readable(files: Iterable[Path], sample_rate: int) -> Iterator[tuple[str, np.ndarray]]:
+    """`(file, samples)` of every file that can be read; the others are named on standard error."""
+    for file in files:
+        try:
+            yield from read_recordings([file], sample_rate, None)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those options that were set."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def found_in(
+    task: AudioTask,
+    recordings: Iterable[tuple[str, np.ndarray]],
+    options: argparse.Namespace,
+    to_terminal: bool,
+) -> tuple[int, str]:
+    """How many recordings were answered, and all answers in the format that was asked for."""
+    window, hop, batch_size = options.window, options.hop, options.batch_size
+    if options.events:
+        rules = given(options, "ignore", "on", "off", "min_seconds", "max_gap")
+        timed = list(timelines(task, recordings, window, hop, batch_size, **rules))
+        return len(timed), events_as_text(timed, options.format, to_terminal)
+    looks = outputs_of_windows(task, recordings, window, hop, batch_size)
+    answers = [task.conclude(name, windows) for name, windows in looks]
+    return len(answers), answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
+
+
+def listen(task: AudioTask, options: argparse.Namespace) -> None:
+    """Prints what is detected in a stream, as soon as it is heard, until the stream ends."""
+    rate = task.sample_rate if options.rate is None else options.rate
+    stream = Stream(task)
+    rules, own = given(options, "ignore", "on", "off", "min_gap", "smooth"), getattr(task, "detector", None)
+    detector = own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
+
+    def tell(scores: Tensor) -> None:
+        for detection in detector.push(scores):
+            print(detection_line(detection, options.format), end="", flush=True)
+
+    # Ctrl-C is how a microphone is stopped.
+    with raw_source(options.audio) as file, contextlib.suppress(KeyboardInterrupt):
+        for samples in raw_audio(file, rate, task.sample_rate):
+            tell(stream.push(samples))
+    tell(stream.finish())
+
+
+def raw_source(audio: Sequence[str]) -> contextlib.AbstractContextManager[BinaryIO]:
+    """The one file of raw audio, or standard input.
+
+    Raises:
+        UserError: there are several, there is none of this name, or nothing is piped in.
+    """
+    if len(audio) > 1:
+        raise UserError(f"A stream is one, not {len(audio)}: name one file of raw audio, or none.")
+    if audio and audio[0] != "-":
+        if not Path(audio[0]).is_file():
+            raise UserError(
+                f"There is no file {audio[0]}: name one of raw audio, or none for standard input."
+            )
+        return Path(audio[0]).open("rb")
+    if sys.stdin.isatty():
+        raise UserError(
+            "Nothing is piped in: try `arecord -t raw -f S16_LE -r RATE | ... --stream --rate RATE`."
+        )
+    return contextlib.nullcontext(sys.stdin.buffer)
+
+
+def refuse_misfits(options: argparse.Namespace) -> None:
+    """Raises UserError where options are out of range or do not go together."""
+    if options.batch_size < 1 or options.top < 1:
+        raise UserError("--batch-size and --top count something: set them to 1 or more.")
+    if options.rate is not None and options.rate < 1:
+        raise UserError(f"--rate {options.rate} is no sample rate: give that of the raw audio in Hz.")
+    if options.stream and (options.events or options.output or options.format not in (*STREAM_FORMATS, None)):
+        raise UserError(
+            "--stream prints line by line what it hears: leave out --events and --output, and take no "
+            f"--format but {' or '.join(STREAM_FORMATS)}."
+        )
+    if options.format in EVENT_FORMATS and not options.events:
+        raise UserError(f"--format {options.format} says what sounds when: add --events.")
+
+
+@ends_in_one_sentence
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints, or writes to a file, what the run hears in audio files or on standard input."""
+    options = arguments.predict(argv)
+    refuse_misfits(options)
+    files = [] if options.stream else audio_files(options.audio)
+    if options.format == "audacity" and len(files) > 1:
+        raise UserError(
+            f"A label track belongs to one file, not to {len(files)}: give one, or --format rttm."
+        )
+    task = load(options.run, device_of(options.device), options.allow)
+    decoder = decoder_of(options, task)
+    if isinstance(task, CTC):
+        task.decoder = decoder or task.decoder
+        answered = write_speech(task, files, options)
+        refuse_unread(answered, files)
+        return
+    if options.format in TRANSCRIPTS and options.format not in SOUND_FORMATS:
+        raise UserError(
+            f"{options.run} transcribes nothing: take one of --format {', '.join(SOUND_FORMATS)}."
+        )
+    options.format = options.format or "table"
+    if options.stream:
+        listen(task, options)
+        return
+    window_and_hop(task, options.window, options.hop)  # refused once, not for every file
+    refuse_output(options.output, files)
+    to_terminal = sys.stdout.isatty() and options.output is None
+    answered, text = found_in(task, readable(files, task.sample_rate), options, to_terminal)
+    if options.output:
+        write_atomically(options.output, text)
+    else:
+        print(text, end="")
+    refuse_unread(answered, files)
+
+
+def write_speech(task: CTC, files: Sequence[Path], options: argparse.Namespace) -> int:
+    """Writes what is said in the files, or prints it; returns how many there were.
+
+    Raises:
+        UserError: an option is for runs that name sounds, or a format does not fit the files.
+    """
+    form = options.format or "text"
+    if form not in TRANSCRIPTS or options.stream or options.events or options.hop or options.windows:
+        raise UserError(
+            f"The run transcribes speech: take one of --format {', '.join(TRANSCRIPTS)}, without --events, "
+            "--stream, --windows and --hop."
+        )
+    transcript_files([str(file) for file in files], form, options.output)  # refused before the work
+    recordings = readable(files, task.sample_rate)
+    longest = LONGEST if options.window is None else options.window
+    found = list(transcribe(task, recordings, longest, options.batch_size))
+    write_transcripts(found, form, options.output)
+    return len(found)
+
+
+def refuse_unread(answered: int, files: Sequence[Path]) -> None:
+    """Raises UserError where some files could not be read."""
+    if answered < len(files):
+        raise UserError(
+            f"{len(files) - answered} of {len(files)} files could not be read: they are named above."
+        )
+
+
+def device_of(name: str) -> torch.device:
+    """Raises UserError for a device that torch does not know or that is not there."""
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"There is no device {name!r} here: use --device cpu.") from error
+
+
+if __name__ == "__main__":
+    main()

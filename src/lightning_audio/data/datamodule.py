@@ -1,0 +1,356 @@
+"""AudioDataModule: from the clips of a corpus to batches. The one LightningDataModule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_audio.data.clip import SPLITS, Clip, digest, hold_out, refuse_leaks, validated
+from lightning_audio.data.clip_set import ClipSet
+from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.duration_sampler import DurationSampler
+from lightning_audio.data.feature_store import FeatureStore, FrontEnd
+from lightning_audio.data.manifest_cache import uncollected
+from lightning_audio.data.placement import WHERE, own_accelerator
+from lightning_audio.data.quarantine import QUARANTINE, named
+from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced
+from lightning_audio.data.targets import Targets
+from lightning_audio.data.wave_store import WaveStore
+from lightning_audio.errors import UserError
+
+
+@uncollected()
+def clips_of(corpus: Corpus, validation: float = 0.0, seed: int = 0) -> list[Clip]:
+    """The clips of a corpus, validated; a share of the training clips becomes val where there is none.
+
+    Raises:
+        UserError: a row is bad, or the share is less than any group of clips.
+    """
+    return with_validation(validated(corpus.clips(), str(corpus.root)), validation, seed)
+
+
+def with_validation(clips: list[Clip], validation: float, seed: int) -> list[Clip]:
+    """The clips with a share of those of training moved to val, where there is none.
+
+    Raises:
+        UserError: the share is less than any group of clips.
+    """
+    if not validation or any(clip.split == "val" for clip in clips):
+        return clips
+    clips = hold_out(clips, validation, seed)
+    if not any(clip.split == "val" for clip in clips):
+        raise UserError(
+            f"loader.validation={validation} is less than one clip (or group of clips) of any label: raise "
+            "it, or set it to 0."
+        )
+    return clips
+
+
+class AudioDataModule(pl.LightningDataModule):
+    """Prepares a corpus, decodes it once, holds its splits apart and loads batches.
+
+    Args:
+        corpus: what is where.
+        targets: makes the encoding of the answers from labels and clips; a task class names it.
+        batch_size: clips in a training batch, for each device; with `batch_seconds` the most of them.
+        eval_batch_size: clips in a validation or test batch; by default `batch_size`.
+        validation: share of the training clips, whole groups at a time, that becomes the validation split
+            where the corpus has none; with 0 there is none, and the last epoch counts.
+        store: where the decoded audio lives: `disk` (memory map), `memory`, `device`, or `auto`, by size.
+        features: `keep_features` will be called; the store of waveforms, which only tests then read, stays
+            on the disk.
+        workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
+        timeout: seconds after which a worker that gives no batch counts as hung; 0: never.
+        balance: draw training clips so that every label comes up about as often, instead of each clip once.
+        batch_seconds: fill batches with clips of like duration up to so many seconds, padding included;
+            without it, clips of all durations meet.
+        jitter, shortest_first: of `DurationSampler`.
+        longest: seconds; a training clip that is longer is an outlier.
+        outliers: `refuse` or `drop`; either way they are named.
+        bad_files: share of all clips that a run goes without where their audio can't be read; with more it
+            stops before training.
+        seed: names the order of the clips and the draw of the validation clips.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        targets: Callable[[Sequence[str], Sequence[Clip]], Targets],
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        validation: float = 0.0,
+        store: str = "disk",
+        features: bool = False,
+        workers: int = 0,
+        timeout: int = 25,
+        balance: bool = False,
+        batch_seconds: float | None = None,
+        jitter: float = 0.05,
+        shortest_first: int = 0,
+        longest: float | None = None,
+        outliers: str = "refuse",
+        bad_files: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.corpus, self.encoding = corpus, targets
+        self.batch_size, self.eval_batch_size = (
+            batch_size,
+            batch_size if eval_batch_size is None else eval_batch_size,
+        )
+        self.validation, self.where, self.features = validation, store, features
+        self.workers, self.timeout = workers, timeout
+        self.balance, self.seed, self.bad_files = balance, seed, bad_files
+        self.batch_seconds, self.jitter, self.shortest_first = batch_seconds, jitter, shortest_first
+        self.longest, self.outliers = longest, outliers
+        refuse_unfit(self)
+        self.splits: dict[str, ClipSet] = {}
+        self._prepared: tuple[list[Clip], WaveStore] | None = None
+        self.featured: dict[str, ClipSet] = {}
+        self.dropped = ""
+        self.unread: Counter[str] = Counter()  # clips of each split that are in quarantine
+        self.reshuffles = Reshuffles()
+
+    def prepare_data(self) -> None:
+        """Makes, fetches and decodes what is missing; several processes wait for the first."""
+        if self.splits:
+            return
+        self.corpus.prepare()
+        clips = clips_of(self.corpus)
+        self._prepared = clips, self._open_store(clips, where="disk")
+
+    @uncollected()
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the table of clips and splits it.
+
+        Raises:
+            UserError: the corpus is not whole, a split leaks, or there is nothing to train or test on.
+        """
+        if self.splits:
+            return
+        # A process that has prepared it all does not read a table, or look at its files, once more.
+        clips, store = self._prepared or (clips_of(self.corpus), None)
+        clips = with_validation(clips, self.validation, self.seed)
+        refuse_leaks(clips)
+        labels = self.corpus.labels or tuple(sorted(set().union(*set(map(attrgetter("labels"), clips)))))
+        self.targets = self.encoding(labels, clips)
+        self.labels = self.targets.labels
+        self.store = self._open_store(clips, "disk" if self.features else self.where, store)
+        self._prepared = None
+        clips = self._without_unread(clips)  # the store's now, in the order of its rows
+        outliers, places = self._outliers(clips), [clip.split for clip in clips]
+        for split in SPLITS:
+            rows = [row for row, place in enumerate(places) if place == split]
+            if split == "train" and outliers:
+                rows = [row for row in rows if row not in outliers]
+            if not rows and split != "val":
+                raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
+            self.splits[split] = ClipSet([clips[row] for row in rows], rows, self.store, self.targets)
+
+    def _without_unread(self, clips: list[Clip]) -> list[Clip]:
+        """Behind the check for leaks and the draw of validation clips: a mended file changes neither."""
+        unread = {row.id for row in self.store.unread}
+        if not unread:
+            return clips
+        self.unread = Counter(clip.split for clip in clips if clip.id in unread and clip.split)
+        return [clip for clip in clips if clip.id not in unread]
+
+    def _outliers(self, clips: list[Clip]) -> set[int]:
+        """The rows of the training clips that are too long to be learned from; named, and dropped."""
+        if self.longest is None:
+            return set()
+        long = (self.store.lengths > self.longest * self.sample_rate).nonzero().flatten().tolist()
+        out = [row for row in long if clips[row].split == "train"]
+        if not out:
+            return set()
+        named = f"{len(out)} training clips are longer than loader.longest={self.longest:g} s, such as "
+        named += ", ".join(clips[row].id for row in out[:5])
+        if self.outliers == "refuse":
+            raise UserError(f"{named}: cut them, raise loader.longest, or set loader.outliers=drop.")
+        self.dropped = f"; {named}: dropped"
+        return set(out)
+
+    def _open_store(self, clips: Sequence[Clip], where: str, opened: WaveStore | None = None) -> WaveStore:
+        device = self._device(where)
+        if opened is None or where not in WHERE:
+            return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device, self.bad_files)
+        return opened if where == "disk" else WaveStore(opened.folder, where, device)
+
+    def _device(self, where: str) -> torch.device | None:
+        # Worker processes gather on the CPU: beside them `auto` leaves the device alone.
+        return own_accelerator() if where == "device" or (where == "auto" and not self.workers) else None
+
+    def keep_features(self, frontend: FrontEnd, options: Mapping[str, Any]) -> None:
+        """From now on training and validation read features in place of waveforms: `loader(features=True)`.
+
+        Args:
+            frontend: computes them, once, for all clips; on the CPU.
+            options: what it was built from, as JSON may hold it.
+        """
+        where, cache = self.where, self.corpus.cache
+        features = FeatureStore.open(self.store, frontend, options, cache, where, self._device(where))
+        self.featured = {split: clips.with_features(features) for split, clips in self.splits.items()}
+
+    @property
+    def sample_rate(self) -> int:
+        return self.corpus.sample_rate
+
+    @property
+    def num_outputs(self) -> int:
+        return self.targets.num_outputs
+
+    @property
+    def has_validation(self) -> bool:
+        return len(self.splits["val"]) > 0
+
+    @property
+    def class_counts(self) -> Tensor:
+        """How many clips of an epoch carry each label, `(C,)`."""
+        counts = Counter(label for clip in self.epoch_clips for label in clip.labels)
+        return torch.tensor([counts[label] for label in self.labels])
+
+    @property
+    def clip_counts(self) -> dict[str, int]:
+        """How many clips each split has; in training, how many make an epoch."""
+        return {split: len(clips) for split, clips in self.splits.items()} | {"train": len(self.epoch_clips)}
+
+    @property
+    def epoch_clips(self) -> list[Clip]:
+        """The training clips of one epoch: what the corpus draws of all there are."""
+        clips = self.splits["train"].clips
+        return [clips[position] for position in self.corpus.draw(clips, np.random.default_rng(self.seed))]
+
+    @property
+    def clip_seconds(self) -> float:
+        """The median length of a training clip: what a window of a longer recording should be."""
+        rows = self.splits["train"].rows
+        return float(self.store.lengths[rows].float().median()) / self.sample_rate
+
+    def facts(self) -> dict[str, object]:
+        """What a reader of the scores has to know of the data."""
+        facts: dict[str, object] = {
+            "hash": self.store.hash,
+            "corpus": type(self.corpus).__name__,
+            "sample_rate": self.sample_rate,
+            "clips": self.clip_counts,
+            "labels": list(self.labels),
+        }
+        if self.corpus.folds:
+            facts |= {"fold": self.corpus.fold, "folds": list(self.corpus.folds)}
+        if self.unread:
+            facts["quarantine"] = {split: self.unread[split] for split in self.splits}
+        return facts
+
+    def describe(self) -> str:
+        """The corpus and its splits in a few words."""
+        counts = ", ".join(f"{count} {split}" for split, count in self.clip_counts.items() if count)
+        corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
+        return f"{corpus}: {counts} clips of {self.targets.describe()}{self.dropped}"
+
+    def describe_unread(self) -> str:
+        """A sentence on the clips in quarantine; nothing where there are none."""
+        unread = self.store.unread
+        if not unread:
+            return ""
+        clips = len(unread) + len(self.store)
+        counts = ", ".join(f"{count} {split}" for split, count in self.unread.items()) or "unused"
+        return (
+            f"{len(unread)} of {clips} clips are in quarantine ({counts}): "
+            f"{named(unread, self.store.folder / QUARANTINE)}"
+        )
+
+    def loader(
+        self, split: str, shuffle: bool = False, batch_size: int | None = None, features: bool = False
+    ) -> BatchLoader:
+        """Batches of one split, this rank's share of them; of its `features`, where these are kept."""
+        clips = self.featured.get(split, self.splits[split]) if features else self.splits[split]
+        size, rank, world_size = batch_size or self.eval_batch_size, 0, 1
+        if self.trainer:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            clips.source.move(self.trainer.strategy.root_device)  # of this rank, or the CPU if so chosen
+        order: dict[str, Any] = {
+            "shuffle": shuffle,
+            "seed": self.seed,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        if shuffle:
+            order |= {"draw": self._draw, "reshuffles": self.reshuffles}
+        sampler = BatchSampler(len(clips), size, **order)
+        if self.batch_seconds is not None:
+            buckets = (self.batch_seconds, self.jitter, self.shortest_first)
+            sampler = DurationSampler(clips.seconds, size, *buckets, **order)
+        return BatchLoader(
+            clips,
+            sampler,
+            num_workers=self.workers,
+            timeout=self.timeout if self.workers else 0,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The positions of the training clips that make an epoch: the corpus decides, then balance."""
+        clips = self.splits["train"].clips
+        drawn = self.corpus.draw(clips, rng)
+        return drawn[balanced([clips[position].labels for position in drawn], rng)] if self.balance else drawn
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Digests of the samples, the labels and the clips of each split, by which data are known again."""
+        splits = {split: digest(clips.clips) for split, clips in self.splits.items()}
+        return {"samples": self.store.hash, "labels": digest(self.labels), **splits}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: what data these are, and where training went back."""
+        return {"identity": self.identity, "reshuffles": self.reshuffles.marks}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.reshuffles.marks = state_dict["reshuffles"]
+
+    def train_dataloader(self) -> BatchLoader:
+        return self.loader("train", shuffle=True, batch_size=self.batch_size, features=True)
+
+    def val_dataloader(self) -> BatchLoader | list:
+        return self.loader("val", features=True) if self.has_validation else []
+
+    def test_dataloader(self) -> BatchLoader:
+        return self.loader("test")
+
+
+def refuse_unfit(data: AudioDataModule) -> None:
+    """Raises UserError where an option of the loader is out of its range, or does not go with another."""
+    if not 0 <= data.validation < 1:
+        raise UserError(f"loader.validation={data.validation} is no share: set it to 0 or a number below 1.")
+    for key in ("batch_size", "eval_batch_size"):
+        if getattr(data, key) < 1:
+            raise UserError(f"loader.{key}={getattr(data, key)} leaves batches empty: set it to 1 or more.")
+    if data.workers < 0 or data.timeout < 0:
+        raise UserError(
+            f"loader.workers={data.workers}, timeout={data.timeout} do not fit: set the number of processes, "
+            "and the seconds to wait for one, to 0 or more."
+        )
+    if data.workers and data.where == "device":
+        raise UserError(
+            f"loader.store=device gathers batches on the device, where the {data.workers} processes of "
+            "loader.workers can't: set loader.workers=0, or another loader.store."
+        )
+    for key in ("batch_seconds", "longest"):
+        seconds = getattr(data, key)
+        if seconds is not None and seconds <= 0:
+            raise UserError(f"loader.{key}={seconds} is no duration: set it above 0, or to null.")
+    if data.jitter < 0 or data.shortest_first < 0 or data.outliers not in ("refuse", "drop"):
+        raise UserError(
+            f"loader.jitter={data.jitter}, shortest_first={data.shortest_first}, outliers={data.outliers} do "
+            "not fit: set the first two to 0 or more, and outliers to refuse or drop."
+        )
+    if not 0 <= data.bad_files <= 1:
+        raise UserError(f"loader.bad_files={data.bad_files} is no share of the clips: set it to 0 up to 1.")

@@ -1,0 +1,69 @@
+"""Batches by seconds of audio: clips of like duration together, so that little of a batch is padding."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lightning_audio.data.sampler import BatchSampler
+
+
+class DurationSampler(BatchSampler):
+    """Batches that hold as many clips of like duration as fit into a number of seconds, padding included.
+
+    The clips of an epoch are put in order by duration, each taken for longer or shorter by a random factor,
+    and this order is cut into batches. Where it is cut depends on the durations alone, so that every epoch
+    has the same number of batches; which clips meet in them, and the order of the batches, is drawn anew.
+
+    Args:
+        seconds: `(N,)` durations of all clips.
+        batch_size: the most clips in a batch.
+        batch_seconds: the most seconds in a batch: the longest clip times their number. A clip that is longer
+            makes a batch of its own.
+        jitter: the logarithm of the greatest random factor; more of it mixes the clips better and pads them
+            more.
+        shortest_first: so many epochs read the batches from the shortest clips to the longest.
+        shared: `shuffle`, `seed`, `rank`, `world_size`, `draw`, `reshuffles` of BatchSampler. Without
+            `shuffle` nothing is drawn, and the shortest clips come first.
+    """
+
+    def __init__(
+        self,
+        seconds: np.ndarray,
+        batch_size: int,
+        batch_seconds: float = math.inf,
+        jitter: float = 0.05,
+        shortest_first: int = 0,
+        **shared: Any,
+    ) -> None:
+        super().__init__(len(seconds), batch_size, **shared)
+        self.seconds, self.batch_seconds = np.asarray(seconds, dtype=float), batch_seconds
+        self.jitter, self.shortest_first = jitter, shortest_first
+
+    def batches(self) -> list[np.ndarray]:
+        rng = self.generator()
+        positions = self.positions(rng)
+        seconds, jitter = self.seconds[positions], self.jitter if self.shuffle else 0.0
+        order = np.argsort(np.log(seconds) + rng.uniform(-jitter, jitter, len(seconds)), kind="stable")
+        # What comes k-th is at most this much longer than the k-th shortest, however the factors fall.
+        longest = np.sort(seconds) * math.exp(2 * jitter)
+        batches = [positions[part] for part in np.split(order, self._cuts(longest))]
+        if self.shuffle:
+            if self.epoch >= self.shortest_first:
+                batches = [batches[i] for i in rng.permutation(len(batches))]
+            batches += batches[: -len(batches) % self.world_size]
+            # In an epoch that has begun the batches stay: others might be more or fewer than are left.
+            batches = [batches[i] for i in self.places(len(batches), self.world_size)]
+        return batches[self.rank :: self.world_size]
+
+    def _cuts(self, longest: np.ndarray) -> list[int]:
+        """Where a batch begins, but for the first one; `longest` is rising."""
+        cuts, start = [], 0
+        for place, seconds in enumerate(longest.tolist()):
+            count = place - start + 1
+            if count > 1 and (count > self.batch_size or count * seconds > self.batch_seconds):
+                cuts.append(place)
+                start = place
+        return cuts

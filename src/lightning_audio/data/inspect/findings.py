@@ -1,0 +1,230 @@
+"""What about the clips of a corpus would spoil a training or its score, and what else one should know."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import median
+
+from lightning_audio.data.clip import SPLITS, Clip, leaks
+from lightning_audio.data.inspect.clips import SILENT_PEAK, Heard
+
+CLIPPED_SHARE = 1e-3  # of the samples at full scale
+SHORT_SECONDS = 0.1
+LONG_TIMES = 10  # the median duration
+LATE_SECONDS = 0.05  # that a clip may end before its stated duration
+FEW_CLIPS = 10  # of a label in training
+UNEVEN_TIMES = 10  # the most frequent label against the rarest
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to mend (`grave`: training would fail, or its score would be a lie) or to know of."""
+
+    kind: str
+    grave: bool
+    sentence: str
+    items: tuple[str, ...] = ()
+
+
+class Inspection:
+    """What is to be said of a corpus.
+
+    Args:
+        heard: of every clip.
+        runs: the table of clips of each run that the corpus is made for: one, or one for each test fold.
+        labels: those that a network is to know.
+        sample_rate: in Hz, at which the clips are to be read.
+        name: says which clip is meant.
+    """
+
+    def __init__(
+        self,
+        heard: Sequence[Heard],
+        runs: Sequence[Sequence[Clip]],
+        labels: Sequence[str],
+        sample_rate: int,
+        name: Callable[[Clip], str],
+    ) -> None:
+        self.read = [one for one in heard if not one.problem]
+        self.unread = [one for one in heard if one.problem]
+        self.runs, self.labels, self.sample_rate, self.name = runs, labels, sample_rate, name
+        splits = [{clip.id: clip.split for clip in clips} for clips in runs]
+        self._splits = {clip.id: tuple(run.get(clip.id) for run in splits) for clip in runs[0]}
+
+    def findings(self) -> list[Finding]:
+        """All of them, the grave ones first."""
+        found = [
+            *self._unreadable(),
+            *self._leaks(),
+            *self._twice(),
+            *self._cut_files(),
+            *self._classes(),
+            *self._clips(),
+        ]
+        return sorted(found, key=lambda finding: not finding.grave)
+
+    def _divided(self, clips: Iterable[Clip]) -> bool:
+        """Whether some run trains on one of these clips and validates or tests on another one."""
+        different = {self._splits[clip.id] for clip in clips}
+        return any(
+            one and other and one != other
+            for pair in combinations(different, 2)
+            for one, other in zip(*pair, strict=True)
+        )
+
+    def _place(self, clip: Clip) -> str:
+        place = f"fold {clip.fold}" if len(self.runs) > 1 else clip.split or "no split"
+        return f"{self.name(clip)} ({', '.join((place, *clip.labels))})"
+
+    def _unreadable(self) -> Iterator[Finding]:
+        items = tuple(f"{self.name(one.clip)}: {one.problem}" for one in self.unread)
+        if items:
+            yield Finding(
+                "unreadable", True, f"{len(items)} clips can't be read: mend or remove them.", items
+            )
+
+    def _leaks(self) -> Iterator[Finding]:
+        found = {group: splits for clips in self.runs for group, splits in leaks(clips).items()}
+        items = tuple(f"{group} ({' and '.join(splits)})" for group, splits in sorted(found.items()))
+        if items:
+            yield Finding(
+                "leak",
+                True,
+                f"{len(items)} groups stand in two splits: give all clips of a group the same split.",
+                items,
+            )
+
+    def _twice(self) -> Iterator[Finding]:
+        """The same audio twice; silent clips are all alike, and named as such elsewhere."""
+        same: dict[str, list[Clip]] = defaultdict(list)
+        for one in self.read:
+            if not one.is_silent:
+                same[one.digest].append(one.clip)
+        across: list[str] = []
+        within: list[str] = []
+        for clips in same.values():
+            if len(clips) > 1:
+                found = across if self._divided(clips) else within
+                found.append(" = ".join(map(self._place, clips)))
+        if across:
+            text = f"{len(across)} recordings stand in two splits: leave out all but one of each."
+            yield Finding("duplicate_across_splits", True, text, tuple(across))
+        if within:
+            text = f"{len(within)} recordings stand twice within a split: they count double."
+            yield Finding("duplicate_within_split", False, text, tuple(within))
+
+    def _cut_files(self) -> Iterator[Finding]:
+        """Stretches of one file in two splits: a lie where they overlap, a question where they do not."""
+        files: dict[str, list[Heard]] = defaultdict(list)
+        for one in self.read:
+            files[one.clip.path].append(one)
+        overlapping, parted = [], []
+        for ones in files.values():
+            if not self._divided(one.clip for one in ones):
+                continue
+            over = [pair for pair in _overlapping(ones) if self._divided(one.clip for one in pair)]
+            overlapping += [f"{self._place(a.clip)} and {self._place(b.clip)}" for a, b in over]
+            parted += [] if over else [self._place(ones[0].clip)]
+        if overlapping:
+            text = f"{len(overlapping)} stretches of a file overlap in two splits: give them the same split."
+            yield Finding("overlap_across_splits", True, text, tuple(overlapping))
+        if parted:
+            text = f"{len(parted)} files are cut into two splits: is each of them more than one recording?"
+            yield Finding("file_across_splits", False, text, tuple(parted))
+
+    def _classes(self) -> Iterator[Finding]:
+        counts = {split: _label_counts(self.runs[0], split) for split in SPLITS}
+        for split in ("train", "test"):
+            if not any(clip.split == split for clip in self.runs[0]):
+                yield Finding("no_split", True, f"There are no {split} clips: check the split.")
+        train = {label: counts["train"][label] for label in self.labels}
+        asked = counts["val"] | counts["test"]
+        untaught = tuple(label for label, n in train.items() if not n)
+        if untaught:
+            text = f"{len(untaught)} labels have no training clip: add some, or leave the labels out."
+            yield Finding("untaught_label", any(asked[label] for label in untaught), text, untaught)
+        untested = tuple(label for label in self.labels if not counts["test"][label])
+        if untested:
+            text = f"{len(untested)} labels have no test clip: the test says nothing of them."
+            yield Finding("untested_label", False, text, untested)
+        few = tuple(f"{label} ({n})" for label, n in train.items() if 0 < n < FEW_CLIPS)
+        if few:
+            yield Finding(
+                "few_clips", False, f"{len(few)} labels have less than {FEW_CLIPS} training clips.", few
+            )
+        present = [n for n in train.values() if n] or [1]
+        if max(present) >= UNEVEN_TIMES * min(present):
+            text = f"The most frequent label has {max(present)} training clips, the rarest {min(present)}: "
+            yield Finding("imbalance", False, f"{text}loader.balance=true draws them alike.")
+
+    def _clips(self) -> Iterator[Finding]:
+        """What is odd about single clips."""
+        typical = median([one.seconds for one in self.read] or [0.0])
+        for kind, (what, is_odd, says) in _oddities(self.sample_rate, typical).items():
+            items = tuple(f"{self.name(one.clip)}: {says(one)}" for one in self.read if is_odd(one))
+            if items:
+                yield Finding(kind, False, f"{len(items)} clips {what}.", items)
+
+
+Oddity = tuple[str, Callable[[Heard], bool], Callable[[Heard], str]]
+
+
+def _oddities(sample_rate: int, typical: float) -> dict[str, Oddity]:
+    """By their kind: what such clips are, which ones are, and the number that shows it."""
+    return {
+        "silent": (
+            f"are silent (no sample above {SILENT_PEAK:g} of full scale)",
+            lambda one: one.is_silent,
+            lambda one: f"{one.peak:.5f}",
+        ),
+        "clipped": (
+            f"are clipped (more than {CLIPPED_SHARE:.1%} of the samples at full scale)",
+            lambda one: one.clipped > CLIPPED_SHARE,
+            lambda one: f"{one.clipped:.2%}",
+        ),
+        "short": (
+            f"are shorter than {SHORT_SECONDS:g} s",
+            lambda one: one.seconds < SHORT_SECONDS,
+            lambda one: f"{one.seconds:.4f} s",
+        ),
+        "long": (
+            f"are more than {LONG_TIMES} times as long as the median of {typical:.2f} s: their batches are "
+            "mostly padding",
+            lambda one: one.seconds > LONG_TIMES * typical,
+            lambda one: f"{one.seconds:.1f} s",
+        ),
+        "ends_early": (
+            "end before their stated duration",
+            lambda one: one.seconds < (one.clip.duration or 0.0) - LATE_SECONDS,
+            lambda one: f"{one.seconds:.2f} s of {one.clip.duration} s",
+        ),
+        "low_rate": (
+            f"have a lower rate than data.sample_rate={sample_rate}: nothing is above half of theirs",
+            lambda one: one.rate < sample_rate,
+            lambda one: f"{one.rate} Hz",
+        ),
+        "empty_text": (
+            "have an empty transcript",
+            lambda one: one.clip.text is not None and not one.clip.text.strip(),
+            lambda one: repr(one.clip.text),
+        ),
+    }
+
+
+def _overlapping(ones: Sequence[Heard]) -> Iterator[tuple[Heard, Heard]]:
+    """The pairs of stretches of one file that share some of it, but are not the same."""
+    ones = sorted(ones, key=lambda one: one.clip.start)
+    for number, one in enumerate(ones):
+        end = one.clip.start + one.seconds
+        for other in ones[number + 1 :]:
+            if other.clip.start >= end:
+                break
+            if other.digest != one.digest:
+                yield one, other
+
+
+def _label_counts(clips: Iterable[Clip], split: str) -> Counter[str]:
+    return Counter(label for clip in clips if clip.split == split for label in clip.labels)

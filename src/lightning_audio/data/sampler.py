@@ -1,0 +1,192 @@
+"""The order in which clips are read: a pure function of (seed, epoch), cut into batches and over ranks.
+
+Where training goes back to an earlier state, the clips come in another order from there on; where that was is
+kept in checkpoints, so that a resumed run reads what the run that was killed would have read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from lightning_audio.data import workers
+
+# Which positions make an epoch: equally many whatever the generator draws.
+Draw = Callable[[np.random.Generator], np.ndarray]
+
+
+def balanced(labels: Sequence[Sequence[str]], rng: np.random.Generator) -> np.ndarray:
+    """As many positions as there are clips, drawn with replacement; every label comes up about as often.
+
+    A clip is drawn by the weight of the rarest of its `labels`; one without any weighs as the most frequent.
+    """
+    counts = Counter(label for clip in labels for label in clip)
+    most = max(counts.values(), default=1)
+    weights = np.array([1 / min((counts[label] for label in clip), default=most) for clip in labels])
+    return rng.choice(len(labels), size=len(labels), p=weights / weights.sum())
+
+
+class Reshuffles:
+    """From where on the clips come in another order, and the how-many-eth order it is.
+
+    `marks` are `[epoch, batch, number]`, in the order in which they came about: from this batch of this epoch
+    on, in the order of this number. The first order of all has the number 0.
+    """
+
+    def __init__(self) -> None:
+        self.marks: list[list[int]] = []
+        self.due = 0  # the number of an order that begins with the next batch that is read
+
+    @property
+    def number(self) -> int:
+        """How often training went back."""
+        return max([self.due, *(mark[2] for mark in self.marks)])
+
+    def go_back(self) -> None:
+        """A new order begins where reading does: at the start, or where a state that is loaded says."""
+        self.due, self.marks = self.number + 1, []
+
+    def begin(self, epoch: int, batch: int) -> None:
+        """Reading begins with this batch: marks it where a new order is due."""
+        if self.due:
+            self.marks, self.due = [*self.marks, [epoch, batch, self.due]], 0
+
+    def at_start_of(self, epoch: int) -> int:
+        """The number of the order in which an epoch begins."""
+        return next((number for at, batch, number in self.marks[::-1] if (at, batch) <= (epoch, 0)), 0)
+
+    def within(self, epoch: int) -> list[tuple[int, int]]:
+        """The batches from which on an epoch that has begun goes on in another order, and its number."""
+        return [(batch, number) for at, batch, number in self.marks if at == epoch and batch > 0]
+
+
+class BatchSampler(Sampler[list[int]]):
+    """Batches of positions 0 .. num_clips - 1, every one once an epoch unless `draw` says otherwise.
+
+    Args:
+        num_clips: how many clips there are.
+        batch_size: clips in a batch; the last batch of an epoch may hold fewer.
+        shuffle: a new order for every epoch, the same for the same (seed, epoch).
+        seed: names the order.
+        rank, world_size: which share of each epoch this process reads. Shuffled epochs repeat a few clips
+            so that all ranks make the same number of steps; unshuffled ones repeat none.
+        draw: gives the positions of an epoch, from a generator that depends on (seed, epoch) alone.
+        reshuffles: where training went back; of shuffled epochs alone.
+    """
+
+    def __init__(
+        self,
+        num_clips: int,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        draw: Draw | None = None,
+        reshuffles: Reshuffles | None = None,
+    ) -> None:
+        self.num_clips, self.batch_size, self.shuffle, self.seed = num_clips, batch_size, shuffle, seed
+        self.rank, self.world_size, self.draw = rank, world_size, draw
+        self.reshuffles = reshuffles or Reshuffles()
+        self.epoch = 0
+        self.first_batch = 0
+        self._length: int | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def generator(self) -> np.random.Generator:
+        """What all that is drawn for this epoch is drawn from."""
+        # A trailing 0, as long as training never went back, draws what the other two alone would draw.
+        return np.random.default_rng((self.seed, self.epoch, self.reshuffles.at_start_of(self.epoch)))
+
+    def places(self, count: int, per_batch: int) -> np.ndarray:
+        """Places 0 .. count - 1 in their order, drawn anew from each batch on that training went back to."""
+        places = np.arange(count)
+        for batch, number in self.reshuffles.within(self.epoch):
+            rest = places[batch * per_batch :]
+            rest[:] = np.random.default_rng((self.seed, self.epoch, number)).permutation(rest)
+        return places
+
+    def positions(self, rng: np.random.Generator) -> np.ndarray:
+        """The positions that make this epoch, in no order of their own."""
+        return np.arange(self.num_clips) if self.draw is None else self.draw(rng)
+
+    def order(self) -> np.ndarray:
+        """The positions that this rank reads in this epoch, in their order."""
+        rng = self.generator()
+        positions = self.positions(rng)
+        if self.shuffle:
+            positions = rng.permutation(positions)
+            positions = np.resize(positions, -(-len(positions) // self.world_size) * self.world_size)
+            positions = positions[self.places(len(positions), self.batch_size * self.world_size)]
+        return positions[self.rank :: self.world_size]
+
+    def batches(self) -> list[np.ndarray]:
+        """The batches of positions that this rank reads in this epoch, in their order."""
+        order = self.order()
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def __len__(self) -> int:
+        if self._length is None:  # the same in every epoch, and a draw may take its time
+            self._length = len(self.batches())
+        return self._length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches()[self.first_batch :]:
+            yield batch.tolist()
+
+
+class BatchLoader(DataLoader):
+    """A DataLoader over whole batches that knows where it stands, so that a run killed in the middle of an
+    epoch goes on with the next batch. Lightning saves and restores what `state_dict` returns.
+
+    Attributes:
+        asked: when the latest batch was asked for, by time.perf_counter(); an epoch's first one waits for
+            its order and for worker processes to start.
+    """
+
+    sampler: BatchSampler
+    asked = 0.0
+
+    def __init__(self, dataset: Any, sampler: BatchSampler, **options: Any) -> None:
+        options.setdefault("worker_init_fn", workers.in_loader_worker)
+        super().__init__(dataset, sampler=sampler, batch_size=None, **options)
+        self._batches = 0
+        self._goes_on: tuple[int | None, int] = (None, 0)  # in this epoch (None: any), with this batch
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.asked = time.perf_counter()
+        (epoch, batch), self._goes_on = self._goes_on, (None, 0)
+        # A state saved behind the last batch belongs to an epoch that is over; that batch may be one before
+        # the sampler's last, where the trainer is told to take fewer.
+        first = batch % max(len(self), 1) if epoch in (None, self.sampler.epoch) else 0
+        self._batches = first
+        self.sampler.reshuffles.begin(self.sampler.epoch, first)
+        iterator = self._loaded() if first == 0 else self._resumed(first)
+        for batch in iterator:
+            self._batches += 1
+            yield batch
+            self.asked = time.perf_counter()
+
+    def _loaded(self) -> Iterator[Any]:
+        return workers.watched(self, super().__iter__) if self.num_workers else super().__iter__()
+
+    def _resumed(self, first: int) -> Iterator[Any]:
+        # The sampler is read lazily, so the mark has to stand for as long as this one iterator lives.
+        self.sampler.first_batch = first
+        try:
+            yield from self._loaded()
+        finally:
+            self.sampler.first_batch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self._batches, "epoch": self.sampler.epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._goes_on = state.get("epoch"), state["batches"]

@@ -1,0 +1,21 @@
+"""What a front end is.
+
+Every front end is `forward(waveforms (B, T), lengths (B,)) -> (features, lengths in frames)` with features
+`(B, F, T)`, or `(B, C, F, T)` where it has several channels. `shape` is `(channels, features per frame)`, and
+`output_lengths` tells the frames of so many samples.
+A clip's frames do not depend on what else is in its batch.
+
+A front end that can run on a stream says how many samples a frame takes (`n_fft`) and how many it is from one
+to the next (`hop_length`), and computes `frames`; its `top_db` is None where it does not need the whole clip.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import nn
+
+
+def shape_of(frontend: nn.Module) -> tuple[int, int]:
+    """`(channels, features per frame)` of a front end."""
+    return cast(tuple[int, int], frontend.shape)

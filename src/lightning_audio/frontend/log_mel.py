@@ -1,0 +1,138 @@
+"""Log-mel spectrograms that agree with librosa, batched and aware of lengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import mask_frames
+
+AMIN = 1e-10  # power below which decibels are cut, as in librosa.power_to_db
+
+CHUNK = 2**19  # samples of windowed frames worked on at once: 2 MB, which stay near the core
+
+MOST_MELS, LARGEST_FILTERS = 2**13, 2**27  # bands; numbers in all filters together, half a gigabyte
+
+BANDS = 32  # mel bands multiplied at once: few, so that most of the filters' zeros are left out
+
+
+class LogMel(nn.Module):
+    """Mel spectrogram in decibels: `librosa.feature.melspectrogram` then `librosa.power_to_db`, batched.
+
+    Args:
+        sample_rate: rate of the waveforms in Hz.
+        n_fft: samples in a Fourier transform.
+        win_length: samples in a window, at most `n_fft`; several of them give that many channels, each a
+            trade between resolution in time and in frequency.
+        hop_length: samples from one frame to the next.
+        n_mels: mel bands.
+        f_min, f_max: edges of the lowest and highest band in Hz; f_max is half the rate by default.
+        htk: HTK's mel scale without band normalisation, instead of Slaney's.
+        top_db: values more than this below the loudest of a clip (in each channel) are raised to it. None
+            keeps them all, and lets frames be computed before the clip has ended.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int = 1024,
+        win_length: int | Sequence[int] | None = None,
+        hop_length: int = 320,
+        n_mels: int = 64,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        htk: bool = False,
+        top_db: float | None = 80.0,
+    ) -> None:
+        super().__init__()
+        windows = [win_length or n_fft] if win_length is None or isinstance(win_length, int) else win_length
+        if min(n_fft, hop_length, n_mels, *windows) < 1:
+            raise UserError(
+                "frontend.n_fft, win_length, hop_length and n_mels have to be 1 or more: raise them."
+            )
+        if n_mels > MOST_MELS or len(windows) * n_fft * n_mels > LARGEST_FILTERS:
+            raise UserError(f"frontend.n_fft={n_fft} and frontend.n_mels={n_mels} are too many: lower them.")
+        if max(windows) > n_fft:
+            raise UserError(
+                f"frontend.win_length={max(windows)} is longer than frontend.n_fft={n_fft}: lower it."
+            )
+        if (f_max or 0) > sample_rate / 2:
+            raise UserError(
+                f"frontend.f_max={f_max} Hz is above half the sample rate of {sample_rate} Hz: lower it to "
+                f"{sample_rate / 2:g} or raise data.sample_rate."
+            )
+        self.sample_rate, self.n_fft, self.hop_length, self.top_db = sample_rate, n_fft, hop_length, top_db
+        self.shape = (len(windows), n_mels)
+        self.spectrograms = nn.ModuleList(
+            torchaudio.transforms.Spectrogram(n_fft, window, hop_length, power=2.0, center=False)
+            for window in windows
+        )
+        scale, norm = ("htk", None) if htk else ("slaney", "slaney")
+        self.mel = torchaudio.transforms.MelScale(
+            n_mels, sample_rate, f_min, f_max, n_fft // 2 + 1, norm=norm, mel_scale=scale
+        )
+        self._bands = [slice(first, first + BANDS) for first in range(0, n_mels, BANDS)]
+        self._bins = [_extent(self.mel.fb[:, bands]) for bands in self._bands]
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames of clips of these lengths in samples."""
+        return lengths // self.hop_length + 1
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        lengths, floor = self.output_lengths(lengths), 10 * math.log10(AMIN)
+        # Zeros beyond the edges, not a reflection: what lies behind a clip in a padded batch is zeros too.
+        decibels = self.frames(functional.pad(waveforms, (self.n_fft // 2, self.n_fft - self.n_fft // 2)))
+        decibels = mask_frames(decibels - floor, lengths) + floor
+        if self.top_db is not None:
+            decibels = decibels.maximum(decibels.amax((-2, -1), keepdim=True) - self.top_db)
+        return decibels, lengths
+
+    def frames(self, waveforms: Tensor) -> Tensor:
+        """Decibels `(B, F, k)` or `(B, C, F, k)` of the frames that lie wholly within waveforms `(B, n)`.
+
+        There are `(n - n_fft) // hop_length + 1` of them, n being at least `n_fft`; `top_db` is left out.
+        """
+        # Powers span more than half precision holds.
+        with torch.autocast(waveforms.device.type, enabled=False):
+            chunked = waveforms.device.type == "cpu" and not torch.compiler.is_compiling()
+            mel = self._in_chunks if chunked else self._by_torchaudio
+            channels = [mel(waveforms.float(), spectrogram) for spectrogram in self.spectrograms]
+            power = channels[0] if len(channels) == 1 else torch.stack(channels, dim=1)
+            return 10 * power.clamp(min=AMIN).log10()
+
+    def _by_torchaudio(self, waveforms: Tensor, spectrogram: nn.Module) -> Tensor:
+        """Mel powers `(B, F, k)`."""
+        return self.mel(spectrogram(waveforms))
+
+    def _in_chunks(self, waveforms: Tensor, spectrogram: nn.Module) -> Tensor:
+        """The same, so few frames at a time that what lies between the steps stays in the cache."""
+        frames = waveforms.unfold(-1, self.n_fft, self.hop_length)
+        short = cast(Tensor, spectrogram.window)
+        before = (self.n_fft - len(short)) // 2
+        window = functional.pad(short, (before, self.n_fft - len(short) - before))
+        most = max(CHUNK // self.n_fft, 1)
+        chunks = [
+            torch.cat([self._mel_powers(part * window) for part in clips.split(most, dim=1)], dim=1)
+            for clips in frames.split(max(most // frames.shape[1], 1))
+        ]
+        return torch.cat(chunks).transpose(-1, -2)
+
+    def _mel_powers(self, frames: Tensor) -> Tensor:
+        """`(B, k, F)` of windowed frames `(B, k, n_fft)`."""
+        real, imaginary = torch.view_as_real(torch.fft.rfft(frames)).unbind(-1)
+        power = real.square().addcmul_(imaginary, imaginary)
+        spans = zip(self._bins, self._bands, strict=True)
+        return torch.cat([power[..., bins] @ self.mel.fb[bins, bands] for bins, bands in spans], dim=-1)
+
+
+def _extent(filters: Tensor) -> slice:
+    """The bins from the first to the last that any of the filters `(bins, F)` hears."""
+    heard = filters.any(dim=1).nonzero().flatten().tolist() or [0]
+    return slice(heard[0], heard[-1] + 1)

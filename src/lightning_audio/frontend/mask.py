@@ -1,0 +1,20 @@
+"""Which frames of a padded batch lie within their clips."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """`(B, frames)`, True where a frame lies within its clip."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+def mask_frames(x: Tensor, lengths: Tensor) -> Tensor:
+    """Zeros behind the end of every clip, `x` itself where there is nothing behind; `x` is `(B, ..., T)`."""
+    # On a GPU the question would have to wait for the device, and a graph has one answer for all batches.
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and int(lengths.min()) >= x.shape[-1]:
+        return x
+    mask = frame_mask(lengths, x.shape[-1]).to(x.dtype)
+    return x * mask.view(len(x), *[1] * (x.dim() - 2), x.shape[-1])

@@ -1,0 +1,137 @@
+"""What a trained task says of a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_audio.data.batch import pad_waveforms
+from lightning_audio.data.decode import decode, resample
+from lightning_audio.errors import UserError
+from lightning_audio.frontend.normalize import Normalize
+from lightning_audio.inference.windows import batches_of, windows
+from lightning_audio.networks.base import Network
+
+Audio = str | Path | np.ndarray
+
+
+class TrainedTask(Protocol):
+    """What inference asks of a task: which waveforms it takes, what it answers, and the parts that do so."""
+
+    labels: tuple[str, ...]
+    sample_rate: int
+    clip_seconds: float
+    frontend: nn.Module
+    normalize: Normalize
+    network: Network
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def label_scores(self, outputs: Tensor) -> Tensor: ...
+
+    def eval(self) -> Self: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a recording, in seconds, and the outputs of the network for it."""
+
+    start: float
+    end: float
+    outputs: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one recording: `hypothesis` with its `score`, and the scores of all labels.
+
+    `windows` are `(start, end, hypothesis, score)` in seconds, where the recording was longer than one.
+    """
+
+    id: str
+    hypothesis: str
+    score: float
+    scores: dict[str, float]
+    seconds: float
+    windows: list[tuple[float, float, str, float]] = field(default_factory=list)
+
+
+def outputs_of_windows(
+    task: TrainedTask,
+    recordings: Iterable[tuple[str, np.ndarray]],
+    window: float | None = None,
+    hop: float | None = None,
+    batch_size: int = 16,
+) -> Iterator[tuple[str, list[Window]]]:
+    """The network's outputs for each window of each recording, recordings in their order.
+
+    Args:
+        task: in eval mode.
+        recordings: `(id, int16 samples (T,))` at the task's rate.
+        window: seconds; the length of the clips that the task learned from by default.
+        hop: seconds from one window to the next, half a window by default.
+        batch_size: windows that run together, also of different recordings.
+    """
+    size, step = window_and_hop(task, window, hop)
+    names: dict[int, str] = {}  # the same name may come twice
+
+    def pieces() -> Iterator[tuple[int, int, np.ndarray]]:
+        for number, (name, samples) in enumerate(recordings):
+            names[number] = name
+            yield from ((number, *piece) for piece in windows(samples, size, step))
+
+    answered = (row for batch in batches_of(pieces(), batch_size) for row in _answer(task, batch))
+    for number, rows in groupby(answered, key=lambda row: row[0]):
+        yield names.pop(number), [row[1] for row in rows]
+
+
+def window_and_hop(task: TrainedTask, window: float | None, hop: float | None) -> tuple[int, int]:
+    """Both in samples, from seconds or their defaults.
+
+    Raises:
+        UserError: they leave gaps in a recording, or never come to its end.
+    """
+    window = task.clip_seconds if window is None else window
+    hop = window / 2 if hop is None else hop
+    if not 0 < hop <= window:
+        raise UserError(
+            f"Windows of {window:g} s every {hop:g} s do not cover a recording: set the hop above 0 "
+            "and up to the window."
+        )
+    return max(round(window * task.sample_rate), 1), max(round(hop * task.sample_rate), 1)
+
+
+@torch.inference_mode()
+def _answer(task: TrainedTask, batch: Sequence[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, Window]]:
+    waveforms, lengths = pad_waveforms([torch.from_numpy(np.ascontiguousarray(piece[2])) for piece in batch])
+    outputs, _ = task.answer(waveforms.to(task.device), lengths.to(task.device))
+    rate = task.sample_rate
+    for (name, start, samples), output in zip(batch, outputs.float().cpu(), strict=True):
+        yield name, Window(start / rate, (start + len(samples)) / rate, output)
+
+
+def read_recordings(
+    audio: Sequence[Audio], sample_rate: int, source_rate: int | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """`(id, int16 samples (T,))` of files, or of arrays `(T,)` or `(T, channels)` of `source_rate` in Hz.
+
+    Raises:
+        UserError: an array comes without its rate, or a file can't be read.
+    """
+    for number, item in enumerate(audio):
+        if isinstance(item, str | Path):
+            yield str(item), decode(item, sample_rate)
+        elif source_rate is None:
+            raise UserError("An array says nothing of its rate: call predict(..., sample_rate=HZ).")
+        else:
+            yield f"array {number}", resample(item, source_rate, sample_rate)

@@ -1,0 +1,188 @@
+"""Recordings of any length as transcripts: pieces of them run in batches, words get their times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_audio.data.batch import pad_waveforms
+from lightning_audio.decoding import Decoder, Hypothesis
+from lightning_audio.decoding.alignment import Span, align, joined
+from lightning_audio.inference.segments import LONGEST, Stretch, segments, windows_over
+from lightning_audio.inference.windows import batches_of
+from lightning_audio.text.tokenizers import Tokenizer
+
+SURE = 0.01  # of a natural logarithm: blanks that are as sure as the surest
+
+
+class Transcribing(Protocol):
+    """What is asked of a task here; see tasks/ctc.py."""
+
+    sample_rate: int
+    tokenizer: Tokenizer
+    decoder: Decoder
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def frame_seconds(self) -> float: ...
+
+    def log_probs(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording of so many `seconds`: segments in the order of their times.
+
+    The parts of a segment are its words, and those of a word its tokens. `nbest` has for each segment what
+    the decoder kept of it, best first; where times were asked for a known text, nothing.
+    """
+
+    id: str
+    seconds: float
+    segments: tuple[Span, ...]
+    nbest: tuple[tuple[Hypothesis, ...], ...] = ()
+
+    @property
+    def text(self) -> str:
+        return " ".join(segment.text for segment in self.segments)
+
+    @property
+    def words(self) -> list[Span]:
+        return [word for segment in self.segments for word in segment.parts]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A piece of the recording of this number: its samples `(n,)` and which of the recording's they are."""
+
+    number: int
+    name: str
+    total: int
+    place: Stretch
+    samples: np.ndarray
+
+
+def transcribe(
+    task: Transcribing,
+    recordings: Iterable[tuple[str, np.ndarray]],
+    longest: float = LONGEST,
+    batch_size: int = 16,
+) -> Iterator[Transcript]:
+    """The transcript of each recording, in their order.
+
+    Recordings are cut by `segments`; windows that overlap are put together by `join_rows` and decoded as one.
+    What the task decodes is aligned, so that a segment lasts from its first word to its last one. A piece
+    without a word is no segment.
+
+    Args:
+        task: in eval mode.
+        recordings: `(id, int16 samples (T,))` at the task's rate, as `read_recordings` gives.
+        longest: seconds of a piece; shorter recordings are taken whole.
+        batch_size: pieces that run together, also of different recordings.
+
+    Raises:
+        UserError: `longest` is too short, or the network's answer is no number.
+    """
+    grid = row_samples(task)
+
+    def pieces() -> Iterator[_Piece]:
+        for number, (name, samples) in enumerate(recordings):
+            # Of a recording that is silent one piece remains, without samples, so that it is answered too.
+            for start, end in segments(samples, task.sample_rate, longest, grid) or [(0, 0)]:
+                yield _Piece(number, name, len(samples), (start, end), samples[start:end])
+
+    answered = (row for batch in batches_of(pieces(), batch_size) for row in _answer(task, batch))
+    for _, group in groupby(answered, key=lambda row: row[0].number):
+        found = list(group)
+        said = [(piece.place, rows) for piece, rows in found if len(piece.samples)]
+        heard = [one for start, rows in joined_windows(said, grid) if (one := _segment(task, start, rows))]
+        spans, nbest = zip(*heard, strict=True) if heard else ((), ())
+        yield Transcript(found[0][0].name, found[0][0].total / task.sample_rate, spans, nbest)
+
+
+def row_samples(task: Transcribing) -> int:
+    """Samples from one row of logits to the next."""
+    return round(task.frame_seconds * task.sample_rate)
+
+
+@torch.inference_mode()
+def _answer(task: Transcribing, batch: Sequence[_Piece]) -> list[tuple[_Piece, Tensor]]:
+    """Each piece with its log-probabilities `(T, C)`."""
+    sounding = [
+        torch.from_numpy(np.ascontiguousarray(piece.samples)) for piece in batch if len(piece.samples)
+    ]
+    rows: Iterator[Tensor] = iter(())
+    if sounding:
+        waveforms, lengths = (tensor.to(task.device) for tensor in pad_waveforms(sounding))
+        log_probs, counts = task.log_probs(waveforms, lengths)
+        # Copied: a view would keep the padding of the whole batch.
+        rows = iter([row[:n].cpu().clone() for row, n in zip(log_probs, counts.tolist(), strict=True)])
+    return [(piece, next(rows) if len(piece.samples) else torch.zeros(0)) for piece in batch]
+
+
+def _segment(task: Transcribing, start: int, rows: Tensor) -> tuple[Span, tuple[Hypothesis, ...]] | None:
+    """What is said in rows that begin with this sample, and its n-best list; None where it is nothing."""
+    found = task.decoder(rows)
+    words = align(rows, found[0].tokens, task.tokenizer, task.frame_seconds, start / task.sample_rate)
+    return (joined(" ".join(word.text for word in words), words), tuple(found)) if words else None
+
+
+def joined_windows(pieces: Sequence[tuple[Stretch, Tensor]], grid: int) -> Iterator[tuple[int, Tensor]]:
+    """`(first sample, log-probabilities (T, C))` of pieces that stand alone, and of windows that overlap.
+
+    Windows are joined at the row, in the middle half of what two of them share, at which both are the surest
+    of a blank: a token is in one of them then, and not in both or none. Of several such rows it is the one
+    nearest to the middle.
+
+    Args:
+        pieces: first sample and the one behind the last, and rows `(T, C)`, output 0 the blank.
+        grid: samples of a row.
+    """
+    waiting: list[tuple[int, Tensor]] = []
+    end = 0
+    for (start, stop), rows in pieces:
+        if waiting and start < end:
+            first, before = waiting.pop()
+            begun = (start - first) // grid
+            cut = begun + _seam(before[begun:], rows)
+            waiting.append((first, torch.cat([before[:cut], rows[cut - begun :]])))
+        else:
+            yield from waiting
+            waiting = [(start, rows)]
+        end = stop
+    yield from waiting
+
+
+def _seam(before: Tensor, after: Tensor) -> int:
+    """The row from which on the second of two windows is taken; their rows `(n, C)` begin at one time."""
+    shared = min(len(before), len(after))
+    first, last = shared // 4, shared - shared // 4
+    blank = (before[:shared, 0] + after[:shared, 0])[first:last]
+    if not len(blank):
+        return 0
+    surest = (blank >= blank.max() - SURE).nonzero()[:, 0].tolist()
+    return first + min(surest, key=lambda row: abs(2 * row - len(blank)))
+
+
+def posteriors(task: Transcribing, samples: np.ndarray, longest: float = LONGEST) -> Tensor:
+    """Log-probabilities `(T, C)` of a whole recording, in windows where it is longer than `longest` seconds.
+
+    Args:
+        task: in eval mode.
+        samples: int16 `(T,)` at the task's rate.
+        longest: seconds of a window.
+    """
+    grid, size = row_samples(task), round(longest * task.sample_rate)
+    places = windows_over(0, len(samples), size, task.sample_rate, grid)
+    pieces = (_Piece(0, "", len(samples), place, samples[slice(*place)]) for place in places)
+    rows = [row for piece in pieces for _, row in _answer(task, [piece])]
+    ((_, whole),) = joined_windows(list(zip(places, rows, strict=True)), grid)
+    return whole

@@ -1,0 +1,191 @@
+"""Files: written whole or not at all, made by one process while others wait, and read within bounds."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from lightning_audio.errors import UserError, is_control
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+FLUSHED_AT_ONCE = 32 * 2**20  # bytes
+DEEPEST = 20  # values within values
+MOST_VALUES = 300_000  # large vocabularies have tens of thousands
+MOST_OPTIONS = 5_000  # in a configuration; one for each class may be among them
+ANY_NUMBER = 1_000_000  # such as a sample rate: up to this, whatever the size of the file
+
+
+def write_atomically(path: Path, content: str | bytes, to_disk: bool = True) -> None:
+    """Writes a whole file or none: to a temporary name beside it, to the disk, then renamed over `path`.
+
+    Without `to_disk` it does not wait for the disk: after a power cut the old one may be there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            if to_disk:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """One JSON object more at the end of a file of them, one a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{to_json(row)}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON with letters as they are; scores, paths and the numbers of numpy and torch are understood."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def build_once(
+    folder: Path,
+    is_whole: Callable[[], bool],
+    write: Callable[[Path], None],
+    what: str,
+    needed: Callable[[], float],
+) -> None:
+    """Makes the folder unless another process has done so by the time that the lock is ours.
+
+    Args:
+        folder: what is to be there.
+        is_whole: whether it is.
+        write: puts all that belongs into it into a folder of another name, which then gets its own.
+        what: is written, in the words of an error.
+        needed: its size in bytes, asked for when the disk is full.
+
+    Raises:
+        UserError: the folder cannot be written to, or its disk is full.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not is_whole():
+                _build(folder, write)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise UserError(
+                f"The disk of {folder.parent} is full: the {what} needs about {needed() / 1e9:.2g} GB, "
+                "so make room or set paths.cache to another disk."
+            ) from error
+        raise UserError(
+            f"The {what} cannot be written to {folder.parent} ({error.strerror}): "
+            "set paths.cache to a folder that can be written to."
+        ) from error
+
+
+def _build(folder: Path, write: Callable[[Path], None]) -> None:
+    for left_over in folder.parent.glob(f".{folder.name}.partial-*"):
+        shutil.rmtree(left_over)  # Of a build that was killed: a living one would hold the lock.
+    unfinished = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    unfinished.mkdir()
+    try:
+        write(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)  # One that is there all the same is not whole.
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
+    """Writes a file to the disk; returns the first 16 hexadecimal digits of its SHA-256.
+
+    It goes there while the next chunks are made, so that the disk is not waited for at the end.
+    """
+    digest, unflushed = hashlib.sha256(), 0
+    flush: Future[None] | None = None
+    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
+        for chunk in chunks:
+            unflushed += file.write(chunk)
+            digest.update(chunk)
+            if unflushed > FLUSHED_AT_ONCE:
+                if flush:
+                    flush.result()  # raises what went wrong with it: the system tells only once
+                flush, unflushed = beside.submit(os.fsync, file.fileno()), 0
+        if flush:
+            flush.result()
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()[:16]
+
+
+def plain(value: Any, what: str, largest: int, most: int = MOST_VALUES) -> Any:
+    """A copy in dicts, lists, text, numbers and None; names what is no such thing by `what`.
+
+    Args:
+        largest: that a whole number may be; what counts something is no larger than the file that has it.
+        most: values in all.
+
+    Raises:
+        UserError: other kinds of values, too many or too deep ones, text that a terminal would obey.
+    """
+    left = most
+
+    def copied(node: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > DEEPEST:
+            raise UserError(f"{what} is larger or deeper than any that `train` writes: it is damaged.")
+        if isinstance(node, dict):
+            return {copied(key, depth): copied(child, depth + 1) for key, child in node.items()}
+        if isinstance(node, list | tuple):
+            return [copied(child, depth + 1) for child in node]
+        if isinstance(node, str) and not node.isprintable() and any(map(is_control, node)):
+            raise UserError(f"{what} holds control characters ({node[:40]!r}), which no terminal should get.")
+        if type(node) is int and abs(node) > max(largest, ANY_NUMBER):
+            raise UserError(
+                f"{what} holds the number {node:.3g}, far too large for its weights: it is damaged."
+            )
+        if node is not None and type(node) not in (str, bool, int, float):
+            raise UserError(f"{what} holds a {type(node).__name__}, which is no plain value: it is damaged.")
+        return node
+
+    return copied(value, 0)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(folder: Path) -> None:
+    """Writes the names in a folder to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the share of it that one may use, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,217 @@
+"""Several runs as one result: the folds of a corpus, the runs of a sweep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from lightning_audio.errors import UserError
+from lightning_audio.io import to_json, write_atomically
+from lightning_audio.metrics.classification import confusion_matrix, decision_scores, per_class
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.multilabel import multilabel_scores, per_label
+from lightning_audio.metrics.transcripts import per_group, transcript_scores
+from lightning_audio.reports.plots import plot_confusion, plot_labels
+from lightning_audio.reports.results import RunResult, minutes_text, score_text
+from lightning_audio.reports.tables import markdown_table, per_class_table, print_table
+from lightning_audio.reports.transcripts import has_transcripts
+
+SEVERAL = "hypothesis_labels"  # what predictions hold where a clip may have several labels
+WER = "test/wer"
+
+
+@dataclass(frozen=True)
+class FoldSummary:
+    """The runs of all folds in their order, and of all clips together the scores and a row for each class.
+
+    The confusion `(C, C)` is None where a clip may have several labels. Transcripts have no labels and no
+    confusion either, and a row for each group of utterances in the place of classes.
+    """
+
+    runs: list[RunResult]
+    labels: list[str]
+    pooled: dict[str, Score]
+    classes: list[dict[str, Any]]
+    confusion: NDArray | None
+
+    @property
+    def worst(self) -> dict[str, Any] | None:
+        """The `fold` with the highest `test/wer`, and that; None of what are no transcripts."""
+        rates = self.values().get(WER)
+        if rates is None:
+            return None
+        position = rates.index(max(rates))
+        return {"fold": self.runs[position].data["fold"], WER: rates[position]}
+
+    def remark(self) -> str:
+        """A sentence that names the worst fold of transcripts, otherwise nothing."""
+        worst = self.worst
+        return f"Worst fold: {worst['fold']}, WER {100 * worst[WER]:.1f} %." if worst else ""
+
+    def values(self) -> dict[str, list[float]]:
+        """Per score that every run has, its value in each fold."""
+        names = [name for name in self.runs[0].scores if all(name in run.scores for run in self.runs)]
+        return {name: [run.scores[name].value for run in self.runs] for name in names}
+
+    def as_dict(self) -> dict[str, Any]:
+        """What folds.json holds."""
+        values = self.values()
+        return {
+            "folds": [
+                {"fold": run.data["fold"], "folder": run.folder, "minutes": run.minutes, "scores": run.scores}
+                for run in self.runs
+            ],
+            "mean": {name: mean(folds) for name, folds in values.items()},
+            "deviation": {name: stdev(folds) for name, folds in values.items()},
+            **({"worst": self.worst} if self.worst else {}),
+            "pooled": self.pooled,
+            "labels": self.labels,
+            "classes": self.classes,
+            "confusion": self.confusion,
+        }
+
+    def table(self) -> list[dict[str, str]]:
+        """A row per fold in percent, then mean and sample deviation, then all clips pooled."""
+        values = self.values()
+        rows = [
+            {"fold": str(run.data["fold"])}
+            | {name: f"{100 * folds[i]:.1f}" for name, folds in values.items()}
+            | {"minutes": minutes_text(run.minutes)}
+            for i, run in enumerate(self.runs)
+        ]
+        spread = {name: f"{100 * mean(v):.1f} ± {100 * stdev(v):.1f}" for name, v in values.items()}
+        pooled = {name: score_text(name, score) for name, score in self.pooled.items()}
+        return [*rows, {"fold": "mean", **spread}, {"fold": "pooled", **pooled}]
+
+
+def summarise_folds(runs: Sequence[RunResult]) -> FoldSummary:
+    """One result of one run per fold; the clips of all test folds are pooled as they were predicted.
+
+    Each run's metrics name in `data` its `fold`, all `folds` of the corpus, and its `labels` in order, which
+    transcripts need not have.
+
+    Raises:
+        UserError: a fold is missing or there twice, a clip stands in two folds, or labels differ.
+    """
+    transcribed = bool(runs) and all(has_transcripts(run) for run in runs)
+    labels = [] if transcribed else _common_labels(runs)
+    check_folds(runs)
+    runs = sorted(runs, key=lambda run: run.data["fold"])
+    rows = [row for run in runs for row in run.predictions]
+    pool = _pool_transcripts if transcribed else _pool_labels if SEVERAL in rows[0] else _pool_classes
+    scores, classes, confusion = pool(rows, labels)
+    return FoldSummary(runs, labels, {f"test/{n}": score for n, score in scores.items()}, classes, confusion)
+
+
+# The scores of all predictions, a row for each class, and where there is one, the confusion matrix.
+Pooled = tuple[dict[str, Score], list[dict[str, Any]], NDArray | None]
+
+
+def _pool_classes(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Pooled:
+    targets, predictions = ([labels.index(row[key]) for row in rows] for key in ("reference", "hypothesis"))
+    scores = decision_scores(targets, predictions, len(labels), [row.get("group") for row in rows])
+    confusion = confusion_matrix(targets, predictions, len(labels))
+    return scores, per_class(confusion, labels), confusion
+
+
+def _pool_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Pooled:
+    """Decisions as each fold's own thresholds made them."""
+    targets, said = (
+        np.array([[label in row[key] for label in labels] for row in rows])
+        for key in ("reference_labels", SEVERAL)
+    )
+    probabilities = np.array([[row["scores"][label] for label in labels] for row in rows])
+    scores = multilabel_scores(probabilities, targets, said, [row.get("group") for row in rows])
+    return scores, per_label(probabilities, targets, said, labels), None
+
+
+def _pool_transcripts(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Pooled:
+    return transcript_scores(rows), per_group(rows), None
+
+
+def _labels_of(row: dict[str, Any]) -> list[str]:
+    if SEVERAL in row:
+        return [*row["reference_labels"], *row[SEVERAL]]
+    return [row["reference"], row["hypothesis"]]
+
+
+def _common_labels(runs: Sequence[RunResult]) -> list[str]:
+    if not runs:
+        raise UserError("There is no run to summarise: give the run folders of all folds.")
+    labels = runs[0].data.get("labels") or []
+    for run in runs:
+        if run.data.get("labels") != labels:
+            raise UserError(
+                f"The labels of {run.folder} differ from those of {runs[0].folder}: "
+                "give runs of one corpus and one subset."
+            )
+        unknown = {label for row in run.predictions for label in _labels_of(row)} - set(labels)
+        if unknown:
+            raise UserError(
+                f"The predictions of {run.folder} hold labels that its metrics.json does not name, such as "
+                f"{min(unknown)!r}: evaluate the run again."
+            )
+    return labels
+
+
+def check_folds(runs: Sequence[RunResult]) -> None:
+    """Raises UserError where the runs, with predictions or without, are not one for each fold of a corpus."""
+    for run in runs:
+        if run.data.get("fold") is None or not run.data.get("folds"):
+            raise UserError(f"{run.folder} is not a run of one fold: train it with data.fold set.")
+    folds = Counter(run.data["fold"] for run in runs)
+    missing = sorted(set(runs[0].data["folds"]) - set(folds))
+    if missing:
+        raise UserError(f"The runs of folds {missing} are missing: train them with data.fold set to each.")
+    twice = sorted(fold for fold, count in folds.items() if count > 1)
+    if twice:
+        raise UserError(f"There is more than one run of folds {twice}: give one run folder per fold.")
+    if len(folds) < 2:
+        raise UserError(f"The corpus of {runs[0].folder} has one fold: give runs of two folds or more.")
+    clips = Counter(row["id"] for run in runs for row in run.predictions)
+    shared = sorted(clip for clip, count in clips.items() if count > 1)
+    if shared:
+        raise UserError(
+            f"{len(shared)} clips stand in two test folds, such as {shared[0]}: give every clip one fold."
+        )
+
+
+def write_fold_report(folder: Path, summary: FoldSummary) -> None:
+    """Writes folds.md, folds.json, and of labels confusion.png, or where they overlap per_class.png."""
+    write_atomically(folder / "folds.json", to_json(summary.as_dict(), indent=2) + "\n")
+    ending = f"{summary.remark()}\n"
+    if summary.labels and summary.confusion is None:
+        plot_labels(summary.classes, folder / "per_class.png")
+        ending = "![Average precision, precision and recall](per_class.png)\n"
+    elif summary.confusion is not None:
+        plot_confusion(summary.confusion, summary.labels, folder / "confusion.png")
+        ending = "![Confusion matrix](confusion.png)\n"
+    clips = sum(len(run.predictions) for run in summary.runs)
+    parts = [
+        f"# {len(summary.runs)} folds\n",
+        markdown_table(summary.table()),
+        "In percent. Mean over the folds with the sample standard deviation; pooled: the predictions of all "
+        f"{clips} clips together, with a 95 % interval that takes clips of one group as dependent.\n",
+        "## All folds together\n",
+        markdown_table(per_class_table(summary.classes)),
+        ending,
+        "## Runs\n",
+        "".join(f"- fold {run.data['fold']}: `{run.folder}`\n" for run in summary.runs),
+    ]
+    write_atomically(folder / "folds.md", "\n".join(parts))
+
+
+def print_fold_report(summary: FoldSummary, console: Console | None = None) -> None:
+    """Prints a row per fold, the mean with its deviation, and the pooled scores with their intervals."""
+    console = console or Console()
+    print_table(summary.table(), f"{len(summary.runs)} folds, percent", console)
+    if remark := summary.remark():
+        console.print(remark, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,231 @@
+"""The files that a run leaves in its folder, metrics.json and predictions.jsonl, and the table at its end."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lightning_audio.data.quarantine import QUARANTINE
+from lightning_audio.errors import UserError, printable
+from lightning_audio.io import to_json, write_atomically
+from lightning_audio.metrics.intervals import Score
+
+METRICS = "metrics.json"
+
+PREDICTIONS = "predictions.jsonl"
+
+FAILURE = "failure.txt"
+
+PACKAGES = ("lightning_audio", "torch", "torchaudio", "torchvision", "pytorch_lightning", "timm", "numpy")
+
+GIT_SECONDS = 5.0
+
+
+def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line: id, reference, hypothesis, score, and optionally group, fold, scores."""
+    write_atomically(path, "".join(f"{to_json(row)}\n" for row in rows))
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write_predictions` wrote.
+
+    Raises:
+        UserError: the file is missing or a line is no JSON object.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no {path}: give the folder of a run that has ended, or evaluate it first.")
+    rows = []
+    # Only "\n" ends a row: splitlines() would also cut at the line separators that a text may hold.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            rows.append(_json_object(line, f"line {number} of {path}"))
+    return rows
+
+
+def _json_object(text: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"There is no JSON object in {place}: evaluate the run again to write it anew.")
+    return value
+
+
+def write_metrics(run_folder: Path, scores: Mapping[str, Score], **facts: Any) -> dict[str, Any]:
+    """Writes metrics.json and returns what it holds.
+
+    A second writing, as by evaluate, adds to the first: scores and facts given here replace those of the same
+    name, all others stay, the versions and the commit of the training among them.
+
+    Args:
+        run_folder: where it is written.
+        scores: by name, such as test/accuracy.
+        facts: seconds, clips_per_second, loader_wait (share of the time, 0 to 1), data (hash, labels, and for
+            a corpus with folds: fold, folds), and whatever else a program wants to keep.
+    """
+    known = read_metrics(run_folder) if (run_folder / METRICS).is_file() else _empty_metrics()
+    known["scores"] |= {name: score.as_dict() for name, score in scores.items()}
+    content = json.loads(to_json(known | facts))
+    write_atomically(run_folder / METRICS, to_json(content, indent=2) + "\n")
+    return content
+
+
+def _empty_metrics() -> dict[str, Any]:
+    measured = {"seconds": None, "clips_per_second": None, "loader_wait": None}
+    return {"scores": {}, **measured, "versions": versions(), "commit": commit(), "data": {}}
+
+
+def read_metrics(run_folder: Path) -> dict[str, Any]:
+    """What metrics.json of a run holds.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    path = run_folder / METRICS
+    if not path.is_file():
+        raise UserError(f"There is no {path}: give the folder of a run that has ended.")
+    return _json_object(path.read_text(encoding="utf-8"), str(path))
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages on which numbers depend, those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the working directory, with -dirty behind it where files differ; None outside git."""
+    head = _git("rev-parse", "HEAD")
+    if head is None:
+        return None
+    # A status that could not be had in time vouches for nothing.
+    return head if _git("status", "--porcelain") == "" else f"{head}-dirty"
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "--no-optional-locks", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run folder as read: `metrics` of metrics.json, predictions, and Hydra's overrides by key."""
+
+    folder: Path
+    metrics: dict[str, Any] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    overrides: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        return {name: Score(**score) for name, score in self.metrics.get("scores", {}).items()}
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.metrics.get("data") or {}
+
+    @property
+    def minutes(self) -> float | None:
+        seconds = self.metrics.get("seconds")
+        return None if seconds is None else seconds / 60
+
+
+def read_run(folder: Path) -> RunResult:
+    """A run that has ended with its metrics and predictions.
+
+    Raises:
+        UserError: one of these files is missing or broken.
+    """
+    predictions = read_predictions(folder / PREDICTIONS)
+    return RunResult(folder, read_metrics(folder), predictions, read_overrides(folder))
+
+
+def read_overrides(folder: Path) -> dict[str, str]:
+    """What the command line said, `optimizer.lr=1e-3` as key and value; empty where Hydra left none."""
+    path = folder / ".hydra" / "overrides.yaml"
+    lines = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+    assert isinstance(lines, list)
+    pairs = (str(line).lstrip("+~").partition("=") for line in lines)
+    return {key: value for key, _, value in pairs}
+
+
+def write_failure(run_folder: Path, sentence: str) -> None:
+    """Leaves the sentence with which a run ended, for the table of its sweep."""
+    write_atomically(run_folder / FAILURE, f"{sentence}\n")
+
+
+def percent(score: Score) -> str:
+    """`93.0 (90.1 to 95.2)`: the value in percent and its 95 % interval."""
+    return f"{100 * score.value:.1f} ({100 * score.low:.1f} to {100 * score.high:.1f})"
+
+
+def score_text(name: str, score: Score) -> str:
+    """A score with its interval: in percent, or as it is where its name says that it is one per hour."""
+    if name.endswith("_per_hour"):
+        return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
+    return percent(score)
+
+
+def minutes_text(minutes: float | None) -> str:
+    """Minutes to a tenth; empty where they were not measured."""
+    return "" if minutes is None else f"{minutes:.1f}"
+
+
+def print_report(run_folder: Path, content: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints what metrics.json holds as a short table, and the run folder on a line of its own."""
+    console = console or Console()
+    scores = {name: Score(**score) for name, score in content["scores"].items()}
+    table = Table(
+        "result", "value", "of", title="Scores in percent with 95 % intervals", title_justify="left"
+    )
+    for name, score in scores.items():
+        table.add_row(escape(printable(name)), score_text(name, score), str(score.n))
+    for name, text in _measured(content).items():
+        table.add_row(name, text, "")
+    console.print(table)
+    if sentence := _lacking(content.get("data") or {}):
+        console.print(sentence, style="bold red", soft_wrap=True, highlight=False)
+    console.print(f"Run folder: {run_folder}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _lacking(data: Mapping[str, Any]) -> str:
+    """A sentence where test clips are in quarantine: another test than that of the whole corpus."""
+    unread = data.get("quarantine", {}).get("test", 0)
+    if not unread:
+        return ""
+    clips = unread + data["clips"]["test"]
+    lacking = f"Attention: {unread} of {clips} test clips cannot be read and count in no score above"
+    return f"{lacking}: {QUARANTINE} names them."
+
+
+def _measured(content: Mapping[str, Any]) -> dict[str, str]:
+    """The facts of a run that were measured, in words."""
+    texts = {}
+    if content.get("seconds") is not None:
+        texts["minutes"] = minutes_text(content["seconds"] / 60)
+    if content.get("clips_per_second") is not None:
+        texts["clips per second"] = f"{content['clips_per_second']:.0f}"
+    if content.get("loader_wait") is not None:
+        texts["waiting for data"] = f"{100 * content['loader_wait']:.1f} % of the time"
+    return texts

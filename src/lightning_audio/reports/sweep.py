@@ -1,0 +1,150 @@
+"""The runs of a Hydra multirun side by side: one table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from lightning_audio.io import to_json, write_atomically
+from lightning_audio.reports.results import (
+    FAILURE,
+    METRICS,
+    RunResult,
+    minutes_text,
+    read_metrics,
+    read_overrides,
+    score_text,
+)
+from lightning_audio.reports.tables import markdown_table, print_table
+
+FOLDS_ONLY = ["data.fold"]  # the varying option of runs that are not to be compared
+
+# Of the last multirun in this process: Hydra returns nothing of it.
+last_folder: Path | None = None
+failed: list[str] = []
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The folders of the runs of a multirun."""
+    return sorted(file.parents[1] for file in folder.glob("*/.hydra/overrides.yaml"))
+
+
+class SweepTable(Callback):
+    """Written and printed by Hydra when the last run has ended; `conf/train.yaml` names it."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        global last_folder
+        last_folder = Path(config.hydra.sweep.dir)
+        summary = summarise_sweep(run_folders(last_folder))
+        write_sweep_report(last_folder, summary)
+        failed[:] = [row["folder"] for row in summary.rows if row["error"] is not None]
+        print_sweep_report(summary)
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """The runs of a multirun as rows in the order of their numbers, the score to compare by, the best row.
+
+    A row holds `run` (number), `folder`, `overrides`, `scores`, `minutes` and `error` (None, or a sentence).
+    """
+
+    rows: list[dict[str, Any]]
+    monitor: str | None
+    best: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        best = None if self.best is None else {key: self.rows[self.best][key] for key in ("run", "folder")}
+        return {"best": best, "monitor": self.monitor, "runs": self.rows}
+
+    @property
+    def varying(self) -> list[str]:
+        """The options whose values differ between the runs."""
+        keys = dict.fromkeys(key for row in self.rows for key in row["overrides"])
+        return [key for key in keys if len({row["overrides"].get(key) for row in self.rows}) > 1]
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows as text: the overrides that vary, the scores with intervals, minutes and status."""
+        return [
+            {"run": f"{row['run']} (best)" if i == self.best else str(row["run"])}
+            | {key: row["overrides"].get(key, "") for key in self.varying}
+            | {name: score_text(name, score) for name, score in row["scores"].items()}
+            | {"minutes": minutes_text(row["minutes"])}
+            | {"status": "done" if row["error"] is None else "failed"}
+            for i, row in enumerate(self.rows)
+        ]
+
+    def remarks(self) -> list[str]:
+        """How the best run was found, and the sentence with which each failed run ended."""
+        if self.varying == FOLDS_ONLY:
+            found = "Folds differ in their data: none is better than another."
+        elif self.best is None:
+            found = "No run has a score to compare by."
+        elif str(self.monitor).startswith("test/"):
+            found = f"Best by {self.monitor}: chosen on the test data, this score is too good to be reported."
+        else:
+            found = f"Best by {self.monitor}."
+        failed = [f"Run {row['run']} failed: {row['error']}" for row in self.rows if row["error"] is not None]
+        return [found, *failed]
+
+
+def summarise_sweep(
+    folders: Iterable[Path], monitor: str | None = None, lower_is_better: bool = False
+) -> SweepSummary:
+    """The runs of a multirun side by side; a run without metrics counts as failed.
+
+    Without a `monitor` they are compared by their first score on validation data, or else by the first.
+    """
+    rows = sorted((_sweep_row(folder) for folder in folders), key=lambda row: (row["run"], row["folder"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    monitor = monitor or next((name for name in names if name.startswith("val/")), next(iter(names), None))
+    sign = -1 if lower_is_better else 1
+    values = {
+        i: sign * row["scores"][monitor].value for i, row in enumerate(rows) if monitor in row["scores"]
+    }
+    summary = SweepSummary(rows, monitor, None)
+    if summary.varying == FOLDS_ONLY:
+        return summary
+    return replace(summary, best=max(values, key=values.__getitem__, default=None))
+
+
+def _sweep_row(folder: Path) -> dict[str, Any]:
+    done = (folder / METRICS).is_file()
+    run = RunResult(folder, read_metrics(folder) if done else {}, overrides=read_overrides(folder))
+    found = {"run": _run_number(folder), "folder": str(folder), "overrides": run.overrides}
+    outcome = {"scores": run.scores, "minutes": run.minutes, "error": None if done else _failure(folder)}
+    return found | outcome
+
+
+def _run_number(folder: Path) -> int:
+    path = folder / ".hydra" / "hydra.yaml"
+    number = OmegaConf.select(OmegaConf.load(path), "hydra.job.num") if path.is_file() else None
+    return 0 if number is None else int(number)
+
+
+def _failure(folder: Path) -> str:
+    path = folder / FAILURE
+    if not path.is_file():
+        return f"it ended early; the log in {folder} tells why."
+    return path.read_text(encoding="utf-8").strip()
+
+
+def write_sweep_report(folder: Path, summary: SweepSummary) -> None:
+    """Writes sweep.md and sweep.json."""
+    write_atomically(folder / "sweep.json", to_json(summary.as_dict(), indent=2) + "\n")
+    remarks = "".join(f"\n{remark}\n" for remark in summary.remarks())
+    title = f"# {len(summary.rows)} runs, scores in percent with 95 % intervals\n\n"
+    write_atomically(folder / "sweep.md", title + markdown_table(summary.table()) + remarks)
+
+
+def print_sweep_report(summary: SweepSummary, console: Console | None = None) -> None:
+    """Prints a row per run, how the best was found, and why runs failed."""
+    console = console or Console()
+    print_table(summary.table(), f"{len(summary.rows)} runs, scores in percent with 95 % intervals", console)
+    for remark in summary.remarks():
+        console.print(remark, markup=False, highlight=False)

@@ -1,0 +1,62 @@
+"""Rows of text as tables: Markdown for files, rich for the terminal, and the table of scores per class."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_audio.io import write_atomically
+
+
+def columns_of(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """The keys of all rows, in the order in which they first come up."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of text as a Markdown table; a cell that a row lacks is empty."""
+    columns = columns_of(rows)
+    lines = [columns, ["---"] * len(columns), *([row.get(key, "") for key in columns] for row in rows)]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def print_table(rows: Sequence[Mapping[str, str]], title: str, console: Console | None = None) -> None:
+    """Rows of text as a table on the terminal."""
+    columns = columns_of(rows)
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        # As Text, since rich would take "[loud]" in a label for a command of its own.
+        table.add_row(*(Text(row.get(key, "")) for key in columns))
+    (console or Console()).print(table)
+
+
+def per_class_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The rows per class as text: rates in percent, numbers of clips as they are, nothing for None."""
+    return [{key: _cell(value) for key, value in row.items()} for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{100 * value:.1f}"
+    return "" if value is None else str(value)
+
+
+def write_per_class(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the table per class: fractions as CSV where the suffix is .csv, else percent as Markdown."""
+    if path.suffix != ".csv":
+        write_atomically(path, markdown_table(per_class_table(rows)))
+        return
+    content = io.StringIO()
+    writer = csv.DictWriter(content, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, content.getvalue())

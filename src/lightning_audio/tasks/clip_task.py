@@ -1,0 +1,147 @@
+"""ClipTask: what all tasks share that give labels to a clip as a whole."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_audio.augment.waveform import roll
+from lightning_audio.data.batch import Batch, samples_to_float
+from lightning_audio.data.clip import Clip
+from lightning_audio.errors import UserError
+from lightning_audio.inference.prediction import Prediction, Window
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.results import PREDICTIONS, write_predictions
+from lightning_audio.tasks.base import AudioTask
+
+
+class ClipTask(AudioTask):
+    """Observes probabilities of all clips, writes what is said of each, and joins windows to one answer.
+
+    A subclass says with `label_scores` what logits mean, and here which labels follow from probabilities.
+    What was summarised last are `ids`, and in the same order `probabilities` `(N, C)` and `targets`.
+
+    Args:
+        label_smoothing: share of each target that says nothing of the clip.
+        shifts: circular shifts of a clip, evenly spread, whose probabilities are averaged in tests and
+            predictions.
+        shared: what `AudioTask` takes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, shifts: int = 1, **shared: Any) -> None:
+        super().__init__(**shared)
+        if not 0 <= label_smoothing < 1:
+            raise UserError(
+                f"task.label_smoothing={label_smoothing} is no share: set it to 0 or a number below 1."
+            )
+        if shifts < 1:
+            raise UserError(f"task.shifts={shifts} leaves nothing to average: set it to 1 or more.")
+        self.label_smoothing, self.shifts = label_smoothing, shifts
+        self.observed: list[tuple[str, np.ndarray, Any]] = []
+
+    @abstractmethod
+    def as_logits(self, probabilities: Tensor) -> Tensor:
+        """Logits `(..., C)` of which `label_scores` makes these probabilities."""
+
+    @abstractmethod
+    def said(self, probabilities: np.ndarray) -> list[str]:
+        """The labels that follow from the probabilities `(C,)` of a clip."""
+
+    @abstractmethod
+    def true(self, target: np.ndarray) -> list[str]:
+        """The labels that the target of a clip stands for."""
+
+    @abstractmethod
+    def over_windows(self, probabilities: Tensor) -> Tensor:
+        """The probabilities `(C,)` of a recording from those of its windows `(W, C)`."""
+
+    @abstractmethod
+    def write_tables(self, folder: Path) -> None:
+        """Writes tables and pictures of what was summarised last."""
+
+    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the probabilities averaged over the shifts."""
+        waveforms, mean = samples_to_float(waveforms), torch.zeros(())
+        for number in range(self.shifts):
+            view = roll(waveforms, lengths, lengths * number // self.shifts) if number else waveforms
+            logits, output_lengths = self(view, lengths)
+            mean = mean.to(logits.device) + self.label_scores(logits) / self.shifts
+        return self.as_logits(mean), output_lengths
+
+    def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
+        probabilities = self.label_scores(logits.float()).cpu().numpy()
+        self.observed += zip(batch.ids, probabilities, batch.targets.tolist(), strict=True)
+
+    def take_observed(self) -> None:
+        """Sets what all ranks observed, in the order of the ids, each clip once; forgets it."""
+        unique = {row[0]: row for row in self.gather(self.observed)}
+        self.observed, self.ids = [], sorted(unique)
+        self.probabilities = np.stack([unique[i][1] for i in self.ids])
+        self.targets = np.array([unique[i][2] for i in self.ids])
+
+    def groups(self, clips: Sequence[Clip]) -> list[str | None]:
+        """The group of each clip that was summarised."""
+        known = {clip.id: clip.group for clip in clips}
+        return [known[i] for i in self.ids]
+
+    def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
+        """Writes predictions.jsonl and what `write_tables` does."""
+        scores = self.scores(clips)  # first, since it refuses what is no number
+        known = {clip.id: clip for clip in clips}
+        rows = zip(self.ids, self.probabilities, self.targets, strict=True)
+        write_predictions(folder / PREDICTIONS, [self.row(known[i], *answer) for i, *answer in rows])
+        self.write_tables(folder)
+        return scores
+
+    def row(self, clip: Clip, probabilities: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+        """A clip in predictions.jsonl; its score is that of the surest label."""
+        return {
+            "id": clip.id,
+            "reference": ", ".join(self.true(target)),
+            "hypothesis": ", ".join(self.said(probabilities)),
+            "score": float(probabilities.max()),
+            "group": clip.group,
+            "fold": clip.fold,
+            "scores": dict(zip(self.labels, probabilities.round(6).tolist(), strict=True)),
+        }
+
+    def conclude(self, name: str, windows: Sequence[Window]) -> Prediction:
+        """The labels of a recording, of its windows together and of each; the score is of the surest one."""
+        probabilities = self.label_scores(torch.stack([window.outputs for window in windows]))
+        whole = self.over_windows(probabilities)
+        timeline = [
+            (window.start, window.end, ", ".join(self.said(row)), float(row.max()))
+            for window, row in zip(windows, probabilities.numpy(), strict=True)
+        ]
+        return Prediction(
+            id=name,
+            hypothesis=", ".join(self.said(whole.numpy())),
+            score=float(whole.max()),
+            scores=dict(zip(self.labels, whole.tolist(), strict=True)),
+            seconds=windows[-1].end,
+            windows=timeline if len(windows) > 1 else [],
+        )
+
+
+def weights_of_classes(kind: str | Sequence[float] | None, balanced: Tensor) -> Tensor:
+    """One weight for each class `(C,)`: 1 for null, or `balanced`, or those named.
+
+    Raises:
+        UserError: `kind` is neither null nor `balanced` nor a number for each class.
+    """
+    if kind is None:
+        return torch.ones_like(balanced)
+    if kind == "balanced":
+        return balanced
+    if isinstance(kind, str) or len(kind) != len(balanced):
+        raise UserError(
+            f"task.class_weights={kind} does not fit: give `balanced` or {len(balanced)} numbers, "
+            "one a class."
+        )
+    return torch.tensor([float(weight) for weight in kind])

@@ -1,0 +1,201 @@
+"""Tokenizers: text as ids of characters or byte pairs, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from lightning_audio.errors import UserError, did_you_mean
+
+WORD_START = "▁"  # U+2581, which begins the first token of each word of a BPE vocabulary
+
+
+class UnknownCharacter(ValueError):
+    """A text has a character that is in no vocabulary."""
+
+    def __init__(self, character: str) -> None:
+        super().__init__(character)
+        self.character = character
+
+    def __str__(self) -> str:
+        return f"the character {self.character!r} is not in the vocabulary"
+
+
+class Tokenizer(ABC):
+    """Text <-> ids, 0-based, in a vocabulary without blank and special tokens.
+
+    `decode(encode(text)) == text` for every text of known characters.
+    """
+
+    kind: str
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self.vocabulary = tuple(vocabulary)
+        self.ids = {token: number for number, token in enumerate(self.vocabulary)}
+        if len(self.ids) != len(self.vocabulary):
+            twice = next(token for token in self.vocabulary if self.vocabulary.count(token) > 1)
+            raise UserError(f"{twice!r} stands twice in the vocabulary: name each character once.")
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Raises UnknownCharacter for the first character that the vocabulary lacks."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Any ids make a text, whether or not `encode` would make them of it."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON, of which `tokenizer_of` makes an equal tokenizer."""
+        return {"kind": self.kind, "vocabulary": list(self.vocabulary)}
+
+
+class Characters(Tokenizer):
+    """One token for each character, the space among them."""
+
+    kind = "characters"
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return [self.ids[character] for character in text]
+        except KeyError as error:
+            raise UnknownCharacter(error.args[0]) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.vocabulary[number] for number in ids)
+
+
+class BPE(Tokenizer):
+    """Byte-pair encoding within words, by Hugging Face `tokenizers`: Sennrich et al. 2016, arXiv:1508.07909.
+
+    WORD_START stands for the space before a word, also before the first. Text is decoded without the library.
+
+    Args:
+        vocabulary: tokens, among them each single character that may occur.
+        merges: pairs of tokens that become one, the first first.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, vocabulary: Sequence[str], merges: Sequence[Sequence[str]]) -> None:
+        super().__init__(vocabulary)
+        self.merges = tuple((left, right) for left, right in merges)
+
+    @cached_property
+    def _model(self) -> Any:
+        library = _tokenizers()
+        return _within_words(library.models.BPE(vocab=self.ids, merges=list(self.merges)))
+
+    def encode(self, text: str) -> list[int]:
+        for character in text:
+            if character == WORD_START or (character != " " and character not in self.ids):
+                raise UnknownCharacter(character)
+        return self._model.encode(_marked(text)).ids if text else []
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = "".join(self.vocabulary[number] for number in ids)
+        return text.removeprefix(WORD_START).replace(WORD_START, " ")
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "merges": [list(pair) for pair in self.merges]}
+
+
+def _marked(text: str) -> str:
+    return WORD_START + text.replace(" ", WORD_START)
+
+
+def _tokenizers() -> Any:
+    # Its threads would only warn of the loader's processes, which are forked later.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError(
+            "task.text.tokenizer.kind=bpe needs a package that is not installed: run pip install "
+            "'lightning-audio[speech]', or choose kind=characters."
+        ) from None
+    return tokenizers
+
+
+def _within_words(model: Any) -> Any:
+    library = _tokenizers()
+    whole = library.Tokenizer(model)
+    whole.pre_tokenizer = library.pre_tokenizers.Split(WORD_START, "merged_with_next")
+    return whole
+
+
+KINDS = (Characters.kind, BPE.kind)
+
+
+def fit_tokenizer(
+    texts: Iterable[str], kind: str = "characters", size: int | None = None, alphabet: str | None = None
+) -> Tokenizer:
+    """The tokenizer of these normalised texts; the same texts in any order give the same one.
+
+    Args:
+        texts: those of the training split.
+        kind: `characters` or `bpe`.
+        size: tokens in a BPE vocabulary, single characters among them.
+        alphabet: the characters that are known, in their order; None takes those of the texts, sorted.
+
+    Raises:
+        UserError: an option does not fit the others or the texts, or BPE's library is missing.
+    """
+    where = "task.text.tokenizer"
+    texts = sorted(texts)
+    known = sorted(set().union(*texts)) if alphabet is None else list(alphabet)
+    if kind not in KINDS:
+        raise UserError(
+            f"{where}.kind={kind} is none{did_you_mean(kind, KINDS)}: choose {' or '.join(KINDS)}."
+        )
+    if not known:
+        raise UserError(
+            f"No character is known: give transcripts with text, or name some in {where}.alphabet."
+        )
+    if kind == BPE.kind:
+        return _fit_bpe(texts, known, size, where)
+    if size is not None:
+        raise UserError(f"{where}.size={size} is for BPE: set {where}.kind=bpe, or leave the size out.")
+    return Characters(known)
+
+
+def _fit_bpe(texts: Sequence[str], known: Sequence[str], size: int | None, where: str) -> BPE:
+    characters = sorted({WORD_START, *known} - {" "})
+    if size is None or size < len(characters):
+        raise UserError(
+            f"{where}.size={size} does not fit BPE: set {len(characters)} or more, one for each "
+            "character and one for the beginning of a word."
+        )
+    library = _tokenizers()
+    whole = _within_words(library.models.BPE())
+    # A pair that occurs once tells nothing of others to come.
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=size, min_frequency=2, initial_alphabet=characters, show_progress=False
+    )
+    # A word of unknown characters will be refused where it is encoded, with the utterance that has it.
+    words = (_marked(word) for text in texts for word in text.split(" ") if set(word) <= set(characters))
+    whole.train_from_iterator(words, trainer)
+    learned = json.loads(whole.to_str())["model"]
+    vocabulary = sorted(learned["vocab"], key=learned["vocab"].__getitem__)
+    if len(vocabulary) < size:
+        raise UserError(
+            f"{where}.size={size} is more than the training transcripts give: set {len(vocabulary)} or less."
+        )
+    return BPE(vocabulary, learned["merges"])
+
+
+def tokenizer_of(state: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer whose `state()` this is; raises UserError where it is none."""
+    try:
+        if state["kind"] == BPE.kind:
+            return BPE(state["vocabulary"], state["merges"])
+        if state["kind"] == Characters.kind:
+            return Characters(state["vocabulary"])
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise UserError(
+        f"This is no vocabulary, but {str(state)[:80]}: take a checkpoint of a task that writes text."
+    )

@@ -1,0 +1,103 @@
+"""Training from the last good checkpoint to the end, however often that takes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from lightning_audio.checkpoint import read
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.errors import UserError
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training import checkpoint_files
+from lightning_audio.training.callbacks import divergence
+from lightning_audio.training.trainer import build_trainer
+
+
+def refuse_unfit(
+    checkpoint: Path, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, force: bool = False
+) -> None:
+    """Looks at a checkpoint before anything is changed.
+
+    Raises:
+        UserError: it is none, training as it is configured now can't go on from it, or it was made on other
+            data and `force` is not given.
+    """
+    saved, mend = read(checkpoint), "leave out what changes it, or start a new run"
+    here, there = (
+        {name: tuple(t.shape) for name, t in d.items()} for d in (task.state_dict(), saved["state_dict"])
+    )
+    if other := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
+        was, now = (shapes.get(other[0], "absent") for shapes in (there, here))
+        raise UserError(
+            f"{checkpoint} has other weights than this network ({other[0]} is {was} there and {now} here; "
+            f"{len(other)} differ): {mend}."
+        )
+    assert task.recipe is not None
+    groups = [len(group["params"]) for group in task.network.parameter_groups(task.recipe.weight_decay)]
+    try:
+        trained = [len(group["params"]) for group in saved["optimizer_states"][0]["param_groups"]]
+        epoch, identity = (
+            int(saved["epoch"]),
+            dict(saved.get(type(data).__qualname__, {}).get("identity", {})),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{checkpoint} holds weights, but no state of training to go on from.") from None
+    if groups != trained:
+        raise UserError(f"{checkpoint} has other groups of weights for the optimizer: {mend}.")
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs < epoch:
+        raise UserError(
+            f"trainer.max_epochs={trainer.max_epochs} is less than the {epoch + 1} epochs that {checkpoint} "
+            "has: set it to that or more."
+        )
+    if found := [part for part, told in identity.items() if data.identity.get(part) != told]:
+        differing = f"{', '.join(found)} differ from what {checkpoint} was trained on"
+        if not force:
+            raise UserError(
+                f"The data changed ({differing}), so that clips that were trained on may be tested: put them "
+                "back as they were, start a new run, or add resume.force=true."
+            )
+        trainer.print(f"Goes on with other data: {differing}")
+
+
+def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint: Path | None) -> None:
+    """Trains, from a checkpoint on where there is one; a KeyboardInterrupt stays what it is."""
+    try:
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns it into an exit without a word
+            raise KeyboardInterrupt("go on with resume=latest") from None
+        raise
+
+
+def fit_guarded(
+    cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, last: Path | None
+) -> pl.Trainer:
+    """Trains to the end, from the checkpoint `last` on where there is one; where training diverges, goes back
+    to the newest checkpoint, or else to the start.
+
+    Returns:
+        The trainer that came to the end: a state that has gone astray is left behind with its own trainer.
+
+    Raises:
+        UserError: training has diverged too often, or all checkpoints are damaged.
+    """
+    run_folder = Path(cfg.run_folder)
+    start = copy.deepcopy(task.state_dict()) if last is None else None
+    while True:
+        try:
+            fit(trainer, task, data, last)
+            return trainer
+        except divergence.Diverged as diverged:
+            data.reshuffles.go_back()
+            told = diverged, task.gather(list(diverged.ids)), data.reshuffles.number, run_folder
+            if trainer.is_global_zero:
+                divergence.note(*told)
+            divergence.refuse_too_often(*told)
+        last = checkpoint_files.to_resume(run_folder / "checkpoints")
+        if last is None and start is not None:
+            task.load_state_dict(start)
+        trainer = build_trainer(cfg, run_folder, data, task.monitor, trainer.loggers)

@@ -1,0 +1,250 @@
+"""One run from its configuration to its scores."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+import time
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from lightning_audio import build
+from lightning_audio.checkpoint import read
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
+from lightning_audio.errors import Interrupted, UserError
+from lightning_audio.io import is_full, write_atomically
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.results import (
+    FAILURE,
+    METRICS,
+    PREDICTIONS,
+    print_report,
+    read_predictions,
+    write_metrics,
+)
+from lightning_audio.reports.transcripts import print_transcript_report
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training import checkpoint_files, signals, slurm
+from lightning_audio.training.callbacks.checkpointing import checkpoint_bytes
+from lightning_audio.training.callbacks.throughput import Throughput
+from lightning_audio.training.fit import fit_guarded, refuse_unfit
+from lightning_audio.training.normalizer import fit_normalizer
+from lightning_audio.training.run_folder import alone_in
+from lightning_audio.training.saved_config import CONFIG_FILE
+from lightning_audio.training.trainer import build_trainer
+
+
+def train(cfg: DictConfig, run_folder: Path, force: bool = False) -> dict[str, Any]:
+    """Trains, or goes on training, in a run folder; then tests and writes the report.
+
+    Where the folder has `checkpoints/last.ckpt`, training goes on from there; with `force` on data that are
+    not what they were, too.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        UserError: something in the configuration or the data is wrong, the disk is full, or another process
+            is in the folder.
+        Interrupted: SIGTERM, Ctrl-C or on Slurm SIGUSR1; it is saved, and on Slurm the job is requeued.
+    """
+    with signals.listening():
+        try:
+            return _train(cfg, run_folder, force)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise UserError(
+                f"The disk of {run_folder} is full; the checkpoint before is whole: free some space, then "
+                f"{how_to_go_on(run_folder)}."
+            ) from error
+        except Interrupted as interruption:
+            requeued = slurm.requeue(interruption.signum)
+            raise Interrupted(interruption.signum, f"{requeued}: {how_to_go_on(run_folder)}") from None
+
+
+def how_to_go_on(run_folder: Path) -> str:
+    """What to do with a run, or with the multirun that it is part of, that was cut."""
+    if not many_runs() and not (run_folder / CONFIG_FILE).is_file():
+        return "start it again, for training had not begun"
+    if many_runs():
+        return f"go on with the same command and resume={HydraConfig.get().sweep.dir}"
+    return f"go on with resume={run_folder}"
+
+
+def many_runs() -> bool:
+    """Whether this is a run of a Hydra multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _train(cfg: DictConfig, run_folder: Path, force: bool) -> dict[str, Any]:
+    start = time.perf_counter()
+    quiet()
+    keep_freed_memory()
+    cfg.run_folder = str(run_folder)
+    data = build.datamodule(cfg)
+    data.prepare_data()
+    data.setup()
+    task = build.task(cfg, data)
+    task.check(data)
+    build.keep_features(cfg, task, data)
+    trainer = build_trainer(cfg, run_folder, data, task.monitor)
+    refuse_many_processes_in_multirun(trainer)
+    folder = run_folder / "checkpoints"
+    size = checkpoint_bytes(trainer, task)
+    checkpoint_files.refuse_too_little_space(folder, size, best=data.has_validation)
+    with alone_in(run_folder):
+        last = _checked_checkpoint(run_folder, trainer, task, data, force)
+        keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
+        slurm.note(run_folder)
+        if last is None:
+            fit_normalizer(task, data)
+        parameters = sum(p.numel() for p in task.network.parameters())
+        trainer.print(
+            f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
+        )
+        tell_unread(data, run_folder)
+        trainer = fit_guarded(cfg, trainer, task, data, last)
+        facts = {"checkpoint": use_best(run_folder, task)}
+        scores = validate(trainer, task, data)
+        if cfg.test:
+            scores |= test(trainer, task, data, run_folder)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()  # or the next run of a multirun would write into this one
+        if not trainer.is_global_zero:
+            return {}
+        (run_folder / FAILURE).unlink(missing_ok=True)  # of an earlier start
+        return write_metrics(run_folder, scores, **facts, **_facts(trainer, data, start))
+
+
+def _checked_checkpoint(
+    run_folder: Path, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, force: bool
+) -> Path | None:
+    """The checkpoint to go on from, looked at before anything in the folder is changed; None of a new run."""
+    last = checkpoint_files.to_resume(run_folder / "checkpoints")
+    if last is not None:
+        refuse_unfit(last, trainer, task, data, force)
+    elif (run_folder / METRICS).is_file():
+        raise UserError(
+            f"{run_folder} has scores, but neither last.ckpt nor previous.ckpt to go on from: put one back, "
+            "or start a new run, for this one would be written over."
+        )
+    return last
+
+
+def _facts(trainer: pl.Trainer, data: AudioDataModule, start: float) -> dict[str, Any]:
+    """What metrics.json says beside the scores; the process began at `start`."""
+    facts: dict[str, Any] = {"epochs": trainer.current_epoch, "data": data.facts()}
+    if data.reshuffles.number:
+        facts["went_back"] = data.reshuffles.number
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Throughput):
+            seconds = time.perf_counter() - start + callback.earlier
+            facts |= callback.measured() | {"seconds": round(seconds, 1)}
+    return facts
+
+
+def keep_config(cfg: DictConfig, run_folder: Path) -> None:
+    """Leaves the resolved configuration in the run folder; an older, different one is kept beside it."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    file, content = run_folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True)
+    if file.is_file() and file.read_text(encoding="utf-8") != content:
+        write_atomically(
+            run_folder / f"config_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.yaml", file.read_bytes()
+        )
+    write_atomically(file, content)
+
+
+@rank_zero_only
+def tell_unread(data: AudioDataModule, run_folder: Path) -> None:
+    """Says in a line which clips are in quarantine, and leaves the list of them in the run folder."""
+    if line := data.describe_unread():
+        print(line, flush=True)
+    if line or (run_folder / QUARANTINE).is_file():  # what an earlier start left there may be mended
+        write_atomically(run_folder / QUARANTINE, as_jsonl(data.store.unread))
+
+
+def use_best(run_folder: Path, task: AudioTask) -> str:
+    """Takes the weights that the validation chose, or else the last ones; names their checkpoint.
+
+    The last ones too are read: what training left in memory may not be what was averaged and saved.
+    """
+    folder = run_folder / "checkpoints"
+    name = checkpoint_files.BEST if (folder / checkpoint_files.BEST).is_file() else checkpoint_files.LAST
+    if (folder / name).is_file():  # training for 0 epochs writes none
+        task.load_state_dict(read(folder / name)["state_dict"])
+    return name
+
+
+def validate(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> dict[str, Score]:
+    """The validation scores of the chosen weights, by which runs may be compared; none without validation."""
+    if not data.has_validation:
+        return {}
+    trainer.validate(task, data, verbose=False)
+    return {f"val/{name}": score for name, score in task.scores(data.splits["val"].clips).items()}
+
+
+def test(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, folder: Path) -> dict[str, Score]:
+    """The one look at the test split: scores with their intervals; predictions and plots in the folder."""
+    trainer.test(task, data, verbose=False)
+    if not trainer.is_global_zero:
+        return {}
+    return {f"test/{name}": score for name, score in task.report(folder, data.splits["test"].clips).items()}
+
+
+def print_run(folder: Path, content: dict[str, Any]) -> None:
+    """The scores of a run, and of transcripts the counts behind them."""
+    print_report(folder, content)
+    if "test/wer" in content["scores"]:
+        print_transcript_report(read_predictions(folder / PREDICTIONS))
+
+
+def refuse_many_processes_in_multirun(trainer: pl.Trainer) -> None:
+    """Raises UserError where the ranks of a run would each start the whole multirun again."""
+    if trainer.world_size > 1 and many_runs():
+        raise UserError(
+            "A multirun can't train on several devices, since their processes would run different trials: "
+            "set trainer=gpu or trainer.devices=1, or start the runs one by one."
+        )
+
+
+def quiet() -> None:
+    """Keeps what Lightning and torch say at every start out of the terminal; their warnings on use stay."""
+    for name in ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of the new classifier, which no pretrained weights can hold.
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    for text in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*across ranks is zero.*",
+        ".*exists and is not empty.*",  # the folder of a resumed run
+        ".*sync_dist=True.*",  # scores are the same in every process
+    ):
+        warnings.filterwarnings("ignore", text)
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library reuse what tensors on the CPU free, where it is glibc; others are left as they are.
+
+    By default it hands large blocks back, and every step pays for mapping and clearing their pages anew:
+    EfficientNet-lite0 took 32 ms a clip and step instead of 23 (2 cores, batch of 16), a small CNN 10.5
+    instead of 9.5.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**30)

@@ -1,0 +1,158 @@
+"""Paired comparison: what is planted is found, what is the same is not, and other programs agree."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy.stats import binomtest, ttest_rel
+
+from lightning_audio.cli import compare
+from lightning_audio.cli.compare import compare_runs, mcnemar, paired_difference, print_comparison
+from lightning_audio.errors import UserError
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.transcripts import transcript_scores
+from lightning_audio.reports.results import RunResult, read_run, write_metrics, write_predictions
+
+Rows = list[dict[str, Any]]
+WORDS = ("one", "two", "three", "four", "five")
+
+
+def run_of(folder: Path, rows: Rows, transcripts: bool = True) -> RunResult:
+    """A run as it lies in its folder, read back."""
+    write_predictions(folder / "predictions.jsonl", rows)
+    found = transcript_scores(rows) if transcripts else {"accuracy": Score(0.5, 0.4, 0.6, len(rows))}
+    write_metrics(folder, {f"test/{name}": score for name, score in found.items()})
+    return read_run(folder)
+
+
+def heard(rate: float, seed: int, count: int = 120) -> Rows:
+    """Utterances whose references are always the same, of whose words a share is heard as another."""
+    truth, noise = np.random.default_rng(0), np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        words = [str(word) for word in truth.choice(WORDS, truth.integers(3, 8))]
+        said = ["six" if noise.random() < rate else word for word in words]
+        texts = {"reference": " ".join(words), "hypothesis": " ".join(said)}
+        rows.append({"id": f"u{i}", "group": f"speaker {i % 12}", **texts})
+    return rows
+
+
+def test_a_planted_difference_is_found(tmp_path: Path) -> None:
+    run, other = run_of(tmp_path / "a", heard(0.1, 1)), run_of(tmp_path / "b", heard(0.2, 2))
+    found = compare_runs(run, other)
+    wer, cer, sentences = found.differences
+    assert (wer.name, cer.name, sentences.name) == ("wer", "cer", "sentence_error_rate")
+    assert (wer.run, wer.other) == (run.scores["test/wer"].value, other.scores["test/wer"].value)
+    assert wer.low < wer.difference < wer.high < 0
+    assert wer.p < 0.01
+    assert wer.better > 0.99
+    assert found.clips == 120
+    back = compare_runs(other, run)
+    assert back.differences[0].difference == -wer.difference
+    assert (back.differences[0].p, back.differences[0].better) == pytest.approx((wer.p, 1 - wer.better))
+    assert (back.only_run, back.only_other) == (found.only_other, found.only_run)
+
+
+def test_what_is_no_better_gets_a_large_p(tmp_path: Path) -> None:
+    run, other = run_of(tmp_path / "a", heard(0.1, 3)), run_of(tmp_path / "b", heard(0.1, 4))
+    wer = compare_runs(run, other).differences[0]
+    assert wer.low < 0 < wer.high
+    assert wer.p > 0.2
+    assert 0.05 < wer.better < 0.95
+
+
+def test_a_run_is_as_good_as_itself(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "a", heard(0.1, 1))
+    found = compare_runs(run, run)
+    assert (found.differing, found.only_run, found.only_other, found.mcnemar) == (0, 0, 0, 1.0)
+    for row in found.differences:
+        assert (row.difference, row.low, row.high, row.p, row.better) == (0.0, 0.0, 0.0, 1.0, 0.5)
+
+
+def test_without_a_difference_five_of_a_hundred_are_found() -> None:
+    generator, small = np.random.default_rng(5), 0
+    for _ in range(300):
+        rates, words = generator.beta(2, 18, 60), generator.integers(4, 12, 60)
+        counts = [np.stack([generator.binomial(words, rates), words], axis=1) for _ in range(2)]
+        found = paired_difference("wer", np.stack(counts, axis=1), np.arange(60) // 5)
+        small += found.p < 0.05
+        assert (found.p < 0.05) == (not found.low <= 0 <= found.high) or found.p == pytest.approx(
+            0.05, abs=0.01
+        )
+    assert 0.02 <= small / 300 <= 0.09
+
+
+def test_the_p_value_agrees_with_matched_pairs() -> None:
+    """Gillick and Cox (1989): a t-test on the differences of errors, here of utterances of one length."""
+    generator = np.random.default_rng(6)
+    words = np.full(200, 10)
+    for rate in (0.1, 0.12, 0.13, 0.14):
+        errors = np.stack([generator.binomial(words, 0.1), generator.binomial(words, rate)], axis=1)
+        counts = np.stack([errors, np.stack([words, words], axis=1)], axis=-1)
+        found = paired_difference("wer", counts, np.arange(200))
+        assert found.p == pytest.approx(ttest_rel(*errors.T).pvalue, abs=0.05)
+
+
+@pytest.mark.parametrize(("only_run", "only_other"), [(0, 0), (1, 0), (5, 5), (3, 12), (0, 9), (40, 62)])
+def test_mcnemar_agrees_with_scipy(only_run: int, only_other: int) -> None:
+    both = only_run + only_other
+    expected = binomtest(only_run, both).pvalue if both else 1.0
+    assert mcnemar(only_run, only_other) == pytest.approx(expected)
+    assert mcnemar(only_other, only_run) == pytest.approx(expected)
+
+
+def classes(hits: int, wrong: str = "dog") -> Rows:
+    return [
+        {"id": f"c{i}", "reference": "cat", "hypothesis": "cat" if i < hits else wrong} for i in range(50)
+    ]
+
+
+def test_classes_are_compared_by_accuracy(tmp_path: Path) -> None:
+    run, other = (run_of(tmp_path / str(n), classes(n), transcripts=False) for n in (45, 35))
+    found = compare_runs(run, other)
+    (accuracy,) = found.differences
+    assert (accuracy.name, accuracy.run, accuracy.other) == ("accuracy", 0.9, 0.7)
+    assert accuracy.better > 0.99
+    assert accuracy.low > 0
+    assert (found.differing, found.only_run, found.only_other) == (10, 10, 0)
+    assert found.mcnemar == pytest.approx(2 / 2**10)
+    several = [row | {"hypothesis_labels": [row["hypothesis"]]} for row in classes(40)]
+    labelled = run_of(tmp_path / "several", several, transcripts=False)
+    assert compare_runs(labelled, other).differences[0].name == "exact_match"
+
+
+def test_what_was_not_tested_on_the_same_is_refused(tmp_path: Path) -> None:
+    rows = heard(0.1, 1, count=6)
+    run, fewer = run_of(tmp_path / "run", rows), run_of(tmp_path / "fewer", rows[:4])
+    others = [row | ({"reference": "eight"} if i == 2 else {}) for i, row in enumerate(rows)]
+    unlike, single = run_of(tmp_path / "unlike", others), run_of(tmp_path / "single", rows[:1])
+    cases = [
+        ((run, fewer), r"2 clips were tested in only one of .*run and .*fewer, such as u4, u5: compare"),
+        ((run, unlike), r"1 clips have another reference in .*unlike than in .*run, such as u2: evaluate"),
+        ((single, single), "tested on 1 clips"),
+    ]
+    for pair, sentence in cases:
+        with pytest.raises(UserError, match=sentence):
+            compare_runs(*pair)
+
+
+def test_the_program_prints_both_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = run_of(tmp_path / "a", heard(0.1, 1)), run_of(tmp_path / "b", heard(0.2, 2))
+    screen = Console(width=120, record=True, file=io.StringIO())
+    print_comparison(compare_runs(run, other), screen)
+    text = screen.export_text()
+    for result in (run, other):
+        assert f"{100 * result.scores['test/wer'].value:.2f}" in text
+    assert "McNemar's exact p < 0.001" in text
+    assert "of 120 clips; the run alone is right in" in text
+    compare.main([str(run.folder), str(other.folder)])
+    assert "McNemar's exact p" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ending:
+        compare.main([str(run.folder), str(tmp_path / "nowhere")])
+    assert ending.value.code == 2
+    assert "There is no" in capsys.readouterr().err

@@ -1,0 +1,214 @@
+"""Forced alignment: planted paths are recovered, the best of all paths is found, words get sensible times."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_audio.decoding.alignment import (
+    BARE,
+    Extent,
+    Span,
+    align,
+    boundary_errors,
+    fit_extent,
+    joined,
+    token_frames,
+    widened,
+)
+from lightning_audio.errors import UserError
+from lightning_audio.text.tokenizers import BPE, Characters
+
+LETTERS = Characters(" abc")
+FRAME = 0.04
+
+
+def along(path: Sequence[int], outputs: int, share: float = 0.9) -> Tensor:
+    """Log-probabilities `(T, outputs)` that give `share` to each output of the path."""
+    rows = torch.full((len(path), outputs), (1 - share) / (outputs - 1))
+    rows[torch.arange(len(path)), torch.tensor(path)] = share
+    return rows.log()
+
+
+def path_of(text: str) -> list[int]:
+    """Outputs of frames as written: `_` is the blank, `-` the space."""
+    return [0 if letter == "_" else 1 + " abc".index(letter.replace("-", " ")) for letter in text]
+
+
+def times(spans: Sequence[Span]) -> list[tuple[str, float, float]]:
+    return [(span.text, round(span.start, 6), round(span.end, 6)) for span in spans]
+
+
+def test_a_planted_path_is_recovered() -> None:
+    frames = token_frames(along(path_of("__aab_-_cc_"), 5), LETTERS.encode("ab c"))
+    assert [(one.token, one.start, one.end) for one in frames] == [
+        (2, 2, 4),
+        (3, 4, 5),
+        (1, 6, 7),
+        (4, 8, 10),
+    ]
+    assert [one.score for one in frames] == pytest.approx([math.log(0.9)] * 4)
+
+
+def test_words_and_characters_of_a_planted_path() -> None:
+    words = align(
+        along(path_of("__a_b____-___cc__a__"), 5), LETTERS.encode("ab ca"), LETTERS, FRAME, extent=BARE
+    )
+    # Row t is centred on t * FRAME: frames 2 to 4 reach from 1.5 to 4.5 of them.
+    assert times(words) == [("ab", 0.06, 0.18), ("ca", 0.5, 0.7)]
+    assert times(words[0].parts) == [("a", 0.06, 0.12), ("b", 0.12, 0.18)]
+    assert times(words[1].parts) == [("c", 0.5, 0.62), ("a", 0.62, 0.7)]
+    assert [word.score for word in words] == pytest.approx([0.9, 0.9])
+
+
+def test_an_offset_moves_all_times() -> None:
+    rows, tokens = along(path_of("__a_b____-___cc__a__"), 5), LETTERS.encode("ab ca")
+    plain, later = align(rows, tokens, LETTERS, FRAME), align(rows, tokens, LETTERS, FRAME, offset=100.0)
+    for one, other in zip(plain, later, strict=True):
+        assert (other.start, other.end) == pytest.approx((one.start + 100, one.end + 100))
+        for part, later_part in zip(one.parts, other.parts, strict=True):
+            assert later_part.start == pytest.approx(part.start + 100)
+
+
+def test_tokens_that_are_alike_have_a_blank_between_them() -> None:
+    frames = token_frames(along(path_of("aaaaa"), 5), LETTERS.encode("aa"))
+    assert len(frames) == 2
+    assert frames[0].end < frames[1].start
+
+
+def paths_that_spell(target: Sequence[int], frames: int, outputs: int) -> list[tuple[int, ...]]:
+    return [
+        path
+        for path in itertools.product(range(outputs), repeat=frames)
+        if [o for o, _ in itertools.groupby(path) if o] == list(target)
+    ]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_path_is_the_best_of_all_even_among_ties(ties: bool) -> None:
+    """Whole numbers make many partial paths exactly as good, where forced_align alone goes wrong."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        frames = int(torch.randint(2, 6, (), generator=generator))
+        count = int(torch.randint(1, 4, (), generator=generator))
+        tokens = torch.randint(0, 3, (count,), generator=generator).tolist()
+        rows = -torch.randint(0, 3, (frames, 4), generator=generator).float()
+        if not ties:
+            rows = rows - torch.rand(frames, 4, generator=generator)
+        valid = paths_that_spell([token + 1 for token in tokens], frames, 4)
+        if not valid:
+            continue
+        best = max(sum(float(rows[t, output]) for t, output in enumerate(path)) for path in valid)
+        found, path = token_frames(rows, tokens), [0] * frames
+        for one in found:
+            path[one.start : one.end] = [one.token] * (one.end - one.start)
+        assert tuple(path) in valid
+        assert sum(float(rows[t, output]) for t, output in enumerate(path)) == pytest.approx(best, abs=1e-4)
+
+
+def test_what_the_network_holds_for_impossible_is_aligned_all_the_same() -> None:
+    rows = along(path_of("_b_"), 5)
+    rows[:, 2] = -math.inf
+    (word,) = align(rows, LETTERS.encode("ab"), LETTERS, FRAME)
+    assert word.text == "ab"
+    assert [part.text for part in word.parts] == ["a", "b"]
+    assert word.score == pytest.approx(0, abs=1e-9)
+
+
+def test_words_of_pieces_begin_at_their_marker() -> None:
+    tokenizer = BPE(["▁", "a", "b", "▁ab"], [("▁", "a")])
+    words = align(along([0, 4, 0, 2, 0, 1, 0, 3, 0], 5), [3, 1, 0, 2], tokenizer, FRAME, extent=BARE)
+    assert [(word.text, [part.text for part in word.parts]) for word in words] == [
+        ("aba", ["ab", "a"]),
+        ("b", ["b"]),
+    ]
+    assert times(words)[1] == ("b", 0.26, 0.3)
+
+
+def test_nothing_said_has_no_words() -> None:
+    assert align(along(path_of("___"), 5), [], LETTERS, FRAME) == []
+    assert align(torch.zeros(0, 5), [], LETTERS, FRAME) == []
+    assert align(along(path_of("_-_"), 5), LETTERS.encode(" "), LETTERS, FRAME) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "frames", "needed"), [("abc", 2, 3), ("aa", 2, 3), ("a", 0, 1), ("aab", 3, 4)]
+)
+def test_too_few_frames_are_a_sentence_with_the_utterance(text: str, frames: int, needed: int) -> None:
+    rows = torch.zeros(frames, 5).log_softmax(-1)
+    sentence = f"tokens of take-7 need {needed} frames and its audio gives {frames}"
+    with pytest.raises(UserError, match=sentence):
+        align(rows, LETTERS.encode(text), LETTERS, FRAME, name="take-7")
+
+
+def test_words_reach_beyond_their_frames_but_not_over_the_middle_between_them() -> None:
+    bare = [(0.5, 0.7), (0.8, 1.0), (2.0, 2.1)]
+    assert widened(bare, Extent(0.0, 0.2), 3.0) == [
+        pytest.approx((0.3, 0.75)),
+        pytest.approx((0.75, 1.2)),
+        pytest.approx((1.8, 2.3)),
+    ]
+    assert widened(bare, Extent(0.1, 0.02), 3.0)[0] == pytest.approx((0.58, 0.82))
+
+
+def test_words_stay_within_the_recording() -> None:
+    assert widened([(-0.02, 0.1), (0.9, 1.0)], Extent(0.0, 0.3), 1.0) == [
+        pytest.approx((0.0, 0.4)),
+        pytest.approx((0.6, 1.0)),
+    ]
+    assert widened([(0.9, 1.0)], Extent(0.5, 0.3), 1.0) == [pytest.approx((1.0, 1.0))]
+
+
+def test_words_are_in_order_and_do_not_overlap_whatever_the_posteriors() -> None:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(50):
+        rows = torch.randn(40, 5, generator=generator).log_softmax(-1)
+        words = align(rows, LETTERS.encode("ab a cab b"), LETTERS, FRAME, extent=Extent(0.05, 0.1))
+        edges = [edge for word in words for edge in (word.start, word.end)]
+        assert edges == sorted(edges)
+        assert edges[0] >= 0
+        assert edges[-1] <= 39 * FRAME
+        for word in words:
+            inner = [edge for part in word.parts for edge in (part.start, part.end)]
+            assert inner == sorted(inner)
+            assert (inner[0], inner[-1]) == (word.start, word.end)
+
+
+def test_a_planted_extent_is_fitted() -> None:
+    """Frames from 70 ms behind a start to 110 ms before an end: 90 ms on both sides, 20 ms later."""
+    generator = torch.Generator().manual_seed(2)
+    pairs = []
+    for start in torch.arange(0, 50, 1.5).tolist():
+        end = start + 0.4 + 0.3 * float(torch.rand((), generator=generator))
+        wrong = 0.01 * torch.randn(2, generator=generator)
+        found = Span("x", start + 0.07 + float(wrong[0]), end - 0.11 + float(wrong[1]), 1.0)
+        pairs.append((found, (start, end)))
+    fitted = fit_extent(pairs)
+    assert fitted.reach == pytest.approx(0.09, abs=0.005)
+    assert fitted.shift == pytest.approx(0.02, abs=0.005)
+    edges = widened([(found.start, found.end) for found, _ in pairs], fitted, 60.0)
+    moved = [Span("x", *edge, 1.0) for edge in edges]
+    errors = boundary_errors((span, truth) for span, (_, truth) in zip(moved, pairs, strict=True))
+    assert sorted(errors)[len(errors) // 2] < 0.01
+
+
+def test_no_extent_without_a_word() -> None:
+    with pytest.raises(ValueError, match="one word at least"):
+        fit_extent([])
+
+
+def test_boundary_errors_are_those_of_starts_and_ends() -> None:
+    pairs = [(Span("a", 0.1, 0.5, 1.0), (0.0, 0.5)), (Span("b", 0.5, 0.9, 1.0), (0.55, 0.8))]
+    assert boundary_errors(pairs) == pytest.approx([0.1, 0.0, 0.05, 0.1])
+
+
+def test_the_score_is_the_geometric_mean_over_tokens_and_not_over_words() -> None:
+    long = joined("abc", [Span(letter, i, i + 1, 0.5) for i, letter in enumerate("abc")])
+    short = joined("a", [Span("a", 4, 5, 1.0)])
+    assert joined("abc a", [long, short]).score == pytest.approx(0.5 ** (3 / 4))
+    assert (joined("abc a", [long, short]).start, joined("abc a", [long, short]).end) == (0, 5)

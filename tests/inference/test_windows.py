@@ -1,0 +1,55 @@
+"""Windows over recordings: they cover everything, end where it ends, and overlap as told."""
+
+from __future__ import annotations
+
+from itertools import count, islice, pairwise
+
+import numpy as np
+import pytest
+
+from lightning_audio.errors import UserError
+from lightning_audio.inference.windows import SLACK, batches_of, windows
+
+
+@pytest.mark.parametrize(
+    ("size", "hop"), [(size, hop) for size in (1, 2, 7, 20) for hop in (1, 2, 5, 7, 20) if hop <= size]
+)
+def test_windows_cover_a_recording_of_any_length(size: int, hop: int) -> None:
+    for length in range(80):
+        samples = np.arange(length)
+        found = windows(samples, size, hop)
+        assert all(np.array_equal(part, samples[start : start + len(part)]) for start, part in found)
+        starts = [start for start, _ in found]
+        assert starts[0] == 0
+        assert found[-1][0] + len(found[-1][1]) == length
+        if length <= SLACK * size:
+            assert len(found) == 1
+        else:
+            assert {len(part) for _, part in found} == {size}
+            strides = [second - first for first, second in pairwise(starts)]
+            assert set(strides[:-1]) <= {hop}
+            assert 0 < strides[-1] <= hop
+
+
+def test_windows_worked_out_by_hand() -> None:
+    starts = [start for start, _ in windows(np.zeros(100), 40, 25)]
+    assert starts == [0, 25, 50, 60]
+    assert [start for start, _ in windows(np.zeros(90), 40, 25)] == [0, 25, 50]
+
+
+def test_a_little_longer_than_a_window_is_one_piece() -> None:
+    assert [len(part) for _, part in windows(np.zeros(125), 100, 50)] == [125]
+    assert [start for start, _ in windows(np.zeros(126), 100, 50)] == [0, 26]
+    assert [len(part) for _, part in windows(np.zeros(3), 100, 50)] == [3]
+
+
+@pytest.mark.parametrize(("size", "hop"), [(10, 0), (10, -1), (10, 11), (0, 0)])
+def test_a_hop_that_leaves_gaps_or_never_ends_is_refused(size: int, hop: int) -> None:
+    with pytest.raises(UserError, match=rf"A hop of {hop} samples .* up to {size}"):
+        windows(np.zeros(100), size, hop)
+
+
+def test_batches_hold_everything_in_order_and_are_read_as_asked_for() -> None:
+    assert list(batches_of(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(batches_of([], 3)) == []
+    assert list(islice(batches_of(count(), 2), 2)) == [[0, 1], [2, 3]]

@@ -1,0 +1,148 @@
+"""The files of a run folder, its pictures and tables."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from lightning_audio.errors import UserError
+from lightning_audio.io import write_atomically
+from lightning_audio.metrics.classification import confusion_matrix, per_class
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.plots import plot_confusion
+from lightning_audio.reports.results import (
+    commit,
+    print_report,
+    read_metrics,
+    read_predictions,
+    versions,
+    write_metrics,
+    write_predictions,
+)
+from lightning_audio.reports.tables import markdown_table, print_table, write_per_class
+
+ACCURACY = Score(0.93, 0.9, 0.95, 80)
+
+
+def console() -> Console:
+    return Console(width=80, record=True, file=io.StringIO())
+
+
+def test_predictions_come_back_as_written(tmp_path: Path) -> None:
+    text = 'Zürich 音声 "quoted"\nnext\u2028line\x85end'
+    rows = [
+        {"id": "a", "reference": text, "hypothesis": "", "score": 0.5, "group": None, "fold": 1},
+        {"id": "b|c", "reference": "x", "hypothesis": "y", "score": np.float32(0.25), "scores": {"x": 0.75}},
+    ]
+    write_predictions(tmp_path / "predictions.jsonl", rows)
+    assert read_predictions(tmp_path / "predictions.jsonl") == rows
+    assert "音声" in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8")
+
+
+def test_broken_predictions_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read_predictions(path)
+    path.write_text('{"id": "a"}\n{"id": \n')
+    with pytest.raises(UserError, match="line 2 of"):
+        read_predictions(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "sub" / "file.txt"
+    write_atomically(path, "old")
+
+    def full_disk(_: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("lightning_audio.reports.results.os.fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, "new")
+    assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [("file.txt", "old")]
+
+
+def test_metrics_hold_what_the_design_says(tmp_path: Path) -> None:
+    facts = {"seconds": 90.0, "clips_per_second": np.float64(50), "loader_wait": 0.02, "data": {"hash": "ab"}}
+    written = write_metrics(tmp_path, {"test/accuracy": ACCURACY}, **facts)
+    content = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert content == written == read_metrics(tmp_path)
+    assert content["scores"] == {"test/accuracy": {"value": 0.93, "low": 0.9, "high": 0.95, "n": 80}}
+    assert {key: content[key] for key in facts} == facts
+    assert set(content) == {"scores", *facts, "versions", "commit"}
+    assert content["versions"] == versions()
+    assert {"python", "torch", "torchaudio", "pytorch_lightning", "lightning_audio"} <= set(versions())
+
+
+def test_a_second_writing_keeps_the_facts_of_the_first(tmp_path: Path) -> None:
+    write_metrics(tmp_path, {"val/accuracy": ACCURACY}, seconds=60.0, versions={"torch": "1"}, commit="c")
+    content = write_metrics(tmp_path, {"test/accuracy": ACCURACY}, evaluated=1)
+    assert list(content["scores"]) == ["val/accuracy", "test/accuracy"]
+    assert (content["seconds"], content["versions"], content["commit"]) == (60.0, {"torch": "1"}, "c")
+    assert content["evaluated"] == 1
+
+
+def test_commit_says_whether_files_differ(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert commit() is None
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], [*who, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", *command], check=True)
+    clean = commit()
+    assert clean is not None
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "new.py").touch()
+    assert commit() == f"{clean}-dirty"
+
+
+def test_the_report_fits_80_columns_and_keeps_the_folder_whole(tmp_path: Path) -> None:
+    folder = tmp_path / ("[deep] folder " * 8)
+    facts = {"seconds": 90, "clips_per_second": 123.4, "loader_wait": 0.034}
+    content = write_metrics(folder, {"test/accuracy": ACCURACY}, **facts)
+    screen = console()
+    print_report(folder, content, screen)
+    lines = screen.export_text().splitlines()
+    assert f"Run folder: {folder}" in lines
+    assert max(len(line) for line in lines if "Run folder" not in line) <= 80
+    text = "\n".join(lines)
+    for expected in ("93.0 (90.0 to 95.0)", "1.5", "123", "3.4 % of the time"):
+        assert expected in text
+
+
+def test_tables_keep_brackets_and_bars() -> None:
+    rows = [{"label": "[red]", "n": "1"}, {"label": "a|b", "more": "2"}]
+    screen = console()
+    print_table(rows, "title", screen)
+    assert "[red]" in screen.export_text()
+    assert markdown_table(rows) == (
+        "| label | n | more |\n| --- | --- | --- |\n| [red] | 1 |  |\n| a\\|b |  | 2 |\n"
+    )
+
+
+def test_the_table_per_class(tmp_path: Path) -> None:
+    classes = per_class(confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], 2), ["a, b", "c"])
+    write_per_class(tmp_path / "classes.csv", classes)
+    with (tmp_path / "classes.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {"label": "a, b", "precision": "1.0", "recall": "0.5", "f1": str(2 / 3), "n": "2"}
+    write_per_class(tmp_path / "classes.md", classes)
+    assert "| c | 66.7 | 100.0 | 80.0 | 2 |" in (tmp_path / "classes.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("classes", [2, 10, 50])
+def test_the_confusion_matrix_is_drawn(tmp_path: Path, classes: int) -> None:
+    confusion = np.eye(classes, dtype=int) * 8
+    confusion[0, -1] = 4
+    plot_confusion(confusion, [f"vacuum_cleaner {i}" for i in range(classes)], tmp_path / "confusion.png")
+    image = imread(tmp_path / "confusion.png")
+    assert min(image.shape[:2]) > 300
+    dark_blue = (image[..., 2] > image[..., 0] + 0.2).mean()
+    assert dark_blue > 0.5 / classes * 0.3
+    assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]

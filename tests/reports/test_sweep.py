@@ -1,0 +1,115 @@
+"""A multirun ends in one table of all its runs; several processes train one run, but never a multirun."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, TWO_PROCESSES
+
+from lightning_audio.cli import train as program
+from lightning_audio.cli.train import launch
+from lightning_audio.errors import UserError
+
+ONE = (*TINY, "trainer.max_epochs=1")
+
+
+def the_sweep(logs: Path) -> Path:
+    (folder,) = (logs / "demo").iterdir()
+    return folder
+
+
+def table_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "sweep.json").read_text())
+
+
+def test_all_runs_stand_in_one_table(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launch(["-m", *ONE, "loader.validation=0.25", "optimizer.lr=1e-3,1e-2", "seed=0"])
+    folder = the_sweep(logs)
+    table = table_of(folder)
+    assert [row["overrides"]["optimizer.lr"] for row in table["runs"]] == ["0.001", "0.01"]
+    assert [row["error"] for row in table["runs"]] == [None, None]
+    for number, row in enumerate(table["runs"]):
+        assert row["folder"] == str(folder / str(number))
+        metrics = json.loads((folder / str(number) / "metrics.json").read_text())
+        assert row["scores"] == metrics["scores"]
+    assert table["monitor"] == "val/accuracy"
+    values = [row["scores"]["val/accuracy"]["value"] for row in table["runs"]]
+    assert table["best"]["run"] == values.index(max(values))
+    printed = capsys.readouterr().out
+    markdown = (folder / "sweep.md").read_text()
+    for text in (printed, markdown):
+        assert "optimizer.lr" in text
+        assert "Best by val/accuracy." in text
+    assert "seed" not in markdown, "what does not vary is no column"
+
+
+def test_a_failed_run_is_listed_and_the_others_go_on(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "-m", *ONE, "data.fold=1,9,2"])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert printed.err.endswith("error: 1 runs failed: the table above says why.\n")
+    assert "Traceback" not in printed.err
+    errors = [row["error"] for row in table_of(the_sweep(logs))["runs"]]
+    assert errors[0] is None
+    assert errors[1].startswith("There is no fold 9 of the demo")
+    assert errors[2] is None
+    assert "Run 1 failed: There is no fold 9 of the demo" in " ".join(printed.out.split())
+
+
+def test_a_resumed_multirun_skips_what_is_done(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(cfg: Any, folder: Path, force: bool) -> dict[str, Any]:
+        if cfg.seed == 1:
+            raise KeyboardInterrupt
+        return whole(cfg, folder, force)
+
+    whole = program.train
+    monkeypatch.setattr(program, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch(["-m", *ONE, "seed=0,1"])
+    monkeypatch.setattr(program, "train", whole)
+    folder = the_sweep(logs)
+    before = (folder / "0" / "metrics.json").stat().st_mtime_ns
+    launch([*ONE])  # a later single run is not what a multirun goes on with
+    with pytest.raises(UserError, match=r"was started with .*seed=0,1.*: resume it with the same"):
+        launch(["-m", *ONE, "seed=1,0", "resume=latest"])
+    launch(["-m", *ONE, "seed=0,1", "resume=latest"])
+    assert (folder / "0" / "metrics.json").stat().st_mtime_ns == before
+    assert [row["overrides"]["seed"] for row in table_of(folder)["runs"]] == ["0", "1"]
+    assert [row["error"] for row in table_of(folder)["runs"]] == [None, None]
+    assert len(list((logs / "demo").iterdir())) == 2
+
+
+def test_several_processes_in_a_multirun_are_refused(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="2 runs failed"):
+        launch(["-m", *ONE, *TWO_PROCESSES, "seed=0,1"])
+    assert "epoch 1/" not in capsys.readouterr().out
+    for row in table_of(the_sweep(logs))["runs"]:
+        assert row["error"].startswith("A multirun can't train on several devices")
+
+
+def test_two_processes_train_one_run(logs: Path) -> None:
+    """Each sees half of every batch of both; the run has one folder, and every test clip is scored once."""
+    command = [sys.executable, "-m", "lightning_audio", "train", *TINY, *TWO_PROCESSES]
+    command += ["loader.validation=0.25"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2/2") == 1
+    assert done.stdout.count("Run folder:") == 1
+    folder = the_sweep(logs)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert len(metrics["scores"]) == 6, "three scores of two splits"
+    assert {score["n"] for score in metrics["scores"].values()} == {20}
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len({row["id"] for row in rows}) == len(rows) == 20
+    assert not list(folder.glob("config_until_*"))

@@ -1,0 +1,316 @@
+"""Training that diverges goes back to its last good state, and no bad state is ever saved."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from kill_points import equal
+from omegaconf import OmegaConf
+from test_resume import EMA, MIX, state_of
+
+from lightning_audio.cli import train as program
+from lightning_audio.cli.train import launch
+from lightning_audio.config import compose_config
+from lightning_audio.data.batch import Batch
+from lightning_audio.data.sampler import Reshuffles
+from lightning_audio.errors import UserError
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training.callbacks import divergence
+from lightning_audio.training.callbacks.divergence import DIVERGED, Diverged, Guard
+from lightning_audio.training.run import train
+
+RUN = (*TINY, MIX, EMA)  # of two epochs
+STEPS = 5  # of an epoch
+
+Here = Callable[[AudioTask, Batch, int], bool]
+
+
+def number_of(task: AudioTask) -> int:
+    return task.trainer.datamodule.reshuffles.number  # type: ignore[attr-defined]
+
+
+def at(epoch: int, step: int) -> Here:
+    """At this step, before training has gone back."""
+    return lambda task, _, index: (task.current_epoch, index, number_of(task)) == (epoch, step, 0)
+
+
+class Plant:
+    """Makes the loss, or with `gradient` that of one weight alone, NaN at some steps; keeps all ids."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, here: Here, gradient: bool = False) -> None:
+        self.read: list[tuple[int, int, tuple[str, ...]]] = []
+        step = AudioTask.training_step
+
+        def training_step(task: AudioTask, batch: Batch, batch_idx: int) -> torch.Tensor:
+            self.read.append((task.current_epoch, batch_idx, batch.ids))
+            loss = step(task, batch, batch_idx)
+            if not here(task, batch, batch_idx):
+                return loss
+            if not gradient:
+                return loss * math.nan
+            weight = next(iter(task.network.parameters()))
+            return loss + ((weight - weight.detach()).abs().sum() * 0).sqrt()  # 0, of an infinite gradient
+
+        monkeypatch.setattr(AudioTask, "training_step", training_step)
+
+    def ids(self, epoch: int) -> list[str]:
+        """The ids of an epoch as it was read at last."""
+        begun = max(i for i, (at, step, _) in enumerate(self.read) if (at, step) == (epoch, 0))
+        return [name for _, _, ids in self.read[begun : begun + STEPS] for name in ids]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / DIVERGED).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plant]:
+    """A run in which nothing happens: its states after each epoch and every 4 steps, and its ids."""
+    folder = tmp_path_factory.mktemp("sound")
+    os.environ["LIGHTNING_AUDIO_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+    cfg = compose_config(list(RUN))
+    saver: dict[str, Any] = {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "save_top_k": -1}
+    # The mode tells the state of one from that of `last`.
+    every: dict[str, Any] = {"step": {"every_n_train_steps": 4}, "epoch": {"mode": "max"}}
+    for name, options in every.items():
+        kept = {"dirpath": str(folder), "filename": f"{{{name}}}", **options}
+        OmegaConf.update(cfg, f"callbacks.{name}", saver | kept, force_add=True)
+    with pytest.MonkeyPatch.context() as patch:
+        plant = Plant(patch, lambda *_: False)
+        train(cfg, folder)
+    return folder, plant
+
+
+def placed(checkpoint: Path, folder: Path, mark: list[int] | None = None) -> Path:
+    """The folder of a run that goes on from this checkpoint; `mark` is written into it."""
+    state = torch.load(checkpoint, weights_only=True)
+    if mark is not None:
+        state["AudioDataModule"] = {"reshuffles": [mark]}
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(state, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def ended(folder: Path) -> dict[str, Any]:
+    """The last state of a run that is gone on with, or begun, in this folder."""
+    train(compose_config([*RUN, "test=false"]), folder)
+    return state_of(folder)
+
+
+@pytest.fixture(scope="module")
+def hand_made(sound: tuple[Path, Plant], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The last state of a run that goes on from the first epoch in the first other order."""
+    return ended(placed(sound[0] / "epoch=0.ckpt", tmp_path_factory.mktemp("hand") / "run", [1, 0, 1]))
+
+
+def test_it_goes_back_to_the_last_checkpoint_and_on_in_another_order(
+    sound: tuple[Path, Plant],
+    hand_made: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    states, undisturbed = sound
+    plant = Plant(monkeypatch, at(1, 1))
+    metrics = train(compose_config(list(RUN)), tmp_path / "run")
+    assert (metrics["went_back"], metrics["epochs"]) == (1, 2)
+    (row,) = rows(tmp_path / "run")
+    assert (row["time"], row["epoch"], row["step"], row["loss"]) == (1, 1, 1, None)
+    assert row["reason"] == "the loss became nan in step 2 of epoch 2"
+    assert row["ids"] == undisturbed.ids(1)[16:32]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "diverged" in line]
+    assert all(name in line for name in row["ids"])
+
+    assert plant.ids(0) == undisturbed.ids(0)
+    unmoved = np.random.default_rng((0, 1)).permutation(80).tolist()
+    clips = dict(zip(unmoved, undisturbed.ids(1), strict=True))
+    assert plant.ids(1) == [
+        clips[place] for place in np.random.default_rng((0, 1, 1)).permutation(80).tolist()
+    ]
+    monkeypatch.undo()
+    assert equal(state_of(tmp_path / "run"), hand_made)
+    assert not equal(state_of(states)["state_dict"], hand_made["state_dict"])
+
+
+def test_within_an_epoch_what_is_left_of_it_comes_in_another_order(
+    sound: tuple[Path, Plant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states, undisturbed = sound
+    plant = Plant(monkeypatch, at(1, 4))
+    run = ended(placed(states / "step=8.ckpt", tmp_path / "run"))
+    monkeypatch.undo()
+    assert rows(tmp_path / "run")[0]["step"] == 4
+    again = [name for epoch, step, ids in plant.read[2:4] for name in ids if (epoch, step) > (1, 2)]
+    assert again != undisturbed.ids(1)[48:]
+    assert sorted(again) == sorted(undisturbed.ids(1)[48:]), "each clip once an epoch all the same"
+    assert equal(run, ended(placed(states / "step=8.ckpt", tmp_path / "hand", [1, 3, 1])))
+
+
+def test_before_the_first_checkpoint_it_goes_back_to_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        Plant(patch, at(0, 3))
+        run = ended(tmp_path / "run")
+    assert len(rows(tmp_path / "run")) == 1
+    monkeypatch.setattr(Reshuffles, "__init__", lambda self: self.__dict__.update(marks=[[0, 0, 1]], due=0))
+    assert equal(run, ended(tmp_path / "hand"))
+
+
+def test_the_third_time_it_stops(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clip that always gives NaN: whatever the order, it comes up."""
+    bad: list[str] = []
+
+    def here(task: AudioTask, batch: Batch, _: int) -> bool:
+        bad.extend(batch.ids[:1] if not bad else ())
+        return task.current_epoch > 0 and bad[0] in batch.ids
+
+    Plant(monkeypatch, here)
+    monkeypatch.setattr(sys, "argv", ["train", *RUN])
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    assert stopped.value.code == 2
+    (folder,) = (logs / "demo").iterdir()
+    told = capsys.readouterr()
+    assert told.err.startswith("error: Training diverged 3 times, at last since the loss became nan in step ")
+    assert told.err.count("\n") == 1
+    assert str(folder / DIVERGED) in told.err
+    assert [row["time"] for row in rows(folder)] == [1, 2, 3]
+    assert all(bad[0] in row["ids"] for row in rows(folder))
+    assert len({tuple(row["ids"]) for row in rows(folder)}) == 3, "another order each time"
+    assert state_of(folder)["epoch"] == 0
+    assert all(value.isfinite().all() for value in state_of(folder)["state_dict"].values())
+    assert not (folder / "metrics.json").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last loss of an epoch is finite, its gradient is not. Loggers go on in their files."""
+    Plant(monkeypatch, at(1, STEPS - 1), gradient=True)
+    overrides = ["logger=default", "trainer.log_every_n_steps=1", "test=false"]
+    train(compose_config([*TINY, EMA, *overrides]), tmp_path)
+    (row,) = rows(tmp_path)
+    assert row["reason"] == "weights or their optimizer became NaN or infinite in step 5 of epoch 2"
+    assert (row["epoch"], row["step"]) == (1, STEPS - 1)
+    assert math.isfinite(row["loss"])
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (state["epoch"], state["global_step"]) == (1, 2 * STEPS)
+    assert all(value.isfinite().all() for value in state["current_model_state"].values())
+    assert state["AudioDataModule"]["reshuffles"] == [[1, 0, 1]]
+    with (tmp_path / "csv" / "metrics.csv").open() as file:
+        steps = [int(line["step"]) for line in csv.DictReader(file) if line["lr"]]
+    assert steps == [*range(2 * STEPS)]  # once each: those that came to nothing were taken back
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.cli.train import launch
+
+torch.set_num_threads(2)
+step = AudioTask.training_step
+
+def planted(self, batch, batch_idx):
+    number = self.trainer.datamodule.reshuffles.number
+    here = (self.current_epoch, batch_idx, number)
+    if here == (1, 3, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    loss = step(self, batch, batch_idx)
+    return loss * float("nan") if here == (1, 1, 0) else loss
+
+AudioTask.training_step = planted
+launch(sys.argv[1:])
+"""
+
+
+def test_a_run_that_went_back_and_is_killed_ends_with_the_same_weights(
+    hand_made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the next checkpoint, so that it goes back from there once more."""
+    command = [sys.executable, "-c", KILLED, *RUN, f"paths.logs={tmp_path}"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    assert subprocess.run(command, check=False, **quiet).returncode == -signal.SIGKILL
+    (folder,) = (tmp_path / "demo").iterdir()
+    assert (state_of(folder)["epoch"], len(rows(folder))) == (0, 1)
+    with monkeypatch.context() as patch:
+        Plant(patch, at(1, 1))
+        launch(["experiment=demo", f"paths.logs={tmp_path}", "resume=latest", "test=false"])
+    assert len(rows(folder)) == 2
+    assert equal(state_of(folder), hand_made)
+
+
+# The callback by itself.
+
+
+def trainer(accumulate: int = 1) -> Any:
+    return SimpleNamespace(accumulate_grad_batches=accumulate, world_size=1, current_epoch=4)
+
+
+def feed(watching: Guard, losses: list[float], accumulate: int = 1) -> None:
+    batch = Batch(torch.zeros(2, 1), torch.ones(2), torch.zeros(2), ("a", "b"))
+    for step, loss in enumerate(losses):
+        outputs = {"loss": torch.tensor(loss) / accumulate}
+        watching.on_train_batch_end(trainer(accumulate), None, outputs, batch, step)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_jump_fires_above_the_factor_and_not_at_it(accumulate: int) -> None:
+    watching = Guard(factor=4.0, window=5, least=1.0)
+    feed(watching, [2.0, 50.0, 1.0, 2.0, 3.0, 8.0], accumulate)  # no window is full before the last of them
+    with pytest.raises(Diverged, match=r"jumped from about 3 to 12\.5 in step 1 of epoch 5") as told:
+        feed(watching, [12.5], accumulate)
+    assert (told.value.epoch, told.value.step, told.value.ids) == (4, 0, ("a", "b"))
+    feed(watching, [12.0], accumulate)
+
+
+def test_a_small_loss_is_no_jump_and_jumps_can_be_left_alone() -> None:
+    feed(Guard(factor=4.0, window=5, least=1.0), [0.01] * 5 + [1.0])
+    feed(Guard(factor=None, window=5, least=1.0), [0.01] * 5 + [1e9])
+    with pytest.raises(Diverged, match="the loss became inf"):
+        feed(Guard(factor=None), [math.inf])
+
+
+def test_what_a_checkpoint_keeps_makes_the_same_jumps() -> None:
+    watching, resumed = Guard(window=3), Guard(window=3)
+    feed(watching, [1.0, 2.0, 3.0, 4.0])
+    resumed.load_state_dict(watching.state_dict())
+    with pytest.raises(Diverged, match="from about 3 to 61"):
+        feed(resumed, [61.0])
+
+
+def test_a_loss_that_is_read_late_is_read_before_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(divergence._Loss):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.is_late = True
+
+    monkeypatch.setattr(divergence, "_Loss", Late)
+    watching = Guard()
+    feed(watching, [1.0, math.nan])
+    assert list(watching.losses) == [1.0]
+    with pytest.raises(Diverged, match="nan in step 2 of epoch 5"):
+        watching.state_dict()
+    with pytest.raises(Diverged, match="nan in step 2 of epoch 5"):
+        feed(Guard(), [1.0, math.nan, 1.0])
+
+
+@pytest.mark.parametrize("options", [{"factor": 1.0}, {"window": 0}, {"stop_at": 0}])
+def test_options_out_of_their_range(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"callbacks\.guard: .* do not fit"):
+        Guard(**options)
