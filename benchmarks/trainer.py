@@ -70,7 +70,7 @@ class Bare:
         for step, batch in zip(range(self.steps), self.loader, strict=False):
             seed(step)
             task.augment.progress = (number + step / self.steps) / self.epochs
-            waveforms, lengths, targets = task.arranged(*task.augmented(batch))
+            waveforms, lengths, targets = task.concatenated(*task.augmented(batch))
             logits, lengths = task.network(*task.features(waveforms, lengths))
             loss = task.loss(logits, lengths, targets)
             self.optimizer.zero_grad()

@@ -170,7 +170,7 @@ def test_a_value_of_another_kind_is_one_sentence(override: str, kind: str) -> No
 def test_values_that_may_be_of_several_kinds_are_taken() -> None:
     values = {
         "optimizer.lr": 1,
-        "loader.validation": 0,
+        "loader.val_fraction": 0,
         "loader.eval_batch_size": 64,
         "frontend.win_length": [400, 800, 1024],
         "frontend.top_db": None,

@@ -71,7 +71,9 @@ def test_a_loaded_task_gives_the_same_answers(tmp_path: Path) -> None:
     assert (loaded.labels, loaded.sample_rate, loaded.clip_seconds) == (tuple(LABELS), 16000, 0.5)
     with torch.no_grad():
         torch.testing.assert_close(loaded(*batch())[0], task(*batch())[0], rtol=0, atol=0)
-        torch.testing.assert_close(loaded.answer(*batch())[0], task.answer(*batch())[0], rtol=0, atol=0)
+        torch.testing.assert_close(
+            loaded.forward_tta(*batch())[0], task.forward_tta(*batch())[0], rtol=0, atol=0
+        )
     found, expected = loaded.state_dict(), task.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

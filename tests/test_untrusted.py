@@ -27,7 +27,7 @@ from lightning_audio.checkpoint import load
 from lightning_audio.cli import evaluate, predict
 from lightning_audio.cli.train import launch
 from lightning_audio.data.clip import Clip, problems
-from lightning_audio.errors import UserError, end_on, ends_in_one_sentence, printable
+from lightning_audio.errors import UserError, cli_errors, end_on, printable
 from lightning_audio.training import saved_config
 from lightning_audio.training.checkpoint_files import AtomicCheckpointIO
 from lightning_audio.training.saved_config import load_config
@@ -52,7 +52,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def by_load(run: Path) -> None:
-    ends_in_one_sentence(load)(run)
+    cli_errors(load)(run)
 
 
 def by_evaluate(run: Path) -> None:
@@ -64,7 +64,7 @@ def by_predict(run: Path) -> None:
 
 
 def by_resume(run: Path) -> None:
-    ends_in_one_sentence(launch)(["experiment=demo", f"paths.logs={run.parent}", f"resume={run}"])
+    cli_errors(launch)(["experiment=demo", f"paths.logs={run.parent}", f"resume={run}"])
 
 
 LOADERS = {"load": by_load, "evaluate": by_evaluate, "predict": by_predict, "resume": by_resume}

@@ -295,7 +295,7 @@ def keep_features(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> No
     if changed := task.augment.of_waveforms:
         reason = "augmentation changes their waveforms"
         mend = f"set {' '.join(f'augment.{name}=null' for name in changed)}, or"
-    elif task.arranges:
+    elif task.concatenates:
         reason = f"{type(task).__name__} joins their waveforms"
     elif isinstance(task.frontend, Waveform):
         reason = "frontend=waveform computes nothing"

@@ -22,7 +22,7 @@ from torch.utils import deterministic
 from lightning_audio import build
 from lightning_audio.config import up_to_date
 from lightning_audio.errors import UserError, refuse_address
-from lightning_audio.io import digest, plain
+from lightning_audio.io import plain, sha256_of
 from lightning_audio.reports.results import read_metrics
 from lightning_audio.tasks.base import AudioTask
 
@@ -218,7 +218,7 @@ def recorded(path: Path) -> list[str]:
 def verify(path: Path) -> None:
     """Raises UserError where the bytes of a checkpoint are not those that were written."""
     known = recorded(path)
-    if known and (found := digest(path)) not in known:
+    if known and (found := sha256_of(path)) not in known:
         raise UserError(
             f"{path} is damaged: its SHA-256 begins with {found[:8]}, and {sidecar(path).name} records "
             f"{known[0][:8]}; use another checkpoint, or put back a copy of this one."

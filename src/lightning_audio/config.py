@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ MOVED_TARGETS = {
         "frontend.MFCC": "frontend.mfcc.MFCC",
         "frontend.Waveform": "frontend.waveform.Waveform",
         "guard.Guard": "training.callbacks.divergence.Guard",
-        "listen.Listen": "training.callbacks.training_examples.Listen",
+        "listen.Listen": "training.callbacks.training_examples.TrainingExamples",
         "loggers.CSVLogger": "training.loggers.CSVLogger",
         "schedule.constant": "training.schedule.constant",
         "schedule.cosine": "training.schedule.cosine",
@@ -57,6 +58,20 @@ MOVED_TARGETS = {
     }.items()
 }
 
+# Options that have another name since version 0.2; the old one is understood for one version.
+RENAMED_OPTIONS = {
+    "augment.later": "augment.delayed",
+    "callbacks.listen": "callbacks.training_examples",
+    "loader.bad_files": "loader.max_bad_fraction",
+    "loader.batch_seconds": "loader.max_batch_duration",
+    "loader.longest": "loader.max_duration",
+    "loader.shortest_first": "loader.curriculum_epochs",
+    "loader.validation": "loader.val_fraction",
+    "task.in_a_row": "task.clips_per_sequence",
+    "task.wake": "task.start_below_blank_rate",
+}
+RENAMED_VALUES = {"normalize": {"bin": "per_feature", "clip": "per_clip", "clip_bin": "per_clip_cmn"}}
+
 OmegaConf.register_new_resolver(
     "user_cache", lambda: platformdirs.user_cache_dir("lightning_audio"), replace=True
 )
@@ -64,13 +79,50 @@ OmegaConf.register_new_resolver(
 OmegaConf.register_new_resolver("suffix", lambda: secrets.token_hex(2), use_cache=True, replace=True)
 
 
-def up_to_date(node: Any) -> Any:
-    """A saved configuration, plain values, under the names that things have today."""
-    if isinstance(node, dict):
-        return {key: up_to_date(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [up_to_date(value) for value in node]
-    return MOVED_TARGETS.get(node, node) if isinstance(node, str) else node
+def up_to_date(config: Any) -> Any:
+    """A saved configuration, plain values, under the names that parts, options and values have today."""
+
+    def moved(node: Any, place: str) -> Any:
+        if isinstance(node, dict):
+            here = {key: f"{place}.{key}".lstrip(".") for key in node}
+            names = {key: RENAMED_OPTIONS.get(here[key], here[key]).rpartition(".")[2] for key in node}
+            return {names[key]: moved(value, here[key]) for key, value in node.items()}
+        if isinstance(node, list):
+            return [moved(value, place) for value in node]
+        if not isinstance(node, str):
+            return node
+        return MOVED_TARGETS.get(node) or RENAMED_VALUES.get(place, {}).get(node, node)
+
+    return moved(config, "")
+
+
+def renamed(override: str) -> str:
+    """A command-line override under today's names; where it has an older one, stderr says the new one."""
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+~")
+    old = next((one for one in RENAMED_OPTIONS if f"{name}.".startswith(f"{one}.")), name)
+    new = RENAMED_OPTIONS.get(old, old) + name[len(old) :]
+    value = RENAMED_VALUES.get(name, {}).get(value, value)
+    current = f"{key[: len(key) - len(name)]}{new}{equals}{value}"
+    if current != override:
+        print(f"{override} is now written {current}.", file=sys.stderr)
+    return current
+
+
+def _rename_in(cfg: DictConfig) -> None:
+    """Moves what YAML files of the user's own give under older names."""
+    OmegaConf.set_struct(cfg, False)
+    for old, new in RENAMED_OPTIONS.items():
+        parent, _, key = old.rpartition(".")
+        node = OmegaConf.select(cfg, parent)
+        if isinstance(node, DictConfig) and key in node:
+            print(f"{old} is now named {new}.", file=sys.stderr)
+            OmegaConf.update(cfg, new, node.pop(key))
+    for name, values in RENAMED_VALUES.items():
+        if (value := OmegaConf.select(cfg, name)) in values:
+            print(f"{name}: {value} is now written {values[value]}.", file=sys.stderr)
+            OmegaConf.update(cfg, name, values[value])
+    OmegaConf.set_struct(cfg, True)
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -84,6 +136,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 def compose_run(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
     """The same, and beside it the one with Hydra's own part that `run_once` takes."""
+    overrides = [renamed(override) for override in overrides]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name=ROOT):
         try:
@@ -92,6 +145,7 @@ def compose_run(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
                 for override in OverridesParser.create().parse_overrides(list(overrides))
             ]
             cfg = compose(ROOT, overrides=first, return_hydra_config=True)
+            _rename_in(cfg)
             whole, choices = cfg.copy(), cfg.hydra.runtime.choices
             usual = compose(ROOT, overrides=_groups(choices), return_hydra_config=True)
             _refuse_unread(cfg.hydra, usual.hydra, "hydra.")

@@ -62,7 +62,7 @@ def end_on(error: UserError) -> NoReturn:
     sys.exit(2)
 
 
-def ends_in_one_sentence(program: Callable[P, R]) -> Callable[P, R]:
+def cli_errors(program: Callable[P, R]) -> Callable[P, R]:
     """Lets a program end on a UserError with its sentence and exit status 2.
 
     On a signal it ends with 128 + its number, as a shell counts: 130 on Ctrl-C, 143 on SIGTERM.

@@ -170,7 +170,7 @@ def plain(value: Any, what: str, largest: int, most: int = MOST_VALUES) -> Any:
     return copied(value, 0)
 
 
-def digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from lightning_audio.cli import check as program
 from lightning_audio.config import compose_config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.esc50 import ESC50
-from lightning_audio.data.inspect.clips import Heard, listen_to, summary
+from lightning_audio.data.inspect.clips import ClipReport, inspect_clip, summary
 from lightning_audio.data.inspect.findings import Inspection
 
 RATE = 8000
@@ -42,7 +42,7 @@ composed = cache(compose_config)  # which takes much longer than the few clips h
 def report_on(corpus: str, validation: float = 0.0, **options: str) -> dict[str, Any]:
     cfg = composed((f"data={corpus}",)).copy()
     cfg.data.update(options, sample_rate=RATE)
-    cfg.loader.validation = validation
+    cfg.loader.val_fraction = validation
     return program.check(cfg)
 
 
@@ -282,7 +282,7 @@ def clips_of(counts: dict[str, dict[str, int]]) -> list[Clip]:
 
 
 def inspected(clips: list[Clip], labels: tuple[str, ...]) -> dict[str, Any]:
-    heard = [Heard(clip, None, RATE, 1, "WAV", 1.0, 0.5, 0.0, clip.id) for clip in clips]
+    heard = [ClipReport(clip, None, RATE, 1, "WAV", 1.0, 0.5, 0.0, clip.id) for clip in clips]
     findings = Inspection(heard, [clips], labels, RATE, lambda clip: clip.path).findings()
     return {finding.kind: (finding.grave, finding.items) for finding in findings}
 
@@ -306,7 +306,7 @@ def test_one_recording_in_train_test_and_in_no_split_is_across_splits() -> None:
         replace(clip, split=split)
         for clip, split in zip(clips_of({"train": {"a": 3}}), (None, "train", "test"), strict=True)
     ]
-    heard = [Heard(clip, None, RATE, 1, "WAV", 1.0, 0.5, 0.0, "same") for clip in clips]
+    heard = [ClipReport(clip, None, RATE, 1, "WAV", 1.0, 0.5, 0.0, "same") for clip in clips]
     findings = Inspection(heard, [clips], ("a",), RATE, lambda clip: clip.id).findings()
     assert [f.items for f in findings if f.kind == "duplicate_across_splits"] == [
         ("train-a-0 (no split, a) = train-a-1 (train, a) = train-a-2 (test, a)",)
@@ -315,14 +315,14 @@ def test_one_recording_in_train_test_and_in_no_split_is_across_splits() -> None:
 
 def test_listening_gives_the_numbers_of_the_file(tmp_path: Path) -> None:
     samples = np.array([0, 16384, -32768, 32767, 100] * 100, dtype=np.int16)
-    heard = listen_to(Clip("a", str(write_wav(tmp_path / "a.wav", samples, 500))))
+    heard = inspect_clip(Clip("a", str(write_wav(tmp_path / "a.wav", samples, 500))))
     assert (heard.rate, heard.channels, heard.format, heard.seconds) == (500, 1, "WAV PCM_16", 1.0)
     assert (heard.peak, heard.clipped, heard.problem) == (1.0, 0.4, None)
-    flac = listen_to(Clip("b", str(write_wav(tmp_path / "a.flac", samples, 500))))
+    flac = inspect_clip(Clip("b", str(write_wav(tmp_path / "a.flac", samples, 500))))
     assert flac.digest == heard.digest
-    half = listen_to(Clip("c", str(tmp_path / "a.wav"), start=0.5))
+    half = inspect_clip(Clip("c", str(tmp_path / "a.wav"), start=0.5))
     assert (half.seconds, half.digest == heard.digest) == (0.5, False)
-    assert listen_to(Clip("d", str(tmp_path / "none.wav"))).problem == "there is no such file"
+    assert inspect_clip(Clip("d", str(tmp_path / "none.wav"))).problem == "there is no such file"
     assert summary([heard], [Clip("a", "", split="train")], ())["splits"]["train"]["clips"] == 1  # type: ignore[index]
 
 
@@ -353,7 +353,7 @@ def test_it_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
 def test_esc10_has_nothing_to_mend(real_data: Callable[[str], Path]) -> None:
     root = str(real_data("ESC-50") / "ESC-50")
     runs = [ESC50(root, "cache", subset="esc10", fold=fold).clips() for fold in (1, 2)]
-    heard = [listen_to(clip) for clip in runs[0][::16]]
+    heard = [inspect_clip(clip) for clip in runs[0][::16]]
     findings = Inspection(heard, runs, ("dog",), 44100, lambda clip: clip.id).findings()
     assert not [finding for finding in findings if finding.grave]
     assert {(one.rate, one.channels, one.format) for one in heard} == {(44100, 1, "OGG VORBIS")}

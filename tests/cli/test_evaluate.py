@@ -45,7 +45,7 @@ def test_the_chosen_checkpoint_and_averaged_shifts_are_scored_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not the last weights but the best, not one view of a clip but three."""
-    chosen = ("loader.validation=0.25", "task.shifts=3", "trainer.max_epochs=3")
+    chosen = ("loader.val_fraction=0.25", "task.shifts=3", "trainer.max_epochs=3")
     trained = train(compose_config([*TINY, *chosen]), tmp_path)
     assert trained["checkpoint"] == "best.ckpt"
     evaluate(tmp_path, [], tmp_path / "again")

@@ -44,8 +44,8 @@ PARTS = {
     "text for a batch size that was null": ("loader.eval_batch_size=abc", "loader"),
     "a store on a floppy": ("loader.store=floppy", "choose one of disk, memory, device"),
     "less than a clip for validation": (
-        "loader.validation=0.01",
-        "loader.validation=0.01 is less than one clip",
+        "loader.val_fraction=0.01",
+        "loader.val_fraction=0.01 is less than one clip",
     ),
     "a fold that is not there": ("data.fold=9", "There is no fold 9"),
     "too few class weights": ("task.class_weights=[1,2]", "give `balanced` or 10 numbers"),
@@ -56,7 +56,7 @@ PARTS = {
     "no rate": ("data.sample_rate=0", "data.sample_rate=0 is no rate"),
     "no device": ("trainer.devices=0", "trainer can't be built"),
     "an unknown device": ("trainer.accelerator=abacus", "trainer can't be built"),
-    "early stopping without validation": ("callbacks=early_stopping", "set loader.validation=0.1"),
+    "early stopping without validation": ("callbacks=early_stopping", "set loader.val_fraction=0.1"),
     "a task that is not there": ("task._target_=lightning_audio.tasks.clasify.X", "There is no task"),
     "a program as a part": ("network._target_=os.system", "network can't be built"),
 }
@@ -138,7 +138,7 @@ def test_corrupt_files_of_a_corpus_are_all_named(
     bad[0].write_bytes(b"RIFF and nothing more")
     bad[1].write_bytes(b"")
     said = sentence(started(monkeypatch, arguments))
-    assert " clips cannot be read, and loader.bad_files=0.01 lets a run go without 0: " in said
+    assert " clips cannot be read, and loader.max_bad_fraction=0.01 lets a run go without 0: " in said
     assert all(str(path) in said for path in bad)
 
 

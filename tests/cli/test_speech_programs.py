@@ -232,7 +232,7 @@ def test_the_doctor_learns_a_batch_by_heart(
 def test_the_doctor_names_what_keeps_a_batch_from_being_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "UPDATES", 2)
     cfg = config.compose_config([*TINY_SPEECH, "normalize=none", "optimizer.lr=1e-6"])
-    with pytest.raises(doctor.UserError, match=r"normalize=bin.*optimizer.lr=1e-06"):
+    with pytest.raises(doctor.UserError, match=r"normalize=per_feature.*optimizer.lr=1e-06"):
         doctor.examine(cfg)
 
 

@@ -111,7 +111,7 @@ def read(clip: Clip) -> np.ndarray:
 
 @pytest.mark.parametrize("store", ["disk", "memory", "device"])
 def test_batches_hold_the_samples_and_the_targets_of_their_ids(root: Path, store: str) -> None:
-    data = ready(root, store=store, validation=0.2)
+    data = ready(root, store=store, val_fraction=0.2)
     known = {clip.id: clip for clip in data.corpus.clips()}
     loaders = {"train": data.train_dataloader(), "val": data.val_dataloader(), "test": data.test_dataloader()}
     for split, loader in loaders.items():
@@ -154,13 +154,13 @@ def test_batch_sizes(root: Path) -> None:
 def test_validation_holds_whole_recordings_out_of_training(root: Path) -> None:
     chosen = set()
     for seed in range(3):
-        data = ready(root, validation=0.2, seed=seed)
+        data = ready(root, val_fraction=0.2, seed=seed)
         groups = {split: {clip.group for clip in rows.clips} for split, rows in data.splits.items()}
         assert not groups["val"] & (groups["train"] | groups["test"])
         assert Counter(clip.labels[0] for clip in data.splits["val"].clips) == dict.fromkeys(LABELS, 4)
         assert ids(data, "test") == ids(ready(root), "test")
         assert ids(data, "train") | ids(data, "val") == ids(ready(root), "train")
-        assert ids(ready(root, validation=0.2, seed=seed), "val") == ids(data, "val")
+        assert ids(ready(root, val_fraction=0.2, seed=seed), "val") == ids(data, "val")
         chosen.add(frozenset(ids(data, "val")))
         assert data.has_validation
     assert len(chosen) == 3
@@ -170,7 +170,7 @@ def test_a_corpus_own_validation_split_stays(root: Path) -> None:
     def change(clip: Clip) -> Clip:
         return replace(clip, split="val") if clip.fold == 2 else clip
 
-    data = ready(root, change=change, validation=0.5)
+    data = ready(root, change=change, val_fraction=0.5)
     assert {clip.fold for clip in data.splits["val"].clips} == {2}
     assert {clip.fold for clip in data.splits["train"].clips} == {3}
 
@@ -280,7 +280,7 @@ def test_folds_splits_and_seeds_share_one_store(root: Path, monkeypatch: pytest.
         raise AssertionError("a file was decoded again")
 
     monkeypatch.setattr("lightning_audio.data.decode.decode", refuse)
-    others = [ready(root, fold=2), ready(root, fold=3, validation=0.2, seed=4)]
+    others = [ready(root, fold=2), ready(root, fold=3, val_fraction=0.2, seed=4)]
     assert {data.store.folder for data in others} == {first.store.folder}
     assert len(list((root / "cache" / "stores").glob("*/index.json"))) == 1
     assert len(first.store) == CLIPS
@@ -315,8 +315,8 @@ def test_an_empty_split_is_refused(root: Path, split: str) -> None:
     ("options", "key"),
     [
         ({"batch_size": 0}, "loader.batch_size=0"),
-        ({"validation": 1.0}, "loader.validation=1.0"),
-        ({"validation": -0.1}, "loader.validation=-0.1"),
+        ({"validation": 1.0}, "loader.val_fraction=1.0"),
+        ({"validation": -0.1}, "loader.val_fraction=-0.1"),
         ({"workers": -1}, "loader.workers=-1"),
         ({"workers": 2, "store": "device"}, "loader.store=device .* the 2 processes"),
     ],
@@ -344,7 +344,7 @@ def test_a_process_that_has_prepared_the_data_lists_and_keys_them_once(
 
         return counted
 
-    data = module(root, store=store, validation=0.2)
+    data = module(root, store=store, val_fraction=0.2)
     monkeypatch.setattr(data.corpus, "prepare", lambda: None)  # it lists them for itself
     monkeypatch.setattr(data.corpus, "clips", counting("clips", data.corpus.clips))
     monkeypatch.setattr("lightning_audio.data.wave_store._key", counting("key", _key))
@@ -352,7 +352,7 @@ def test_a_process_that_has_prepared_the_data_lists_and_keys_them_once(
     data.setup()
     assert asked == {"clips": 1, "key": 1}
     assert data.store.where == store
-    alone = module(root, store=store, validation=0.2)
+    alone = module(root, store=store, val_fraction=0.2)
     alone.setup()  # as in a process that prepares nothing
     assert asked["key"] == 2
     assert {name: rows.clips for name, rows in alone.splits.items()} == {

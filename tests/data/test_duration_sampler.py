@@ -20,7 +20,7 @@ BUDGET = 30.0
 
 def sampler(epoch: int = 5, seconds: np.ndarray = SECONDS, **options: Any) -> DurationSampler:
     made = DurationSampler(
-        seconds, **({"batch_size": 16, "batch_seconds": BUDGET, "shuffle": True} | options)
+        seconds, **({"batch_size": 16, "max_batch_duration": BUDGET, "shuffle": True} | options)
     )
     made.set_epoch(epoch)
     return made
@@ -55,7 +55,7 @@ def test_a_clip_that_is_longer_than_the_budget_stands_alone() -> None:
 def test_cuts_where_the_next_clip_would_be_too_much() -> None:
     seconds = np.array([4.0, 1.0, 2.0, 5.0, 3.0])
     # 1, 2 and 3 s take 9 s together, with 4 s they would take 16; 4 and 5 s take 10.
-    assert list(sampler(seconds=seconds, shuffle=False, batch_seconds=10.0)) == [[1, 2, 4], [0, 3]]
+    assert list(sampler(seconds=seconds, shuffle=False, max_batch_duration=10.0)) == [[1, 2, 4], [0, 3]]
 
 
 def test_all_epochs_have_as_many_batches() -> None:
@@ -87,7 +87,7 @@ def test_clips_meet_others_in_other_epochs() -> None:
 
 def test_short_clips_come_first_in_the_first_epochs_only() -> None:
     def longest(epoch: int) -> list[float]:
-        return [SECONDS[batch].max() for batch in sampler(epoch, shortest_first=2, jitter=0.0)]
+        return [SECONDS[batch].max() for batch in sampler(epoch, curriculum_epochs=2, jitter=0.0)]
 
     for epoch in (0, 1):
         assert all(a <= b for a, b in pairwise(longest(epoch)))

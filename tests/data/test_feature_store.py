@@ -45,7 +45,7 @@ FRONT_ENDS: dict[str, Callable[[], Any]] = {
 ON_FEATURES = (
     *TINY,
     *(f"augment.waveform.{name}=null" for name in ("roll", "gain", "polarity")),
-    "loader.validation=0.2",
+    "loader.val_fraction=0.2",
 )
 
 
@@ -373,5 +373,5 @@ def test_learned_front_ends_and_joined_clips_are_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(Classification, "arranged", lambda self, *batch: batch)
     with pytest.raises(UserError, match="Classification joins their waveforms"):
         build.keep_features(cfg, task, data)
-    joins = vars(Trigger)["arranges"].fget
-    assert [joins(SimpleNamespace(in_a_row=count)) for count in (1, 4)] == [False, True]
+    joins = vars(Trigger)["concatenates"].fget
+    assert [joins(SimpleNamespace(clips_per_sequence=count)) for count in (1, 4)] == [False, True]

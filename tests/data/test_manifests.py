@@ -35,7 +35,7 @@ def manifest(folder: Path, *rows: Any, name: str = "clips.jsonl") -> Path:
     return path
 
 
-def said(read: Callable[[], Any]) -> list[str]:
+def refusal(read: Callable[[], Any]) -> list[str]:
     """The lines of the error."""
     with pytest.raises(UserError) as error:
         read()
@@ -189,7 +189,7 @@ BAD = {
 def test_every_bad_row_is_named_at_once_with_its_line_and_what_is_wrong(tmp_path: Path) -> None:
     good = {"path": "a.wav", "label": "dog", "id": "good"}
     path = manifest(tmp_path, good, *BAD, good | {"id": "good too"})
-    first, *rows = said(lambda: read_manifest(path))
+    first, *rows = refusal(lambda: read_manifest(path))
     assert first == f"{len(BAD)} bad rows in {path}: mend them or take them out."
     assert len(rows) == len(BAD)
     for number, (row, problem) in enumerate(zip(rows, BAD.values(), strict=True), start=2):
@@ -214,7 +214,7 @@ def test_ten_kinds_of_bad_row_of_a_table_give_ten_messages(tmp_path: Path) -> No
     path = tmp_path / "clips.csv"
     text = "\n".join(["path,label,start,duration,split,id", "a.wav,dog,,,,0", *rows])
     path.write_bytes(text.encode(errors="surrogateescape"))
-    first, *found = said(lambda: read_manifest(path))
+    first, *found = refusal(lambda: read_manifest(path))
     assert first.startswith(f"{len(rows)} bad rows")
     lines = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14]  # the row of line 11 goes on in line 12
     for row, line, problem in zip(found, lines, rows.values(), strict=True):
@@ -224,7 +224,7 @@ def test_ten_kinds_of_bad_row_of_a_table_give_ten_messages(tmp_path: Path) -> No
 
 def test_of_many_bad_rows_fifty_are_listed(tmp_path: Path) -> None:
     path = manifest(tmp_path, *["nonsense"] * 63)
-    lines = said(lambda: read_manifest(path))
+    lines = refusal(lambda: read_manifest(path))
     assert lines[0].startswith("63 bad rows")
     assert (len(lines), lines[-1]) == (52, "  and 13 more")
 
@@ -237,7 +237,7 @@ def test_bad_rows_of_all_files_are_told_together(tmp_path: Path) -> None:
         {"path": "a.wav", "text": "", "id": "x"},
         name="test.jsonl",
     )
-    first, *rows = said(lambda: read_manifests([(train, "train"), (test, "test")]))
+    first, *rows = refusal(lambda: read_manifests([(train, "train"), (test, "test")]))
     assert first.startswith(f"3 bad rows in {train}, {test}")
     assert rows[0].startswith("  train.jsonl, line 2: it is no JSON")
     assert rows[1] == "  test.jsonl, line 1: split 'train' stands in the manifest of test"
@@ -247,21 +247,21 @@ def test_bad_rows_of_all_files_are_told_together(tmp_path: Path) -> None:
 def test_what_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "clips.jsonl"
     path.write_bytes(b'{"path": "a.wav", "text": ""}\n{"path": "b.wav", "text": "\xe9t\xe9 ..."}\n')
-    assert said(lambda: read_manifest(path))[1:] == ["  clips.jsonl, line 2: it is not UTF-8"]
+    assert refusal(lambda: read_manifest(path))[1:] == ["  clips.jsonl, line 2: it is not UTF-8"]
 
 
 def test_a_manifest_without_clips_or_columns_or_not_there_is_one_sentence(tmp_path: Path) -> None:
-    assert "holds no clips" in said(lambda: read_manifest(manifest(tmp_path)))[0]
+    assert "holds no clips" in refusal(lambda: read_manifest(manifest(tmp_path)))[0]
     table = manifest(tmp_path, "file,label", "a.wav,dog", name="clips.csv")
-    assert "has no column `audio_filepath` or `path`" in said(lambda: read_manifest(table))[0]
-    assert "There is no manifest" in said(lambda: read_manifest(tmp_path / "none.jsonl"))[0]
+    assert "has no column `audio_filepath` or `path`" in refusal(lambda: read_manifest(table))[0]
+    assert "There is no manifest" in refusal(lambda: read_manifest(tmp_path / "none.jsonl"))[0]
 
 
 def test_an_open_quote_does_not_hide_the_rows_behind_it(tmp_path: Path) -> None:
     path = manifest(tmp_path, "path,label", 'a.wav,"dog', "b.wav,dog", "c.wav,dog", name="clips.csv")
     assert (
         "line 2: it is no CSV (unexpected end of data): is a quote left open?"
-        in said(lambda: read_manifest(path))[1]
+        in refusal(lambda: read_manifest(path))[1]
     )
 
 
@@ -408,7 +408,7 @@ def test_a_run_can_be_made_of_a_table(tmp_path: Path) -> None:
         write_wav(tmp_path / name, sine(300 + 600 * (number % 2), 0.2, 8000), 8000)
         rows.append(f"{name};{('low', 'high')[number % 2]};p{number // 2}")
     path = manifest(tmp_path, "path;label;group", *rows, name="clips.csv")
-    overrides = ["data=manifest", f"data.file={path}", "data.sample_rate=8000", "loader.validation=0.25"]
+    overrides = ["data=manifest", f"data.file={path}", "data.sample_rate=8000", "loader.val_fraction=0.25"]
     data = build.datamodule(compose_config(overrides))
     data.prepare_data()
     data.setup()

@@ -21,14 +21,14 @@ LOUD = "Attention: 1 of 20 test clips cannot be read and count in no score above
 
 
 def configured(cache: Path, *more: str) -> Any:
-    return compose_config([*TINY, f"paths.cache={cache}", "loader.validation=0.2", *more])
+    return compose_config([*TINY, f"paths.cache={cache}", "loader.val_fraction=0.2", *more])
 
 
 def spoiled(cfg: Any) -> dict[str, str]:
     """Spoils a clip of each split; their ids by split."""
     corpus = build.corpus(cfg)
     corpus.prepare()
-    clips = clips_of(corpus, cfg.loader.validation, cfg.seed)
+    clips = clips_of(corpus, cfg.loader.val_fraction, cfg.seed)
     chosen = {split: next(c for c in clips if c.split == split) for split in ("train", "val", "test")}
     for clip in chosen.values():
         Path(clip.path).write_bytes(b"RIFF and nothing more")
@@ -36,7 +36,7 @@ def spoiled(cfg: Any) -> dict[str, str]:
 
 
 def test_a_run_with_a_few_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cfg = configured(tmp_path / "cache", "loader.bad_files=0.05")
+    cfg = configured(tmp_path / "cache", "loader.max_bad_fraction=0.05")
     bad, run = spoiled(cfg), tmp_path / "run"
     content = train(cfg, run)
     printed = capsys.readouterr().out
@@ -68,9 +68,9 @@ def test_the_split_is_that_of_the_whole_corpus(tmp_path: Path) -> None:
         data.setup()
         return {name: {clip.id for clip in part.clips} for name, part in data.splits.items()}, data
 
-    cfg = configured(tmp_path, "loader.bad_files=0.03")
+    cfg = configured(tmp_path, "loader.max_bad_fraction=0.03")
     whole, data = split()
-    assert data.describe_unread() == ""
+    assert data.describe_quarantined() == ""
     assert "quarantine" not in data.facts()
     bad = spoiled(cfg)
     lacking, other = split()
@@ -82,10 +82,10 @@ def test_the_split_is_that_of_the_whole_corpus(tmp_path: Path) -> None:
 
 
 def test_above_the_share_nothing_is_trained(tmp_path: Path) -> None:
-    cfg = configured(tmp_path / "cache", "loader.bad_files=0.02")
+    cfg = configured(tmp_path / "cache", "loader.max_bad_fraction=0.02")
     spoiled(cfg)
     with pytest.raises(
-        UserError, match=r"^3 of 100 clips cannot be read, .*bad_files=0\.02 .* without 2: .*\)\.$"
+        UserError, match=r"^3 of 100 clips cannot be read, .*max_bad_fraction=0\.02 .* without 2: .*\)\.$"
     ):
         train(cfg, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -93,8 +93,8 @@ def test_above_the_share_nothing_is_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_a_share_that_is_none_is_refused(share: float, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^loader\.bad_files={share} is no share"):
-        build.datamodule(configured(tmp_path, f"loader.bad_files={share}"))
+    with pytest.raises(UserError, match=rf"^loader\.max_bad_fraction={share} is no share"):
+        build.datamodule(configured(tmp_path, f"loader.max_bad_fraction={share}"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import soundfile
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import AudioError, decode, decode_clips
-from lightning_audio.data.inspect.clips import listen_to
+from lightning_audio.data.inspect.clips import inspect_clip
 from lightning_audio.data.truncated import missing_end
 from lightning_audio.data.wave_store import WaveStore
 
@@ -42,7 +42,7 @@ def problem(path: Path, start: float = 0.0, duration: float | None = None) -> st
     clip = Clip("clip", str(path), start, duration)
     (result,) = decode_clips([clip], 16000)
     said = result.reason if isinstance(result, AudioError) else None
-    assert listen_to(clip).problem == said
+    assert inspect_clip(clip).problem == said
     return said
 
 
@@ -121,7 +121,7 @@ def test_what_holds_no_samples_or_no_numbers_goes_into_quarantine(
     soundfile.write(tmp_path / "bad.wav", np.array(samples, np.float32), 8000, subtype="FLOAT")
     soundfile.write(tmp_path / "good.wav", np.ones(100), 8000)
     clips = [Clip(name, str(tmp_path / f"{name}.wav")) for name in ("bad", "good")]
-    store = WaveStore.open(clips, 8000, tmp_path / "cache", bad_files=0.5)
+    store = WaveStore.open(clips, 8000, tmp_path / "cache", max_bad_fraction=0.5)
     assert store.ids == ("good",)
     assert reason in store.unread[0].reason
 

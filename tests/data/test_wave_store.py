@@ -353,7 +353,9 @@ def test_all_bad_files_are_told_at_once(clips: list[Clip], cache: Path) -> None:
     with pytest.raises(UserError) as caught:
         WaveStore.open(clips, RATE, cache)
     told = str(caught.value)
-    assert told.startswith("2 of 12 clips cannot be read, and loader.bad_files=0 lets a run go without 0: ")
+    assert told.startswith(
+        "2 of 12 clips cannot be read, and loader.max_bad_fraction=0 lets a run go without 0: "
+    )
     assert f"{clips[3].path}: it cannot be decoded (" in told
     assert f"{clips[8].path}: it is empty" in told
     (kept,) = left_in(cache)
@@ -365,12 +367,12 @@ def test_many_bad_files_are_counted(clips: list[Clip], cache: Path) -> None:
     spoil(clips)
     for share in (0.0, 1.0):  # a run without any clip is none
         with pytest.raises(UserError, match=r"^12 of 12 clips .* and 7 more \(all of them in "):
-            WaveStore.open(clips, RATE, cache, bad_files=share)
+            WaveStore.open(clips, RATE, cache, max_bad_fraction=share)
 
 
 def test_a_store_goes_without_a_few_bad_files_and_lists_them(clips: list[Clip], cache: Path) -> None:
     spoil(clips[3:5])
-    store = WaveStore.open(clips, RATE, cache, bad_files=2 / 12)
+    store = WaveStore.open(clips, RATE, cache, max_bad_fraction=2 / 12)
     assert_holds(store, clips[:3] + clips[5:])
     reason = "it cannot be decoded (Format not recognised)"
     expected = [{"id": clip.id, "path": clip.path, "reason": reason} for clip in clips[3:5]]
@@ -382,20 +384,20 @@ def test_a_store_that_lacks_clips_is_held_against_the_share_of_each_opening(
     clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(clips[3:5])
-    first = WaveStore.open(clips, RATE, cache, bad_files=0.5)
+    first = WaveStore.open(clips, RATE, cache, max_bad_fraction=0.5)
     forbid_decoding(monkeypatch)
-    assert WaveStore.open(clips, RATE, cache, bad_files=0.17).unread == first.unread
+    assert WaveStore.open(clips, RATE, cache, max_bad_fraction=0.17).unread == first.unread
     for share, allowed in ((0.0, 0), (0.16, 1)):
         with pytest.raises(
-            UserError, match=rf"^2 of 12 .*bad_files={share:g} lets a run go without {allowed}:"
+            UserError, match=rf"^2 of 12 .*max_bad_fraction={share:g} lets a run go without {allowed}:"
         ):
-            WaveStore.open(clips, RATE, cache, bad_files=share)
+            WaveStore.open(clips, RATE, cache, max_bad_fraction=share)
     assert left_in(cache) == [first.folder.name]
 
 
 def test_a_mended_file_is_decoded_anew(clips: list[Clip], cache: Path) -> None:
     spoil(clips[3:4])
-    lacking = WaveStore.open(clips, RATE, cache, bad_files=0.1)
+    lacking = WaveStore.open(clips, RATE, cache, max_bad_fraction=0.1)
     write_wav(Path(clips[3].path), noise(700, 3), RATE)
     store = WaveStore.open(clips, RATE, cache)
     assert store.folder != lacking.folder
@@ -408,7 +410,7 @@ def test_a_store_that_lost_its_list_is_built_again(
     content: bytes | None, clips: list[Clip], cache: Path
 ) -> None:
     spoil(clips[3:4])
-    store = WaveStore.open(clips, RATE, cache, bad_files=0.1)
+    store = WaveStore.open(clips, RATE, cache, max_bad_fraction=0.1)
     (store.folder / QUARANTINE).unlink()
     if content is not None:
         (store.folder / QUARANTINE).write_bytes(content)
@@ -426,7 +428,7 @@ def test_what_the_system_refuses_to_open_is_not_kept_as_bad(
     with monkeypatch.context() as patched:
         patched.setattr("lightning_audio.data.decode.soundfile.SoundFile", closed)
         with pytest.raises(UserError, match=r"^12 audio files cannot be opened"):
-            WaveStore.open(clips, RATE, cache, bad_files=1.0)
+            WaveStore.open(clips, RATE, cache, max_bad_fraction=1.0)
     assert left_in(cache) == []
     assert_holds(WaveStore.open(clips, RATE, cache), clips)
 

@@ -214,8 +214,8 @@ def test_a_long_piece_runs_through_the_task_in_parts(monkeypatch: pytest.MonkeyP
     [
         (FRONTEND | {"top_db": 80.0}, r"top_db=80 .* train with frontend\.top_db=null"),
         (FRONTEND | {"frontend": "MFCC", "n_mfcc": 5, "top_db": 80.0}, r"train with frontend\.top_db=null"),
-        (FRONTEND | {"normalize": "clip"}, "normalize=clip measures .* train with normalize=corpus"),
-        (FRONTEND | {"normalize": "clip_bin"}, "normalize=clip_bin measures .* normalize=corpus"),
+        (FRONTEND | {"normalize": "clip"}, "normalize=per_clip measures .* train with normalize=corpus"),
+        (FRONTEND | {"normalize": "clip_bin"}, "normalize=per_clip_cmn measures .* normalize=corpus"),
         (
             {"frontend": "Waveform"},
             "front end Waveform does not run on a stream: train with frontend=log_mel",

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from lightning_audio.data import long_audio as module
-from lightning_audio.data.long_audio import Word, bed, long_audio
+from lightning_audio.data.long_audio import SpokenWord, bed, long_audio
 from lightning_audio.metrics.detection import (
     OperatingPoint,
     det_curve,
@@ -22,8 +22,8 @@ from lightning_audio.metrics.detection import (
 RATE = 8000
 
 
-def word(start: float, label: str = "yes") -> Word:
-    return Word(start, start + 1.0, label, 0)
+def word(start: float, label: str = "yes") -> SpokenWord:
+    return SpokenWord(start, start + 1.0, label, 0)
 
 
 def point(misses: int, false_alarms: int, threshold: float = 0.5, words: int = 10) -> OperatingPoint:

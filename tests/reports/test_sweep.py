@@ -29,7 +29,7 @@ def table_of(folder: Path) -> dict[str, Any]:
 
 
 def test_all_runs_stand_in_one_table(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    launch(["-m", *ONE, "loader.validation=0.25", "optimizer.lr=1e-3,1e-2", "seed=0"])
+    launch(["-m", *ONE, "loader.val_fraction=0.25", "optimizer.lr=1e-3,1e-2", "seed=0"])
     folder = the_sweep(logs)
     table = table_of(folder)
     assert [row["overrides"]["optimizer.lr"] for row in table["runs"]] == ["0.001", "0.01"]
@@ -100,7 +100,7 @@ def test_several_processes_in_a_multirun_are_refused(logs: Path, capsys: pytest.
 def test_two_processes_train_one_run(logs: Path) -> None:
     """Each sees half of every batch of both; the run has one folder, and every test clip is scored once."""
     command = [sys.executable, "-m", "lightning_audio", "train", *TINY, *TWO_PROCESSES]
-    command += ["loader.validation=0.25"]
+    command += ["loader.val_fraction=0.25"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -181,7 +181,7 @@ def test_blank_rate_and_prior_follow_the_batches_within_their_lengths() -> None:
 
 def test_later_augmentation_waits_for_the_blank_rate() -> None:
     masks = SpecAugment(freq_masks=1, freq_width=16, p=1.0)
-    augment = Augment(features={"masks": masks}, later=["masks"]).train()
+    augment = Augment(features={"masks": masks}, delayed=["masks"]).train()
     x, lengths = torch.randn(2, 16, 50), torch.tensor([50, 50])
     augment.started = False
     assert torch.equal(augment.features(x, lengths)[0], x)
@@ -191,9 +191,9 @@ def test_later_augmentation_waits_for_the_blank_rate() -> None:
 
 
 def test_later_names_only_what_is_there_or_left_out() -> None:
-    Augment(features={"masks": None}, later=["masks"])
-    with pytest.raises(UserError, match=r"augment.later names 'mask'"):
-        Augment(features={"masks": None}, later=["mask"])
+    Augment(features={"masks": None}, delayed=["masks"])
+    with pytest.raises(UserError, match=r"augment.delayed names 'mask'"):
+        Augment(features={"masks": None}, delayed=["mask"])
 
 
 def clip(name: str, text: str | None, split: str = "train") -> Clip:
@@ -247,15 +247,15 @@ SOUND = Symptoms(0.99, 500, 20, 1e-3, 0.0, 1.0, False, 0.2, 0.5, 3.0)
 @pytest.mark.parametrize(
     ("field", "value", "word"),
     [
-        ("mean", -40.0, "normalize=bin"),
-        ("deviation", 20.0, "normalize=bin"),
+        ("mean", -40.0, "normalize=per_feature"),
+        ("deviation", 20.0, "normalize=per_feature"),
         ("tokens_per_frame", 0.0, "transcripts"),
         ("rising", 400, "schedule.warmup"),
         ("lr", 0.05, "optimizer.lr=0.05"),
         ("lr", 1e-6, "optimizer.lr=1e-06"),
-        ("masked_early", True, "augment.later"),
+        ("masked_early", True, "augment.delayed"),
         ("tightest", 0.95, "network.strides"),
-        ("seconds", 40.0, "shortest_first"),
+        ("seconds", 40.0, "curriculum_epochs"),
     ],
 )
 def test_doctor_names_the_cause_that_fits_and_no_other(field: str, value: Any, word: str) -> None:

@@ -127,7 +127,7 @@ def test_an_option_that_does_not_fit_is_one_sentence(options: dict[str, Any], se
 
 def test_tuning_without_validation_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="wants a validation split"):
-        train(compose_config([*TINY, "loader.validation=0"]), tmp_path / "run")
+        train(compose_config([*TINY, "loader.val_fraction=0"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -142,7 +142,9 @@ def test_labels_at_or_above_their_thresholds_are_said() -> None:
     logits = torch.tensor([values for values, _ in observed.values()]).logit()
     model.observe("test", logits, torch.ones(3), batch_of(targets))
     values = model.summarise("test")
-    assert [model.said(row) for row in model.probabilities] == [labels for _, labels in observed.values()]
+    assert [model.predicted_labels(row) for row in model.probabilities] == [
+        labels for _, labels in observed.values()
+    ]
     # Right: dog and bell, none; wrong: rain said, bell missed.
     assert values["exact_match"] == pytest.approx(2 / 3)
     assert values["label_accuracy"] == pytest.approx(7 / 9)
@@ -152,14 +154,14 @@ def test_labels_at_or_above_their_thresholds_are_said() -> None:
 def test_a_recording_has_the_labels_of_all_its_windows() -> None:
     rows = [[0.9, 0.1, 0.2], [0.3, 0.6, 0.4], [0.1, 0.1, 0.1]]
     looks = [Window(i, i + 1.0, torch.tensor(row).logit()) for i, row in enumerate(rows)]
-    answer = task().conclude("a.wav", looks)
+    answer = task().make_prediction("a.wav", looks)
     assert answer.hypothesis == "dog, rain"
     assert answer.scores == pytest.approx({"dog": 0.9, "rain": 0.6, "bell": 0.4})
     assert (answer.score, answer.seconds) == (pytest.approx(0.9), 3.0)
     assert [window[2] for window in answer.windows] == ["dog", "rain", ""]
     (row,) = rows_of_answers([answer], top=3, windows=False)
     assert row["next"] == "dog 0.90, rain 0.60"
-    (silent,) = rows_of_answers([task().conclude("b.wav", looks[2:])], top=2, windows=False)
+    (silent,) = rows_of_answers([task().make_prediction("b.wav", looks[2:])], top=2, windows=False)
     assert (silent["label"], silent["next"]) == ("", "dog 0.10")
 
 
@@ -167,7 +169,7 @@ def test_shifts_are_averaged_as_probabilities() -> None:
     model = task(shifts=2).eval()
     waveforms, lengths = torch.randn(2, 4000), torch.full((2,), 4000)
     with torch.inference_mode():
-        averaged = model.label_scores(model.answer(waveforms, lengths)[0])
+        averaged = model.label_scores(model.forward_tta(waveforms, lengths)[0])
         views = [waveforms, waveforms.roll(2000, dims=1)]
         expected = torch.stack([model(view, lengths)[0].sigmoid() for view in views]).mean(0)
     torch.testing.assert_close(averaged, expected)

@@ -134,10 +134,10 @@ def test_clips_in_a_row_have_the_loss_of_each_by_itself() -> None:
 
 @pytest.mark.parametrize(("clips", "shape"), [(8, (2, 4)), (6, (3, 2)), (5, None)])
 def test_training_clips_stand_in_a_row(clips: int, shape: tuple[int, int] | None) -> None:
-    task = make(in_a_row=4)
+    task = make(clips_per_sequence=4)
     waveforms = torch.arange(clips * 100).view(clips, 100).to(torch.int16)
     batch = Batch(waveforms, torch.full([clips], 100), torch.arange(clips) % 4)
-    rows, lengths, targets = task.arranged(*task.augmented(batch))
+    rows, lengths, targets = task.concatenated(*task.augmented(batch))
     assert torch.equal(rows.flatten() * 2**15, torch.arange(clips * 100.0))
     assert targets.argmax(-1).flatten().tolist() == [i % 4 for i in range(clips)]
     if shape is None:
@@ -181,7 +181,7 @@ def test_moving_mean_is_that_of_the_live_detector() -> None:
         ({"background": []}, "leaves no keywords, or nothing else"),
         ({"background": LABELS}, "leaves no keywords, or nothing else"),
         ({"threshold": 1.5}, "task.threshold=1.5"),
-        ({"in_a_row": 0}, "task.in_a_row"),
+        ({"clips_per_sequence": 0}, "task.clips_per_sequence"),
         ({"mix": Mix("mixup")}, "augment.mix=null"),
         ({"label_smoothing": 0.1}, "task.label_smoothing"),
         ({"per_frame": False}, "network.per_frame=true"),
@@ -217,7 +217,7 @@ def batch_of(task: Trigger, clips: list[Clip]) -> Batch:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trigger:
     """A task that has learned the tones."""
-    task = make(in_a_row=4, smoothing=0.05, margin=0.2, refractory=0.4)
+    task = make(clips_per_sequence=4, smoothing=0.05, margin=0.2, refractory=0.4)
     batch = batch_of(task, tone_clips(tmp_path_factory.mktemp("train"), 96, seed=0, loudest=0.08))
     task.fit_normalizer([batch])
     optimizer = torch.optim.Adam(task.parameters(), lr=0.02)
@@ -226,7 +226,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trigger:
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 80)
         rows = torch.randperm(96, generator=generator)[:32]
         part = Batch(batch.waveforms[rows], batch.lengths[rows], batch.targets[rows])
-        waveforms, lengths, targets = task.arranged(*task.augmented(part))
+        waveforms, lengths, targets = task.concatenated(*task.augmented(part))
         logits, frames = task.network(*task.features(waveforms, lengths))
         loss = task.loss(logits, frames, targets)
         optimizer.zero_grad()
@@ -239,7 +239,7 @@ def test_tones_are_detected_in_long_audio(trained: Trigger, tmp_path: Path) -> N
     clips = tone_clips(tmp_path / "test", 40, seed=1)
     batch = batch_of(trained, clips)
     with torch.no_grad():
-        trained.observe("test", *trained.answer(batch.waveforms, batch.lengths), batch)
+        trained.observe("test", *trained.forward_tta(batch.waveforms, batch.lengths), batch)
     assert trained.summarise("test")["accuracy"] >= 0.9
     scores = trained.report(tmp_path, clips)
     assert (scores["miss_rate"].value, scores["miss_rate"].n) == (0.0, 20)
@@ -298,14 +298,14 @@ def test_a_run_tunes_the_threshold_of_the_weights_that_it_keeps(
     options = ["task=trigger", "task.background=[rain,wind]", "task.noise=wind", "frontend.top_db=null"]
     options += ["network=gru", "network.per_frame=true", "network.hidden=8", "augment=none", "callbacks=ema"]
     base = [option for option in TINY if not option.startswith("network")]
-    cfg = config.compose_config([*base, *options, "loader.validation=0.3", f"paths.cache={tmp_path}"])
-    hear, heard_with = Trigger.hear, []
+    cfg = config.compose_config([*base, *options, "loader.val_fraction=0.3", f"paths.cache={tmp_path}"])
+    hear, heard_with = Trigger.score_long_audio, []
 
     def recorded(task: Trigger, clips: list[Clip]) -> Any:
         heard_with.append(task.network.get_parameter("head.weight").tolist())
         return hear(task, clips)
 
-    monkeypatch.setattr(Trigger, "hear", recorded)
+    monkeypatch.setattr(Trigger, "score_long_audio", recorded)
     scores = train(cfg, tmp_path / "run")["scores"]
     assert {"val/accuracy", "test/miss_rate", "test/false_alarms_per_hour"} <= scores.keys()
     task = load(tmp_path / "run")
@@ -315,7 +315,7 @@ def test_a_run_tunes_the_threshold_of_the_weights_that_it_keeps(
     assert kept in ([True, False, True, True], [False, True, True, True])
     data = build.datamodule(cfg)
     data.setup()
-    heard = task.hear(data.splits["val"].clips)
+    heard = task.score_long_audio(data.splits["val"].clips)
     best = fewest_errors(heard.points(THRESHOLDS))
     assert float(task.threshold) == pytest.approx(best.threshold)
     assert scores["val/miss_rate"]["value"] == pytest.approx(best.miss_rate)

@@ -57,7 +57,7 @@ def test_settings_of_the_optimizer_that_are_forced_count(run: Path, logs: Path) 
 
 
 def test_patience_that_is_forced_counts(logs: Path) -> None:
-    stops = ("callbacks=early_stopping", "loader.validation=0.25", "trainer.max_epochs=4")
+    stops = ("callbacks=early_stopping", "loader.val_fraction=0.25", "trainer.max_epochs=4")
     never = "+callbacks.early_stopping.min_delta=2"  # no accuracy gets better by that much
     launch([*TINY, *stops, never, "callbacks.early_stopping.patience=1", "test=false"])
     (folder,) = (logs / "demo").iterdir()

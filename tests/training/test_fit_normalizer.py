@@ -85,7 +85,8 @@ def test_a_second_run_has_the_same_to_the_last_bit_from_one_batch(
 
 
 @pytest.mark.parametrize(
-    "change", ["frontend.n_mels=32", "loader.batch_size=8", "data.fold=2", "data.seed=1", "normalize=bin"]
+    "change",
+    ["frontend.n_mels=32", "loader.batch_size=8", "data.fold=2", "data.seed=1", "normalize=per_feature"],
 )
 def test_what_they_depend_on_makes_others(change: str, remembered: Path, fitted_on: list[int]) -> None:
     fitted()
@@ -95,7 +96,7 @@ def test_what_they_depend_on_makes_others(change: str, remembered: Path, fitted_
 
 
 def test_nothing_is_remembered_where_nothing_is_fitted(remembered: Path, fitted_on: list[int]) -> None:
-    mean, std = fitted("normalize=clip")
+    mean, std = fitted("normalize=per_clip")
     assert (float(mean), float(std)) == (0.0, 1.0)
     assert fitted_on == []
     assert not remembered.exists()

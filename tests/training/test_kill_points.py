@@ -34,7 +34,7 @@ def test_killed_at_random_points_it_ends_as_if_it_never_was(tmp_path: Path) -> N
         ("--signal", "INT", "--asks"),
         ("trainer.accumulate_grad_batches=2", "callbacks.early_stopping.patience=1"),
         ("+trainer.val_check_interval=0.5",),
-        ("loader.validation=0.0", "callbacks.early_stopping=null"),
+        ("loader.val_fraction=0.0", "callbacks.early_stopping=null"),
         ("trainer.limit_train_batches=3", "--workers", "2"),
     ],
     ids=lambda options: " ".join(options),

@@ -8,7 +8,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_audio.training.loggers import CSVLogger, go_on
+from lightning_audio.training.loggers import CSVLogger, resume_loggers
 
 
 def rows(folder: Path) -> list[tuple[int, str, str]]:
@@ -33,30 +33,30 @@ def test_a_resumed_run_goes_on_in_the_same_file(tmp_path: Path) -> None:
     with (tmp_path / "csv" / "metrics.csv").open("a") as file:
         file.write("4,0.")  # cut off by a kill
     second = CSVLogger(str(tmp_path))
-    go_on([second], 3)
+    resume_loggers([second], 3)
     assert rows(tmp_path) == [(0, "0.0", ""), (1, "1.0", ""), (2, "2.0", "")]
     for step in (2, 3):  # the row of step 2 is there
         second.log_metrics({"loss": float(step)}, step)
     second.log_metrics({"val": 0.5}, 3)
     assert rows(tmp_path)[2:] == [(2, "2.0", ""), (3, "3.0", ""), (3, "", "0.5")]
     third = CSVLogger(str(tmp_path))
-    go_on([third], 4, {"loss": 3.0})  # what was to be logged when it was saved: it is there
+    resume_loggers([third], 4, {"loss": 3.0})  # what was to be logged when it was saved: it is there
     assert len(rows(tmp_path)) == 5
-    go_on([third], 0)
+    resume_loggers([third], 0)
     assert rows(tmp_path) == []
 
 
 def test_a_row_that_a_kill_kept_from_the_file_is_made_up_for(tmp_path: Path) -> None:
     CSVLogger(str(tmp_path)).log_metrics({"loss": 0.0}, 0)
     logger = CSVLogger(str(tmp_path))
-    go_on([logger], 2, {"loss": 1.0})
+    resume_loggers([logger], 2, {"loss": 1.0})
     assert rows(tmp_path) == [(0, "0.0", ""), (1, "1.0", "")]
 
 
 def test_tensorboard_shows_every_step_once(tmp_path: Path) -> None:
     for start, end in ((0, 6), (4, 8)):
         logger = TensorBoardLogger(str(tmp_path), name=None, version="tensorboard")
-        go_on([logger], start)
+        resume_loggers([logger], start)
         for step in range(start, end):
             logger.log_metrics({"loss": 100.0 * start + step}, step)
         logger.finalize("success")

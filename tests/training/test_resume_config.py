@@ -16,7 +16,7 @@ from lightning_audio.cli.train import launch
 from lightning_audio.errors import UserError
 from lightning_audio.training import run_folder, saved_config
 from lightning_audio.training.resume import ABSENT, _merged, differences, edited, latest
-from lightning_audio.training.run import how_to_go_on, train
+from lightning_audio.training.run import resume_hint, train
 
 
 @pytest.fixture
@@ -170,9 +170,9 @@ def test_the_latest_run_is_not_one_that_was_renamed(tmp_path: Path) -> None:
 
 
 def test_what_to_do_with_a_run_that_had_not_begun(tmp_path: Path) -> None:
-    assert how_to_go_on(tmp_path).startswith("start it again")
+    assert resume_hint(tmp_path).startswith("start it again")
     (tmp_path / "config.yaml").touch()
-    assert how_to_go_on(tmp_path) == f"go on with resume={tmp_path}"
+    assert resume_hint(tmp_path) == f"go on with resume={tmp_path}"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_predictions_add_up_to_the_scores(tiny_run: Path) -> None:
 
 
 def test_the_checkpoint_is_the_one_that_validation_chose(tmp_path: Path) -> None:
-    metrics = train(tiny("loader.validation=0.25", "trainer.max_epochs=4"), tmp_path)
+    metrics = train(tiny("loader.val_fraction=0.25", "trainer.max_epochs=4"), tmp_path)
     best, last = (
         torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
     )
@@ -97,7 +97,7 @@ def test_the_checkpoint_is_the_one_that_validation_chose(tmp_path: Path) -> None
 
 
 def test_early_stopping_stops_where_the_score_stays(tmp_path: Path) -> None:
-    stopped = ("callbacks=early_stopping", "loader.validation=0.25", "callbacks.early_stopping.patience=2")
+    stopped = ("callbacks=early_stopping", "loader.val_fraction=0.25", "callbacks.early_stopping.patience=2")
     metrics = train(tiny(*stopped, "optimizer.lr=0", "trainer.max_epochs=9"), tmp_path)
     # With a rate of 0 nothing but the statistics of the BatchNorms moves: few epochs can be the best so far.
     assert 3 <= metrics["epochs"] < 9

@@ -89,7 +89,7 @@ def test_outside_of_training_it_leaves_at_once(
     hook: str, send: Send, logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send(hook, signal.SIGTERM, 1)  # a validation step: that of the sanity check
-    assert end_of([*TINY, "loader.validation=0.25", "trainer.max_epochs=1"], monkeypatch) == 143
+    assert end_of([*TINY, "loader.val_fraction=0.25", "trainer.max_epochs=1"], monkeypatch) == 143
     (run,) = (logs / "demo").iterdir()
     assert not (run / "metrics.json").exists()
     assert (run / "checkpoints" / "last.ckpt").exists() == (hook == "test_step")

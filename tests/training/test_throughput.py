@@ -57,7 +57,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_waiting_is_the_time_of_the_loader_and_nothing_else(
     every: int, planted: None, tmp_path: Path
 ) -> None:
-    watched = ("loader.validation=0.25", "callbacks=ema", "test=false")
+    watched = ("loader.val_fraction=0.25", "callbacks=ema", "test=false")
     cfg = compose_config([*TINY, *watched, f"trainer.max_epochs={EPOCHS}"])
     OmegaConf.update(cfg, "trainer.val_check_interval", every, force_add=True)
     metrics = train(cfg, tmp_path)
@@ -68,7 +68,12 @@ def test_waiting_is_the_time_of_the_loader_and_nothing_else(
 
 
 def test_the_learning_rate_is_logged_whenever_loggers_write(tmp_path: Path) -> None:
-    options = ("logger=default", "trainer.log_every_n_steps=2", "callbacks.listen=null", "test=false")
+    options = (
+        "logger=default",
+        "trainer.log_every_n_steps=2",
+        "callbacks.training_examples=null",
+        "test=false",
+    )
     cfg = compose_config([*TINY, *options])
     cfg.run_folder = str(tmp_path)
     train(cfg, tmp_path)

@@ -21,7 +21,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.frontend.waveform import Waveform
 from lightning_audio.reports.plots import features_figure
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.training.callbacks.training_examples import Listen, augmented_views
+from lightning_audio.training.callbacks.training_examples import TrainingExamples, augmented_views
 from lightning_audio.training.run import train
 from lightning_audio.training.trainer import build_trainer
 
@@ -35,7 +35,7 @@ TINY = (
     "loader.batch_size=20",
     "trainer=cpu",
     f"trainer.max_epochs={EPOCHS}",
-    "callbacks.listen.clips=3",
+    "callbacks.training_examples.clips=3",
 )
 
 
@@ -45,12 +45,12 @@ def tiny(*overrides: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same training with Listen, without it, and with it but no logger to write to."""
+    """The same training with TrainingExamples, without it, and with it but no logger to write to."""
     folder = tmp_path_factory.mktemp("runs")
     variants = {
-        "heard": ["callbacks.listen.every_n_epochs=1"],
-        "deaf": ["callbacks.listen=null"],
-        "unlogged": ["callbacks.listen.every_n_epochs=1", "logger=none"],
+        "heard": ["callbacks.training_examples.every_n_epochs=1"],
+        "deaf": ["callbacks.training_examples=null"],
+        "unlogged": ["callbacks.training_examples.every_n_epochs=1", "logger=none"],
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIGHTNING_AUDIO_CACHE", str(folder / "cache"))
@@ -197,14 +197,14 @@ def test_without_several_features_a_frame_there_is_only_sound(
     monkeypatch.setattr(
         "lightning_audio.training.callbacks.training_examples._tensorboards", lambda _: [logger]
     )
-    Listen(clips=2).show_clips(SimpleNamespace(global_step=0, datamodule=data), task)  # type: ignore[arg-type]
+    TrainingExamples(clips=2).show_clips(SimpleNamespace(global_step=0, datamodule=data), task)  # type: ignore[arg-type]
     assert written == [f"audio/{heard_ids(data)[0]}", f"audio/{heard_ids(data)[2]}"]
 
 
 @pytest.mark.parametrize("options", [{"clips": 0}, {"every_n_epochs": 0}])
 def test_counts_below_one_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UserError, match=r"^callbacks\.listen counts .*1 or more.*\.$"):
-        Listen(**options)
+        TrainingExamples(**options)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

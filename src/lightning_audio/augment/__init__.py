@@ -33,11 +33,11 @@ class Augment(nn.Module):
 
     Args:
         waveform, mix, features: the transforms.
-        later: names of transforms that do nothing until a task sets `started`; those that are left out may
+        delayed: names of transforms that do nothing until a task sets `started`; those that are left out may
             be named too.
 
     Raises:
-        UserError: `later` names what is neither there nor left out.
+        UserError: `delayed` names what is neither there nor left out.
     """
 
     def __init__(
@@ -45,18 +45,19 @@ class Augment(nn.Module):
         waveform: Transforms = (),
         mix: Mix | None = None,
         features: Transforms = (),
-        later: Sequence[str] = (),
+        delayed: Sequence[str] = (),
     ) -> None:
         super().__init__()
         known = {*_names(waveform), *_names(features)}
-        if unknown := [name for name in later if name not in known]:
+        if unknown := [name for name in delayed if name not in known]:
             raise UserError(
-                f"augment.later names {unknown[0]!r}, which is no transform: name some of {', '.join(known)}."
+                f"augment.delayed names {unknown[0]!r}, which is no transform: name some of "
+                f"{', '.join(known)}."
             )
         self.waveform_transforms = nn.ModuleDict(_by_name(waveform))
         self.mix = mix
         self.feature_transforms = nn.ModuleDict(_by_name(features))
-        self.later, self.started = frozenset(later), True
+        self.delayed, self.started = frozenset(delayed), True
 
     @property
     def progress(self) -> float:
@@ -91,7 +92,7 @@ class Augment(nn.Module):
 
     def _through(self, transforms: nn.ModuleDict, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         for name, transform in transforms.items():
-            if self.started or name not in self.later:
+            if self.started or name not in self.delayed:
                 x, lengths = transform(x, lengths)
         return x, lengths
 

@@ -24,7 +24,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
 from lightning_audio.data.manifests import read_manifest
 from lightning_audio.decoding.alignment import BARE, Extent, Span, align, fit_extent, joined
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import transcript_files, write_transcripts
 from lightning_audio.inference.transcribe import Transcript, posteriors
 from lightning_audio.io import to_json, write_atomically
@@ -160,7 +160,7 @@ def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Tr
         yield Transcript(path, max(end for _, end in found), tuple(segment for segment, _ in found))
 
 
-@ends_in_one_sentence
+@cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Aligns a transcript or a table of them, or fits where words begin; prints or writes what was found."""
     options = arguments.align(argv)

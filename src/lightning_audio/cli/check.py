@@ -22,10 +22,10 @@ from lightning_audio.cli import arguments
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import clips_of
 from lightning_audio.data.decode import in_threads
-from lightning_audio.data.inspect.clips import Heard, listen_to, summary
+from lightning_audio.data.inspect.clips import ClipReport, inspect_clip, summary
 from lightning_audio.data.inspect.findings import Finding, Inspection
 from lightning_audio.data.wave_store import progress
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.reports.tables import print_table
@@ -43,7 +43,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     corpus.prepare()
     runs = [_clips(cfg), *(_clips(cfg, fold) for fold in corpus.folds if fold != corpus.fold)]
     labels = corpus.labels or tuple(sorted({label for clip in runs[0] for label in clip.labels}))
-    heard = list(progress(in_threads(listen_to, runs[0]), "Listening", len(runs[0])))
+    heard = list(progress(in_threads(inspect_clip, runs[0]), "Listening", len(runs[0])))
 
     def name(clip: Clip) -> str:
         path = Path(clip.path)
@@ -67,7 +67,7 @@ def _clips(cfg: DictConfig, fold: int | None = None) -> list[Clip]:
     if fold is not None:
         cfg = cfg.copy()
         cfg.data.fold = fold
-    return clips_of(build.corpus(cfg), cfg.loader.validation, cfg.seed)
+    return clips_of(build.corpus(cfg), cfg.loader.val_fraction, cfg.seed)
 
 
 def _misfit(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> list[Finding]:
@@ -80,7 +80,7 @@ def _misfit(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> li
     return []
 
 
-def _row(one: Heard) -> dict[str, Any]:
+def _row(one: ClipReport) -> dict[str, Any]:
     row = {**asdict(one.clip), **asdict(one)}
     return {key: value for key, value in row.items() if key != "clip" and value is not None}
 
@@ -131,7 +131,7 @@ def print_finding(finding: dict[str, Any], console: Console) -> None:
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-@ends_in_one_sentence
+@cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints what was found in a corpus; exits with 1 where something has to be mended."""
     options = arguments.check(argv)

@@ -16,7 +16,7 @@ from rich.console import Console
 from scipy.special import bdtr, ndtri, stdtr
 
 from lightning_audio.cli import arguments
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.metrics.intervals import group_numbers
 from lightning_audio.metrics.transcripts import (
     align_characters,
@@ -213,7 +213,7 @@ def p_text(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-@ends_in_one_sentence
+@cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.compare(argv)
     print_comparison(compare_runs(read_run(options.run), read_run(options.other)))

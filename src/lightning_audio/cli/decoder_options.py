@@ -16,7 +16,7 @@ from lightning_audio.decoding import Beam, Decoder, Greedy, LMDecoder, tune
 from lightning_audio.decoding.lm import WordModel, refuse_strangers
 from lightning_audio.decoding.tuning import WEIGHTS
 from lightning_audio.errors import UserError
-from lightning_audio.io import digest, to_json, write_atomically
+from lightning_audio.io import sha256_of, to_json, write_atomically
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc import CTC
 
@@ -54,7 +54,7 @@ def description(decoder: Decoder) -> dict[str, Any]:
         return {"search": "greedy"}
     kept = {name: getattr(decoder, name) for name in ("beam", "word_bonus", "length_norm")}
     if isinstance(decoder, LMDecoder):
-        kept |= {"lm": str(decoder.lm.resolve()), "lm_sha256": digest(decoder.lm)}
+        kept |= {"lm": str(decoder.lm.resolve()), "lm_sha256": sha256_of(decoder.lm)}
         kept |= {name: getattr(decoder, name) for name in ("lm_weight", "unit", "lexicon")}
     return {"search": "beam", **kept}
 
@@ -96,7 +96,9 @@ def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folde
     if not (isinstance(decoder, Beam) and isinstance(task, CTC)):
         raise UserError("The best path has no weights to tune: add --beam 16, or --lm FILE.")
     if not data.has_validation:
-        raise UserError("Weights are tuned on validation, and this run has none: set loader.validation=0.1.")
+        raise UserError(
+            "Weights are tuned on validation, and this run has none: set loader.val_fraction=0.1."
+        )
     found, references = posteriors(task, data, "val")
     weights = WEIGHTS if isinstance(decoder, LMDecoder) else (0.0,)
     weight, bonus, tried = tune(found, references, decoder.weighted, weights)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from lightning_audio import build, config
 from lightning_audio.data.batch import Batch
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.ctc_doctor import verdict
 from lightning_audio.training.normalizer import fit_normalizer
@@ -101,7 +101,7 @@ def examine(cfg: DictConfig) -> float:
     return error_rate
 
 
-@ends_in_one_sentence
+@cli_errors
 def main() -> None:
     cfg = config.compose_config(sys.argv[1:])
     if config.is_sweep(sys.argv[1:]):

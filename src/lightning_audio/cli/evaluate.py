@@ -19,7 +19,7 @@ from lightning_audio.cli import arguments
 from lightning_audio.cli.decoder_options import DECODING, decoder_of, description, refuse_foreign_model, tuned
 from lightning_audio.data.clip import SPLITS
 from lightning_audio.data.datamodule import AudioDataModule
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports import sweep
@@ -32,11 +32,11 @@ from lightning_audio.reports.cross_validation import (
 from lightning_audio.reports.results import METRICS, RunResult, read_metrics, read_run, write_metrics
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.training import saved_config
-from lightning_audio.training.run import print_run, quiet, tell_unread, test
+from lightning_audio.training.run import print_run, quiet, report_quarantined, test
 from lightning_audio.training.trainer import build_trainer
 
 
-@ends_in_one_sentence
+@cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.evaluate(argv)
     output = options.output or options.run / "evaluation"
@@ -96,7 +96,7 @@ def evaluate(
     if isinstance(task, CTC):
         refuse_foreign_model(decoder, task, data)
     output.mkdir(parents=True, exist_ok=True)
-    tell_unread(data, output)
+    report_quarantined(data, output)
     tell_other_data(run_folder, data)
     facts: dict[str, object] = {"data": data.facts()}
     if isinstance(task, CTC):

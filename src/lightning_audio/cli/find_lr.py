@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.tuner import Tuner
 
 from lightning_audio import build, config
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.training import run_folder
 from lightning_audio.training.normalizer import fit_normalizer
@@ -67,7 +67,7 @@ def plot(rates: list[float], losses: list[float], suggestion: float, path: Path)
     figure.savefig(path, dpi=120)
 
 
-@ends_in_one_sentence
+@cli_errors
 def main() -> None:
     cfg = config.compose_config(sys.argv[1:])
     if config.is_sweep(sys.argv[1:]):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning_audio import build, config
 from lightning_audio.cli.train import launch
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.reports import sweep
 from lightning_audio.reports.cross_validation import print_fold_report, summarise_folds, write_fold_report
 from lightning_audio.reports.results import read_run
@@ -41,7 +41,7 @@ def cross_validate(overrides: list[str]) -> None:
     print(f"Folder: {Path(sweep.last_folder)}")
 
 
-@ends_in_one_sentence
+@cli_errors
 def main() -> None:
     cross_validate(sys.argv[1:])
 

@@ -21,7 +21,7 @@ from lightning_audio.data.datamodule import clips_of
 from lightning_audio.data.manifests import read_manifest
 from lightning_audio.data.targets import normalizer_of
 from lightning_audio.decoding.lm import token_name
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.io import write_atomically
 from lightning_audio.text.normalizer import Normalizer
@@ -179,7 +179,9 @@ def training_texts(source: Path, allow: Sequence[str] = ()) -> list[str]:
         cfg = saved_config.saved_config(source, allow)
         corpus = build.corpus(cfg)
         corpus.prepare()
-        clips = [clip for clip in clips_of(corpus, cfg.loader.validation, cfg.seed) if clip.split == "train"]
+        clips = [
+            clip for clip in clips_of(corpus, cfg.loader.val_fraction, cfg.seed) if clip.split == "train"
+        ]
     elif source.suffix.lower() in MANIFEST_SUFFIXES:
         clips = [clip for clip in read_manifest(source) if clip.split in (None, "train")]
     else:
@@ -243,7 +245,7 @@ def splitter(unit: str, run: Path | None, allow: Sequence[str] = ()) -> Callable
     return tokens
 
 
-@ends_in_one_sentence
+@cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the language model, and the list of its words where that is asked for."""
     options = arguments.ngram(argv)

@@ -24,7 +24,7 @@ from lightning_audio.cli import arguments
 from lightning_audio.cli.arguments import SOUND_FORMATS
 from lightning_audio.cli.decoder_options import decoder_of
 from lightning_audio.data.decode import audio_files
-from lightning_audio.errors import UserError, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.formats import (
     TRANSCRIPTS,
@@ -74,7 +74,7 @@ def found_in(
         timed = list(timelines(task, recordings, window, hop, batch_size, **rules))
         return len(timed), events_as_text(timed, options.format, to_terminal)
     looks = outputs_of_windows(task, recordings, window, hop, batch_size)
-    answers = [task.conclude(name, windows) for name, windows in looks]
+    answers = [task.make_prediction(name, windows) for name, windows in looks]
     return len(answers), answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
 
 
@@ -132,7 +132,7 @@ def refuse_misfits(options: argparse.Namespace) -> None:
         raise UserError(f"--format {options.format} says what sounds when: add --events.")
 
 
-@ends_in_one_sentence
+@cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints, or writes to a file, what the run hears in audio files or on standard input."""
     options = arguments.predict(argv)

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_audio import config
-from lightning_audio.errors import UserError, end_on, ends_in_one_sentence
+from lightning_audio.errors import UserError, cli_errors, end_on
 from lightning_audio.reports import sweep
 from lightning_audio.reports.results import (
     METRICS,
@@ -51,12 +51,12 @@ HYDRA_FLAGS = (
 )
 
 
-def job(cfg: DictConfig, force: bool = False) -> None:
+def run_job(cfg: DictConfig, force: bool = False) -> None:
     """One run as Hydra starts it; a failed run of a multirun is noted, and the others go on."""
     run_folder = Path(HydraConfig.get().runtime.output_dir)
     many = many_runs()
     if many:
-        slurm.note(Path(HydraConfig.get().sweep.dir))
+        slurm.remember_command(Path(HydraConfig.get().sweep.dir))
     if many and (run_folder / METRICS).is_file():
         print(f"{run_folder} has its scores already.")
         return
@@ -97,7 +97,7 @@ def resume_run(cfg: DictConfig, overrides: list[str], force: bool = False) -> No
 
 def launch(arguments: list[str]) -> None:
     """Starts what the command line asks for; raises UserError for what it mistypes."""
-    arguments, force = without_force(arguments)
+    arguments, force = without_force([config.renamed(argument) for argument in arguments])
     slurm.command[:] = arguments
     many = "-m" in arguments or "--multirun" in arguments
     overrides = [argument for argument in arguments if not argument.startswith("-")]
@@ -109,12 +109,12 @@ def launch(arguments: list[str]) -> None:
             )
         refuse_unwritable(Path(cfg.paths.logs))
         if not cfg.resume and (started := slurm.restarted_folder(Path(cfg.paths.logs) / cfg.name)):
-            print(f"Job {slurm.job()} was requeued: it goes on in {started}.", flush=True)
+            print(f"Job {slurm.job_id()} was requeued: it goes on in {started}.", flush=True)
             cfg.resume, overrides = str(started), overrides if many else []
         if cfg.resume and not many:
             return resume_run(cfg, overrides, force)
         if overrides == arguments and whole.hydra.mode != RunMode.MULTIRUN:
-            return config.run_once(whole, job)
+            return config.run_once(whole, run_job)
         if cfg.resume:
             folder = resumed_folder(cfg, MULTIRUN_FILE)
             refuse_other_runs(folder, overrides, force)
@@ -123,7 +123,7 @@ def launch(arguments: list[str]) -> None:
     sweep.failed.clear()
 
     def forced_job(cfg: DictConfig) -> None:  # Hydra asks a function where it was written
-        job(cfg, force)
+        run_job(cfg, force)
 
     hydra.main(config_path=str(config.CONF), config_name=config.ROOT, version_base="1.3")(forced_job)()
     if sweep.failed:
@@ -131,7 +131,7 @@ def launch(arguments: list[str]) -> None:
     return None
 
 
-@ends_in_one_sentence
+@cli_errors
 def main() -> None:
     launch(sys.argv[1:])
 

@@ -57,7 +57,7 @@ def _has_control(label: str) -> bool:
     return not label.isprintable() and any(map(is_control, label))
 
 
-def digest(rows: Iterable[Clip | str]) -> str:
+def clips_digest(rows: Iterable[Clip | str]) -> str:
     """A digest of labels, or of what clips are trained and tested as; not of where their files lie."""
     told = (row if isinstance(row, str) else (row.id, row.labels, row.text) for row in rows)
     return hashlib.sha256("\n".join(map(repr, told)).encode()).hexdigest()[:16]

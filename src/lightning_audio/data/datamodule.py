@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_audio.data.clip import SPLITS, Clip, digest, hold_out, refuse_leaks, validated
+from lightning_audio.data.clip import SPLITS, Clip, clips_digest, hold_out, refuse_leaks, validated
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.duration_sampler import DurationSampler
@@ -28,27 +28,28 @@ from lightning_audio.errors import UserError
 
 
 @uncollected()
-def clips_of(corpus: Corpus, validation: float = 0.0, seed: int = 0) -> list[Clip]:
+def clips_of(corpus: Corpus, val_fraction: float = 0.0, seed: int = 0) -> list[Clip]:
     """The clips of a corpus, validated; a share of the training clips becomes val where there is none.
 
     Raises:
         UserError: a row is bad, or the share is less than any group of clips.
     """
-    return with_validation(validated(corpus.clips(), str(corpus.root)), validation, seed)
+    return with_validation(validated(corpus.clips(), str(corpus.root)), val_fraction, seed)
 
 
-def with_validation(clips: list[Clip], validation: float, seed: int) -> list[Clip]:
+def with_validation(clips: list[Clip], val_fraction: float, seed: int) -> list[Clip]:
     """The clips with a share of those of training moved to val, where there is none.
 
     Raises:
         UserError: the share is less than any group of clips.
     """
-    if not validation or any(clip.split == "val" for clip in clips):
+    if not val_fraction or any(clip.split == "val" for clip in clips):
         return clips
-    clips = hold_out(clips, validation, seed)
+    clips = hold_out(clips, val_fraction, seed)
     if not any(clip.split == "val" for clip in clips):
         raise UserError(
-            f"loader.validation={validation} is less than one clip (or group of clips) of any label: raise "
+            f"loader.val_fraction={val_fraction} is less than one clip (or group of clips) of any label: "
+            f"raise "
             "it, or set it to 0."
         )
     return clips
@@ -60,9 +61,9 @@ class AudioDataModule(pl.LightningDataModule):
     Args:
         corpus: what is where.
         targets: makes the encoding of the answers from labels and clips; a task class names it.
-        batch_size: clips in a training batch, for each device; with `batch_seconds` the most of them.
+        batch_size: clips in a training batch, for each device; with `max_batch_duration` the most of them.
         eval_batch_size: clips in a validation or test batch; by default `batch_size`.
-        validation: share of the training clips, whole groups at a time, that becomes the validation split
+        val_fraction: share of the training clips, whole groups at a time, that becomes the validation split
             where the corpus has none; with 0 there is none, and the last epoch counts.
         store: where the decoded audio lives: `disk` (memory map), `memory`, `device`, or `auto`, by size.
         features: `keep_features` will be called; the store of waveforms, which only tests then read, stays
@@ -70,13 +71,13 @@ class AudioDataModule(pl.LightningDataModule):
         workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
         timeout: seconds after which a worker that gives no batch counts as hung; 0: never.
         balance: draw training clips so that every label comes up about as often, instead of each clip once.
-        batch_seconds: fill batches with clips of like duration up to so many seconds, padding included;
+        max_batch_duration: fill batches with clips of like duration up to so many seconds, padding included;
             without it, clips of all durations meet.
-        jitter, shortest_first: of `DurationSampler`.
-        longest: seconds; a training clip that is longer is an outlier.
+        jitter, curriculum_epochs: of `DurationSampler`.
+        max_duration: seconds; a training clip that is longer is an outlier.
         outliers: `refuse` or `drop`; either way they are named.
-        bad_files: share of all clips that a run goes without where their audio can't be read; with more it
-            stops before training.
+        max_bad_fraction: share of all clips that a run goes without where their audio can't be read; with
+            more it stops before training.
         seed: names the order of the clips and the draw of the validation clips.
     """
 
@@ -86,18 +87,18 @@ class AudioDataModule(pl.LightningDataModule):
         targets: Callable[[Sequence[str], Sequence[Clip]], Targets],
         batch_size: int = 32,
         eval_batch_size: int | None = None,
-        validation: float = 0.0,
+        val_fraction: float = 0.0,
         store: str = "disk",
         features: bool = False,
         workers: int = 0,
         timeout: int = 25,
         balance: bool = False,
-        batch_seconds: float | None = None,
+        max_batch_duration: float | None = None,
         jitter: float = 0.05,
-        shortest_first: int = 0,
-        longest: float | None = None,
+        curriculum_epochs: int = 0,
+        max_duration: float | None = None,
         outliers: str = "refuse",
-        bad_files: float = 0.01,
+        max_bad_fraction: float = 0.01,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -106,12 +107,16 @@ class AudioDataModule(pl.LightningDataModule):
             batch_size,
             batch_size if eval_batch_size is None else eval_batch_size,
         )
-        self.validation, self.where, self.features = validation, store, features
+        self.val_fraction, self.where, self.features = val_fraction, store, features
         self.workers, self.timeout = workers, timeout
-        self.balance, self.seed, self.bad_files = balance, seed, bad_files
-        self.batch_seconds, self.jitter, self.shortest_first = batch_seconds, jitter, shortest_first
-        self.longest, self.outliers = longest, outliers
-        refuse_unfit(self)
+        self.balance, self.seed, self.max_bad_fraction = balance, seed, max_bad_fraction
+        self.max_batch_duration, self.jitter, self.curriculum_epochs = (
+            max_batch_duration,
+            jitter,
+            curriculum_epochs,
+        )
+        self.max_duration, self.outliers = max_duration, outliers
+        check_loader_options(self)
         self.splits: dict[str, ClipSet] = {}
         self._prepared: tuple[list[Clip], WaveStore] | None = None
         self.featured: dict[str, ClipSet] = {}
@@ -138,7 +143,7 @@ class AudioDataModule(pl.LightningDataModule):
             return
         # A process that has prepared it all does not read a table, or look at its files, once more.
         clips, store = self._prepared or (clips_of(self.corpus), None)
-        clips = with_validation(clips, self.validation, self.seed)
+        clips = with_validation(clips, self.val_fraction, self.seed)
         refuse_leaks(clips)
         labels = self.corpus.labels or tuple(sorted(set().union(*set(map(attrgetter("labels"), clips)))))
         self.targets = self.encoding(labels, clips)
@@ -165,23 +170,27 @@ class AudioDataModule(pl.LightningDataModule):
 
     def _outliers(self, clips: list[Clip]) -> set[int]:
         """The rows of the training clips that are too long to be learned from; named, and dropped."""
-        if self.longest is None:
+        if self.max_duration is None:
             return set()
-        long = (self.store.lengths > self.longest * self.sample_rate).nonzero().flatten().tolist()
+        long = (self.store.lengths > self.max_duration * self.sample_rate).nonzero().flatten().tolist()
         out = [row for row in long if clips[row].split == "train"]
         if not out:
             return set()
-        named = f"{len(out)} training clips are longer than loader.longest={self.longest:g} s, such as "
+        named = (
+            f"{len(out)} training clips are longer than loader.max_duration={self.max_duration:g} s, such as "
+        )
         named += ", ".join(clips[row].id for row in out[:5])
         if self.outliers == "refuse":
-            raise UserError(f"{named}: cut them, raise loader.longest, or set loader.outliers=drop.")
+            raise UserError(f"{named}: cut them, raise loader.max_duration, or set loader.outliers=drop.")
         self.dropped = f"; {named}: dropped"
         return set(out)
 
     def _open_store(self, clips: Sequence[Clip], where: str, opened: WaveStore | None = None) -> WaveStore:
         device = self._device(where)
         if opened is None or where not in WHERE:
-            return WaveStore.open(clips, self.sample_rate, self.corpus.cache, where, device, self.bad_files)
+            return WaveStore.open(
+                clips, self.sample_rate, self.corpus.cache, where, device, self.max_bad_fraction
+            )
         return opened if where == "disk" else WaveStore(opened.folder, where, device)
 
     def _device(self, where: str) -> torch.device | None:
@@ -255,7 +264,7 @@ class AudioDataModule(pl.LightningDataModule):
         corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
         return f"{corpus}: {counts} clips of {self.targets.describe()}{self.dropped}"
 
-    def describe_unread(self) -> str:
+    def describe_quarantined(self) -> str:
         """A sentence on the clips in quarantine; nothing where there are none."""
         unread = self.store.unread
         if not unread:
@@ -285,8 +294,8 @@ class AudioDataModule(pl.LightningDataModule):
         if shuffle:
             order |= {"draw": self._draw, "reshuffles": self.reshuffles}
         sampler = BatchSampler(len(clips), size, **order)
-        if self.batch_seconds is not None:
-            buckets = (self.batch_seconds, self.jitter, self.shortest_first)
+        if self.max_batch_duration is not None:
+            buckets = (self.max_batch_duration, self.jitter, self.curriculum_epochs)
             sampler = DurationSampler(clips.seconds, size, *buckets, **order)
         return BatchLoader(
             clips,
@@ -306,8 +315,8 @@ class AudioDataModule(pl.LightningDataModule):
     @cached_property
     def identity(self) -> dict[str, str]:
         """Digests of the samples, the labels and the clips of each split, by which data are known again."""
-        splits = {split: digest(clips.clips) for split, clips in self.splits.items()}
-        return {"samples": self.store.hash, "labels": digest(self.labels), **splits}
+        splits = {split: clips_digest(clips.clips) for split, clips in self.splits.items()}
+        return {"samples": self.store.hash, "labels": clips_digest(self.labels), **splits}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: what data these are, and where training went back."""
@@ -326,10 +335,12 @@ class AudioDataModule(pl.LightningDataModule):
         return self.loader("test")
 
 
-def refuse_unfit(data: AudioDataModule) -> None:
+def check_loader_options(data: AudioDataModule) -> None:
     """Raises UserError where an option of the loader is out of its range, or does not go with another."""
-    if not 0 <= data.validation < 1:
-        raise UserError(f"loader.validation={data.validation} is no share: set it to 0 or a number below 1.")
+    if not 0 <= data.val_fraction < 1:
+        raise UserError(
+            f"loader.val_fraction={data.val_fraction} is no share: set it to 0 or a number below 1."
+        )
     for key in ("batch_size", "eval_batch_size"):
         if getattr(data, key) < 1:
             raise UserError(f"loader.{key}={getattr(data, key)} leaves batches empty: set it to 1 or more.")
@@ -343,14 +354,17 @@ def refuse_unfit(data: AudioDataModule) -> None:
             f"loader.store=device gathers batches on the device, where the {data.workers} processes of "
             "loader.workers can't: set loader.workers=0, or another loader.store."
         )
-    for key in ("batch_seconds", "longest"):
+    for key in ("max_batch_duration", "max_duration"):
         seconds = getattr(data, key)
         if seconds is not None and seconds <= 0:
             raise UserError(f"loader.{key}={seconds} is no duration: set it above 0, or to null.")
-    if data.jitter < 0 or data.shortest_first < 0 or data.outliers not in ("refuse", "drop"):
+    if data.jitter < 0 or data.curriculum_epochs < 0 or data.outliers not in ("refuse", "drop"):
         raise UserError(
-            f"loader.jitter={data.jitter}, shortest_first={data.shortest_first}, outliers={data.outliers} do "
+            f"loader.jitter={data.jitter}, curriculum_epochs={data.curriculum_epochs}, "
+            f"outliers={data.outliers} do "
             "not fit: set the first two to 0 or more, and outliers to refuse or drop."
         )
-    if not 0 <= data.bad_files <= 1:
-        raise UserError(f"loader.bad_files={data.bad_files} is no share of the clips: set it to 0 up to 1.")
+    if not 0 <= data.max_bad_fraction <= 1:
+        raise UserError(
+            f"loader.max_bad_fraction={data.max_bad_fraction} is no share of the clips: set it to 0 up to 1."
+        )

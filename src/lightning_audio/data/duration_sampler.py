@@ -20,11 +20,11 @@ class DurationSampler(BatchSampler):
     Args:
         seconds: `(N,)` durations of all clips.
         batch_size: the most clips in a batch.
-        batch_seconds: the most seconds in a batch: the longest clip times their number. A clip that is longer
-            makes a batch of its own.
+        max_batch_duration: the most seconds in a batch: the longest clip times their number. A clip that is
+            longer makes a batch of its own.
         jitter: the logarithm of the greatest random factor; more of it mixes the clips better and pads them
             more.
-        shortest_first: so many epochs read the batches from the shortest clips to the longest.
+        curriculum_epochs: so many epochs read the batches from the shortest clips to the longest.
         shared: `shuffle`, `seed`, `rank`, `world_size`, `draw`, `reshuffles` of BatchSampler. Without
             `shuffle` nothing is drawn, and the shortest clips come first.
     """
@@ -33,14 +33,14 @@ class DurationSampler(BatchSampler):
         self,
         seconds: np.ndarray,
         batch_size: int,
-        batch_seconds: float = math.inf,
+        max_batch_duration: float = math.inf,
         jitter: float = 0.05,
-        shortest_first: int = 0,
+        curriculum_epochs: int = 0,
         **shared: Any,
     ) -> None:
         super().__init__(len(seconds), batch_size, **shared)
-        self.seconds, self.batch_seconds = np.asarray(seconds, dtype=float), batch_seconds
-        self.jitter, self.shortest_first = jitter, shortest_first
+        self.seconds, self.max_batch_duration = np.asarray(seconds, dtype=float), max_batch_duration
+        self.jitter, self.curriculum_epochs = jitter, curriculum_epochs
 
     def batches(self) -> list[np.ndarray]:
         rng = self.generator()
@@ -51,7 +51,7 @@ class DurationSampler(BatchSampler):
         longest = np.sort(seconds) * math.exp(2 * jitter)
         batches = [positions[part] for part in np.split(order, self._cuts(longest))]
         if self.shuffle:
-            if self.epoch >= self.shortest_first:
+            if self.epoch >= self.curriculum_epochs:
                 batches = [batches[i] for i in rng.permutation(len(batches))]
             batches += batches[: -len(batches) % self.world_size]
             # In an epoch that has begun the batches stay: others might be more or fewer than are left.
@@ -63,7 +63,7 @@ class DurationSampler(BatchSampler):
         cuts, start = [], 0
         for place, seconds in enumerate(longest.tolist()):
             count = place - start + 1
-            if count > 1 and (count > self.batch_size or count * seconds > self.batch_seconds):
+            if count > 1 and (count > self.batch_size or count * seconds > self.max_batch_duration):
                 cuts.append(place)
                 start = place
         return cuts

@@ -18,7 +18,7 @@ FULL_SCALE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class SpokenWord:
     """A clip in long audio: from `start` to `end` in seconds, and which one (`clip`, its position)."""
 
     start: float
@@ -34,7 +34,7 @@ def long_audio(
     seed: int = 0,
     gap: tuple[float, float] = (0.5, 3.0),
     snr_db: tuple[float, float] = (5.0, 20.0),
-) -> tuple[ndarray, list[Word]]:
+) -> tuple[ndarray, list[SpokenWord]]:
     """Every clip once, in a drawn order, with gaps between them, in one stretch of background noise.
 
     The pieces of the background are brought to one power, put one behind the other in a drawn order, as often
@@ -69,7 +69,7 @@ def long_audio(
         wanted = max(_power(under), floor) * 10 ** (snr / 10)
         under += sound * np.sqrt(wanted / _power(sound))
         end = (start + len(sound)) / sample_rate
-        words.append(Word(start / sample_rate, end, clips[position][0], int(position)))
+        words.append(SpokenWord(start / sample_rate, end, clips[position][0], int(position)))
     peak = np.abs(mixed).max() / (FULL_SCALE * 2**15)
     return to_int16(mixed / max(peak, 1.0) / 2**15), words
 

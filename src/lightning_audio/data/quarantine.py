@@ -55,6 +55,7 @@ def refuse_many(unread: Sequence[Unread], clips: int, share: float, file: Path) 
     allowed = int(share * clips + 1e-9)  # 0.29 * 100 is a little less than 29
     if unread and (len(unread) > allowed or len(unread) == clips):
         raise UserError(
-            f"{len(unread)} of {clips} clips cannot be read, and loader.bad_files={share:g} lets a run go "
+            f"{len(unread)} of {clips} clips cannot be read, and loader.max_bad_fraction={share:g} lets a "
+            f"run go "
             f"without {allowed}: mend them, leave them out of the corpus, or raise it: {named(unread, file)}."
         )

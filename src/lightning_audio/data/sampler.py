@@ -175,7 +175,7 @@ class BatchLoader(DataLoader):
             self.asked = time.perf_counter()
 
     def _loaded(self) -> Iterator[Any]:
-        return workers.watched(self, super().__iter__) if self.num_workers else super().__iter__()
+        return workers.supervised_batches(self, super().__iter__) if self.num_workers else super().__iter__()
 
     def _resumed(self, first: int) -> Iterator[Any]:
         # The sampler is read lazily, so the mark has to stand for as long as this one iterator lives.

@@ -73,16 +73,17 @@ class WaveStore:
         cache: Path,
         where: str = "disk",
         device: torch.device | str | None = None,
-        bad_files: float = 0.0,
+        max_bad_fraction: float = 0.0,
     ) -> WaveStore:
         """The store of these clips under `cache`; built, by one process alone, where it is not there yet.
 
-        Clips that cannot be decoded are left out and listed, up to a share of `bad_files` of all clips. The
-        store is kept in any case, so that the next opening knows them, and holds them against its own share.
+        Clips that cannot be decoded are left out and listed, up to a share of `max_bad_fraction` of all
+        clips. The store is kept in any case, so that the next opening knows them, and holds them against its
+        own share.
 
         Raises:
-            UserError: files are missing, or more than `bad_files` cannot be decoded, all told at once; the
-                cache cannot be written to or is full; `where` is none of WHERE.
+            UserError: files are missing, or more than `max_bad_fraction` cannot be decoded, all told at
+                once; the cache cannot be written to or is full; `where` is none of WHERE.
         """
         residence(where, 0)
         clips = sorted(clips, key=attrgetter("id"))
@@ -90,7 +91,7 @@ class WaveStore:
         if read_index(folder) is None:
             _build_once(clips, sample_rate, folder)
         unread = read_quarantine(folder / QUARANTINE)
-        refuse_many(unread, len(clips), bad_files, folder / QUARANTINE)
+        refuse_many(unread, len(clips), max_bad_fraction, folder / QUARANTINE)
         return cls(folder, where, device)
 
     def __len__(self) -> int:

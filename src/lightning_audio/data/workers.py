@@ -32,7 +32,7 @@ _ending = threading.Event()  # set while workers are ended on purpose
 _handlers: list[Callable[[int, FrameType | None], Any]] = []  # torch's handler of SIGCHLD
 
 
-def watched(loader: DataLoader, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+def supervised_batches(loader: DataLoader, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """The batches of a loader with worker processes, `start` makes its iterator.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mask_frames
 
-NORMALIZERS = ("corpus", "bin", "clip", "clip_bin", "none")
+NORMALIZERS = ("corpus", "per_feature", "per_clip", "per_clip_cmn", "none")
 
 
 class Normalize(nn.Module):
@@ -18,9 +18,10 @@ class Normalize(nn.Module):
 
     Args:
         shape: `(channels, features per frame)` of the front end.
-        by: `corpus`: one mean and deviation for each channel, over the training clips; `bin`: one for each
-            feature; `clip`: every clip by its own; `clip_bin`: the same, but each feature from its own mean,
-            which takes away how a microphone and a room colour (for speech: CMN by utterance); `none`.
+        by: `corpus`: one mean and deviation for each channel, over the training clips; `per_feature`: one
+            for each feature; `per_clip`: every clip by its own; `per_clip_cmn`: the same, but each feature
+            from its own mean, which takes away how a microphone and a room colour (for speech: CMN by
+            utterance); `none`.
     """
 
     mean: Tensor
@@ -30,17 +31,17 @@ class Normalize(nn.Module):
         super().__init__()
         if by not in NORMALIZERS:
             raise UserError(f"normalize.by={by} is unknown: set it to one of {', '.join(NORMALIZERS)}.")
-        self.by, self.per_clip = by, by.startswith("clip")
-        sizes = (shape[0], shape[1] if by == "bin" else 1, 1)
+        self.by, self.per_clip = by, by.startswith("per_clip")
+        sizes = (shape[0], shape[1] if by == "per_feature" else 1, 1)
         self.register_buffer("mean", torch.zeros(sizes if shape[0] > 1 else sizes[1:]))
         self.register_buffer("std", torch.ones_like(self.mean))
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Mean and deviation of `(features, lengths)` batches, counting only frames within their clips."""
-        if self.by not in ("corpus", "bin"):
+        if self.by not in ("corpus", "per_feature"):
             return
-        over = [0, -1] if self.by == "bin" else [0, -2, -1]
+        over = [0, -1] if self.by == "per_feature" else [0, -2, -1]
         count, total, squares = (
             0.0,
             torch.zeros_like(self.mean).double(),
@@ -48,7 +49,7 @@ class Normalize(nn.Module):
         )
         for features, lengths in batches:
             x = mask_frames(features, lengths).double()
-            count += float(lengths.sum()) * (1 if self.by == "bin" else x.shape[-2])
+            count += float(lengths.sum()) * (1 if self.by == "per_feature" else x.shape[-2])
             total += x.sum(over).view_as(total)
             squares += x.square().sum(over).view_as(total)
         mean = total / count
@@ -61,7 +62,7 @@ class Normalize(nn.Module):
             return mask_frames(features, lengths), lengths
         mean, std = self.mean, self.std
         if self.per_clip:
-            mean, std = clip_statistics(features, lengths, by_bin=self.by == "clip_bin")
+            mean, std = clip_statistics(features, lengths, by_bin=self.by == "per_clip_cmn")
         return mask_frames((features - mean) / std, lengths), lengths
 
 

@@ -35,7 +35,7 @@ class TrainedTask(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward_tta(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def label_scores(self, outputs: Tensor) -> Tensor: ...
 
@@ -114,7 +114,7 @@ def window_and_hop(task: TrainedTask, window: float | None, hop: float | None) -
 @torch.inference_mode()
 def _answer(task: TrainedTask, batch: Sequence[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, Window]]:
     waveforms, lengths = pad_waveforms([torch.from_numpy(np.ascontiguousarray(piece[2])) for piece in batch])
-    outputs, _ = task.answer(waveforms.to(task.device), lengths.to(task.device))
+    outputs, _ = task.forward_tta(waveforms.to(task.device), lengths.to(task.device))
     rate = task.sample_rate
     for (name, start, samples), output in zip(batch, outputs.float().cpu(), strict=True):
         yield name, Window(start / rate, (start + len(samples)) / rate, output)

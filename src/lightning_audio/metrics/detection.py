@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
-from lightning_audio.data.long_audio import Word
+from lightning_audio.data.long_audio import SpokenWord
 from lightning_audio.metrics.intervals import Score
 
 TOLERANCE = 0.5  # seconds behind the end of a word in which its detection still counts
@@ -34,7 +34,7 @@ class OperatingPoint:
 
 def operating_point(
     threshold: float,
-    words: Sequence[Word],
+    words: Sequence[SpokenWord],
     detections: Sequence[tuple[float, str]],
     tolerance: float = TOLERANCE,
 ) -> OperatingPoint:

@@ -141,16 +141,18 @@ class AudioTask(pl.LightningModule):
             return shares[0][0]
         return " + ".join(f"{label} {share:.2f}" for label, share in shares)
 
-    def arranged(self, waveforms: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def concatenated(
+        self, waveforms: Tensor, lengths: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What training takes of augmented clips: each by itself, unless a task joins them."""
         return waveforms, lengths, targets
 
     @property
-    def arranges(self) -> bool:
+    def concatenates(self) -> bool:
         """Whether `arranged` does anything."""
-        return type(self).arranged is not AudioTask.arranged
+        return type(self).concatenated is not AudioTask.concatenated
 
-    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_tta(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits as they are scored in a test; a task may average several views of a clip here."""
         return self(waveforms, lengths)
 
@@ -162,7 +164,7 @@ class AudioTask(pl.LightningModule):
         return outputs.softmax(-1)
 
     @abstractmethod
-    def conclude(self, name: str, windows: Sequence[Window]) -> Prediction:
+    def make_prediction(self, name: str, windows: Sequence[Window]) -> Prediction:
         """The answer for one recording from the outputs of its windows."""
 
     # What all tasks do.
@@ -191,7 +193,7 @@ class AudioTask(pl.LightningModule):
         training, recordings = self.training, read_recordings(many, self.sample_rate, sample_rate)
         self.eval()
         rows = outputs_of_windows(self, recordings, window, hop, batch_size)
-        answers = [self.conclude(name, windows) for name, windows in rows]
+        answers = [self.make_prediction(name, windows) for name, windows in rows]
         self.train(training)
         return answers
 
@@ -225,7 +227,7 @@ class AudioTask(pl.LightningModule):
     def training_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """What the network takes in training, lengths in frames, and targets; all of it augmented."""
         if batch.features is None:
-            waveforms, lengths, targets = self.arranged(*self.augmented(batch))
+            waveforms, lengths, targets = self.concatenated(*self.augmented(batch))
             return *self.features(waveforms, lengths), targets
         return *self.normalized(*self.raw_features(batch)), self.targets_for_training(batch.targets)
 
@@ -259,7 +261,7 @@ class AudioTask(pl.LightningModule):
         self._scored("val", logits, lengths, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, lengths = self.answer(batch.waveforms, batch.lengths)
+        logits, lengths = self.forward_tta(batch.waveforms, batch.lengths)
         self._scored("test", logits, lengths, batch)
 
     def _scored(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:

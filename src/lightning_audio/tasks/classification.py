@@ -64,10 +64,10 @@ class Classification(ClipTask):
     def as_logits(self, probabilities: Tensor) -> Tensor:
         return probabilities.clamp(min=1e-12).log()
 
-    def said(self, probabilities: np.ndarray) -> list[str]:
+    def predicted_labels(self, probabilities: np.ndarray) -> list[str]:
         return [self.labels[int(probabilities.argmax())]]
 
-    def true(self, target: np.ndarray) -> list[str]:
+    def reference_labels(self, target: np.ndarray) -> list[str]:
         return [self.labels[int(target)]]
 
     def over_windows(self, probabilities: Tensor) -> Tensor:

@@ -50,11 +50,11 @@ class ClipTask(AudioTask):
         """Logits `(..., C)` of which `label_scores` makes these probabilities."""
 
     @abstractmethod
-    def said(self, probabilities: np.ndarray) -> list[str]:
+    def predicted_labels(self, probabilities: np.ndarray) -> list[str]:
         """The labels that follow from the probabilities `(C,)` of a clip."""
 
     @abstractmethod
-    def true(self, target: np.ndarray) -> list[str]:
+    def reference_labels(self, target: np.ndarray) -> list[str]:
         """The labels that the target of a clip stands for."""
 
     @abstractmethod
@@ -65,7 +65,7 @@ class ClipTask(AudioTask):
     def write_tables(self, folder: Path) -> None:
         """Writes tables and pictures of what was summarised last."""
 
-    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_tta(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the probabilities averaged over the shifts."""
         waveforms, mean = samples_to_float(waveforms), torch.zeros(())
         for number in range(self.shifts):
@@ -103,25 +103,25 @@ class ClipTask(AudioTask):
         """A clip in predictions.jsonl; its score is that of the surest label."""
         return {
             "id": clip.id,
-            "reference": ", ".join(self.true(target)),
-            "hypothesis": ", ".join(self.said(probabilities)),
+            "reference": ", ".join(self.reference_labels(target)),
+            "hypothesis": ", ".join(self.predicted_labels(probabilities)),
             "score": float(probabilities.max()),
             "group": clip.group,
             "fold": clip.fold,
             "scores": dict(zip(self.labels, probabilities.round(6).tolist(), strict=True)),
         }
 
-    def conclude(self, name: str, windows: Sequence[Window]) -> Prediction:
+    def make_prediction(self, name: str, windows: Sequence[Window]) -> Prediction:
         """The labels of a recording, of its windows together and of each; the score is of the surest one."""
         probabilities = self.label_scores(torch.stack([window.outputs for window in windows]))
         whole = self.over_windows(probabilities)
         timeline = [
-            (window.start, window.end, ", ".join(self.said(row)), float(row.max()))
+            (window.start, window.end, ", ".join(self.predicted_labels(row)), float(row.max()))
             for window, row in zip(windows, probabilities.numpy(), strict=True)
         ]
         return Prediction(
             id=name,
-            hypothesis=", ".join(self.said(whole.numpy())),
+            hypothesis=", ".join(self.predicted_labels(whole.numpy())),
             score=float(whole.max()),
             scores=dict(zip(self.labels, whole.tolist(), strict=True)),
             seconds=windows[-1].end,

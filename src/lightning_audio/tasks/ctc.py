@@ -39,15 +39,16 @@ SHOWN = 5  # utterances named in one error
 class CTC(AudioTask):
     """Transcripts from frames: output 0 is the blank, output i + 1 the token i.
 
-    Augmentation that is named in `augment.later` waits until the network gives less than `wake` of all frames
-    to the blank: at first it gives it all of them, and what hides the speech then keeps it there.
+    Augmentation that is named in `augment.delayed` waits until the network gives less than
+    `start_below_blank_rate` of all frames to the blank: at first it gives it all of them, and what hides the
+    speech then keeps it there.
 
     Args:
         text: options of the normaliser, and of the tokenizer that the data made with them.
         vocabulary: that tokenizer's state.
         label_prior: how much of the logarithm of the mean posterior is taken off the log-probabilities in
             training, which makes them less peaky (Huang et al. 2024, arXiv:2406.02560); 0 for plain CTC.
-        wake: the blank rate below which delayed augmentation begins.
+        start_below_blank_rate: the blank rate below which delayed augmentation begins.
         shared: what `AudioTask` takes.
     """
 
@@ -62,17 +63,18 @@ class CTC(AudioTask):
         text: Mapping[str, Any],
         vocabulary: Mapping[str, Any],
         label_prior: float = 0.0,
-        wake: float = 0.9,
+        start_below_blank_rate: float = 0.9,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        if label_prior < 0 or not 0 <= wake <= 1:
+        if label_prior < 0 or not 0 <= start_below_blank_rate <= 1:
             raise UserError(
-                f"task.label_prior={label_prior} and task.wake={wake} do not fit: set the first to 0 or more "
+                f"task.label_prior={label_prior} and task.start_below_blank_rate={start_below_blank_rate} "
+                f"do not fit: set the first to 0 or more "
                 "(0.3 is much), the second to a share of the frames, such as 0.9."
             )
         self.normalizer, self.tokenizer = normalizer_of(text), tokenizer_of(dict(vocabulary))
-        self.label_prior, self.wake = label_prior, wake
+        self.label_prior, self.start_below_blank_rate = label_prior, start_below_blank_rate
         self.decoder: Decoder = Greedy(self.tokenizer)
         outputs = len(self.labels) + 1
         self.register_buffer("blank_rate", torch.ones(()))
@@ -100,7 +102,7 @@ class CTC(AudioTask):
         return logits.float().log_softmax(-1), lengths
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.augment.started = bool(self.blank_rate < self.wake)
+        self.augment.started = bool(self.blank_rate < self.start_below_blank_rate)
         loss = super().training_step(batch, batch_idx)
         self.log("train/blank_rate", self.blank_rate, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
@@ -155,7 +157,7 @@ class CTC(AudioTask):
             mean=float(inside.mean()),
             deviation=float(inside.std()),
             masked_early=any(
-                isinstance(transform, SpecAugment | Speed) and name not in self.augment.later
+                isinstance(transform, SpecAugment | Speed) and name not in self.augment.delayed
                 for name, transform in early
             ),
             tokens_per_frame=float(sum(map(len, clips.encoded)) / frames.sum()),
@@ -267,7 +269,7 @@ class CTC(AudioTask):
             for transcript in found
         ]
 
-    def conclude(self, name: str, windows: Sequence[Window]) -> Prediction:
+    def make_prediction(self, name: str, windows: Sequence[Window]) -> Prediction:
         raise NotImplementedError("what was said is found by transcribe")
 
 

@@ -51,7 +51,7 @@ def causes(s: Symptoms) -> Iterator[str]:
     if abs(s.mean) > 1 or not 0.3 < s.deviation < 3:
         yield (
             f"the features have mean {s.mean:.2g} and deviation {s.deviation:.2g} instead of 0 and 1: set "
-            "normalize=bin"
+            "normalize=per_feature"
         )
     if s.tokens_per_frame < 0.01:
         yield (
@@ -68,14 +68,14 @@ def causes(s: Symptoms) -> Iterator[str]:
     if s.lr < 2e-4:
         yield f"optimizer.lr={s.lr:g} is meant for larger batches or longer training: try 1e-3"
     if s.masked_early:
-        yield "masks or changes of speed hide the speech from the start: name them in augment.later"
+        yield "masks or changes of speed hide the speech from the start: name them in augment.delayed"
     if s.tightest > 0.8:
         yield (
             f"the tokens of an utterance need {100 * s.tightest:.0f} % of its frames: lower "
             "frontend.hop_length or network.strides"
         )
     if s.seconds > 20:
-        yield f"the median utterance lasts {s.seconds:.0f} s: cut them, or set loader.shortest_first=3"
+        yield f"the median utterance lasts {s.seconds:.0f} s: cut them, or set loader.curriculum_epochs=3"
 
 
 OTHERWISE = (

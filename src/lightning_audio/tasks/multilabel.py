@@ -81,7 +81,7 @@ class MultiLabel(ClipTask):
         if self.tuned and clip_counts is not None and not clip_counts["val"]:
             raise UserError(
                 "task.thresholds=tuned wants a validation split, and this run has none: set "
-                "loader.validation=0.1, or task.thresholds=0.5."
+                "loader.val_fraction=0.1, or task.thresholds=0.5."
             )
         self.gamma, self.alpha = (gamma, alpha) if loss == "focal" else (0.0, None)
         balanced = torch.ones(len(self.labels))
@@ -105,10 +105,10 @@ class MultiLabel(ClipTask):
         # 1 - 2 ** -24 is the last float32 below 1.
         return probabilities.clamp(1e-12, 1 - 2**-24).logit()
 
-    def said(self, probabilities: np.ndarray) -> list[str]:
+    def predicted_labels(self, probabilities: np.ndarray) -> list[str]:
         return self._named(probabilities >= self.thresholds.cpu().numpy())
 
-    def true(self, target: np.ndarray) -> list[str]:
+    def reference_labels(self, target: np.ndarray) -> list[str]:
         return self._named(target > 0)
 
     def _named(self, chosen: np.ndarray) -> list[str]:
@@ -132,7 +132,10 @@ class MultiLabel(ClipTask):
 
     def row(self, clip: Clip, probabilities: np.ndarray, target: np.ndarray) -> dict[str, Any]:
         """With the labels one by one as well, since a label may hold a comma."""
-        lists = {"reference_labels": self.true(target), "hypothesis_labels": self.said(probabilities)}
+        lists = {
+            "reference_labels": self.reference_labels(target),
+            "hypothesis_labels": self.predicted_labels(probabilities),
+        }
         return super().row(clip, probabilities, target) | lists
 
     def write_tables(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import AudioError, decode_clips
-from lightning_audio.data.long_audio import Word, long_audio
+from lightning_audio.data.long_audio import SpokenWord, long_audio
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.inference.stream import Detector, Stream
 from lightning_audio.io import write_atomically
@@ -48,8 +48,8 @@ class Trigger(Classification):
         background: the labels that are no keywords.
         noise: the one of them whose clips are noise without any word: long audio lies on these; where there
             are none, on white noise.
-        in_a_row: training clips that stand one behind the other as one sequence, so that the network learns
-            to forget a word before the next one.
+        clips_per_sequence: training clips that stand one behind the other as one sequence, so that the
+            network learns to forget a word before the next one.
         margin: seconds; see `max_pooling_loss`.
         smoothing: seconds up to a frame whose mean score is its score.
         threshold: a keyword is detected when its smoothed score reaches it. None tunes it on validation.
@@ -68,7 +68,7 @@ class Trigger(Classification):
         self,
         background: Iterable[str],
         noise: str | None = None,
-        in_a_row: int = 1,
+        clips_per_sequence: int = 1,
         margin: float | None = 0.4,
         smoothing: float = 0.1,
         threshold: float | None = None,
@@ -77,10 +77,10 @@ class Trigger(Classification):
         **shared: Any,
     ) -> None:
         super().__init__(class_counts=class_counts, **shared)
-        self.background, self.noise, self.in_a_row, self.refractory = (
+        self.background, self.noise, self.clips_per_sequence, self.refractory = (
             tuple(background),
             noise,
-            in_a_row,
+            clips_per_sequence,
             refractory,
         )
         self._refuse_misfits(smoothing, threshold, margin)
@@ -109,9 +109,10 @@ class Trigger(Classification):
             raise UserError(
                 f"task.threshold={threshold} is no threshold: set it above 0 and up to 1, or null."
             )
-        if min(smoothing, self.refractory, margin or 0) < 0 or self.in_a_row < 1:
+        if min(smoothing, self.refractory, margin or 0) < 0 or self.clips_per_sequence < 1:
             raise UserError(
-                "task.smoothing, task.refractory and task.margin are lengths and task.in_a_row a count: set "
+                "task.smoothing, task.refractory and task.margin are lengths and task.clips_per_sequence "
+                "a count: set "
                 "them to 0 or more, and the last to 1 or more."
             )
         if self.label_smoothing:
@@ -132,9 +133,11 @@ class Trigger(Classification):
 
     # Training.
 
-    def arranged(self, waveforms: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def concatenated(
+        self, waveforms: Tensor, lengths: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Clips one behind the other: waveforms `(R, k * T)`, lengths `(R,)`, targets `(R, k, C)`."""
-        count = math.gcd(len(waveforms), self.in_a_row)  # a last, smaller batch makes shorter rows
+        count = math.gcd(len(waveforms), self.clips_per_sequence)  # a last, smaller batch makes shorter rows
         if count == 1:
             return waveforms, lengths, targets
         rows = waveforms.reshape(len(waveforms) // count, -1)
@@ -142,8 +145,8 @@ class Trigger(Classification):
         return rows, lengths.new_full([len(rows)], rows.shape[1]), targets.unflatten(0, (len(rows), count))
 
     @property
-    def arranges(self) -> bool:
-        return self.in_a_row > 1
+    def concatenates(self) -> bool:
+        return self.clips_per_sequence > 1
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """The mean `max_pooling_loss` of logits `(B, T, C)` and one-hot labels `(B, C)`, or `(B, k, C)`
@@ -157,9 +160,9 @@ class Trigger(Classification):
 
     # Scores of clips.
 
-    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_tta(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log probabilities `(B, C)` of whole clips, by `clip_probabilities`."""
-        logits, lengths = super().answer(waveforms, lengths)
+        logits, lengths = super().forward_tta(waveforms, lengths)
         return self._whole(logits, lengths), torch.ones_like(lengths)
 
     def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
@@ -180,7 +183,7 @@ class Trigger(Classification):
         super().validation_step(batch, batch_idx)
         # Not at the epoch's end: there, averaged weights have made way again for those that are trained.
         if self.tuned and self.is_fitting and batch_idx + 1 == self.trainer.num_val_batches[0]:
-            heard = self.hear(self.trainer.datamodule.splits["val"].clips)  # type: ignore[attr-defined]
+            heard = self.score_long_audio(self.trainer.datamodule.splits["val"].clips)  # type: ignore[attr-defined]
             self.best_threshold = fewest_errors(heard.points(THRESHOLDS)).threshold
 
     def summarise(self, stage: str) -> dict[str, float]:
@@ -191,7 +194,7 @@ class Trigger(Classification):
     def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
         """Of the clips, and `miss_rate` and `false_alarms_per_hour` of the long audio made of them."""
         scores = super().scores(clips)
-        self.heard = self.hear(clips)
+        self.heard = self.score_long_audio(clips)
         self.point = self.heard.points([float(self.threshold)])[0]
         groups = [clips[word.clip].group for word in self.heard.words]
         return scores | {
@@ -211,7 +214,7 @@ class Trigger(Classification):
         *curve, chosen = [rate[:2] for rate in rates]
         write_png(det_figure(curve, chosen, len(heard.words), heard.hours), folder / "det.png")
 
-    def hear(self, clips: Sequence[Clip]) -> Heard:
+    def score_long_audio(self, clips: Sequence[Clip]) -> LongAudioScores:
         """Lets the task listen to the long audio made of these clips, as one stream.
 
         Raises:
@@ -235,11 +238,11 @@ class Trigger(Classification):
         scores = torch.cat([stream.push(samples), stream.finish()])
         self.train(training)
         keywords = [
-            Word(word.start, word.end, word.label, positions[word.clip])
+            SpokenWord(word.start, word.end, word.label, positions[word.clip])
             for word in words
             if word.label not in self.background
         ]
-        return Heard(
+        return LongAudioScores(
             self, moving_mean(scores[None], self.smooth)[0], keywords, len(samples) / self.sample_rate
         )
 
@@ -250,10 +253,10 @@ class Trigger(Classification):
         return Detector(self.labels, self.frame_seconds, **{**own, "ignore": self.background, **rules})
 
 
-class Heard:
+class LongAudioScores:
     """What a task heard in long audio: smoothed scores `(T, C)`, and the keywords that were there."""
 
-    def __init__(self, task: Trigger, scores: Tensor, words: list[Word], seconds: float) -> None:
+    def __init__(self, task: Trigger, scores: Tensor, words: list[SpokenWord], seconds: float) -> None:
         self.task, self.scores, self.words, self.hours = task, scores, words, seconds / 3600
 
     def points(self, thresholds: Iterable[float]) -> list[OperatingPoint]:

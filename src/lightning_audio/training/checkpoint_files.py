@@ -21,7 +21,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 
 from lightning_audio.checkpoint import BEST, LAST, PREVIOUS, recorded, sidecar
 from lightning_audio.errors import UserError
-from lightning_audio.io import digest, sync, write_atomically
+from lightning_audio.io import sha256_of, sync, write_atomically
 
 DAMAGED = ".damaged"  # behind the name of a file that is kept, but not read
 
@@ -70,7 +70,7 @@ def _replace(source: Path, target: Path, keep: bool = False) -> None:
     At no moment is there a target that its record does not fit.
     """
     known = recorded(source)
-    new = known if len(known) == 1 else [digest(source)]
+    new = known if len(known) == 1 else [sha256_of(source)]
     _record(target, [*new, *recorded(target)])
     if keep:
         link = target.with_name(f".{target.name}.partial")
@@ -125,7 +125,7 @@ def _set_aside(path: Path, instead: str) -> None:
 
 def _is_whole(path: Path) -> bool:
     if known := recorded(path):
-        return digest(path) in known
+        return sha256_of(path) in known
     try:  # of a checkpoint that came without its digest, at least that nothing is cut off
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:

@@ -17,7 +17,7 @@ from lightning_audio.training.callbacks import divergence
 from lightning_audio.training.trainer import build_trainer
 
 
-def refuse_unfit(
+def check_resumable(
     checkpoint: Path, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, force: bool = False
 ) -> None:
     """Looks at a checkpoint before anything is changed.
@@ -73,7 +73,7 @@ def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint:
         raise
 
 
-def fit_guarded(
+def fit_with_rollback(
     cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, last: Path | None
 ) -> pl.Trainer:
     """Trains to the end, from the checkpoint `last` on where there is one; where training diverges, goes back
@@ -95,7 +95,7 @@ def fit_guarded(
             data.reshuffles.go_back()
             told = diverged, task.gather(list(diverged.ids)), data.reshuffles.number, run_folder
             if trainer.is_global_zero:
-                divergence.note(*told)
+                divergence.log_divergence(*told)
             divergence.refuse_too_often(*told)
         last = checkpoint_files.to_resume(run_folder / "checkpoints")
         if last is None and start is not None:

@@ -17,14 +17,16 @@ from lightning_audio.io import write_atomically
 
 
 @rank_zero_only
-def go_on(running: Iterable[loggers.Logger], step: int, row: Mapping[str, float] | None = None) -> None:
+def resume_loggers(
+    running: Iterable[loggers.Logger], step: int, row: Mapping[str, float] | None = None
+) -> None:
     """Training starts or goes on with this step: what a killed run wrote of later ones is written again.
 
     `row` is what was to be logged of the step before, when the run was saved.
     """
     for logger in running:
         if isinstance(logger, CSVLogger):
-            logger.experiment.go_on(step)
+            logger.experiment.resume(step)
             if row:
                 logger.log_metrics(dict(row), step - 1)
         elif isinstance(logger, loggers.TensorBoardLogger):
@@ -64,7 +66,7 @@ class _Rows(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         """Nothing is deleted."""
 
-    def go_on(self, step: int) -> None:
+    def resume(self, step: int) -> None:
         """Drops the rows of this step and later ones, and what a kill cut off."""
         rows = self._read()
         kept = [row for row in rows if int(row["step"]) < step]

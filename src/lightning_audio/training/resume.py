@@ -29,7 +29,7 @@ HARMLESS = (
     "loader.store",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
-    "callbacks.listen",
+    "callbacks.training_examples",
 )
 NAMES_A_RUN = ("resume", "experiment", "allow")  # options that change nothing of what a run folder says
 WITH_PATHS = ("paths", "data", "network", "augment")  # parts that name files of the user's

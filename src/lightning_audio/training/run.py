@@ -38,7 +38,7 @@ from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training import checkpoint_files, signals, slurm
 from lightning_audio.training.callbacks.checkpointing import checkpoint_bytes
 from lightning_audio.training.callbacks.throughput import Throughput
-from lightning_audio.training.fit import fit_guarded, refuse_unfit
+from lightning_audio.training.fit import check_resumable, fit_with_rollback
 from lightning_audio.training.normalizer import fit_normalizer
 from lightning_audio.training.run_folder import alone_in
 from lightning_audio.training.saved_config import CONFIG_FILE
@@ -67,14 +67,14 @@ def train(cfg: DictConfig, run_folder: Path, force: bool = False) -> dict[str, A
                 raise
             raise UserError(
                 f"The disk of {run_folder} is full; the checkpoint before is whole: free some space, then "
-                f"{how_to_go_on(run_folder)}."
+                f"{resume_hint(run_folder)}."
             ) from error
         except Interrupted as interruption:
             requeued = slurm.requeue(interruption.signum)
-            raise Interrupted(interruption.signum, f"{requeued}: {how_to_go_on(run_folder)}") from None
+            raise Interrupted(interruption.signum, f"{requeued}: {resume_hint(run_folder)}") from None
 
 
-def how_to_go_on(run_folder: Path) -> str:
+def resume_hint(run_folder: Path) -> str:
     """What to do with a run, or with the multirun that it is part of, that was cut."""
     if not many_runs() and not (run_folder / CONFIG_FILE).is_file():
         return "start it again, for training had not begun"
@@ -107,15 +107,15 @@ def _train(cfg: DictConfig, run_folder: Path, force: bool) -> dict[str, Any]:
     with alone_in(run_folder):
         last = _checked_checkpoint(run_folder, trainer, task, data, force)
         keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
-        slurm.note(run_folder)
+        slurm.remember_command(run_folder)
         if last is None:
             fit_normalizer(task, data)
         parameters = sum(p.numel() for p in task.network.parameters())
         trainer.print(
             f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
         )
-        tell_unread(data, run_folder)
-        trainer = fit_guarded(cfg, trainer, task, data, last)
+        report_quarantined(data, run_folder)
+        trainer = fit_with_rollback(cfg, trainer, task, data, last)
         facts = {"checkpoint": use_best(run_folder, task)}
         scores = validate(trainer, task, data)
         if cfg.test:
@@ -135,7 +135,7 @@ def _checked_checkpoint(
     """The checkpoint to go on from, looked at before anything in the folder is changed; None of a new run."""
     last = checkpoint_files.to_resume(run_folder / "checkpoints")
     if last is not None:
-        refuse_unfit(last, trainer, task, data, force)
+        check_resumable(last, trainer, task, data, force)
     elif (run_folder / METRICS).is_file():
         raise UserError(
             f"{run_folder} has scores, but neither last.ckpt nor previous.ckpt to go on from: put one back, "
@@ -168,9 +168,9 @@ def keep_config(cfg: DictConfig, run_folder: Path) -> None:
 
 
 @rank_zero_only
-def tell_unread(data: AudioDataModule, run_folder: Path) -> None:
+def report_quarantined(data: AudioDataModule, run_folder: Path) -> None:
     """Says in a line which clips are in quarantine, and leaves the list of them in the run folder."""
-    if line := data.describe_unread():
+    if line := data.describe_quarantined():
         print(line, flush=True)
     if line or (run_folder / QUARANTINE).is_file():  # what an earlier start left there may be mended
         write_atomically(run_folder / QUARANTINE, as_jsonl(data.store.unread))

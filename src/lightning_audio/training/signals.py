@@ -25,7 +25,7 @@ class _Heard:
     listener: int | None = None  # the process that listens; what it forks does not
 
 
-def watched() -> tuple[signal.Signals, ...]:
+def stop_signals() -> tuple[signal.Signals, ...]:
     """The signals that end a run in order; on Slurm, SIGUSR1 announces the end of a job's time."""
     slurm = (signal.SIGUSR1,) if os.environ.get("SLURM_JOB_ID") and hasattr(signal, "SIGUSR1") else ()
     return (signal.SIGTERM, signal.SIGINT, *slurm)
@@ -37,7 +37,7 @@ def listening() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers belong to the main thread
         return
-    before = {signum: signal.getsignal(signum) for signum in watched()}
+    before = {signum: signal.getsignal(signum) for signum in stop_signals()}
     _Heard.signum, _Heard.deferred, _Heard.listener = None, False, os.getpid()
     take_over()
     try:
@@ -51,7 +51,7 @@ def listening() -> Iterator[None]:
 def take_over() -> None:
     """Sets the handlers again where another has set its own: Lightning does, at the start of every stage."""
     if _Heard.listener == os.getpid():
-        for signum in watched():
+        for signum in stop_signals():
             signal.signal(signum, _receive)
 
 

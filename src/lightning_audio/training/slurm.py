@@ -22,30 +22,30 @@ SECONDS = 10  # that scontrol may take
 command: list[str] = []  # what this process was started with, since a job may run several
 
 
-def job() -> str | None:
+def job_id() -> str | None:
     """The id by which the job of this process can be requeued; None outside of Slurm."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
 
 
-def note(folder: Path) -> None:
+def remember_command(folder: Path) -> None:
     """Leaves the job and the command in the folder of the run, or of the multirun, that they started."""
-    if job() and os.environ.get("SLURM_PROCID", "0") == "0":
-        write_atomically(folder / MARKER, to_json({"job": job(), "command": command}) + "\n")
+    if job_id() and os.environ.get("SLURM_PROCID", "0") == "0":
+        write_atomically(folder / MARKER, to_json({"job": job_id(), "command": command}) + "\n")
 
 
 def restarted_folder(parent: Path) -> Path | None:
     """The newest folder below `parent` that this command made when its job ran before; else None."""
-    if not job() or int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
+    if not job_id() or int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
         return None
-    mine = {"job": job(), "command": command}
+    mine = {"job": job_id(), "command": command}
     return newest(file.parent for file in parent.glob(f"*/{MARKER}") if json.loads(file.read_text()) == mine)
 
 
 def requeue(signum: int) -> str:
     """Puts the job back into the queue if this signal says that Slurm ends it; says so in a few words."""
-    name = job()
+    name = job_id()
     if not name or signum == signal.SIGINT or os.environ.get("SLURM_PROCID", "0") != "0":
         return ""
     try:

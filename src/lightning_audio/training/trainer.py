@@ -39,7 +39,7 @@ def build_trainer(
     watching = [c for c in callbacks if isinstance(c, pl.callbacks.EarlyStopping)]
     if watching and not data.has_validation:
         raise UserError(
-            "Early stopping watches validation, and this run has none: set loader.validation=0.1."
+            "Early stopping watches validation, and this run has none: set loader.val_fraction=0.1."
         )
     folder = run_folder / "checkpoints"
     if data.has_validation:

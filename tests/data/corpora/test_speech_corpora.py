@@ -44,7 +44,7 @@ def touch(path: Path) -> None:
     path.touch()
 
 
-def said(speaker: int, n: int) -> str:
+def refusal(speaker: int, n: int) -> str:
     return f"{chr(ord('A') + speaker % 26)} IT'S {('NOUGHT', 'ONE')[n]}"
 
 
@@ -58,7 +58,7 @@ def librispeech_release(root: Path) -> Path:
     ):
         for speaker, chapter in ((first, 1240), (first + 1000, 7)):
             folder, prefix = root / subset / str(speaker) / str(chapter), f"{speaker}-{chapter}"
-            write(folder / f"{prefix}.trans.txt", [f"{prefix}-000{n} {said(speaker, n)}" for n in (0, 1)])
+            write(folder / f"{prefix}.trans.txt", [f"{prefix}-000{n} {refusal(speaker, n)}" for n in (0, 1)])
             for n in (0, 1):
                 touch(folder / f"{prefix}-000{n}.flac")
     write(root / "SPEAKERS.TXT", ["; ID"])
@@ -166,7 +166,9 @@ def test_a_missing_release_is_one_sentence_with_the_way_to_it(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RELEASES if kind is not YesNo], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in RELEASES if kind is not YesNo], ids=lambda kind: kind.__name__
+)
 def test_missing_audio_is_counted_in_one_sentence(kind: type[SpeechCorpus], tmp_path: Path) -> None:
     root = RELEASES[kind](tmp_path / "release")
     clips = corpus(kind, root).clips()
@@ -187,7 +189,7 @@ def test_librispeech_lists_its_utterances(tmp_path: Path) -> None:
     root = librispeech_release(tmp_path / "LibriSpeech")
     found = brief(corpus(LibriSpeech, root).clips(), root)
     expected = [
-        (f"{s}-{c}-000{n}", f"{subset}/{s}/{c}/{s}-{c}-000{n}.flac", said(s, n), split, str(s))
+        (f"{s}-{c}-000{n}", f"{subset}/{s}/{c}/{s}-{c}-000{n}.flac", refusal(s, n), split, str(s))
         for subset, split, speakers in (
             ("train-clean-100", "train", (103, 1103)),
             ("dev-clean", "val", (84, 1084)),
@@ -520,6 +522,6 @@ def test_the_experiments_on_100_hours_run_on_a_release_in_this_layout(
     assert results["scores"]["test/wer"]["n"] == 4 * 3  # words
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
     assert {row["id"]: row["reference"] for row in rows} == {
-        f"{s}-{c}-000{n}": said(s, n).lower() for s, c in ((61, 1240), (1061, 7)) for n in (0, 1)
+        f"{s}-{c}-000{n}": refusal(s, n).lower() for s, c in ((61, 1240), (1061, 7)) for n in (0, 1)
     }
     assert {row["group"] for row in rows} == {"61", "1061"}

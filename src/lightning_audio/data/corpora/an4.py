@@ -21,7 +21,7 @@ class AN4(SpeechCorpus):
 
     `etc/an4_SPLIT.transcription` has a line for each utterance and `etc/an4_SPLIT.fileids` its path below
     `wav/`, without a suffix. The release in NIST's sphere files is read; those of a converted one may also be
-    WAV or FLAC. It has no validation split: `loader.validation` takes one. `group` is the speaker.
+    WAV or FLAC. It has no validation split: `loader.val_fraction` takes one. `group` is the speaker.
 
     Args:
         root: folder of the release, with `etc/` and `wav/`.

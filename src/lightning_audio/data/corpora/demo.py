@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lightning_audio.data.corpora.synthesised import Row, SynthesisedCorpus
+from lightning_audio.data.corpora.synthesised import SynthesisedCorpus, SyntheticClip
 
 
 class Demo(SynthesisedCorpus):
@@ -31,8 +31,10 @@ class Demo(SynthesisedCorpus):
         counts = {"clips_per_class": clips_per_class}
         super().__init__(cache, sample_rate, fold, seconds, min_snr_db, max_snr_db, seed, **counts)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SyntheticClip]:
         for fold in self.folds:
             for index, label in enumerate(self.labels):
                 for number in range(self.counts["clips_per_class"]):
-                    yield Row(f"f{fold}-{label}-{number:03d}", fold, (label,), (index, fold, number))
+                    yield SyntheticClip(
+                        f"f{fold}-{label}-{number:03d}", fold, (label,), (index, fold, number)
+                    )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lightning_audio.data.corpora.synthesised import Row, SynthesisedCorpus
+from lightning_audio.data.corpora.synthesised import SynthesisedCorpus, SyntheticClip
 from lightning_audio.errors import UserError
 
 
@@ -46,7 +46,7 @@ class DemoMultilabel(SynthesisedCorpus):
         counts = {"clips_per_fold": clips_per_fold, "max_sounds": max_sounds}
         super().__init__(cache, sample_rate, fold, seconds, min_snr_db, max_snr_db, seed, **counts)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SyntheticClip]:
         choosing, sounding = len(self.labels), len(self.labels) + 1  # where the demo's keys have a label
         for fold in self.folds:
             for number in range(self.counts["clips_per_fold"]):
@@ -54,4 +54,4 @@ class DemoMultilabel(SynthesisedCorpus):
                 count = int(rng.integers(1, self.counts["max_sounds"] + 1))
                 chosen = sorted(rng.choice(len(self.labels), size=count, replace=False))
                 labels = tuple(self.labels[index] for index in chosen)
-                yield Row(f"f{fold}-{number:04d}", fold, labels, (sounding, fold, number))
+                yield SyntheticClip(f"f{fold}-{number:04d}", fold, labels, (sounding, fold, number))

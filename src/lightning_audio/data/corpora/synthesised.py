@@ -174,7 +174,7 @@ def refuse_swapped(**ranges: tuple[float, float]) -> None:
 
 
 @dataclass(frozen=True)
-class Row:
+class SyntheticClip:
     """A clip to make: `labels` are its sounds, `key` and the corpus' seed name its random numbers."""
 
     name: str
@@ -226,7 +226,7 @@ class SynthesisedCorpus(MadeCorpus):
         self.root = self.folder
 
     @abstractmethod
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SyntheticClip]:
         """What clips there are."""
 
     def write(self, folder: Path) -> None:
@@ -243,11 +243,11 @@ class SynthesisedCorpus(MadeCorpus):
         self._refuse_unprepared()
         return split_by_fold((self._clip(row) for row in self.rows()), self.fold)
 
-    def _clip(self, row: Row) -> Clip:
+    def _clip(self, row: SyntheticClip) -> Clip:
         path = str(self.root / f"{row.name}.wav")
         return Clip(id=row.name, path=path, duration=self.seconds, labels=row.labels, fold=row.fold)
 
-    def _samples(self, row: Row) -> np.ndarray:
+    def _samples(self, row: SyntheticClip) -> np.ndarray:
         rng = np.random.default_rng([self.seed, *row.key])
         time = np.arange(round(self.seconds * self.sample_rate)) / self.sample_rate
         sound = overlapping([SOUNDS[label] for label in row.labels])

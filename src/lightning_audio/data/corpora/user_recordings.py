@@ -19,7 +19,7 @@ class OwnRecordings(Corpus):
 
     Labels and groups decide what is made: about `test_share` of the clips of every label are tested on, or
     with `num_folds` one of so many folds is; a group stays whole. What is validated on is for
-    `loader.validation` to say, where the recordings do not.
+    `loader.val_fraction` to say, where the recordings do not.
 
     Args:
         root, cache, sample_rate: as for every corpus.

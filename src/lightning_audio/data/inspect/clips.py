@@ -18,7 +18,7 @@ SILENT_PEAK = 1e-3  # of full scale: -60 dB
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ClipReport:
     """What one clip holds; `problem` says why it can't be read, and then the rest is empty.
 
     `seconds` is its true duration; `rate` in Hz, `channels` and `format` are those of the file; `peak` is the
@@ -41,18 +41,18 @@ class Heard:
         return self.peak < SILENT_PEAK
 
 
-def listen_to(clip: Clip) -> Heard:
+def inspect_clip(clip: Clip) -> ClipReport:
     """What the clip holds, its file decoded once at its own rate."""
     try:
         info = soundfile.info(clip.path)
         samples = decode(clip.path, info.samplerate, clip.start, clip.duration, whole=True)
     except soundfile.LibsndfileError:
-        return Heard(clip, _why_not(clip))
+        return ClipReport(clip, _why_not(clip))
     except AudioError as error:
-        return Heard(clip, error.reason)
+        return ClipReport(clip, error.reason)
     peak = max(int(samples.max()), -int(samples.min()))
     full = np.count_nonzero((samples == INT16_SCALE - 1) | (samples == -INT16_SCALE))
-    return Heard(
+    return ClipReport(
         clip,
         rate=info.samplerate,
         channels=info.channels,
@@ -73,7 +73,7 @@ def _why_not(clip: Clip) -> str:
     raise AssertionError(f"{clip.path} is decoded, but has no header")
 
 
-def summary(heard: Sequence[Heard], clips: Sequence[Clip], labels: Sequence[str]) -> dict[str, object]:
+def summary(heard: Sequence[ClipReport], clips: Sequence[Clip], labels: Sequence[str]) -> dict[str, object]:
     """Counts, durations in seconds, sources and classes, by split; `heard` and `clips` are of one corpus."""
     of = {one.clip.id: one for one in heard}
     places = [split for split in (*SPLITS, None) if any(c.split == split for c in clips)]
@@ -94,7 +94,7 @@ def summary(heard: Sequence[Heard], clips: Sequence[Clip], labels: Sequence[str]
     }
 
 
-def _of_split(clips: Sequence[Clip], heard: dict[str, Heard]) -> dict[str, object]:
+def _of_split(clips: Sequence[Clip], heard: dict[str, ClipReport]) -> dict[str, object]:
     seconds = [heard[clip.id].seconds for clip in clips if not heard[clip.id].problem]
     quantiles = np.quantile(seconds or [0.0], [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]).round(3).tolist()
     return {

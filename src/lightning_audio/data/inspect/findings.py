@@ -9,7 +9,7 @@ from itertools import combinations
 from statistics import median
 
 from lightning_audio.data.clip import SPLITS, Clip, leaks
-from lightning_audio.data.inspect.clips import SILENT_PEAK, Heard
+from lightning_audio.data.inspect.clips import SILENT_PEAK, ClipReport
 
 CLIPPED_SHARE = 1e-3  # of the samples at full scale
 SHORT_SECONDS = 0.1
@@ -42,7 +42,7 @@ class Inspection:
 
     def __init__(
         self,
-        heard: Sequence[Heard],
+        heard: Sequence[ClipReport],
         runs: Sequence[Sequence[Clip]],
         labels: Sequence[str],
         sample_rate: int,
@@ -118,7 +118,7 @@ class Inspection:
 
     def _cut_files(self) -> Iterator[Finding]:
         """Stretches of one file in two splits: a lie where they overlap, a question where they do not."""
-        files: dict[str, list[Heard]] = defaultdict(list)
+        files: dict[str, list[ClipReport]] = defaultdict(list)
         for one in self.read:
             files[one.clip.path].append(one)
         overlapping, parted = [], []
@@ -169,7 +169,7 @@ class Inspection:
                 yield Finding(kind, False, f"{len(items)} clips {what}.", items)
 
 
-Oddity = tuple[str, Callable[[Heard], bool], Callable[[Heard], str]]
+Oddity = tuple[str, Callable[[ClipReport], bool], Callable[[ClipReport], str]]
 
 
 def _oddities(sample_rate: int, typical: float) -> dict[str, Oddity]:
@@ -214,7 +214,7 @@ def _oddities(sample_rate: int, typical: float) -> dict[str, Oddity]:
     }
 
 
-def _overlapping(ones: Sequence[Heard]) -> Iterator[tuple[Heard, Heard]]:
+def _overlapping(ones: Sequence[ClipReport]) -> Iterator[tuple[ClipReport, ClipReport]]:
     """The pairs of stretches of one file that share some of it, but are not the same."""
     ones = sorted(ones, key=lambda one: one.clip.start)
     for number, one in enumerate(ones):

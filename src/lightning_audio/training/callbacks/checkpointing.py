@@ -22,7 +22,7 @@ from lightning_audio.data.batch import Batch
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training import signals
-from lightning_audio.training.loggers import go_on
+from lightning_audio.training.loggers import resume_loggers
 
 STATE = "lightning_audio_run"  # the key of a checkpoint that holds what the Saver keeps
 STEP = "training_step"  # the hook whose means over an epoch are kept
@@ -80,7 +80,7 @@ class Saver(Checkpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.ckpt_path or self._loaded:
-            go_on(trainer.loggers, self._loaded.get("logged", 0), self._loaded.get("row"))
+            resume_loggers(trainer.loggers, self._loaded.get("logged", 0), self._loaded.get("row"))
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         signals.take_over()

@@ -166,7 +166,7 @@ def all_finite(tensors: Iterator[Tensor]) -> bool:
     return all(bool(torch.stack(found).all()) for found in answers.values())
 
 
-def note(diverged: Diverged, ids: list[str], times: int, run_folder: Path) -> None:
+def log_divergence(diverged: Diverged, ids: list[str], times: int, run_folder: Path) -> None:
     """Prints what happened, for the `times`-th time, and appends it to diverged.jsonl; `ids` of all ranks."""
     loss = diverged.loss if math.isfinite(diverged.loss) else None  # JSON knows no NaN
     row = {"time": times, "reason": str(diverged), "epoch": diverged.epoch, "step": diverged.step}

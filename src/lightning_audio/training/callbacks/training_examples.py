@@ -29,7 +29,7 @@ class View:
     labels: str
 
 
-class Listen(Callback):
+class TrainingExamples(Callback):
     """Training clips to hear and to see as augmentation leaves them, and the figures of the test.
 
     The same `clips`, spread over the training split, are shown at the start and after every `every_n_epochs`,
@@ -39,7 +39,7 @@ class Listen(Callback):
 
     def __init__(self, clips: int = 4, every_n_epochs: int = 10) -> None:
         if clips < 1 or every_n_epochs < 1:
-            raise UserError("callbacks.listen counts clips and epochs: set both to 1 or more.")
+            raise UserError("callbacks.training_examples counts clips and epochs: set both to 1 or more.")
         self.clips, self.every_n_epochs = clips, every_n_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
