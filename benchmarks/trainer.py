@@ -70,9 +70,7 @@ class Bare:
         for step, batch in zip(range(self.steps), self.loader, strict=False):
             seed(step)
             task.augment.progress = (number + step / self.steps) / self.epochs
-            waveforms, lengths, targets = task.concatenated(*task.augmented(batch))
-            logits, lengths = task.network(*task.features(waveforms, lengths))
-            loss = task.loss(logits, lengths, targets)
+            loss = task.loss(*task.training_logits(batch))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

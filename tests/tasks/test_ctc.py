@@ -34,7 +34,7 @@ ANSWERING = {
         "hop_length": 80,
         "n_mels": 16,
     },
-    "normalize": "bin",
+    "normalize": "per_feature",
     "network": {
         "_target_": "lightning_audio.networks.bilstm.BiLSTM",
         "channels": 4,

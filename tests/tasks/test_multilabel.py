@@ -117,7 +117,7 @@ def test_balanced_weights_are_clips_without_over_clips_with() -> None:
         ({"thresholds": "best"}, r"task\.thresholds=best does not fit"),
         ({"thresholds": 1.5}, r"task\.thresholds=1\.5 does not fit"),
         ({"class_weights": [1]}, r"task\.class_weights=\[1\] .* 3 numbers"),
-        ({"thresholds": "tuned"}, r"wants a validation split.*loader\.validation=0\.1"),
+        ({"thresholds": "tuned"}, r"wants a validation split.*loader\.val_fraction=0\.1"),
     ],
 )
 def test_an_option_that_does_not_fit_is_one_sentence(options: dict[str, Any], sentence: str) -> None:

@@ -17,7 +17,7 @@ from lightning_audio import build, config
 from lightning_audio.augment import Augment
 from lightning_audio.augment.mix import Mix
 from lightning_audio.checkpoint import load
-from lightning_audio.data.batch import Batch
+from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
 from lightning_audio.errors import UserError
@@ -137,7 +137,8 @@ def test_training_clips_stand_in_a_row(clips: int, shape: tuple[int, int] | None
     task = make(clips_per_sequence=4)
     waveforms = torch.arange(clips * 100).view(clips, 100).to(torch.int16)
     batch = Batch(waveforms, torch.full([clips], 100), torch.arange(clips) % 4)
-    rows, lengths, targets = task.concatenated(*task.augmented(batch))
+    targets = task.targets_for_training(batch.targets)
+    rows, lengths, targets = task.concatenated(samples_to_float(waveforms), batch.lengths, targets)
     assert torch.equal(rows.flatten() * 2**15, torch.arange(clips * 100.0))
     assert targets.argmax(-1).flatten().tolist() == [i % 4 for i in range(clips)]
     if shape is None:
@@ -226,9 +227,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trigger:
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 80)
         rows = torch.randperm(96, generator=generator)[:32]
         part = Batch(batch.waveforms[rows], batch.lengths[rows], batch.targets[rows])
-        waveforms, lengths, targets = task.concatenated(*task.augmented(part))
-        logits, frames = task.network(*task.features(waveforms, lengths))
-        loss = task.loss(logits, frames, targets)
+        loss = task.loss(*task.training_logits(part))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

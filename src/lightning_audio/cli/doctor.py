@@ -41,9 +41,7 @@ def learn_by_heart(task: CTC, batch: Batch, updates: int) -> float:
     optimizer = task.recipe.optimizer([{**group, "lr": task.recipe.lr} for group in groups])
     error_rate = 1.0
     for update in range(1, updates + 1):
-        waveforms, lengths, targets = task.augmented(batch)
-        logits, frames = task.network(*task.features(waveforms, lengths))
-        loss = task.loss(logits, frames, targets)
+        loss = task.loss(*task.training_logits(batch))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 5.0)

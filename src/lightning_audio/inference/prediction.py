@@ -20,6 +20,7 @@ from lightning_audio.inference.windows import batches_of, windows
 from lightning_audio.networks.base import Network
 
 Audio = str | Path | np.ndarray
+Recordings = Iterable[tuple[str, np.ndarray]]  # id, int16 samples (T,) at the rate of a task
 
 
 class TrainedTask(Protocol):
@@ -68,7 +69,7 @@ class Prediction:
 
 def outputs_of_windows(
     task: TrainedTask,
-    recordings: Iterable[tuple[str, np.ndarray]],
+    recordings: Recordings,
     window: float | None = None,
     hop: float | None = None,
     batch_size: int = 16,

@@ -24,13 +24,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.frontend.normalize import Normalize
-from lightning_audio.inference.prediction import (
-    Audio,
-    Prediction,
-    Window,
-    outputs_of_windows,
-    read_recordings,
-)
+from lightning_audio.inference.prediction import Audio, Prediction, Recordings, read_recordings
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.networks.base import Network
 
@@ -141,16 +135,16 @@ class AudioTask(pl.LightningModule):
             return shares[0][0]
         return " + ".join(f"{label} {share:.2f}" for label, share in shares)
 
+    @property
+    def concatenates(self) -> bool:
+        """Whether training joins the waveforms of several clips."""
+        return False
+
     def concatenated(
         self, waveforms: Tensor, lengths: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What training takes of augmented clips: each by itself, unless a task joins them."""
         return waveforms, lengths, targets
-
-    @property
-    def concatenates(self) -> bool:
-        """Whether `arranged` does anything."""
-        return type(self).concatenated is not AudioTask.concatenated
 
     def forward_tta(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits as they are scored in a test; a task may average several views of a clip here."""
@@ -164,8 +158,10 @@ class AudioTask(pl.LightningModule):
         return outputs.softmax(-1)
 
     @abstractmethod
-    def make_prediction(self, name: str, windows: Sequence[Window]) -> Prediction:
-        """The answer for one recording from the outputs of its windows."""
+    def answers(
+        self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
+    ) -> Iterable[Prediction]:
+        """`predict` of recordings that have been read, in eval mode."""
 
     # What all tasks do.
 
@@ -192,22 +188,9 @@ class AudioTask(pl.LightningModule):
         many = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
         training, recordings = self.training, read_recordings(many, self.sample_rate, sample_rate)
         self.eval()
-        rows = outputs_of_windows(self, recordings, window, hop, batch_size)
-        answers = [self.make_prediction(name, windows) for name, windows in rows]
+        predictions = list(self.answers(recordings, window, hop, batch_size))
         self.train(training)
-        return answers
-
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms `(B, T)`, float or int16, with lengths in samples -> logits and their lengths."""
-        return self.network(*self.features(samples_to_float(waveforms), lengths))
-
-    def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised features of float waveforms; augmented while training."""
-        return self.normalized(*self.frontend(waveforms, lengths))
-
-    def normalized(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of what the front end gave, lengths in frames."""
-        return self.normalize(*self.augment.features(features, lengths))
+        return predictions
 
     def raw_features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the front end gives for a batch, computed now or beforehand, and lengths in frames."""
@@ -215,60 +198,48 @@ class AudioTask(pl.LightningModule):
             return self.frontend(samples_to_float(batch.waveforms), batch.lengths)
         return batch.features, batch.frames
 
-    def fit_normalizer(self, batches: Iterable[Batch]) -> None:
-        """Sets the mean and deviation of the corpus from its training clips, without augmentation."""
-        self.normalize.fit(self.raw_features(batch.to(self.device)) for batch in batches)
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms `(B, T)`, float or int16, with lengths in samples -> logits and their lengths."""
+        features, lengths = self.frontend(samples_to_float(waveforms), lengths)
+        return self.network(*self.normalize(features, lengths))
 
-    def augmented(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Float waveforms, lengths and targets of a batch as training takes them."""
+    def training_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, their lengths and targets of a batch as training takes it: all that augmentation does."""
         targets = self.targets_for_training(batch.targets)
-        return self.augment.waveforms(samples_to_float(batch.waveforms), batch.lengths, targets)
-
-    def training_inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """What the network takes in training, lengths in frames, and targets; all of it augmented."""
         if batch.features is None:
-            waveforms, lengths, targets = self.concatenated(*self.augmented(batch))
-            return *self.features(waveforms, lengths), targets
-        return *self.normalized(*self.raw_features(batch)), self.targets_for_training(batch.targets)
+            waveforms = samples_to_float(batch.waveforms)
+            waveforms, lengths, targets = self.augment.waveforms(waveforms, batch.lengths, targets)
+            waveforms, lengths, targets = self.concatenated(waveforms, lengths, targets)
+            features, frames = self.frontend(waveforms, lengths)
+        else:  # computed beforehand: nothing changes their waveforms
+            features, frames = self.raw_features(batch)
+        features, frames = self.augment.features(features, frames)
+        features, frames = self.normalize(features, frames)
+        logits, lengths = self.network(features, frames)
+        return logits, lengths, targets
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # A pure function of (seed, epoch, step, rank): a run that is resumed draws what it would have drawn.
         name = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
         seed_draws(zlib.crc32(name.encode()), self.device)
         self.augment.progress = (self.current_epoch + batch_idx / self._batches) / self._epochs
-        inputs, lengths, targets = self.training_inputs(batch)
-        logits, lengths = self.network(inputs, lengths)
-        loss = self.loss(logits, lengths, targets)
-        self.log(
-            "train/loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(batch),
-            sync_dist=True,
-        )
+        loss = self.loss(*self.training_logits(batch))
+        shared: dict[str, Any] = {"batch_size": len(batch), "sync_dist": True}
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, **shared)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # when loggers write
             self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], on_step=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if batch.features is None:
-            logits, lengths = self(batch.waveforms, batch.lengths)
-        else:
-            logits, lengths = self.network(*self.normalized(*self.raw_features(batch)))
-        self._scored("val", logits, lengths, batch)
+        logits, lengths = self.network(*self.normalize(*self.raw_features(batch)))
+        self.observe("val", logits, lengths, batch)
+        loss = self.loss(logits, lengths, self.targets_for_training(batch.targets))
+        self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         logits, lengths = self.forward_tta(batch.waveforms, batch.lengths)
-        self._scored("test", logits, lengths, batch)
-
-    def _scored(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
-        self.observe(stage, logits, lengths, batch)
-        if stage == "val":
-            loss = self.loss(logits, lengths, self.targets_for_training(batch.targets))
-            self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
+        self.observe("test", logits, lengths, batch)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.summarise("val")
@@ -278,6 +249,10 @@ class AudioTask(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.log_dict({f"test/{name}": value for name, value in self.summarise("test").items()})
+
+    def fit_normalizer(self, batches: Iterable[Batch]) -> None:
+        """Sets the mean and deviation of the corpus from its training clips, without augmentation."""
+        self.normalize.fit(self.raw_features(batch.to(self.device)) for batch in batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lightning_audio"] = self.description

@@ -25,6 +25,8 @@ from lightning_audio.reports.plots import confusion_figure, plot_confusion
 from lightning_audio.reports.tables import write_per_class
 from lightning_audio.tasks.clip_task import ClipTask, weights_of_classes
 
+SMALLEST_WEIGHT = 1e-12  # of a batch: where all its classes weigh 0, its loss is 0
+
 
 class Classification(ClipTask):
     """Cross-entropy on soft labels; accuracy, top-5 and macro F1.
@@ -56,10 +58,15 @@ class Classification(ClipTask):
         return functional.one_hot(targets, len(self.labels)).float()
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of logits `(B, C)` against soft labels `(B, C)`."""
-        return functional.cross_entropy(
-            logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing
+        """Mean cross-entropy of logits `(B, C)` against soft labels `(B, C)`, weighted by `class_weights`.
+
+        It is divided by the sum of the weights, as torch does for class indices; for soft labels torch
+        divides by the number of clips, so that weights would scale the learning rate.
+        """
+        total = functional.cross_entropy(
+            logits, targets, self.class_weights, label_smoothing=self.label_smoothing, reduction="sum"
         )
+        return total / (targets @ self.class_weights).sum().clamp(min=SMALLEST_WEIGHT)
 
     def as_logits(self, probabilities: Tensor) -> Tensor:
         return probabilities.clamp(min=1e-12).log()

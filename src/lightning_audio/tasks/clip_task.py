@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_audio.augment.waveform import roll
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
 from lightning_audio.errors import UserError
-from lightning_audio.inference.prediction import Prediction, Window
+from lightning_audio.inference.prediction import Prediction, Recordings, Window, outputs_of_windows
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.results import PREDICTIONS, write_predictions
 from lightning_audio.tasks.base import AudioTask
@@ -110,6 +110,12 @@ class ClipTask(AudioTask):
             "fold": clip.fold,
             "scores": dict(zip(self.labels, probabilities.round(6).tolist(), strict=True)),
         }
+
+    def answers(
+        self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
+    ) -> Iterator[Prediction]:
+        for name, windows in outputs_of_windows(self, recordings, window, hop, batch_size):
+            yield self.make_prediction(name, windows)
 
     def make_prediction(self, name: str, windows: Sequence[Window]) -> Prediction:
         """The labels of a recording, of its windows together and of each; the score is of the surest one."""

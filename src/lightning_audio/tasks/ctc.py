@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,7 +21,7 @@ from lightning_audio.decoding import Decoder, Greedy
 from lightning_audio.decoding.alignment import joined
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
-from lightning_audio.inference.prediction import Audio, Prediction, Window, read_recordings
+from lightning_audio.inference.prediction import Prediction, Recordings
 from lightning_audio.inference.segments import LONGEST
 from lightning_audio.inference.transcribe import transcribe
 from lightning_audio.metrics.intervals import Score
@@ -234,43 +233,27 @@ class CTC(AudioTask):
         known = {clip.id: clip for clip in clips}
         return [row | {"group": known[row["id"]].group, "fold": known[row["id"]].fold} for row in self.rows]
 
-    def predict(
-        self,
-        audio: Sequence[Audio] | Audio,
-        sample_rate: int | None = None,
-        window: float | None = None,
-        hop: float | None = None,
-        batch_size: int = 16,
-    ) -> list[Prediction]:
-        """Transcripts of recordings of any length, format, rate and number of channels.
+    def answers(
+        self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
+    ) -> Iterator[Prediction]:
+        """Recordings longer than `window`, by default 20 s, are cut at their pauses: there is no `hop`.
 
-        As of `AudioTask`, but recordings longer than `window` (20 s by default) are cut at their pauses, so
-        that there is no `hop`; what was said in each piece stands under `windows`.
+        What was said in each piece stands under `windows`.
 
         Raises:
-            UserError: a file can't be read, an array comes without its rate, or a hop is asked for.
+            UserError: a hop is asked for.
         """
         if hop is not None:
             raise UserError("Speech is cut at its pauses, not every so many seconds: leave out hop.")
-        many = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
-        training, recordings = self.training, read_recordings(many, self.sample_rate, sample_rate)
-        self.eval()
-        found = list(transcribe(self, recordings, window or LONGEST, batch_size))
-        self.train(training)
-        return [
-            Prediction(
-                id=transcript.id,
-                hypothesis=transcript.text,
-                score=joined(transcript.text, transcript.segments).score if transcript.segments else 0.0,
+        for found in transcribe(self, recordings, window or LONGEST, batch_size):
+            yield Prediction(
+                id=found.id,
+                hypothesis=found.text,
+                score=joined(found.text, found.segments).score if found.segments else 0.0,
                 scores={},
-                seconds=transcript.seconds,
-                windows=[(span.start, span.end, span.text, span.score) for span in transcript.segments],
+                seconds=found.seconds,
+                windows=[(span.start, span.end, span.text, span.score) for span in found.segments],
             )
-            for transcript in found
-        ]
-
-    def make_prediction(self, name: str, windows: Sequence[Window]) -> Prediction:
-        raise NotImplementedError("what was said is found by transcribe")
 
 
 def frames_needed(target: Tensor) -> int:

@@ -27,7 +27,7 @@ from lightning_audio.metrics.detection import (
 )
 from lightning_audio.metrics.intervals import Score, proportion
 from lightning_audio.reports.plots import det_figure, write_png
-from lightning_audio.tasks.classification import Classification
+from lightning_audio.tasks.classification import SMALLEST_WEIGHT, Classification
 from lightning_audio.tasks.max_pooling import clip_probabilities, max_pooling_loss, moving_mean
 
 RELEASE = 0.6  # share of the threshold below which a score has to fall before its keyword can come again
@@ -156,7 +156,7 @@ class Trigger(Classification):
         classes = targets.argmax(-1)
         each = max_pooling_loss(logits.float(), lengths, classes, self.columns, self.margin, self.smooth)
         weights = self.class_weights[classes]
-        return (weights * each).sum() / weights.sum()
+        return (weights * each).sum() / weights.sum().clamp(min=SMALLEST_WEIGHT)
 
     # Scores of clips.
 

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from lightning_audio.data.batch import Batch
+from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.base import shape_of
 from lightning_audio.frontend.log_mel import LogMel
@@ -78,7 +78,9 @@ def augmented_views(task: AudioTask, batch: Batch, seed: int) -> list[View]:
     """What training makes of the clips of a batch with this seed; the random state stays as it was."""
     with torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        waveforms, lengths, targets = task.augmented(batch.to(task.device))
+        batch, targets = batch.to(task.device), task.targets_for_training(batch.targets.to(task.device))
+        waveforms = samples_to_float(batch.waveforms)
+        waveforms, lengths, targets = task.augment.waveforms(waveforms, batch.lengths, targets)
         features, frames = task.augment.features(*task.frontend(waveforms, lengths))
     waveforms, features = waveforms.cpu(), features.float().cpu()
     names = [task.name_target(target) for target in targets]
