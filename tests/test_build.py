@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_audio import build
 from lightning_audio.config import CONF, compose_config
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.training.trainer import build_trainer
 
@@ -34,15 +35,18 @@ def stub(cfg: DictConfig, has_validation: bool = True) -> Any:
     clips = [Clip(id=text, path="a.wav", text=text, split="train") for text in texts]
     encoding = build.task_class(cfg).encoding
     options: Any = OmegaConf.to_container(cfg.task, resolve=True)
-    return SimpleNamespace(
-        labels=LABELS,
-        targets=encoding(LABELS, clips, **encoding.options(options, {})),
-        sample_rate=cfg.data.sample_rate,
+    targets = encoding(LABELS, clips, **encoding.options(options, {}))
+    learned = targets.facts()
+    info = DataInfo(
+        tuple(learned.pop("labels")),
+        cfg.data.sample_rate,
         clip_seconds=1.0,
-        class_counts=torch.ones(10),
-        has_validation=has_validation,
+        longest_seconds=1.5,
+        class_counts=(1,) * 10,
         clip_counts={"train": 100, "val": 10 * has_validation, "test": 10},
+        encoding=learned,
     )
+    return SimpleNamespace(info=info, targets=targets, has_validation=has_validation)
 
 
 @cache
@@ -103,9 +107,7 @@ def test_every_part_of_an_experiment_builds(name: str, tmp_path: Path) -> None:
     assert logits.shape[-1] == data.targets.num_outputs
     # What a checkpoint would say of itself builds the same again, on the allow list.
     build.refuse_unknown(task.description["config"])
-    again = build.assemble(
-        **{k: task.description[v] for k, v in (("answering", "config"), ("facts", "facts"))}
-    )
+    again = build.assemble(task.description["config"], DataInfo.from_facts(task.description["facts"]))
     again.load_state_dict(task.state_dict())
 
 
@@ -274,7 +276,7 @@ def test_an_option_that_does_not_fit_the_trainer_is_one_sentence(
 
 def test_early_stopping_without_validation_is_one_sentence(tmp_path: Path) -> None:
     cfg = composed("logger=none", "callbacks=early_stopping")
-    with pytest.raises(UserError, match=r"set loader\.validation=0\.1"):
+    with pytest.raises(UserError, match=r"set loader\.val_fraction=0\.1"):
         build_trainer(cfg, tmp_path, stub(cfg, has_validation=False), ("val/accuracy", "max"))
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from safetensors.torch import save_file
 import lightning_audio
 from lightning_audio import build
 from lightning_audio.checkpoint import find_checkpoint, load
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.classification import Classification
 from lightning_audio.training.checkpoint_files import AtomicCheckpointIO
 
 LABELS = ["bell", "dog", "rain"]
 ANSWERING: dict[str, Any] = {
     "frontend": {"_target_": "lightning_audio.frontend.log_mel.LogMel", "n_mels": 32},
-    "normalize": "bin",
+    "normalize": "per_feature",
     "network": {"_target_": "lightning_audio.networks.cnn2d.CNN2d", "widths": [4, 8], "dropout": 0.5},
     "task": {"_target_": "lightning_audio.tasks.classification.Classification", "shifts": 2},
 }
@@ -34,8 +37,8 @@ ANSWERING: dict[str, Any] = {
 def trained(**changes: Any) -> AudioTask:
     """A task that has seen something: no statistic of it is that of the start."""
     torch.manual_seed(0)
-    facts = {"labels": LABELS, "sample_rate": 16000, "clip_seconds": 0.5}
-    task = build.assemble(ANSWERING | changes, facts, class_counts=torch.tensor([1, 2, 3]))
+    info = DataInfo(tuple(LABELS), 16000, 0.5, longest_seconds=0.75, class_counts=(1, 2, 3))
+    task = build.assemble(ANSWERING | changes, info)
     waveforms, lengths = batch()
     task.normalize.fit([task.frontend(waveforms, lengths)])
     task.train()(waveforms, lengths)
@@ -69,6 +72,7 @@ def test_a_loaded_task_gives_the_same_answers(tmp_path: Path) -> None:
     loaded = load(save(task, tmp_path / "last.ckpt"))
     assert not loaded.training
     assert (loaded.labels, loaded.sample_rate, loaded.clip_seconds) == (tuple(LABELS), 16000, 0.5)
+    assert loaded.info == replace(task.info, class_counts=())
     with torch.no_grad():
         torch.testing.assert_close(loaded(*batch())[0], task(*batch())[0], rtol=0, atol=0)
         torch.testing.assert_close(
@@ -80,6 +84,28 @@ def test_a_loaded_task_gives_the_same_answers(tmp_path: Path) -> None:
     recording = (0.1 * np.sin(np.arange(20000))).astype(np.float32)
     assert loaded.predict(recording, sample_rate=16000) == task.predict(recording, sample_rate=16000)
     assert load(save(loaded, tmp_path / "again.ckpt")).description == task.description
+
+
+def test_a_checkpoint_that_does_not_name_the_longest_clip_is_read(tmp_path: Path) -> None:
+    older = content(trained())
+    assert older["lightning_audio"]["facts"].pop("longest_seconds") == 0.75
+    AtomicCheckpointIO().save_checkpoint(older, tmp_path / "older.ckpt")
+    loaded = load(tmp_path / "older.ckpt")
+    assert (loaded.info.longest_seconds, loaded.info.clip_seconds) == (None, 0.5)
+
+
+class OwnTask(Classification):
+    """A task of a user's, which hands on what it does not know."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+
+
+def test_what_the_data_know_reaches_a_task_that_does_not_name_it() -> None:
+    node = ANSWERING["task"] | {"_target_": f"{__name__}.OwnTask", "class_weights": "balanced"}
+    task = trained(task=node)
+    assert task.class_weights.tolist() == pytest.approx([2.0, 1.0, 2 / 3])  # type: ignore[operator]
+    assert task.info.longest_seconds == 0.75
 
 
 def test_the_front_door_is_the_same_function() -> None:

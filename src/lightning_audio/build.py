@@ -22,6 +22,7 @@ from lightning_audio.augment import Augment
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.feature_store import FrontEnd
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.frontend.base import shape_of
 from lightning_audio.frontend.normalize import Normalize
@@ -238,10 +239,8 @@ def task(cfg: DictConfig, data: AudioDataModule) -> AudioTask:
             f"seed={cfg.seed} is no seed: set it to a whole number from 0 to 4294967295."
         ) from error
     answering = {part: OmegaConf.to_container(cfg, resolve=True)[part] for part in ANSWERING}  # type: ignore
-    facts = {**data.targets.facts(), "sample_rate": data.sample_rate, "clip_seconds": data.clip_seconds}
     augment = instantiate(cfg.augment, "augment")
-    counted = {"class_counts": data.class_counts, "clip_counts": data.clip_counts}
-    built = assemble(answering, facts, augment, recipe(cfg), cfg.seed, **counted)
+    built = assemble(answering, data.info, augment, recipe(cfg), cfg.seed)
     if cfg.channels_last:
         built.network.to(memory_format=torch.channels_last)
     if cfg.compile:
@@ -251,22 +250,17 @@ def task(cfg: DictConfig, data: AudioDataModule) -> AudioTask:
 
 def assemble(
     answering: dict[str, Any],
-    facts: dict[str, Any],
+    info: DataInfo,
     augment: Augment | None = None,
     recipe: Recipe | None = None,
     seed: int = 0,
-    **for_task: Any,
 ) -> AudioTask:
-    """A task from the four parts that answer and the facts of the data: what a checkpoint holds.
-
-    `for_task` are arguments that only some tasks take; the others go without.
-    """
-    frontend = instantiate(answering["frontend"], "frontend", sample_rate=facts["sample_rate"])
+    """A task from the four parts that answer and what the data know: what a checkpoint holds."""
+    frontend = instantiate(answering["frontend"], "frontend", sample_rate=info.sample_rate)
     shape = shape_of(frontend)
     kind = cast(type[AudioTask], get_class(answering["task"]["_target_"]))
-    outputs = kind.encoding.outputs_for(facts["labels"])
+    outputs = kind.encoding.outputs_for(info.labels)
     network = instantiate(answering["network"], "network", in_shape=shape, num_outputs=outputs)
-    accepted = inspect.signature(kind).parameters
     built = instantiate(
         answering["task"],
         "task",
@@ -275,11 +269,10 @@ def assemble(
         network=network,
         augment=augment or Augment(),
         recipe=recipe,
+        info=info,
         seed=seed,
-        **facts,
-        **{name: value for name, value in for_task.items() if name in accepted},
     )
-    built.description = {"config": answering, "facts": facts}
+    built.description = {"config": answering, "facts": info.facts()}
     return built
 
 

@@ -21,6 +21,7 @@ from torch.utils import deterministic
 
 from lightning_audio import build
 from lightning_audio.config import up_to_date
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, refuse_address
 from lightning_audio.io import plain, sha256_of
 from lightning_audio.reports.results import read_metrics
@@ -95,7 +96,7 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
     build.refuse_unknown(answering, allow)
     try:
         with modules_within(path.stat().st_size, len(checkpoint["state_dict"])):
-            task = build.assemble(without_weights(answering), facts)
+            task = build.assemble(without_weights(answering), DataInfo.from_facts(facts))
     except UserError:
         raise
     except Exception as error:  # of any kind, since the description may say anything
@@ -125,10 +126,12 @@ def description_of(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, An
     ):
         raise UserError(f"{path} does not describe its network: give a checkpoint that `train` wrote.")
     labels, rate, seconds = (facts.get(name) for name in ("labels", "sample_rate", "clip_seconds"))
+    longest = facts.get("longest_seconds", seconds)  # older checkpoints do not say
     if (
         not (isinstance(labels, list) and all(isinstance(label, str) for label in labels))
         or not (isinstance(rate, int) and 0 < rate <= HIGHEST_RATE)
         or not (isinstance(seconds, float | int) and 0 < seconds <= LONGEST_CLIP)
+        or not (isinstance(longest, float | int) and 0 < longest <= LONGEST_CLIP)
     ):
         raise UserError(f"{path} does not say what it was trained on: give a checkpoint that `train` wrote.")
     return answering, facts

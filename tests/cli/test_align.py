@@ -21,6 +21,7 @@ from lightning_audio.cli.align import beside_truth, main
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode, to_int16
+from lightning_audio.data.info import DataInfo
 from lightning_audio.decoding.alignment import BARE, Extent, boundary_errors, fit_extent
 from lightning_audio.errors import UserError
 from lightning_audio.inference.transcribe import posteriors, transcribe
@@ -39,7 +40,7 @@ ANSWERING = {
         "n_mels": 16,
         "top_db": None,
     },
-    "normalize": "bin",
+    "normalize": "per_feature",
     "network": {
         "_target_": "lightning_audio.networks.bilstm.BiLSTM",
         "channels": 4,
@@ -63,9 +64,9 @@ def babble(seconds: float, seed: int = 0) -> np.ndarray:
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The checkpoint of an untrained recogniser that hears something in everything."""
     vocabulary = fit_tokenizer([ALPHABET]).state()
-    facts = {"labels": list(ALPHABET), "vocabulary": vocabulary, "sample_rate": RATE, "clip_seconds": 1.0}
+    info = DataInfo(tuple(ALPHABET), RATE, 1.0, encoding={"vocabulary": vocabulary})
     torch.manual_seed(0)
-    built = build.assemble(ANSWERING, facts)
+    built = build.assemble(ANSWERING, info)
     samples = torch.from_numpy(babble(10.0))[None]
     built.fit_normalizer([Batch(samples, torch.tensor([samples.shape[1]]), torch.zeros(1))])
     head = built.network.get_submodule("head")

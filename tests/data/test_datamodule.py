@@ -101,7 +101,8 @@ def test_what_the_data_knows_of_itself(root: Path) -> None:
     data = ready(root)
     assert (data.labels, data.num_outputs, data.sample_rate) == (LABELS, 3, RATE)
     lengths = sorted(len(read(clip)) for clip in data.splits["train"].clips)
-    assert data.clip_seconds == pytest.approx(lengths[(len(lengths) - 1) // 2] / RATE)
+    assert data.info.clip_seconds == pytest.approx(lengths[(len(lengths) - 1) // 2] / RATE)
+    assert data.info.longest_seconds == pytest.approx(lengths[-1] / RATE)
     assert data.describe() == f"Tones at {RATE} Hz: 60 train, 30 test clips of 3 labels"
 
 
@@ -181,8 +182,8 @@ def test_class_counts_are_of_the_training_clips(root: Path) -> None:
         return clip if kept else replace(clip, split=None)
 
     data = ready(root, change=change)
-    assert data.class_counts.tolist() == [20, 10, 20]
-    assert ready(root).class_counts.tolist() == [20, 20, 20]
+    assert data.info.class_counts == (20, 10, 20)
+    assert ready(root).info.class_counts == (20, 20, 20)
 
 
 def epoch_ids(data: AudioDataModule, epoch: int) -> list[str]:
@@ -196,8 +197,9 @@ def test_balance_draws_every_label_equally_often(root: Path) -> None:
         rare = clip.labels[0] == "high" and clip.group != f"{clip.fold}-high-0"
         return replace(clip, split=None) if rare and clip.split == "train" else clip
 
+    assert ready(root, change=change).info.class_counts == (20, 4, 20)
     data = ready(root, change=change, balance=True)
-    assert data.class_counts.tolist() == [20, 4, 20]
+    assert data.info.class_counts == pytest.approx((44 / 3, 44 / 3, 44 / 3)), "of what is drawn"
     epochs = [epoch_ids(data, epoch) for epoch in range(60)]
     assert {len(epoch) for epoch in epochs} == {44}
     assert epochs[3] == epoch_ids(data, 3) != epochs[4]
@@ -217,7 +219,8 @@ def test_balance_goes_by_the_rarest_of_several_labels(root: Path) -> None:
     data = AudioDataModule(corpus, MultiHot, batch_size=8, balance=True)
     data.setup()
     # 4 clips of low and high, 16 of none, 20 of low and middle, 20 of high: low 24, high 24, middle 20.
-    assert data.class_counts.tolist() == [24, 24, 20]
+    # Of an epoch's 60 they make 60 * (4 / 24 + 20 / 20) / (40 / 24 + 20 / 20) and so on.
+    assert data.info.class_counts == pytest.approx((26.25, 22.5, 22.5))
     for batch in data.train_dataloader():
         assert batch.targets.shape == (len(batch), 3)
         for name, row in zip(batch.ids, batch.targets, strict=True):
@@ -315,8 +318,8 @@ def test_an_empty_split_is_refused(root: Path, split: str) -> None:
     ("options", "key"),
     [
         ({"batch_size": 0}, "loader.batch_size=0"),
-        ({"validation": 1.0}, "loader.val_fraction=1.0"),
-        ({"validation": -0.1}, "loader.val_fraction=-0.1"),
+        ({"val_fraction": 1.0}, "loader.val_fraction=1.0"),
+        ({"val_fraction": -0.1}, "loader.val_fraction=-0.1"),
         ({"workers": -1}, "loader.workers=-1"),
         ({"workers": 2, "store": "device"}, "loader.store=device .* the 2 processes"),
     ],

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from lightning_audio import build
 from lightning_audio.cli.predict import main
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mask_frames
 from lightning_audio.inference.events import Event, Hysteresis, events, scores_over_time, timelines
@@ -211,8 +212,7 @@ def tone_task() -> AudioTask:
         "network": {"_target_": f"{__name__}.Tones"},
         "task": {"_target_": "lightning_audio.tasks.classification.Classification"},
     }
-    facts = {"labels": LABELS, "sample_rate": RATE, "clip_seconds": 1.0}
-    return build.assemble(answering, facts).eval()
+    return build.assemble(answering, DataInfo(tuple(LABELS), RATE, 1.0)).eval()
 
 
 TONES = [(3.0, 5.2, "low"), (7.3, 9.1, "high"), (9.1, 11.0, "low"), (13.0, 14.0, "high")]

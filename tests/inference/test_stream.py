@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lightning_audio import build
 from lightning_audio.cli import predict
 from lightning_audio.data.decode import resample
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference import stream as stream_module
 from lightning_audio.inference.events import events
@@ -95,7 +96,7 @@ class Whole(Network):
 
 def task_of(
     network: str = "Causal",
-    frontend: str = "LogMel",
+    frontend: str = "log_mel.LogMel",
     normalize: str = "corpus",
     stride: int = 1,
     **options: Any,
@@ -107,7 +108,7 @@ def task_of(
         "network": {"_target_": f"{__name__}.{network}"} | ({"stride": stride} if stride > 1 else {}),
         "task": {"_target_": "lightning_audio.tasks.classification.Classification"},
     }
-    task = build.assemble(answering, {"labels": LABELS, "sample_rate": RATE, "clip_seconds": 1.0})
+    task = build.assemble(answering, DataInfo(tuple(LABELS), RATE, 1.0))
     if normalize != "none":
         task.normalize.mean.normal_(-30, 5)
         task.normalize.std.uniform_(10, 20)
@@ -144,9 +145,9 @@ MEL: dict[str, dict[str, Any]] = {
     "hop above window": FRONTEND | {"n_fft": 128, "hop_length": 200},
     "short window": FRONTEND | {"win_length": 150},
     "three windows": FRONTEND | {"win_length": [100, 200, 256]},
-    "bins": FRONTEND | {"normalize": "bin"},
+    "bins": FRONTEND | {"normalize": "per_feature"},
     "as it is": FRONTEND | {"normalize": "none"},
-    "mfcc": FRONTEND | {"frontend": "MFCC", "n_mfcc": 5},
+    "mfcc": FRONTEND | {"frontend": "mfcc.MFCC", "n_mfcc": 5},
     "every third frame": FRONTEND | {"stride": 3},
 }
 
@@ -213,11 +214,14 @@ def test_a_long_piece_runs_through_the_task_in_parts(monkeypatch: pytest.MonkeyP
     ("options", "sentence"),
     [
         (FRONTEND | {"top_db": 80.0}, r"top_db=80 .* train with frontend\.top_db=null"),
-        (FRONTEND | {"frontend": "MFCC", "n_mfcc": 5, "top_db": 80.0}, r"train with frontend\.top_db=null"),
-        (FRONTEND | {"normalize": "clip"}, "normalize=per_clip measures .* train with normalize=corpus"),
-        (FRONTEND | {"normalize": "clip_bin"}, "normalize=per_clip_cmn measures .* normalize=corpus"),
         (
-            {"frontend": "Waveform"},
+            FRONTEND | {"frontend": "mfcc.MFCC", "n_mfcc": 5, "top_db": 80.0},
+            r"train with frontend\.top_db=null",
+        ),
+        (FRONTEND | {"normalize": "clip"}, "normalize=per_clip measures .* train with normalize=corpus"),
+        (FRONTEND | {"normalize": "per_clip_cmn"}, "normalize=per_clip_cmn measures .* normalize=corpus"),
+        (
+            {"frontend": "waveform.Waveform"},
             "front end Waveform does not run on a stream: train with frontend=log_mel",
         ),
         (

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lightning_audio import build
 from lightning_audio.config import CONF
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.frontend.normalize import Normalize
@@ -104,8 +105,7 @@ def task(name: str) -> AudioTask:
         "network": config_of(name),
         "task": {"_target_": "lightning_audio.tasks.classification.Classification"},
     }
-    facts = {"labels": list("abcde"), "sample_rate": 16000, "clip_seconds": 1.0}
-    built = build.assemble(answering, facts)
+    built = build.assemble(answering, DataInfo(tuple("abcde"), 16000, 1.0))
     unsettle(built)
     built.normalize.mean.fill_(-20.0)
     built.normalize.std.fill_(15.0)

@@ -20,6 +20,7 @@ from lightning_audio.augment.waveform import Speed
 from lightning_audio.checkpoint import load
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.info import DataInfo
 from lightning_audio.data.targets import BLANK, PAD, Tokens
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.ctc import CTC, frames_needed
@@ -45,15 +46,15 @@ ANSWERING = {
 }
 
 
-def facts(alphabet: str = " ab") -> dict[str, Any]:
+def info(alphabet: str = " ab") -> DataInfo:
     state = fit_tokenizer([alphabet]).state()
-    return {"labels": sorted(alphabet), "vocabulary": state, "sample_rate": 8000, "clip_seconds": 1.0}
+    return DataInfo(tuple(sorted(alphabet)), 8000, 1.0, encoding={"vocabulary": state})
 
 
 def task(alphabet: str = " ab", augment: Augment | None = None, **options: Any) -> CTC:
     torch.manual_seed(0)
     answering = ANSWERING | {"task": {**ANSWERING["task"], **options}}  # type: ignore[dict-item]
-    built = build.assemble(answering, facts(alphabet), augment)
+    built = build.assemble(answering, info(alphabet), augment)
     assert isinstance(built, CTC)
     return built
 

@@ -21,6 +21,7 @@ from lightning_audio.cli.evaluate import evaluate
 from lightning_audio.config import compose_config
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference.formats import rows_of_answers
 from lightning_audio.inference.prediction import Window
@@ -50,12 +51,9 @@ def task(**options: Any) -> MultiLabel:
         "network": {"_target_": "lightning_audio.networks.cnn2d.CNN2d", "widths": [4]},
         "task": {"_target_": "lightning_audio.tasks.multilabel.MultiLabel", **options},
     }
-    facts = {"labels": LABELS, "sample_rate": 8000, "clip_seconds": 0.5}
-    counted: dict[str, Any] = {
-        "class_counts": torch.tensor([10, 40, 0]),
-        "clip_counts": {"train": 50, "val": 0, "test": 9},
-    }
-    return cast(MultiLabel, build.assemble(parts, facts, **counted))
+    counts = {"train": 50, "val": 0, "test": 9}
+    info = DataInfo(tuple(LABELS), 8000, 0.5, class_counts=(10, 40, 0), clip_counts=counts)
+    return cast(MultiLabel, build.assemble(parts, info))
 
 
 def batch_of(targets: Sequence[Sequence[float]]) -> Batch:

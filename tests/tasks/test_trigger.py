@@ -20,6 +20,7 @@ from lightning_audio.checkpoint import load
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.frontend.normalize import Normalize
@@ -67,7 +68,7 @@ def make(
 ) -> Trigger:
     torch.manual_seed(0)
     frontend = LogMel(RATE, n_fft=256, hop_length=160, n_mels=16, top_db=top_db)
-    shared: dict[str, Any] = {"labels": LABELS, "sample_rate": RATE, "clip_seconds": 0.5}
+    shared: dict[str, Any] = {"info": DataInfo(tuple(LABELS), RATE, 0.5)}
     shared |= {"background": ["_unknown_", "_silence_"], "noise": "_silence_"} | options
     parts = Normalize(frontend.shape), TinyNetwork(frontend.shape, len(LABELS), per_frame), Augment(mix=mix)
     return Trigger(frontend=frontend, normalize=parts[0], network=parts[1], augment=parts[2], **shared)

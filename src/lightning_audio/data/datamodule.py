@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from lightning_audio.data.clip import SPLITS, Clip, clips_digest, hold_out, refuse_leaks, validated
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.duration_sampler import DurationSampler
 from lightning_audio.data.feature_store import FeatureStore, FrontEnd
+from lightning_audio.data.info import DataInfo
 from lightning_audio.data.manifest_cache import uncollected
 from lightning_audio.data.placement import WHERE, own_accelerator
 from lightning_audio.data.quarantine import QUARANTINE, named
-from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced
+from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced, balanced_chances
 from lightning_audio.data.targets import Targets
 from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
@@ -220,28 +220,27 @@ class AudioDataModule(pl.LightningDataModule):
     def has_validation(self) -> bool:
         return len(self.splits["val"]) > 0
 
-    @property
-    def class_counts(self) -> Tensor:
-        """How many clips of an epoch carry each label, `(C,)`."""
-        counts = Counter(label for clip in self.epoch_clips for label in clip.labels)
-        return torch.tensor([counts[label] for label in self.labels])
-
-    @property
-    def clip_counts(self) -> dict[str, int]:
-        """How many clips each split has; in training, how many make an epoch."""
-        return {split: len(clips) for split, clips in self.splits.items()} | {"train": len(self.epoch_clips)}
-
-    @property
-    def epoch_clips(self) -> list[Clip]:
-        """The training clips of one epoch: what the corpus draws of all there are."""
-        clips = self.splits["train"].clips
-        return [clips[position] for position in self.corpus.draw(clips, np.random.default_rng(self.seed))]
-
-    @property
-    def clip_seconds(self) -> float:
-        """The median length of a training clip: what a window of a longer recording should be."""
-        rows = self.splits["train"].rows
-        return float(self.store.lengths[rows].float().median()) / self.sample_rate
+    @cached_property
+    def info(self) -> DataInfo:
+        """What a task has to know of the data, which have been set up."""
+        train = self.splits["train"]
+        drawn = self.corpus.draw(train.clips, np.random.default_rng(self.seed))
+        labels = [train.clips[position].labels for position in drawn]
+        times = len(drawn) * balanced_chances(labels) if self.balance else np.ones(len(drawn))
+        counts: Counter[str] = Counter()
+        for clip_labels, number in zip(labels, times.tolist(), strict=True):
+            counts.update(dict.fromkeys(clip_labels, number))
+        lengths = self.store.lengths[train.rows].float()
+        encoding = self.targets.facts()
+        return DataInfo(
+            labels=tuple(encoding.pop("labels")),
+            sample_rate=self.sample_rate,
+            clip_seconds=float(lengths.median()) / self.sample_rate,
+            longest_seconds=float(lengths.max()) / self.sample_rate,
+            class_counts=tuple(counts[label] for label in self.labels),
+            clip_counts={split: len(clips) for split, clips in self.splits.items()} | {"train": len(drawn)},
+            encoding=encoding,
+        )
 
     def facts(self) -> dict[str, object]:
         """What a reader of the scores has to know of the data."""
@@ -249,7 +248,7 @@ class AudioDataModule(pl.LightningDataModule):
             "hash": self.store.hash,
             "corpus": type(self.corpus).__name__,
             "sample_rate": self.sample_rate,
-            "clips": self.clip_counts,
+            "clips": dict(self.info.clip_counts),
             "labels": list(self.labels),
         }
         if self.corpus.folds:
@@ -260,7 +259,7 @@ class AudioDataModule(pl.LightningDataModule):
 
     def describe(self) -> str:
         """The corpus and its splits in a few words."""
-        counts = ", ".join(f"{count} {split}" for split, count in self.clip_counts.items() if count)
+        counts = ", ".join(f"{count} {split}" for split, count in self.info.clip_counts.items() if count)
         corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
         return f"{corpus}: {counts} clips of {self.targets.describe()}{self.dropped}"
 

@@ -20,15 +20,20 @@ from lightning_audio.data import workers
 Draw = Callable[[np.random.Generator], np.ndarray]
 
 
-def balanced(labels: Sequence[Sequence[str]], rng: np.random.Generator) -> np.ndarray:
-    """As many positions as there are clips, drawn with replacement; every label comes up about as often.
+def balanced_chances(labels: Sequence[Sequence[str]]) -> np.ndarray:
+    """The chance of each clip in a draw in which every label comes up about as often; they add up to 1.
 
-    A clip is drawn by the weight of the rarest of its `labels`; one without any weighs as the most frequent.
+    A clip has the weight of the rarest of its `labels`; one without any weighs as the most frequent.
     """
     counts = Counter(label for clip in labels for label in clip)
     most = max(counts.values(), default=1)
     weights = np.array([1 / min((counts[label] for label in clip), default=most) for clip in labels])
-    return rng.choice(len(labels), size=len(labels), p=weights / weights.sum())
+    return weights / weights.sum()
+
+
+def balanced(labels: Sequence[Sequence[str]], rng: np.random.Generator) -> np.ndarray:
+    """As many positions as there are clips, drawn with replacement by `balanced_chances`."""
+    return rng.choice(len(labels), size=len(labels), p=balanced_chances(labels))
 
 
 class Reshuffles:

@@ -22,6 +22,7 @@ from lightning_audio.augment import Augment
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.info import DataInfo
 from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.inference.prediction import Audio, Prediction, Recordings, read_recordings
@@ -64,9 +65,7 @@ class AudioTask(pl.LightningModule):
     Args:
         frontend, normalize, network: the path of a waveform at any time.
         augment: what training adds to it.
-        labels: the names of the outputs.
-        sample_rate: rate in Hz of the waveforms that it takes.
-        clip_seconds: how long the clips were that it learned from.
+        info: what the data know that it learns or learned from.
         recipe: needed for training only.
         seed: names what augmentation and dropout draw.
     """
@@ -81,15 +80,14 @@ class AudioTask(pl.LightningModule):
         normalize: Normalize,
         network: Network,
         augment: Augment,
-        labels: Iterable[str],
-        sample_rate: int,
-        clip_seconds: float,
+        info: DataInfo,
         recipe: Recipe | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.frontend, self.normalize, self.network, self.augment = frontend, normalize, network, augment
-        self.labels, self.sample_rate, self.clip_seconds = tuple(labels), sample_rate, clip_seconds
+        self.info = info
+        self.labels, self.sample_rate, self.clip_seconds = info.labels, info.sample_rate, info.clip_seconds
         self.recipe, self.seed = recipe, seed
         self.description: dict[str, Any] = {}  # what a checkpoint says of itself; build.py sets it
         self.settings: list[dict[str, Any]] = []  # of the optimizer's groups at the start: rate, decay, betas

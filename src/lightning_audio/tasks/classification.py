@@ -32,9 +32,8 @@ class Classification(ClipTask):
     """Cross-entropy on soft labels; accuracy, top-5 and macro F1.
 
     Args:
-        class_weights: `balanced` (inverse to how often a class stands in training, 1 on average), a list of
-            one weight for each class, or null.
-        class_counts: `(C,)` training clips of each class, for `balanced`.
+        class_weights: `balanced` (inverse to how often an epoch draws a class, 1 on average), a list of one
+            weight for each class, or null.
         shared: what `ClipTask` takes; `label_smoothing` is the share of a target that is spread evenly over
             the classes.
     """
@@ -46,11 +45,10 @@ class Classification(ClipTask):
     def __init__(
         self,
         class_weights: str | Sequence[float] | None = None,
-        class_counts: Tensor | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        counts = torch.ones(len(self.labels)) if class_counts is None else class_counts.clamp(min=1)
+        counts = torch.tensor(self.info.class_counts or [1] * len(self.labels)).clamp(min=1)
         balanced = counts.sum() / (len(counts) * counts.float())
         self.register_buffer("class_weights", weights_of_classes(class_weights, balanced))
 

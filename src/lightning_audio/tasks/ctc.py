@@ -44,7 +44,6 @@ class CTC(AudioTask):
 
     Args:
         text: options of the normaliser, and of the tokenizer that the data made with them.
-        vocabulary: that tokenizer's state.
         label_prior: how much of the logarithm of the mean posterior is taken off the log-probabilities in
             training, which makes them less peaky (Huang et al. 2024, arXiv:2406.02560); 0 for plain CTC.
         start_below_blank_rate: the blank rate below which delayed augmentation begins.
@@ -60,7 +59,6 @@ class CTC(AudioTask):
     def __init__(
         self,
         text: Mapping[str, Any],
-        vocabulary: Mapping[str, Any],
         label_prior: float = 0.0,
         start_below_blank_rate: float = 0.9,
         **shared: Any,
@@ -72,7 +70,7 @@ class CTC(AudioTask):
                 f"do not fit: set the first to 0 or more "
                 "(0.3 is much), the second to a share of the frames, such as 0.9."
             )
-        self.normalizer, self.tokenizer = normalizer_of(text), tokenizer_of(dict(vocabulary))
+        self.normalizer, self.tokenizer = normalizer_of(text), tokenizer_of(dict(self.info.vocabulary or {}))
         self.label_prior, self.start_below_blank_rate = label_prior, start_below_blank_rate
         self.decoder: Decoder = Greedy(self.tokenizer)
         outputs = len(self.labels) + 1
@@ -161,7 +159,7 @@ class CTC(AudioTask):
             ),
             tokens_per_frame=float(sum(map(len, clips.encoded)) / frames.sum()),
             tightest=float((needed / frames.clamp(min=1)).max()),
-            seconds=data.clip_seconds,
+            seconds=data.info.clip_seconds,
         )
 
     def output_lengths(self, samples: Tensor) -> Tensor:

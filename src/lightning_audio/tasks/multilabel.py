@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,10 +45,9 @@ class MultiLabel(ClipTask):
         gamma: of the focal loss.
         alpha: of the focal loss; null weighs present and absent labels alike.
         class_weights: what a present label weighs in the loss, an absent one weighing 1: `balanced` (clips
-            without it over clips with it, in training), a list of one weight for each label, or null: 1.
+            without it over clips with it, in what an epoch draws), a list of one weight for each label, or
+            null: 1.
         thresholds: `tuned`, a number for all labels, a list of one for each, or null: 0.5.
-        class_counts: `(C,)` training clips with each label, for `balanced`.
-        clip_counts: how many clips each split has.
         shared: what `ClipTask` takes; `label_smoothing` takes half of it from 1 and gives half to 0.
     """
 
@@ -65,8 +64,6 @@ class MultiLabel(ClipTask):
         alpha: float | None = None,
         class_weights: str | Sequence[float] | None = None,
         thresholds: str | float | Sequence[float] | None = None,
-        class_counts: Tensor | None = None,
-        clip_counts: Mapping[str, int] | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -78,15 +75,17 @@ class MultiLabel(ClipTask):
                 "an alpha between 0 and 1 or null."
             )
         self.tuned = thresholds == "tuned"
-        if self.tuned and clip_counts is not None and not clip_counts["val"]:
+        info = self.info
+        if self.tuned and info.clip_counts and not info.clip_counts["val"]:
             raise UserError(
                 "task.thresholds=tuned wants a validation split, and this run has none: set "
                 "loader.val_fraction=0.1, or task.thresholds=0.5."
             )
         self.gamma, self.alpha = (gamma, alpha) if loss == "focal" else (0.0, None)
         balanced = torch.ones(len(self.labels))
-        if class_counts is not None and clip_counts is not None:
-            balanced = (clip_counts["train"] - class_counts).clamp(min=1) / class_counts.clamp(min=1)
+        if info.class_counts and info.clip_counts:
+            counts = torch.tensor(info.class_counts)
+            balanced = (info.clip_counts["train"] - counts).clamp(min=1) / counts.clamp(min=1)
         self.register_buffer("class_weights", weights_of_classes(class_weights, balanced))
         self.register_buffer("thresholds", thresholds_of_labels(thresholds, len(self.labels)))
 

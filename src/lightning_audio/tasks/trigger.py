@@ -54,7 +54,7 @@ class Trigger(Classification):
         smoothing: seconds up to a frame whose mean score is its score.
         threshold: a keyword is detected when its smoothed score reaches it. None tunes it on validation.
         refractory: seconds after a detection in which the same keyword gives no other.
-        class_counts, shared: what `Classification` takes.
+        shared: what `Classification` takes.
 
     Raises:
         UserError: front end or network do not run on a stream, the network gives no logits for every frame,
@@ -73,10 +73,9 @@ class Trigger(Classification):
         smoothing: float = 0.1,
         threshold: float | None = None,
         refractory: float = 1.0,
-        class_counts: Tensor | None = None,
         **shared: Any,
     ) -> None:
-        super().__init__(class_counts=class_counts, **shared)
+        super().__init__(**shared)
         self.background, self.noise, self.clips_per_sequence, self.refractory = (
             tuple(background),
             noise,
