@@ -7,14 +7,19 @@ VENV ?= .venv
 # uv installs faster than pip; UV= on the command line takes pip all the same.
 UV ?= $(shell command -v uv 2>/dev/null)
 EXP ?= demo
+# What is installed beside the package: dev (tests and linters), or other extras (EXTRAS=speech,wandb), or none (EXTRAS=).
+EXTRAS ?= dev
+# Test processes side by side; each takes 1 to 2 GB of memory.
+JOBS ?= auto
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Unlike pip, uv compiles nothing by itself, and then every start takes 10 seconds longer.
 INSTALL := $(if $(UV),UV_COMPILE_BYTECODE=1 $(UV) pip install --python $(PY),$(PY) -m pip install)
-GO_ON = $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
-OVERRIDES = experiment=$(EXP) $(GO_ON)
+TEST := $(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
+RESUMING = $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
+OVERRIDES = experiment=$(EXP) $(RESUMING)
 # A run folder says by itself what its run is, where no EXP is given.
 ITSELF = $(and $(filter-out latest,$(RESUME)),$(filter file,$(origin EXP)))
 # $(call need,VALUE,SENTENCE) stops with the sentence where there is no value.
@@ -27,20 +32,31 @@ need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
 help: ## list what make can do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMP) ## make the environment in .venv; every other target does that where it must
+setup: $(STAMP) ## make the environment in .venv (other targets do that, too); EXTRAS= leaves out the development tools
 
 # Touched last: a set-up that was interrupted is done again, and so is one whose lock has changed.
 $(STAMP): requirements.lock pyproject.toml
 	@for python in $(PYTHON) none; do $$python -c "$(SUITABLE)" 2>/dev/null && break; done; \
-	if [ "$$python" = none ]; then \
-	  echo "None of \"$(PYTHON)\" is a Python 3.11 to 3.13 with venv: install one (on Debian and Ubuntu" \
-	    "python3-venv too) or name it with PYTHON=/path/to/python." >&2; \
+	if [ "$$python" != none ]; then \
+	  echo "Setting up $(VENV) with $$($$python --version): some minutes, once."; \
+	  $$python -m venv $(VENV); \
+	elif [ -n "$(UV)" ]; then \
+	  echo "Setting up $(VENV) with a Python that uv brings: some minutes, once."; \
+	  $(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV); \
+	else \
+	  echo "None of \"$(PYTHON)\" is a Python 3.11 to 3.13 with venv: install one (apt install python3.13-venv," \
+	    "brew install python@3.13), install uv, which brings its own (pipx install uv), or name one with" \
+	    "PYTHON=/path/to/python." >&2; \
 	  exit 1; \
-	fi; \
-	echo "Setting up $(VENV) with $$($$python --version): some minutes, once."; \
-	$$python -m venv $(VENV)
+	fi
+ifeq ($(EXTRAS),dev)
 	$(INSTALL) --require-hashes -r requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation -e .
+else
+	@# The versions of the lock; its hashes count where all of it is installed.
+	@sed -n 's/^\([a-zA-Z0-9._-]*==[^ \\]*\)\( *;[^\\]*\)\{0,1\}.*/\1\2/p' requirements.lock > $(VENV)/versions.txt
+	$(INSTALL) --constraint $(VENV)/versions.txt -e "$(if $(EXTRAS),.[$(EXTRAS)],.)"
+endif
 	@touch $@
 
 check: $(STAMP) ## look at every clip of the corpus of EXP=demo, or of ARGS="data=audio_folder data.root=FOLDER"
@@ -49,8 +65,8 @@ check: $(STAMP) ## look at every clip of the corpus of EXP=demo, or of ARGS="dat
 doctor: $(STAMP) ## ask whether a speech experiment can learn at all: EXP=digits_bilstm
 	$(PY) -m lightning_audio doctor experiment=$(EXP) $(ARGS)
 
-train: $(STAMP) ## train EXP=demo; ARGS="seed=1" changes settings, RESUME=latest (or a run folder) goes on
-	$(PY) -m lightning_audio train $(if $(ITSELF),$(GO_ON),$(OVERRIDES))
+train: $(STAMP) ## train EXP=demo; ARGS="seed=1" changes settings, RESUME=latest (or a run folder) resumes
+	$(PY) -m lightning_audio train $(if $(ITSELF),$(RESUMING),$(OVERRIDES))
 
 evaluate: $(STAMP) ## print the test scores of RUN=logs/... again
 	$(call need,$(RUN),Name the run folder: make evaluate RUN=logs/EXPERIMENT/DATE_TIME.)
@@ -77,10 +93,10 @@ lr: $(STAMP) ## look for a learning rate for EXP=demo
 	$(PY) -m lightning_audio find-lr experiment=$(EXP) $(ARGS)
 
 test: $(STAMP) ## run the tests but for the slow ones; ARGS="-k store" runs some
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(TEST) -m "not slow" $(ARGS)
 
 test-slow: $(STAMP) ## run the slow tests
-	$(PY) -m pytest -m slow $(ARGS)
+	$(TEST) -m slow $(ARGS)
 
 lint: $(STAMP) ## check with ruff and mypy
 	$(PY) -m ruff check

@@ -25,8 +25,8 @@ TARGET = "<= 0.02"
 EPOCH, WAITING = "an epoch", "of that, waiting for data"
 # What stands in for a corpus that is not there.
 EXPERIMENTS = {
-    "esc10_cnn2d": ["data=demo"],
-    "speech_commands_bc_resnet": ["data=demo", "data.seconds=1"],
+    "esc10_cnn2d": ["data=demo", "~data.subset"],
+    "speech_commands_bc_resnet": ["data=demo", "data.seconds=1", "augment=digit"],
     "digits_bilstm": ["data=demo_dtmf"],
 }
 
