@@ -16,8 +16,10 @@ import torch
 from lightning_audio import config
 from lightning_audio.training.run import train
 
-# Two cores: a process for each under pytest-xdist, or both for a single one.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# Two cores: a process for each under pytest-xdist, or both for a single one; what a test starts has as many.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+torch.set_num_threads(THREADS)
 
 # The demo as a run of about a second: 80 training and 20 test clips of half a second, five steps an epoch.
 TINY = (

@@ -171,7 +171,7 @@ def test_a_sentence_comes_out_of_whole_programs_too(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     running = {
         said: subprocess.Popen(
-            [sys.executable, "-m", f"lightning_audio.{name}", *arguments],
+            [sys.executable, "-m", "lightning_audio", name, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -39,7 +39,7 @@ def test_every_program_that_is_listed_is_there(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[list[str]] = []
-    module = f"lightning_audio.{name.replace('-', '_')}"
+    module = f"lightning_audio.cli.{name.replace('-', '_')}"
     monkeypatch.setattr(f"{module}.main", lambda: called.append(sys.argv[1:]))
     arguments = ARGUMENTS.get(name, ["one", "two"])
     monkeypatch.setattr(sys, "argv", ["lightning-audio", name, *arguments])

@@ -207,9 +207,9 @@ def test_a_full_disk_is_told_with_the_space_that_is_needed(
 KILLED = """
 import os, sys
 from pathlib import Path
-import lightning_audio.data.features as features
-from lightning_audio.data.store import WaveStore
-from lightning_audio.frontend import LogMel
+import lightning_audio.data.feature_store as features
+from lightning_audio.data.wave_store import WaveStore
+from lightning_audio.frontend.log_mel import LogMel
 
 class Fatal(LogMel):
     clips = 0

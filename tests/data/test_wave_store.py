@@ -474,7 +474,7 @@ import os, sys, time
 from pathlib import Path
 import lightning_audio.data.decode as decoding
 from lightning_audio.data.manifests import read_manifest
-from lightning_audio.data.store import WaveStore
+from lightning_audio.data.wave_store import WaveStore
 
 folder, fatal = Path(sys.argv[1]), sys.argv[2]
 decode = decoding.decode

@@ -94,7 +94,7 @@ CHILD = """
 import os, signal, sys
 import torch
 from torch.utils.data import get_worker_info
-from lightning_audio import train
+from lightning_audio.cli import train
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.tasks.base import AudioTask
 

@@ -62,7 +62,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     def full_disk(_: int) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("lightning_audio.reports.results.os.fsync", full_disk)
+    monkeypatch.setattr("lightning_audio.io.os.fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, "new")
     assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [("file.txt", "old")]

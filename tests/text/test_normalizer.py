@@ -385,7 +385,7 @@ def test_bpe_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_forked_later_bring_no_warning() -> None:
     code = """
 import os
-from lightning_audio.text import fit_tokenizer
+from lightning_audio.text.tokenizers import fit_tokenizer
 tokenizer = fit_tokenizer(["ab ab ab"], "bpe", 4)
 child = os.fork()
 print(tokenizer.encode("ab"))

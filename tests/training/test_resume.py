@@ -28,11 +28,9 @@ from lightning_audio.training.saved_config import load_config
 # stands beside its place and is about to be renamed.
 KILLED = """
 import os, pathlib, signal, sys
-import torch
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.cli.train import launch
 
-torch.set_num_threads(2)
 moment, *overrides = sys.argv[1:]
 step, replace, renamed = AudioTask.training_step, pathlib.Path.replace, []
 
