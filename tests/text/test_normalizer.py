@@ -69,6 +69,13 @@ def test_abbreviations(raw: str, words: str) -> None:
     assert run("abbreviations", raw) == words
 
 
+@pytest.mark.parametrize("word", ["น้ำ", "ทำ", "ນ້ຳ", "ຄຳ"])
+def test_sara_am_is_kept(word: str) -> None:
+    assert run("unicode", word) == word
+    assert run("unicode", unicodedata.normalize("NFKC", word)) == word
+    assert Normalizer(language="th")(word) == word
+
+
 def test_own_abbreviations_replace_the_default() -> None:
     normalizer = Normalizer(
         ["abbreviations"], abbreviations={"PBX": "p b x", "e.g.": "for example", "uh": ""}

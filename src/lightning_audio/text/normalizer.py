@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from lightning_audio.errors import UserError, did_you_mean
-from lightning_audio.text.numbers import SpokenNumbers, apart, is_english
+from lightning_audio.text.numbers import NumberVerbalizer, apart, is_english
 
 STEPS = ("unicode", "abbreviations", "numbers", "lower", "punctuation", "spaces")
 
@@ -35,11 +35,13 @@ class Normalizer:
 
     Steps run in the order given, `spaces` wherever it is named at the end:
 
-    - `unicode`: NFKC; curly quotes and long dashes become plain, invisible signs go;
+    - `unicode`: NFKC, but for Thai and Lao sara am; curly quotes and long dashes become plain, invisible
+      signs go;
     - `abbreviations`: each key of the mapping, in any case, becomes its words;
     - `numbers`: digits become words by num2words. Decimals are read out; years are cardinals; digit by digit
       go numbers with a leading zero, telephone numbers, and more than 6 digits without separators. In English
-      also ordinals (1st), decades (90s) and money ($5, £2.50);
+      also ordinals (1st), decades (90s), money ($5, £2.50, $40k), fractions (½, 3/4), temperatures (20°C) and
+      heights (5'10"). In other languages such signs take words from `abbreviations`, or are warned of;
     - `lower`, `upper`: case, with the two letters i of Turkish and Azerbaijani;
     - `punctuation`: what is no letter, mark, digit or sign to keep becomes a space, and so do the apostrophe
       and the hyphen at the edge of a word;
@@ -70,7 +72,7 @@ class Normalizer:
         makers: dict[str, Callable[[], Callable[[str], str]]] = {
             "unicode": lambda: _unicode,
             "abbreviations": lambda: _Abbreviations(self.abbreviations),
-            "numbers": lambda: SpokenNumbers(language),
+            "numbers": lambda: NumberVerbalizer(language),
             "lower": lambda: _Case(False, language),
             "upper": lambda: _Case(True, language),
             "punctuation": lambda: _Punctuation(self.keep),
@@ -129,9 +131,21 @@ def _plain(character: str) -> str:
 
 
 _PLAIN_TABLE = _Table(_plain)
+_ORDINAL_SIGN = re.compile(r"((?<=\d)\.?\s?[ºª])")  # NFKC makes 1o of 1º, which `numbers` would not know
+_DEGREES = re.compile(r"º(?=\s?[CF]\b)")  # typed for °
+# Thai and Lao sara am, which NFKC takes apart and everyone writes as one letter, behind a mark of tone.
+_SARA_AM = (re.compile("\u0e4d([\u0e48-\u0e4b]?)\u0e32"), re.compile("\u0ecd([\u0ec8-\u0ecb]?)\u0eb2"))
 
 
 def _unicode(text: str) -> str:
+    parts = _ORDINAL_SIGN.split(_DEGREES.sub("°", text))
+    text = "".join(part if i % 2 else _compatible(part) for i, part in enumerate(parts))
+    for pattern, letter in zip(_SARA_AM, "\u0e33\u0eb3", strict=True):
+        text = pattern.sub(rf"\1{letter}", text)
+    return text
+
+
+def _compatible(text: str) -> str:
     # Compatibility forms can hold quotes, as in U+0149, so that the table is needed behind NFKC too.
     composed = unicodedata.normalize("NFKC", text.translate(_PLAIN_TABLE))
     return unicodedata.normalize("NFKC", composed.translate(_PLAIN_TABLE))

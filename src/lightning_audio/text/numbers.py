@@ -1,35 +1,40 @@
-"""Numbers in a transcript as the words that are spoken."""
+"""Numbers in a transcript as the words that are spoken, by num2words."""
 
 from __future__ import annotations
 
+import logging
+import math
 import re
-from functools import lru_cache
+import unicodedata
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import cache, lru_cache
 
 from num2words import CONVERTER_CLASSES, num2words
 
 from lightning_audio.errors import UserError, did_you_mean
+from lightning_audio.text import english
 
-MONEY = {
-    "$": ("dollar", "dollars", "cent", "cents"),
-    "£": ("pound", "pounds", "penny", "pence"),
-    "€": ("euro", "euros", "cent", "cents"),
-}
-POINT_LANGUAGES = (
-    "en",
-    "am",
-    "bn",
-    "cy",
-    "he",
-    "ja",
-    "kn",
-    "ko",
-    "te",
-    "th",
-)  # others write a comma before decimals
+# The others write a comma before decimals. By CLDR; U+066B and U+066C are understood in every language.
+POINT_LANGUAGES = ("en", "am", "bn", "cy", "he", "ja", "kn", "ko", "te", "th", "es_GT", "es_NI")
 LONGEST_CARDINAL = 6  # digits; what is longer and not grouped is a telephone or account number
 CLINGING = ".,;:!?'\")]}/-([{"  # what may touch a word without running into it
+# Languages in which num2words gives several whole numbers the same words; a slow test finds no others.
+AMBIGUOUS = ("az", "cy", "tet", "tr")
+LARGEST = {"am": 999_999}  # num2words never comes back from 1,001,100 in Amharic
+SAMPLES = ("0", "3", "0.5", "0.05", "3.5", "3.05", "3.005", "3.0005", "3.14", "3.141")
+ZEROS = ("0", "00", "000", "000000")
+FEMININE = ("es", "pt", "it")  # whose ordinals end in a where the masculine ones end in o
+ORDINAL_LANGUAGES = (*FEMININE, "ca")  # that write 1º
 
 _DIGIT = re.compile(r"\d")
+_MINUS = r"(?P<minus>(?<![^\s(\[{\"'=:<>])-)?"
+_PHONE = r"""(?<![\d-])(?:\d{1,3}[-. ])?\(\d{3}\)\s?\d{3}[-. ]\d{4}(?![\d-])  # (555) 123-4567
+    |(?<![\d-])(?:\d{1,3}-)*\d{3}-\d{4}(?![\d-])
+    |(?<![\d.,-])(?:\d{1,3}(?P<gap>[. ]))?\d{3}(?P<part>(?(gap)(?P=gap)|[. ]))
+      \d{3}(?P=part)\d{4}(?![\d-]|[.,]\d)"""
+
+_log = logging.getLogger(__name__)
 
 
 def is_english(language: str) -> bool:
@@ -43,8 +48,15 @@ def apart(found: re.Match[str], words: str) -> str:
     return f"{before}{words}{after}"
 
 
-class SpokenNumbers:
-    """Digits -> words of a language that num2words knows."""
+class NumberVerbalizer:
+    """Digits -> words of a language that num2words knows.
+
+    num2words reads some numbers of some languages as others (in Azerbaijani 31,400 as 30,400). A number whose
+    words are those of another number is refused, and so are the forms that num2words lacks in a language.
+
+    Raises:
+        UserError: num2words does not know the language; when called, it can't read a number.
+    """
 
     def __init__(self, language: str) -> None:
         if language not in CONVERTER_CLASSES:
@@ -54,92 +66,217 @@ class SpokenNumbers:
                 f"choose from {', '.join(CONVERTER_CLASSES)}, or leave `numbers` out of task.text.steps."
             )
         self.language = language
-        self.point, commas = (
-            (".", ",") if language.split("_")[0] in POINT_LANGUAGES else (",", ". \u00a0\u202f")
-        )
-        self.pattern = _pattern(re.escape(self.point), f"[{commas}]", is_english(language))
         self.digits = tuple(num2words(digit, lang=language) for digit in range(10))
-        self.point_word, self.minus_word = self._point_word(), self._minus_word()
+        self.minus_word = self._minus_word()
+        self.point_word, self.fraction_words, self.joint = self._decimals()
+        points = {language, language.split("_")[0]}.intersection(POINT_LANGUAGES)
+        self.point, self.comma = (r"[.٫]", r"[,٬'’]") if points else (r"[,٫]", "[. \u00a0\u202f٬'’]")
+        self.rules: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
+            (re.compile(_PHONE, re.VERBOSE), lambda found: self.read(found[0])),
+            (re.compile(rf"\d+(?:{self.point}\d+){{2,}}"), self._parts),  # a version, an address
+        ]
+        if is_english(language):
+            self.rules += english.rules(self)
+        self.rules.append((self._plain_pattern(), self._plain))
+        known = english.SIGNS if is_english(language) else ""
+        self.unread = "".join(sign for sign in _unit_signs() if sign not in known)
+
+    def __reduce__(self) -> tuple[type[NumberVerbalizer], tuple[str]]:
+        return NumberVerbalizer, (self.language,)  # the rules can't go to another process
 
     def __call__(self, text: str) -> str:
         if not _DIGIT.search(text):
             return text  # most transcripts, much faster
-        # num2words writes commas, which would be taken for those of the transcript.
-        return self.pattern.sub(lambda found: apart(found, self._spoken(found).replace(",", "")), text)
+        self._warn_of_units(text)
+        for pattern, words in self.rules:
+            text = pattern.sub(lambda found, words=words: apart(found, words(found)), text)  # type: ignore[misc]
+        return text
 
-    def _spoken(self, found: re.Match[str]) -> str:
-        if found["phone"]:
-            return self._read(found["phone"])
-        if found["dotted"]:
-            return " ".join(self._cardinal(part) for part in found["dotted"].split(self.point))
-        if found["money"]:
-            words = self._money(found)
-        elif found["fraction"]:
-            words = self._decimal(found["whole"], found["fraction"])
-        else:
-            words = self._cardinal(found["whole"], ordinal=bool(found["ordinal"]))
-            words = _plural(words) if found["plural"] else words
-        return f"{self.minus_word} {words}".lstrip() if found["minus"] else words
+    def number(self, bare: str = "") -> str:
+        """A pattern of a number with the groups `whole` and `fraction`."""
+        groups = rf"(?!0\d*\s)\d{{1,3}}(?P<comma>{self.comma})\d{{3}}(?:(?P=comma)\d{{3}}){{0,3}}(?!\d)"
+        # Lakh and crore: 1,00,000.
+        indian = r"\d{1,2}(?:,\d{2}){1,4},\d{3}(?!\d)|" if "," in self.comma else ""
+        return rf"(?P<whole>{indian}{groups}|\d+{bare})(?:{self.point}(?P<fraction>\d+))?"
 
-    def _say(self, digits: str, ordinal: bool = False) -> str:
-        return _words_of(digits, self.language, ordinal)
-
-    def _point_word(self) -> str:
-        """The one between whole and fraction, in a language that reads the fraction digit by digit."""
-        start, end = f"{self.digits[0]} ", f" {self._read('141')}"
-        words = self._say("0.141")
-        digit_by_digit = words.startswith(start) and words.endswith(end)
-        return words[len(start) : -len(end)].strip() if digit_by_digit else ""
-
-    def _minus_word(self) -> str:
-        words, one = self._say("-1"), self.digits[1]
-        if words.endswith(one):
-            return words.removesuffix(one).strip()
-        return str(getattr(CONVERTER_CLASSES[self.language], "negword", "")).strip()
-
-    def _read(self, text: str) -> str:
+    def read(self, text: str) -> str:
         """Digit by digit."""
         return " ".join(self.digits[int(digit)] for digit in _bare(text))
 
-    def _cardinal(self, text: str, ordinal: bool = False) -> str:
+    def cardinal(self, text: str, ordinal: bool = False) -> str:
         digits = _bare(text)
         leading_zero = len(digits) > 1 and int(digits[0]) == 0
-        if leading_zero or (digits == text and len(digits) > LONGEST_CARDINAL):
-            return self._read(digits)
-        return self._say(digits, ordinal) or self._read(digits)
+        if not ordinal and (leading_zero or (digits == text and len(digits) > LONGEST_CARDINAL)):
+            return self.read(digits)
+        return distinct_words(str(int(digits)), self.language, ordinal)
+
+    def amount(self, whole: str, fraction: str | None, minus: str | None = None) -> str:
+        """A number as its parts stand in the text."""
+        words = self._decimal(whole, fraction) if fraction else self.cardinal(whole)
+        if minus and not self.minus_word:
+            raise self._refusal(f"-{whole}", "has no word for the minus")
+        return f"{self.minus_word} {words}" if minus else words
+
+    def _minus_word(self) -> str:
+        words, one = _words_of("-1", self.language, False), self.digits[1]
+        if not words.endswith(one):
+            words = str(getattr(CONVERTER_CLASSES[self.language], "negword", "") or "")
+        word = words.removesuffix(one).strip()
+        return word if _has_letter(word) else ""
+
+    def _decimals(self) -> tuple[str, Callable[[str], str] | None, str]:
+        """The word for the point, what reads a fraction behind it, and what stands between the words.
+
+        Fractions are not read by num2words where that can be: it drops zeros at the end and rounds after some
+        digits. The point is "" where num2words reads tenths and hundredths, and where nothing reads them.
+        """
+        for joint in (" ", ""):
+            words = _words_of("0.141", self.language, False).replace(" ", joint)
+            start = self.digits[0] + joint
+            for reader in (self.read, self._zeros_and_cardinal):
+                end = joint + reader("141").replace(" ", joint)
+                if words.startswith(start) and words.endswith(end) and len(words) > len(start + end):
+                    return words[len(start) : -len(end)].strip(), reader, joint
+        tenths = [words for sample in SAMPLES if (words := _words_of(sample, self.language, False))]
+        if tenths and len(set(tenths)) == len(tenths):
+            return "", lambda number: distinct_words(number, self.language), " "
+        point = getattr(CONVERTER_CLASSES[self.language], "pointword", "")
+        if isinstance(point, str) and _has_letter(point):
+            return point.strip(), self.read, " "
+        return "", None, " "
+
+    def _zeros_and_cardinal(self, fraction: str) -> str:
+        digits = _bare(fraction)
+        rest = digits.lstrip("0")
+        if not rest or len(rest) > LONGEST_CARDINAL:
+            return self.read(digits)
+        zeros = self.read("0" * (len(digits) - len(rest)))
+        return f"{zeros} {self.cardinal(rest)}".lstrip()
 
     def _decimal(self, whole: str, fraction: str) -> str:
-        # Not by num2words where that can be: it drops zeros at the end and rounds after some digits.
-        tenths = "" if self.point_word else self._say(f"{_bare(whole)}.{fraction}")
-        before = self._cardinal(whole) if whole else ""
-        return tenths or f"{before} {self.point_word} {self._read(fraction)}".lstrip()
+        number = f"{int(_bare(whole) or 0)}.{_bare(fraction)}"
+        if self.fraction_words is None:
+            raise self._refusal(number, "reads decimals as other ones")
+        if not self.point_word:
+            return self.fraction_words(number)
+        before = self.cardinal(whole) if whole else ""
+        words = f"{before} {self.point_word} {self.fraction_words(fraction)}".lstrip()
+        return words if self.joint else words.replace(" ", "")
 
-    def _money(self, found: re.Match[str]) -> str:
-        unit, units, cent, cents = MONEY[found["money"].strip()]
-        whole, fraction, scale = found["whole"], found["fraction"], found["scale"]
-        if fraction and len(fraction) == 2 and not scale:
-            parts = (whole, unit, units), (fraction.lstrip("0") or "0", cent, cents)
-            spoken = [
-                f"{self._cardinal(n)} {one if n == '1' else many}" for n, one, many in parts if n != "0"
-            ]
-            return " ".join(spoken) or f"zero {units}"
-        amount = self._decimal(whole, fraction) if fraction else self._cardinal(whole)
-        if scale:
-            return f"{amount} {scale} {units}"
-        return f"{amount} {unit if amount == 'one' else units}"
+    def _parts(self, found: re.Match[str]) -> str:
+        return " ".join(self.cardinal(part) for part in re.split(self.point, found[0]))
+
+    def _plain_pattern(self) -> re.Pattern[str]:
+        if is_english(self.language):  # .5, 22nd, 90s
+            bare, endings = r"|(?<![^\s(-])(?=\.\d)", r"(?P<ordinal>(?:st|nd|rd|th)\b)|(?P<plural>s\b)"
+        else:
+            bare, endings = "", r"\.?(?P<ordinal>[ºª])(?!\s?[CF]\b)|(?P<plural>(?!))"
+        return re.compile(rf"{_MINUS}{self.number(bare)}(?:{endings})?", re.IGNORECASE)
+
+    def _plain(self, found: re.Match[str]) -> str:
+        if not found["ordinal"] or found["fraction"]:
+            words = self.amount(found["whole"], found["fraction"], found["minus"])
+            return _plural(words) if found["plural"] else words
+        if found["ordinal"] in "ºª":
+            return self._sign_ordinal(found)
+        return self.cardinal(found["whole"], ordinal=True)
+
+    def _sign_ordinal(self, found: re.Match[str]) -> str:
+        """1º, 1ª."""
+        root = self.language.split("_")[0]
+        if root not in ORDINAL_LANGUAGES or (found["ordinal"] == "ª" and root not in FEMININE):
+            raise self._refusal(found[0], "has no ordinals of this sign")
+        words = self.cardinal(found["whole"], ordinal=True)
+        return re.sub(r"o\b", "a", words) if found["ordinal"] == "ª" else words
+
+    def _refusal(self, number: str, reason: str) -> UserError:
+        return refusal(number, self.language, reason)
+
+    def _warn_of_units(self, text: str) -> None:
+        signs = re.escape(self.unread)
+        for found in re.finditer(rf"\d+\s?([{signs}])|([{signs}])\s?\d+", text):
+            _warn_once(found[1] or found[2], found[0], self.language)
+
+
+def distinct_words(number: str, language: str, ordinal: bool = False) -> str:
+    """The words of num2words for a number, which no number like it shares.
+
+    Args:
+        number: digits, with a point before its decimals.
+
+    Raises:
+        UserError: num2words has no words for it, or the same ones for another number.
+    """
+    words, other = _words_and_rival(number, language, ordinal)
+    if not words:
+        raise refusal(number, language, "has no words for it")
+    if other:
+        raise refusal(number, language, f"reads {other} in the same words, {words!r}")
+    return words
+
+
+def refusal(number: str, language: str, reason: str) -> UserError:
+    return UserError(
+        f"The number {number} can't be read in task.text.language={language}, for which num2words {reason}: "
+        "write it in words, or leave `numbers` out of task.text.steps."
+    )
 
 
 @lru_cache(maxsize=10_000)
+def _words_and_rival(number: str, language: str, ordinal: bool) -> tuple[str, str]:
+    """The words, and a number near it that has them too, or nothing."""
+    words = _words_of(number, language, ordinal)
+    if not words:
+        return "", ""
+    if ordinal and words == _words_of(number, language, False):
+        return words, f"the cardinal {number}"
+    if not ordinal and "." not in number and language not in AMBIGUOUS:
+        return words, ""
+    return words, next((other for other in _near(number) if _words_of(other, language, ordinal) == words), "")
+
+
+def _near(number: str) -> Iterator[str]:
+    """Numbers that differ by a 0 or 1, alone or three places on too, by two digits that change places, or by
+    zeros that are put in or taken out; none of them its equal."""
+    seen = {_value(number)}
+    for i in range(len(number) + 1):
+        before, after = number[:i], number[i:]
+        others = [before + zeros + after for zeros in ZEROS] + [before + after.removeprefix(z) for z in ZEROS]
+        for digit in "01":
+            others += [before + digit + after[1:], before + digit + after[1:3] + digit + after[4:]]
+        others += [before + after[k] + after[1:k] + after[0] + after[k + 1 :] for k in range(1, len(after))]
+        for other in others:
+            if re.fullmatch(r"\d+(\.\d+)?", other) and _value(other) not in seen:
+                seen.add(_value(other))
+                yield other
+
+
+def _value(number: str) -> tuple[str, str]:
+    whole, _, fraction = number.partition(".")
+    return whole.lstrip("0"), fraction.rstrip("0")
+
+
 def _words_of(number: str, language: str, ordinal: bool) -> str:
     """Nothing where num2words fails, as it does in its rarer languages in many ways."""
+    value: int | float | Decimal = float(number) if "." in number else int(number)
+    if "." in number and (number.endswith("0") or len(number) > 15):
+        value = Decimal(number)  # a float would lose digits; num2words takes those in more languages
+    if value > LARGEST.get(language, math.inf):
+        return ""
     try:
-        return num2words(float(number) if "." in number else int(number), lang=language, ordinal=ordinal)
+        words = num2words(value, lang=language, ordinal=ordinal)
     except Exception:
         return ""
+    # Commas would be taken for those of the transcript.
+    return " ".join(words.replace(",", "").split())
+
+
+def _has_letter(text: str) -> bool:
+    return any(map(str.isalpha, text))
 
 
 def _bare(text: str) -> str:
-    return "".join(sign for sign in text if sign.isdecimal())
+    return "".join(str(int(sign)) for sign in text if sign.isdecimal())
 
 
 def _plural(words: str) -> str:
@@ -148,17 +285,15 @@ def _plural(words: str) -> str:
     return words + ("es" if words.endswith("x") else "s")
 
 
-def _pattern(point: str, comma: str, english: bool) -> re.Pattern[str]:
-    never = "(?!)"
-    money = r"[$£€]\s?" if english else never
-    bare = r"(?<!\S)(?=\.\d)" if english else never  # .5
-    ordinal, plural = (r"(?:st|nd|rd|th)\b", r"s\b") if english else (never, never)
-    return re.compile(
-        rf"""(?P<phone>(?<![\d-])(?:\d{{1,3}}-)*\d{{3}}-\d{{4}}(?![\d-]))
-        |(?P<dotted>\d+(?:{point}\d+){{2,}})  # a version, an address
-        |(?P<minus>(?<!\S)-)?(?P<money>{money})?
-         (?P<whole>(?!0\d*\s)\d{{1,3}}(?P<comma>{comma})\d{{3}}(?:(?P=comma)\d{{3}}){{0,3}}(?!\d)|\d+|{bare})(?:{point}(?P<fraction>\d+))?
-         (?(money)(?:\s(?P<scale>thousand|million|billion|trillion)\b)?
-         |(?:(?P<ordinal>{ordinal})|(?P<plural>{plural}))?)""",
-        re.IGNORECASE | re.VERBOSE,
+@cache
+def _unit_signs() -> str:
+    currencies = (chr(code) for code in range(0xFFFF) if unicodedata.category(chr(code)) == "Sc")
+    return "".join(currencies) + "%‰°⁄"
+
+
+@cache
+def _warn_once(sign: str, example: str, language: str) -> None:
+    _log.warning(
+        f"The sign {sign} beside a number, as in {example!r}, is not read in task.text.language={language}: "
+        f"name its words in task.text.abbreviations, or it is lost."
     )
