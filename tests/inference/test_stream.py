@@ -218,7 +218,7 @@ def test_a_long_piece_runs_through_the_task_in_parts(monkeypatch: pytest.MonkeyP
             FRONTEND | {"frontend": "mfcc.MFCC", "n_mfcc": 5, "top_db": 80.0},
             r"train with frontend\.top_db=null",
         ),
-        (FRONTEND | {"normalize": "clip"}, "normalize=per_clip measures .* train with normalize=corpus"),
+        (FRONTEND | {"normalize": "per_clip"}, "normalize=per_clip measures .* train with normalize=corpus"),
         (FRONTEND | {"normalize": "per_clip_cmn"}, "normalize=per_clip_cmn measures .* normalize=corpus"),
         (
             {"frontend": "waveform.Waveform"},
