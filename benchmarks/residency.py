@@ -98,8 +98,7 @@ class FromFiles(AudioDataModule):
         return BatchLoader(
             _Decoding(decoded, len(self.splits[split])),
             loader.sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            threads=self.workers,
             pin_memory=CUDA,
         )
 

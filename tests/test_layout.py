@@ -27,12 +27,12 @@ ORDER = (
     ("data.clip",),
     (
         "data.batch",
+        "data.threads",
         "data.truncated",
         "data.decode",
         "data.quarantine",
         "data.wave_store",
         "data.feature_store",
-        "data.workers",
         "data.sampler",
         "data.duration_sampler",
         "data.targets",

@@ -96,7 +96,7 @@ def test_shuffled_ranks_make_equal_steps_and_repeat_as_few_as_they_can(
 
 def loader(workers: int = 0) -> BatchLoader:
     sampler = BatchSampler(23, 4, True, seed=5)
-    return BatchLoader(Positions(), sampler, num_workers=workers, persistent_workers=workers > 0)
+    return BatchLoader(Positions(), sampler, threads=workers)
 
 
 def read(source: BatchLoader, epoch: int) -> list[list[int]]:

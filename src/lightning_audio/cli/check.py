@@ -21,9 +21,9 @@ from lightning_audio import build, config
 from lightning_audio.cli import arguments
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import clips_of
-from lightning_audio.data.decode import in_threads
 from lightning_audio.data.inspect.clips import ClipReport, inspect_clip, summary
 from lightning_audio.data.inspect.findings import Finding, Inspection
+from lightning_audio.data.threads import in_threads
 from lightning_audio.data.wave_store import progress
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
@@ -43,7 +43,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     corpus.prepare()
     runs = [_clips(cfg), *(_clips(cfg, fold) for fold in corpus.folds if fold != corpus.fold)]
     labels = corpus.labels or tuple(sorted({label for clip in runs[0] for label in clip.labels}))
-    heard = list(progress(in_threads(inspect_clip, runs[0]), "Listening", len(runs[0])))
+    heard = list(progress(in_threads(inspect_clip, runs[0], ahead=4), "Listening", len(runs[0])))
 
     def name(clip: Clip) -> str:
         path = Path(clip.path)

@@ -19,7 +19,7 @@ from lightning_audio.data.duration_sampler import DurationSampler
 from lightning_audio.data.feature_store import FeatureStore, FrontEnd
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.manifest_cache import uncollected
-from lightning_audio.data.placement import WHERE, own_accelerator
+from lightning_audio.data.placement import WHERE, device_of
 from lightning_audio.data.quarantine import QUARANTINE, named
 from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced, balanced_chances
 from lightning_audio.data.targets import Targets
@@ -68,8 +68,9 @@ class AudioDataModule(pl.LightningDataModule):
         store: where the decoded audio lives: `disk` (memory map), `memory`, `device`, or `auto`, by size.
         features: `keep_features` will be called; the store of waveforms, which only tests then read, stays
             on the disk.
-        workers: processes that gather batches ahead; gathering is so cheap that 0 is best on a CPU.
-        timeout: seconds after which a worker that gives no batch counts as hung; 0: never.
+        workers: threads that gather batches ahead; gathering is so cheap that 0 is best on a CPU. Samples
+            that live on the device need none, and get none.
+        timeout: seconds after which a worker that gives no batch ends the run; 0: never.
         balance: draw training clips so that every label comes up about as often, instead of each clip once.
         max_batch_duration: fill batches with clips of like duration up to so many seconds, padding included;
             without it, clips of all durations meet.
@@ -186,16 +187,12 @@ class AudioDataModule(pl.LightningDataModule):
         return set(out)
 
     def _open_store(self, clips: Sequence[Clip], where: str, opened: WaveStore | None = None) -> WaveStore:
-        device = self._device(where)
+        device = device_of(where)
         if opened is None or where not in WHERE:
             return WaveStore.open(
                 clips, self.sample_rate, self.corpus.cache, where, device, self.max_bad_fraction
             )
         return opened if where == "disk" else WaveStore(opened.folder, where, device)
-
-    def _device(self, where: str) -> torch.device | None:
-        # Worker processes gather on the CPU: beside them `auto` leaves the device alone.
-        return own_accelerator() if where == "device" or (where == "auto" and not self.workers) else None
 
     def keep_features(self, frontend: FrontEnd, options: Mapping[str, Any]) -> None:
         """From now on training and validation read features in place of waveforms: `loader(features=True)`.
@@ -205,7 +202,7 @@ class AudioDataModule(pl.LightningDataModule):
             options: what it was built from, as JSON may hold it.
         """
         where, cache = self.where, self.corpus.cache
-        features = FeatureStore.open(self.store, frontend, options, cache, where, self._device(where))
+        features = FeatureStore.open(self.store, frontend, options, cache, where, device_of(where))
         self.featured = {split: clips.with_features(features) for split, clips in self.splits.items()}
 
     @property
@@ -299,9 +296,8 @@ class AudioDataModule(pl.LightningDataModule):
         return BatchLoader(
             clips,
             sampler,
-            num_workers=self.workers,
-            timeout=self.timeout if self.workers else 0,
-            persistent_workers=self.workers > 0,
+            threads=0 if clips.source.where == "device" else self.workers,
+            patience=self.timeout,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -345,13 +341,8 @@ def check_loader_options(data: AudioDataModule) -> None:
             raise UserError(f"loader.{key}={getattr(data, key)} leaves batches empty: set it to 1 or more.")
     if data.workers < 0 or data.timeout < 0:
         raise UserError(
-            f"loader.workers={data.workers}, timeout={data.timeout} do not fit: set the number of processes, "
+            f"loader.workers={data.workers}, timeout={data.timeout} do not fit: set the number of threads, "
             "and the seconds to wait for one, to 0 or more."
-        )
-    if data.workers and data.where == "device":
-        raise UserError(
-            f"loader.store=device gathers batches on the device, where the {data.workers} processes of "
-            "loader.workers can't: set loader.workers=0, or another loader.store."
         )
     for key in ("max_batch_duration", "max_duration"):
         seconds = getattr(data, key)

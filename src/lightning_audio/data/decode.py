@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import glob
 import logging
-import os
 import stat
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import soundfile
@@ -20,11 +17,9 @@ import soxr
 
 from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.threads import in_threads
 from lightning_audio.data.truncated import missing_end
 from lightning_audio.errors import UserError
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
 # Sound that libsndfile does not read; what telephones record is among it.
@@ -171,24 +166,10 @@ def decode_clips(clips: Iterable[Clip], sample_rate: int) -> Iterator[np.ndarray
     # In groups, since handing a short WAV file to a thread takes as long as reading it.
     rows = iter(clips)
     groups = iter(lambda: list(islice(rows, GROUP)), [])
-    for group in in_threads(lambda group: [_samples_or_error(c, sample_rate) for c in group], groups, 2):
+    for group in in_threads(
+        lambda group: [_samples_or_error(c, sample_rate) for c in group], groups, ahead=2
+    ):
         yield from group
-
-
-def in_threads(work: Callable[[T], R], items: Iterable[T], ahead: int = 4) -> Iterator[R]:
-    """`work` of every item, in their order, done up to `ahead` items for each thread before its turn.
-
-    Threads do, since soundfile and soxr let go of the interpreter while they work.
-    """
-    threads = os.cpu_count() or 1
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > ahead * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _samples_or_error(clip: Clip, sample_rate: int) -> np.ndarray | AudioError:

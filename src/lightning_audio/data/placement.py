@@ -34,6 +34,11 @@ def fitting(size: int, on_device: int, in_memory: int) -> str:
     return "memory" if size < SHARE * in_memory else "disk"
 
 
+def device_of(where: str) -> torch.device | None:
+    """The device on which a store may be read there; None where it is not to be."""
+    return own_accelerator() if where in ("device", "auto") else None
+
+
 def own_accelerator() -> torch.device | None:
     """The accelerator of this process, one for each of several on a machine; None where there is none."""
     device = torch.accelerator.current_accelerator(check_available=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from lightning_audio.data import workers
+from lightning_audio.data.threads import in_threads
 
 # Which positions make an epoch: equally many whatever the generator draws.
 Draw = Callable[[np.random.Generator], np.ndarray]
@@ -151,17 +151,26 @@ class BatchLoader(DataLoader):
     """A DataLoader over whole batches that knows where it stands, so that a run killed in the middle of an
     epoch goes on with the next batch. Lightning saves and restores what `state_dict` returns.
 
+    Args:
+        dataset: gives a batch for a list of positions.
+        sampler: gives these lists.
+        threads: that gather batches ahead; 0: each is gathered when it is asked for.
+        patience: seconds after which a thread that gives no batch ends the run; 0: never.
+        options: of DataLoader.
+
     Attributes:
         asked: when the latest batch was asked for, by time.perf_counter(); an epoch's first one waits for
-            its order and for worker processes to start.
+            its order.
     """
 
     sampler: BatchSampler
     asked = 0.0
 
-    def __init__(self, dataset: Any, sampler: BatchSampler, **options: Any) -> None:
-        options.setdefault("worker_init_fn", workers.in_loader_worker)
+    def __init__(
+        self, dataset: Any, sampler: BatchSampler, threads: int = 0, patience: float = 0, **options: Any
+    ) -> None:
         super().__init__(dataset, sampler=sampler, batch_size=None, **options)
+        self.threads, self.patience = threads, patience
         self._batches = 0
         self._goes_on: tuple[int | None, int] = (None, 0)  # in this epoch (None: any), with this batch
 
@@ -180,7 +189,13 @@ class BatchLoader(DataLoader):
             self.asked = time.perf_counter()
 
     def _loaded(self) -> Iterator[Any]:
-        return workers.supervised_batches(self, super().__iter__) if self.num_workers else super().__iter__()
+        if not self.threads:
+            return super().__iter__()
+        return in_threads(self._gathered, iter(self.sampler), self.threads, patience=self.patience or None)
+
+    def _gathered(self, positions: list[int]) -> Any:
+        batch = self.collate_fn(self.dataset[positions])
+        return batch.pin_memory() if self.pin_memory else batch
 
     def _resumed(self, first: int) -> Iterator[Any]:
         # The sampler is read lazily, so the mark has to stand for as long as this one iterator lives.
