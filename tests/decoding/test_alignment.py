@@ -75,6 +75,26 @@ def test_an_offset_moves_all_times() -> None:
             assert later_part.start == pytest.approx(part.start + 100)
 
 
+@pytest.mark.parametrize("shift", [-0.5, -0.06, 0.0, 0.06, 0.1, 0.5])
+@pytest.mark.parametrize("text", ["_a-b_-cc", "a-b-c", "__ab--_-b-a", "a"])
+def test_every_word_keeps_a_frame(text: str, shift: float) -> None:
+    """Also the last word, where it ends with the audio, and words that the shift moves out of it."""
+    rows, spelled = (
+        along(path_of(text), 5),
+        " ".join("".join(text.replace("_", "")).replace("-", " ").split()),
+    )
+    tokens = LETTERS.encode(spelled.replace("cc", "c"))
+    for reach in (0.0, 0.045):
+        words = align(rows, tokens, LETTERS, FRAME, extent=Extent(shift, reach))
+        seconds = max(len(rows) - 1, 0.5) * FRAME
+        kept = min(FRAME, seconds / len(words))
+        assert all(word.end - word.start >= kept - 1e-9 for word in words)
+        assert all(part.end > part.start for word in words for part in word.parts)
+        assert all(one.end <= other.start + 1e-9 for one, other in itertools.pairwise(words))
+        assert words[0].start >= 0
+        assert words[-1].end <= seconds + 1e-9
+
+
 def test_tokens_that_are_alike_have_a_blank_between_them() -> None:
     frames = token_frames(along(path_of("aaaaa"), 5), LETTERS.encode("aa"))
     assert len(frames) == 2

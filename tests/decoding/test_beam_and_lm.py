@@ -64,10 +64,13 @@ def exhaustive(log_probs: Tensor, worth: Score, norm: float = 0.0) -> list[tuple
     return sorted((pair for pair in scored if pair[0] > -math.inf), reverse=True)
 
 
-def assert_exact(decoder: Decoder, log_probs: Tensor, worth: Score, norm: float = 0.0) -> None:
-    """All hypotheses that the decoder gives are the best there are, with their scores."""
+def assert_exact(decoder: Beam, log_probs: Tensor, worth: Score, norm: float = 0.0) -> None:
+    """All hypotheses that the decoder gives are the best there are of their words, with their scores."""
     found = decoder(log_probs)
-    best = exhaustive(log_probs, worth, norm)[: len(found)]
+    best_of: dict[tuple[str, ...], tuple[float, tuple[int, ...]]] = {}
+    for score, tokens in exhaustive(log_probs, worth, norm):
+        best_of.setdefault(tuple(words_of(tokens, decoder.tokenizer)), (score, tokens))
+    best = [*best_of.values()][: len(found)]
     assert [hypothesis.score for hypothesis in found] == pytest.approx([score for score, _ in best], abs=1e-4)
     assert [hypothesis.tokens for hypothesis in found] == [tokens for _, tokens in best]
 
@@ -190,8 +193,8 @@ def test_a_narrow_beam_keeps_what_a_plain_search_keeps(beam: int, bonus: float, 
 
     for seed in range(4):
         rows = random_rows(seed, 12, 4)
-        found = {hypothesis.tokens for hypothesis in decoder(rows)}
-        assert found == set(plain_search(rows, beam, rank))
+        found = {tuple(hypothesis.text.split()) for hypothesis in decoder(rows)}
+        assert found == {tuple(words_of(tokens, AB)) for tokens in plain_search(rows, beam, rank)}
 
 
 @pytest.mark.parametrize("beam", [1, 3, 16])
@@ -206,8 +209,8 @@ def test_a_narrow_beam_with_a_model_too(models: Models, beam: int) -> None:
 
     for seed in range(4):
         rows = random_rows(seed, 12, 4)
-        found = {hypothesis.tokens for hypothesis in decoder(rows)}
-        assert found == set(plain_search(rows, beam, rank))
+        found = {tuple(hypothesis.text.split()) for hypothesis in decoder(rows)}
+        assert found == {tuple(words_of(tokens, AB)) for tokens in plain_search(rows, beam, rank)}
 
 
 def test_a_wider_beam_is_no_worse() -> None:
@@ -217,9 +220,14 @@ def test_a_wider_beam_is_no_worse() -> None:
     assert means[0] < means[-1]
 
 
-def test_lists_are_sorted_and_name_each_sequence_once() -> None:
-    found = Beam(AB, 16, nbest=8)(random_rows(1, 12, 4))
-    assert len({hypothesis.tokens for hypothesis in found}) == 8
+def test_lists_are_sorted_and_name_each_text_once() -> None:
+    """Also where texts differ in spaces only, or in the tokens that spell them."""
+    found = Beam(AB, 32, nbest=8)(random_rows(1, 12, 4))
+    assert len({" ".join(hypothesis.text.split()) for hypothesis in found}) == 8
+    spaced = Beam(AB, 32, nbest=8)(peaked([1, 3, 0, 3, 2], 4, sure=0.5))
+    assert len({" ".join(hypothesis.text.split()) for hypothesis in spaced}) == len(spaced)
+    pieces = Beam(PIECES, 32, nbest=8)(random_rows(1, 8, 6))
+    assert len({hypothesis.text for hypothesis in pieces}) == len(pieces)
     scores = [hypothesis.score for hypothesis in found]
     assert scores == sorted(scores, reverse=True)
 
@@ -302,18 +310,30 @@ def test_a_model_over_words_is_followed(models: Models, seed: int, lexicon: list
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_words_may_be_spelled_in_pieces(models: Models, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only in the pieces that the tokenizer takes for them."""
+def test_words_may_be_spelled_in_any_pieces(
+    models: Models, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ab` as ▁ab, ▁a b or ▁ a b: the network may have learned any of them."""
     monkeypatch.setattr(BPE, "encode", lambda self, text: spelled(text))
     model, path = models["words"]
     decoder = LMDecoder(PIECES, path, LEXICON, beam=WIDE, nbest=4, lm_weight=0.8, prune=-math.inf)
 
     def worth(tokens: tuple[int, ...]) -> float:
         words = words_of(tokens, PIECES)
-        allowed = set(words) <= set(LEXICON) and tokens == tuple(spelled(" ".join(words)))
+        text = "".join(PIECES.vocabulary[token] for token in tokens)
+        allowed = set(words) <= set(LEXICON) and text == "".join(f"▁{word}" for word in words)
         return 0.8 * model.log_prob(words) if allowed else -math.inf
 
     assert_exact(decoder, random_rows(seed, 5, 6), worth)
+
+
+def test_every_spelling_of_a_word_is_found(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BPE, "encode", lambda self, text: spelled(text))
+    decoder = LMDecoder(PIECES, models["words"][1], ["ab"], lm_weight=0.1)
+    for pieces in (["▁ab"], ["▁a", "b"], ["▁", "a", "b"]):
+        path = [output for piece in pieces for output in (1 + PIECES.vocabulary.index(piece), 0)]
+        best = decoder(peaked(path, 6))[0]
+        assert (best.text, best.tokens) == ("ab", tuple(PIECES.vocabulary.index(piece) for piece in pieces))
 
 
 def test_the_model_decides_where_the_sound_does_not(models: Models) -> None:

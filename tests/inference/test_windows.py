@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_audio.errors import UserError
-from lightning_audio.inference.windows import SLACK, batches_of, windows
+from lightning_audio.inference.windows import REST, SLACK, batches_of, windows
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,8 @@ def test_windows_cover_a_recording_of_any_length(size: int, hop: int) -> None:
         if length <= SLACK * size:
             assert len(found) == 1
         else:
-            assert {len(part) for _, part in found} == {size}
+            assert {len(part) for _, part in found[:-1]} == {size}
+            assert size <= len(found[-1][1]) <= size + REST * hop
             strides = [second - first for first, second in pairwise(starts)]
             assert set(strides[:-1]) <= {hop}
             assert 0 < strides[-1] <= hop
@@ -41,6 +42,23 @@ def test_a_little_longer_than_a_window_is_one_piece() -> None:
     assert [len(part) for _, part in windows(np.zeros(125), 100, 50)] == [125]
     assert [start for start, _ in windows(np.zeros(126), 100, 50)] == [0, 26]
     assert [len(part) for _, part in windows(np.zeros(3), 100, 50)] == [3]
+
+
+def test_a_few_samples_more_make_no_window_more() -> None:
+    """Another window would weigh the end twice."""
+    regular = [(0, 100), (50, 100), (100, 100)]
+    assert [(start, len(part)) for start, part in windows(np.zeros(200), 100, 50)] == regular
+    assert [(start, len(part)) for start, part in windows(np.zeros(203), 100, 50)] == [
+        *regular[:2],
+        (100, 103),
+    ]
+    assert [start for start, _ in windows(np.zeros(213), 100, 50)] == [0, 50, 100, 113]
+
+
+def test_whole_up_to_the_longest_training_clip() -> None:
+    assert [len(part) for _, part in windows(np.zeros(300), 100, 50, whole=300)] == [300]
+    assert [len(part) for _, part in windows(np.zeros(301), 100, 100, whole=300)] == [100, 100, 101]
+    assert [len(part) for _, part in windows(np.zeros(101), 100, 100, whole=100)] == [101]
 
 
 @pytest.mark.parametrize(("size", "hop"), [(10, 0), (10, -1), (10, 11), (0, 0)])

@@ -69,6 +69,22 @@ def test_abbreviations(raw: str, words: str) -> None:
     assert run("abbreviations", raw) == words
 
 
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ("yes [noise] I (inaudible) do", "yes i do"),
+        ("<unk> so <v-noise>it{laughter} is</s>", "so it is"),
+        ("[BREATH] well (background noise) [um hum]", "well"),
+        ("call (me) [5] (555) 123-4567", "call me five five five five one two three four five six seven"),
+        ("a < b and b > a", "a b and b a"),
+        ("(loud music)", ""),
+    ],
+)
+def test_notes_of_transcribers_are_no_words(raw: str, words: str) -> None:
+    assert Normalizer()(raw) == words
+    assert Normalizer(STEPS[1:])("[noise]") == "noise"  # the step can be left out
+
+
 @pytest.mark.parametrize("word", ["น้ำ", "ทำ", "ນ້ຳ", "ຄຳ"])
 def test_sara_am_is_kept(word: str) -> None:
     assert run("unicode", word) == word
@@ -224,7 +240,8 @@ def test_normalizer_goes_to_other_processes() -> None:
 
 def test_unknown_step_or_language() -> None:
     with pytest.raises(
-        UserError, match=r"no step 'punctation' .*did you mean 'punctuation'.*choose from unicode"
+        UserError,
+        match=r"no step 'punctation' .*did you mean 'punctuation'.*choose from annotations, unicode",
     ):
         Normalizer(["lower", "punctation"])
     with pytest.raises(UserError, match=r"task.text.language=eng \(did you mean 'en'\?\)"):

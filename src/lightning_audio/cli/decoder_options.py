@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import PAD
 from lightning_audio.decoding import Beam, Decoder, Greedy, LMDecoder, tune
-from lightning_audio.decoding.lm import WordModel, refuse_strangers
+from lightning_audio.decoding.lm import WordModel, refuse_unknown_words
 from lightning_audio.decoding.tuning import WEIGHTS
 from lightning_audio.errors import UserError
 from lightning_audio.io import sha256_of, to_json, write_atomically
@@ -65,7 +65,7 @@ def refuse_foreign_model(decoder: Decoder | None, task: CTC, data: AudioDataModu
         texts = (_text(task, tokens) for tokens in data.splits["train"].encoded)
         words = sorted({word for text in texts for word in text.split()})
         if words:
-            refuse_strangers(words, decoder.fusion.ngram, "of the training transcripts")
+            refuse_unknown_words(words, decoder.fusion.ngram, "of the training transcripts")
 
 
 @torch.inference_mode()

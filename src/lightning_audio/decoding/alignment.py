@@ -90,7 +90,7 @@ def align(
     ]
     # The recording ends between the centre of the last row and where the next one would be.
     seconds = max(len(log_probs) - 1, 0.5) * frame_seconds
-    edges = widened(bare, Extent() if extent is None else extent, seconds)
+    edges = widened(bare, Extent() if extent is None else extent, seconds, frame_seconds)
     return [
         _word([(text, frames[place]) for place, text in word], edge, frame_seconds, offset)
         for word, edge in zip(words, edges, strict=True)
@@ -139,6 +139,8 @@ def _word(
     # The middle between the last frame of a token and the first of the next one; `end` is behind the last.
     inner = [(one.end - 1 + other.start) / 2 * frame_seconds for (_, one), (_, other) in pairwise(tokens)]
     times = [start, *(min(max(time, start), end) for time in inner), end]
+    if any(one >= other for one, other in pairwise(times)):  # the word was moved away from its frames
+        times = [start + (end - start) * i / len(tokens) for i in range(len(tokens) + 1)]
     parts = tuple(
         Span(text, offset + times[i], offset + times[i + 1], math.exp(min(frames.score, 0.0)))
         for i, (text, frames) in enumerate(tokens)
@@ -153,10 +155,13 @@ def joined(text: str, parts: Sequence[Span]) -> Span:
     return Span(text, parts[0].start, parts[-1].end, math.exp(mean), tuple(parts))
 
 
-def widened(bare: Sequence[tuple[float, float]], extent: Extent, seconds: float) -> list[tuple[float, float]]:
+def widened(
+    bare: Sequence[tuple[float, float]], extent: Extent, seconds: float, shortest: float = 0.0
+) -> list[tuple[float, float]]:
     """`(start, end)` of words from those of their frames alone, by the rule of `Extent`.
 
-    Nothing lies before 0 or behind `seconds`.
+    Nothing lies before 0 or behind `seconds`. A word that would be moved out of there keeps `shortest`
+    seconds, or its even share of all where they are too many for that, and pushes its neighbours.
     """
     # Half of the gap to the word before, then half of that to the one behind.
     gaps = [math.inf, *((after[0] - before[1]) / 2 for before, after in pairwise(bare)), math.inf]
@@ -164,10 +169,17 @@ def widened(bare: Sequence[tuple[float, float]], extent: Extent, seconds: float)
         (start - min(extent.reach, before), end + min(extent.reach, after))
         for (start, end), before, after in zip(bare, gaps, gaps[1:], strict=False)
     ]
-    return [
-        (min(max(start + extent.shift, 0.0), seconds), min(max(end + extent.shift, 0.0), seconds))
-        for start, end in edges
-    ]
+    shortest = min(shortest, seconds / max(len(edges), 1))
+    found: list[tuple[float, float]] = []
+    for start, end in edges:
+        start = min(max(start + extent.shift, found[-1][1] if found else 0.0), seconds)
+        found.append((start, max(min(end + extent.shift, seconds), start + shortest)))
+    limit = seconds
+    for i in reversed(range(len(found))):
+        end = min(found[i][1], limit)
+        limit = min(found[i][0], end - shortest)
+        found[i] = (max(limit, 0.0), end)
+    return found
 
 
 def fit_extent(words: Iterable[tuple[Span, tuple[float, float]]]) -> Extent:

@@ -74,7 +74,7 @@ class Beam:
     Args:
         tokenizer: of the outputs; a word begins behind a space, or with WORD_START.
         beam: how many prefixes are kept after each frame.
-        nbest: the most hypotheses that are given, at most `beam`.
+        nbest: the most hypotheses that are given, at most `beam`; no two of them have the same words.
         word_bonus: added for each word; above 0 it makes up for what a language model takes.
         length_norm: above 0 it favours long hypotheses; 0 leaves the length out.
         prune: a token whose log-probability in a frame is below this is not tried there; -inf tries all.
@@ -119,8 +119,12 @@ class Beam:
     def __call__(self, log_probs: Tensor) -> list[Hypothesis]:
         prefixes = _Search(self).prefixes(checked(log_probs, self.tokenizer))
         ends = dict.fromkeys(self.fusion.cut(prefix.tokens()) for prefix in prefixes)
-        found = self._scored(log_probs, [*ends])
-        return sorted(found, key=attrgetter("score"), reverse=True)[: self.nbest]
+        found = sorted(self._scored(log_probs, [*ends]), key=attrgetter("score"), reverse=True)
+        # Spaces say nothing, nor in which tokens a text is spelled: of each text the best one stays.
+        texts: dict[tuple[str, ...], Hypothesis] = {}
+        for one in found:
+            texts.setdefault(tuple(one.text.split()), one)
+        return [*texts.values()][: self.nbest]
 
     def score_of(self, log_probs: Tensor, tokens: Sequence[int]) -> Hypothesis:
         """The hypothesis that these tokens are, -inf where the lexicon or the frames do not allow them."""

@@ -21,7 +21,8 @@ class LMDecoder(Beam):
     """Beam search with an n-gram language model.
 
     Over tokens (characters, or pieces of words) the model judges any word. Over words it judges whole words:
-    with a lexicon no others are found, without one any other is the model's `<unk>`. `lightning-audio ngram`
+    with a lexicon no others are found, in whatever tokens they are spelled, without one any other is the
+    model's `<unk>`. `lightning-audio ngram`
     makes both kinds of model.
 
     Args:
@@ -158,17 +159,22 @@ class TokenModel:
 
 @dataclass(slots=True)
 class _Spelling:
-    """The beginning of a word, as a node of a tree: the word where it is one, and the tokens that may follow.
+    """The beginning of a word, as a node of a tree of characters: the word where it is one, what may follow.
 
+    A token walks along its characters, so that a word may be spelled in any tokens that make it up.
     `ahead` is the best log-probability of the words at and below it, each by itself.
     """
 
+    vocabulary: Sequence[str]
     word: str = ""
     ahead: float = NEVER
-    following: dict[int, _Spelling] = field(default_factory=dict)
+    following: dict[str, _Spelling] = field(default_factory=dict)
 
     def child(self, token: int) -> _Spelling | None:
-        return self.following.get(token)
+        node: _Spelling | None = self
+        for character in self.vocabulary[token]:
+            node = node.following.get(character) if node else None
+        return node
 
 
 @dataclass(slots=True)
@@ -205,7 +211,7 @@ class WordModel:
         self.marked = any(self.opens)
         self.root: Node = _AnySpelling(tokenizer.vocabulary)
         if words is not None:
-            refuse_strangers(words, ngram)
+            refuse_unknown_words(words, ngram)
             self.root = _tree(words, tokenizer, ngram)
 
     def start(self) -> tuple[Any, Node]:
@@ -271,7 +277,7 @@ def lexicon_words(lexicon: str | Path | Sequence[str]) -> list[str]:
     return words
 
 
-def refuse_strangers(words: Sequence[str], ngram: NGram, of: str = "of the lexicon") -> None:
+def refuse_unknown_words(words: Sequence[str], ngram: NGram, of: str = "of the lexicon") -> None:
     """Raises UserError where the model knows none of the words: such as one in the other case."""
     if not any(word in ngram for word in words):
         raise UserError(
@@ -282,7 +288,7 @@ def refuse_strangers(words: Sequence[str], ngram: NGram, of: str = "of the lexic
 
 def _tree(words: Sequence[str], tokenizer: Tokenizer, ngram: NGram) -> _Spelling:
     """The root of the spellings; a word that is begun is worth the best word that it may become."""
-    root, bad = _Spelling(), []
+    root, bad = _Spelling(tokenizer.vocabulary), []
     for word in words:
         try:
             spelled = tokenizer.encode(word)
@@ -290,8 +296,8 @@ def _tree(words: Sequence[str], tokenizer: Tokenizer, ngram: NGram) -> _Spelling
             bad.append(f"{word!r} ({error.character!r})")
             continue
         node, alone = root, ngram.unigram(word)
-        for token in spelled:
-            node = node.following.setdefault(token, _Spelling())
+        for character in "".join(tokenizer.vocabulary[token] for token in spelled):
+            node = node.following.setdefault(character, _Spelling(tokenizer.vocabulary))
             node.ahead = max(node.ahead, alone)
         node.word = word
     if bad:

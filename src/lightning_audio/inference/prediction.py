@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_audio.data.batch import pad_waveforms
 from lightning_audio.data.decode import decode, resample
+from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.inference.windows import batches_of, windows
@@ -29,6 +30,7 @@ class TrainedTask(Protocol):
     labels: tuple[str, ...]
     sample_rate: int
     clip_seconds: float
+    info: DataInfo
     frontend: nn.Module
     normalize: Normalize
     network: Network
@@ -76,6 +78,9 @@ def outputs_of_windows(
 ) -> Iterator[tuple[str, list[Window]]]:
     """The network's outputs for each window of each recording, recordings in their order.
 
+    Where no window is asked for, a recording that is no longer than the longest training clip is one window,
+    as in training and in `evaluate`.
+
     Args:
         task: in eval mode.
         recordings: `(id, int16 samples (T,))` at the task's rate.
@@ -84,12 +89,14 @@ def outputs_of_windows(
         batch_size: windows that run together, also of different recordings.
     """
     size, step = window_and_hop(task, window, hop)
+    longest = task.info.longest_seconds  # older checkpoints do not say
+    whole = round(longest * task.sample_rate) if longest and window is None else None
     names: dict[int, str] = {}  # the same name may come twice
 
     def pieces() -> Iterator[tuple[int, int, np.ndarray]]:
         for number, (name, samples) in enumerate(recordings):
             names[number] = name
-            yield from ((number, *piece) for piece in windows(samples, size, step))
+            yield from ((number, *piece) for piece in windows(samples, size, step, whole))
 
     answered = (row for batch in batches_of(pieces(), batch_size) for row in _answer(task, batch))
     for number, rows in groupby(answered, key=lambda row: row[0]):

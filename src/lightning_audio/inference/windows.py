@@ -13,22 +13,30 @@ from lightning_audio.errors import UserError
 T = TypeVar("T")
 # A recording up to this much longer than a window is one piece: a second window would be mostly the first.
 SLACK = 1.25
+REST = 0.25  # of a hop, by which the last window may be longer: one more would weigh the end twice
 
 
-def windows(samples: np.ndarray, size: int, hop: int) -> list[tuple[int, np.ndarray]]:
+def windows(
+    samples: np.ndarray, size: int, hop: int, whole: int | None = None
+) -> list[tuple[int, np.ndarray]]:
     """`(first sample, samples)` of windows that cover a recording; the last ends where the recording does.
 
     Args:
         samples: `(T,)`.
-        size: samples in a window; a shorter recording is one window of its own length.
+        size: samples in a window.
         hop: samples from one window to the next.
+        whole: samples up to which a recording is one window of its own length; by default `SLACK * size`.
     """
     if not 0 < hop <= size:
         raise UserError(f"A hop of {hop} samples leaves gaps or never ends: set it above 0 and up to {size}.")
-    if len(samples) <= SLACK * size:
+    if len(samples) <= (SLACK * size if whole is None else max(whole, size)):
         return [(0, samples)]
-    starts = [*range(0, len(samples) - size, hop), len(samples) - size]
-    return [(start, samples[start : start + size]) for start in starts]
+    starts = [*range(0, len(samples) - size + 1, hop)]
+    rest = len(samples) - size - starts[-1]
+    if rest > REST * hop:
+        starts.append(len(samples) - size)
+    ends = [start + size for start in starts[:-1]] + [len(samples)]
+    return [(start, samples[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
 def batches_of(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.text.numbers import NumberVerbalizer, apart, is_english
 
-STEPS = ("unicode", "abbreviations", "numbers", "lower", "punctuation", "spaces")
+STEPS = ("annotations", "unicode", "abbreviations", "numbers", "lower", "punctuation", "spaces")
 
 ENGLISH_ABBREVIATIONS = {
     "dr.": "doctor",
@@ -35,6 +35,7 @@ class Normalizer:
 
     Steps run in the order given, `spaces` wherever it is named at the end:
 
+    - `annotations`: what a transcriber noted and nobody said goes: `[noise]`, `<unk>`, `(inaudible)`;
     - `unicode`: NFKC, but for Thai and Lao sara am; curly quotes and long dashes become plain, invisible
       signs go;
     - `abbreviations`: each key of the mapping, in any case, becomes its words;
@@ -70,6 +71,7 @@ class Normalizer:
             abbreviations = ENGLISH_ABBREVIATIONS if is_english(language) else {}
         self.abbreviations = dict(abbreviations)
         makers: dict[str, Callable[[], Callable[[str], str]]] = {
+            "annotations": lambda: _without_annotations,
             "unicode": lambda: _unicode,
             "abbreviations": lambda: _Abbreviations(self.abbreviations),
             "numbers": lambda: NumberVerbalizer(language),
@@ -91,6 +93,22 @@ class Normalizer:
         for step in self._chain:
             text = step(text)
         return text
+
+
+# In round brackets and braces words are said, too, so that only usual notes go.
+_NOTES = (
+    "applause|breath|breathing|cough|crosstalk|foreign|inaudible|indiscernible|laugh|laughs|laughing|laughter|"
+    "music|noise|sigh|silence|sil|sniff|spoken_noise|spn|throat|unclear|unintelligible|unk|unknown|xxx"
+)
+_ANNOTATION = re.compile(
+    rf"""\[[^\[\]\d]{{1,40}}\] | </?[^<>\d\s][^<>\d]{{0,40}}>
+    | [({{][^(){{}}\d]{{0,20}}\b(?:{_NOTES})\b[^(){{}}\d]{{0,20}}[)}}]""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _without_annotations(text: str) -> str:
+    return _ANNOTATION.sub(" ", text)
 
 
 def _spaces(text: str) -> str:
