@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import io
 import os
 import signal
 import sys
@@ -42,8 +43,8 @@ def is_control(character: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Text as a terminal may be given it: control characters are spelled out."""
-    return "".join(ascii(c)[1:-1] if is_control(c) else c for c in text)
+    """Text as a terminal may be given it: control characters are spelled out, and what is no UTF-8."""
+    return "".join(ascii(c)[1:-1] if is_control(c) or "\ud800" <= c <= "\udfff" else c for c in text)
 
 
 def refuse_address(place: object) -> None:
@@ -70,6 +71,9 @@ def cli_errors(program: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(program)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name that the terminal can't show is spelled out
+                stream.reconfigure(errors="backslashreplace")
         try:
             return program(*args, **kwargs)
         except UserError as error:

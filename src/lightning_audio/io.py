@@ -35,7 +35,8 @@ def write_atomically(path: Path, content: str | bytes, to_disk: bool = True) -> 
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            # A file name need not be UTF-8: what is not is spelled as JSON does, which gives it back.
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             if to_disk:
                 file.flush()
                 os.fsync(file.fileno())
@@ -46,7 +47,7 @@ def write_atomically(path: Path, content: str | bytes, to_disk: bool = True) -> 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """One JSON object more at the end of a file of them, one a line."""
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"{to_json(row)}\n")
         file.flush()
         os.fsync(file.fileno())

@@ -36,6 +36,7 @@ class Clip:
     split: str | None = None
     fold: int | None = None
     group: str | None = None
+    channel: int | str | None = None
 
 
 # What is wrong with the value of a field other than the id, in a few words, or None.

@@ -1,11 +1,10 @@
-"""Audio files to int16 samples: decoded by soundfile, resampled by soxr, mono by mean."""
+"""Audio files and arrays to int16 samples at one rate, resampled by soxr; which files are audio."""
 
 from __future__ import annotations
 
 import glob
 import logging
-import stat
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -15,46 +14,43 @@ import numpy as np
 import soundfile
 import soxr
 
+from lightning_audio.data.audio_file import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    Audio,
+    AudioError,
+    Mix,
+    channels_of,
+    read_audio,
+)
 from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.threads import in_threads
-from lightning_audio.data.truncated import missing_end
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, printable
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64")
+__all__ = ["AUDIO_SUFFIXES", "AudioError", "audio_files", "channels_of", "decode", "decode_clips", "resample"]
+
+# What libsndfile reads, in the order in which they are named to a user.
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64"),
+    *(".rf64", ".wave", ".bwf", ".oga", ".mp2", ".sph", ".nist", ".voc"),
+)
 # Sound that libsndfile does not read; what telephones record is among it.
-UNREADABLE = frozenset((".m4a", ".aac", ".mp4", ".3gp", ".amr", ".wma", ".webm", ".mka", ".wv", ".ape"))
+UNREADABLE = frozenset(
+    (".m4a", ".aac", ".mp4", ".3gp", ".amr", ".wma", ".webm", ".mka", ".wv", ".ape", ".mov", ".mkv", ".ac3")
+)
 
 # Whatever changes the samples that come out of a file stands in this name, and so in the key of every store.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 DECODER = (
     f"{DECODER_VERSION}, soundfile {soundfile.__version__}, "
     f"libsndfile {soundfile.__libsndfile_version__}, soxr {soxr.__version__}"
 )
 
 GROUP = 4  # clips that a thread decodes at once
-
-# The number of frames that libsndfile gives a stream whose header leaves it open.
-OPEN_ENDED = 2**63 - 1
-# libsndfile's own text for this code speaks of a missing file, but it comes for any .mp3 without MPEG frames.
-NOT_AN_MP3 = 7
-SYSTEM = 2  # the file could not be opened or read at all
+SHOWN = 5  # clips of one kind that are named
 
 _log = logging.getLogger(__name__)
-
-
-class AudioError(UserError):
-    """An audio file that cannot be read: `path`, and the `reason` as a clause.
-
-    `lasting` says whether it stays so until the file changes, unlike a missing permission or a broken disk.
-    """
-
-    def __init__(self, path: str | Path, reason: str, lasting: bool = True) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason, self.lasting = path, reason, lasting
-
-    def __str__(self) -> str:
-        return f"Cannot read {self.path}: {self.reason}; put it right or leave it out."
 
 
 def decode(
@@ -63,75 +59,50 @@ def decode(
     start: float = 0.0,
     duration: float | None = None,
     whole: bool = False,
+    channel: int | str | None = None,
 ) -> np.ndarray:
     """The int16 samples `(T,)` of a stretch of a file, at `sample_rate` in Hz, as one channel.
 
-    Mono 16-bit PCM that has this rate already is kept bit for bit. All else goes through float32, is clipped
-    to full scale and rounded, so that `samples_to_float` gives it back within half a step.
+    Mono 16-bit PCM that has this rate already is kept bit for bit. All else goes through float32 and is
+    rounded, so that `samples_to_float` gives it back within half a step. What is odd about the file and does
+    not keep it from being read is logged as a warning.
 
     Args:
-        path: WAV, FLAC, Ogg, MP3, or what else libsndfile reads.
-        start: seconds from the beginning of the file.
-        duration: seconds, or None for all that follows; a file that ends earlier gives what it has.
+        path, start, duration, channel: as for `read_audio`.
         whole: refuse a stretch that lacks its end because the file was cut short.
 
     Raises:
-        UserError: the file is missing or damaged, holds no samples, or ends before `start`.
+        AudioError: the file is missing or damaged, holds no samples, or ends before `start`.
     """
-    try:
-        status = Path(path).stat()  # once: short WAV files take little longer than this
-    except OSError:
-        status = None
-    if status is None or not stat.S_ISREG(status.st_mode):
-        raise AudioError(path, "there is no such file", lasting=False)
-    if status.st_size == 0:
-        raise AudioError(path, "it is empty")
-    try:
-        with soundfile.SoundFile(path) as file:
-            samples = _read(file, sample_rate, start, duration)
-            source_rate = file.samplerate
-            reaches_end = duration is None or len(samples) < round(duration * source_rate)
-            if whole and reaches_end and (reason := missing_end(file)):
-                raise AudioError(path, reason)
-    except soundfile.LibsndfileError as error:
-        reason = f"it cannot be decoded ({_reason(error)})"
-        raise AudioError(path, reason, lasting=error.code != SYSTEM) from None
-    if samples.dtype != np.int16:
-        samples = to_int16(soxr.resample(samples, source_rate, sample_rate, quality="HQ"))
-    if len(samples) == 0:
-        raise AudioError(path, "it holds no samples")
-    return samples
+    audio = _read(path, start, duration, whole, channel)
+    for remark in audio.remarks().values():
+        _log.warning("%s: %s.", printable(str(path)), remark)
+    return at_rate(audio.samples, audio.rate, sample_rate)
 
 
-def _read(file: soundfile.SoundFile, sample_rate: int, start: float, duration: float | None) -> np.ndarray:
-    """The stretch at the file's own rate `(T,)`: int16 where it can stay as it is, else float32."""
-    first = round(start * file.samplerate)
-    if 0 < file.frames <= first:
-        end = file.frames / file.samplerate
-        raise AudioError(file.name, f"it ends at {end:g} s, before the start at {start:g} s")
-    frames = -1 if duration is None else round(duration * file.samplerate)
-    if frames < 0 and file.frames == OPEN_ENDED:
-        raise AudioError(file.name, "its header does not say how long it is, so it has to be written anew")
-    if first > 0:
-        file.seek(min(first, file.frames))
-    if file.subtype == "PCM_16" and file.channels == 1 and file.samplerate == sample_rate:
-        return file.read(frames, dtype="int16")
-    samples = file.read(frames, dtype="float32")
-    if not np.isfinite(samples).all():
-        raise AudioError(file.name, "it holds samples that are no numbers (NaN or infinite)")
-    return samples if samples.ndim == 1 else samples.mean(axis=1)
+def _read(
+    path: str | Path, start: float, duration: float | None, whole: bool, channel: int | str | None
+) -> Audio:
+    audio = read_audio(path, start, duration, channel)
+    if whole and audio.cut:
+        raise AudioError(path, audio.cut)
+    return audio
+
+
+def at_rate(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
+    """int16 `(T,)` at `sample_rate` from int16 or float32 `(T,)`."""
+    if samples.dtype == np.int16:
+        if source_rate == sample_rate:
+            return samples
+        samples = samples / np.float32(INT16_SCALE)
+    if source_rate != sample_rate:
+        samples = soxr.resample(samples, source_rate, sample_rate, quality="HQ")
+    return to_int16(samples)
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
     """Float samples in [-1, 1] as int16, clipped to full scale and rounded."""
     return np.clip(np.rint(samples * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    if error.code == NOT_AN_MP3:
-        return "Format not recognised"
-    # It has no words for a FLAC file that was cut in the middle of a frame.
-    return error.error_string.removeprefix("Error : ").rstrip(".") or "its data is damaged or cut short"
 
 
 def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
@@ -141,8 +112,11 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
         UserError: the array has another shape or type, holds no samples, or holds what is no number; or the
             rate is none.
     """
-    if not source_rate > 0:
-        raise UserError(f"sample_rate={source_rate} is no rate: give that of the array in Hz.")
+    if not LOWEST_RATE <= source_rate <= HIGHEST_RATE:
+        raise UserError(
+            f"sample_rate={source_rate} is no rate between {LOWEST_RATE} and {HIGHEST_RATE} Hz: give that of "
+            "the array."
+        )
     if samples.dtype != np.int16 and samples.dtype.kind != "f":
         raise UserError(
             f"An array of {samples.dtype} has no full scale of its own: give int16, or float in [-1, 1]."
@@ -153,30 +127,48 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
         raise UserError(
             f"Audio of shape {samples.shape} is no waveform: give (T,) or (T, channels), not empty."
         )
-    if samples.dtype == np.int16:
-        samples = samples / np.float32(INT16_SCALE)
     if not np.isfinite(samples).all():
         raise UserError("The array holds samples that are no numbers (NaN or infinite): mend it.")
-    mono = samples.astype(np.float32) if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
-    return to_int16(soxr.resample(mono, source_rate, sample_rate, quality="HQ"))
+    if samples.dtype != np.int16:
+        peak = float(np.abs(samples).max())
+        if peak > 1 + 1 / INT16_SCALE:
+            raise UserError(
+                f"The array's samples reach {peak:.5g}, where float audio lies in [-1, 1]: divide it by "
+                "what is its full scale (32768 for 16 bits), or by its peak."
+            )
+        samples = samples.astype(np.float32)
+    mix = Mix()
+    mono = mix.add(samples.reshape(len(samples), -1))
+    if mix.cancels:
+        _log.warning("The channels of an array cancel each other in their mean: give one of them.")
+    return at_rate(mono, source_rate, sample_rate)
 
 
 def decode_clips(clips: Iterable[Clip], sample_rate: int) -> Iterator[np.ndarray | AudioError]:
-    """What decoding gives, in the order of the clips; only a few of them wait in memory for their turn."""
+    """What decoding gives, in the order of the clips; only a few of them wait in memory for their turn.
+
+    What is odd about clips that are read all the same is logged at the end, by its kind.
+    """
     # In groups, since handing a short WAV file to a thread takes as long as reading it.
     rows = iter(clips)
     groups = iter(lambda: list(islice(rows, GROUP)), [])
-    for group in in_threads(
-        lambda group: [_samples_or_error(c, sample_rate) for c in group], groups, ahead=2
-    ):
+    odd: dict[str, list[str]] = defaultdict(list)
+
+    def decoded(clip: Clip) -> np.ndarray | AudioError:
+        try:
+            audio = _read(clip.path, clip.start, clip.duration, True, clip.channel)
+        except AudioError as error:
+            return error
+        for kind, remark in audio.remarks().items():
+            odd[kind].append(f"{clip.id}: {remark}")
+        return at_rate(audio.samples, audio.rate, sample_rate)
+
+    for group in in_threads(lambda group: [decoded(clip) for clip in group], groups, ahead=2):
         yield from group
-
-
-def _samples_or_error(clip: Clip, sample_rate: int) -> np.ndarray | AudioError:
-    try:
-        return decode(clip.path, sample_rate, clip.start, clip.duration, whole=True)
-    except AudioError as error:
-        return error
+    for kind, told in odd.items():
+        shown = printable("; ".join(sorted(told)[:SHOWN]))
+        more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+        _log.warning("%d clips (%s): %s%s.", len(told), kind.replace("_", " "), shown, more)
 
 
 def audio_files(paths: Sequence[str | Path]) -> list[Path]:

@@ -23,8 +23,9 @@ class Unread:
 
 
 def as_jsonl(unread: Iterable[Unread]) -> str:
-    """One JSON object a line."""
-    return "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in unread)
+    """One JSON object a line; what is no UTF-8 in a name is spelled out, as JSON can."""
+    rows = "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in unread)
+    return rows.encode(errors="backslashreplace").decode()
 
 
 def read_quarantine(file: Path) -> tuple[Unread, ...]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-import soundfile
 
+from lightning_audio.data.audio_file import AudioError, read_audio
 from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.data.clip import SPLITS, Clip
-from lightning_audio.data.decode import AudioError, decode
+from lightning_audio.data.decode import at_rate
 
 SILENT_PEAK = 1e-3  # of full scale: -60 dB
 
@@ -22,8 +22,9 @@ class ClipReport:
     """What one clip holds; `problem` says why it can't be read, and then the rest is empty.
 
     `seconds` is its true duration; `rate` in Hz, `channels` and `format` are those of the file; `peak` is the
-    largest sample, 1 at full scale; `clipped` the share of samples at full scale. `digest` names the samples
-    at the file's own rate, as one channel of 16 bits: equal audio in WAV and FLAC has an equal one.
+    largest sample that training sees, 1 at full scale; `clipped` the share of samples at full scale. `digest`
+    names the samples at the file's own rate, as one channel of 16 bits: equal audio in WAV and FLAC has an
+    equal one. `remarks` are what is odd about the file, as clauses by their kind (see `Audio.remarks`).
     """
 
     clip: Clip
@@ -35,6 +36,7 @@ class ClipReport:
     peak: float = 0.0
     clipped: float = 0.0
     digest: str = ""
+    remarks: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_silent(self) -> bool:
@@ -44,33 +46,25 @@ class ClipReport:
 def inspect_clip(clip: Clip) -> ClipReport:
     """What the clip holds, its file decoded once at its own rate."""
     try:
-        info = soundfile.info(clip.path)
-        samples = decode(clip.path, info.samplerate, clip.start, clip.duration, whole=True)
-    except soundfile.LibsndfileError:
-        return ClipReport(clip, _why_not(clip))
+        audio = read_audio(clip.path, clip.start, clip.duration, clip.channel)
     except AudioError as error:
         return ClipReport(clip, error.reason)
+    if audio.cut:
+        return ClipReport(clip, audio.cut)
+    samples = at_rate(audio.samples, audio.rate, audio.rate)
     peak = max(int(samples.max()), -int(samples.min()))
     full = np.count_nonzero((samples == INT16_SCALE - 1) | (samples == -INT16_SCALE))
     return ClipReport(
         clip,
-        rate=info.samplerate,
-        channels=info.channels,
-        format=f"{info.format} {info.subtype}",
-        seconds=len(samples) / info.samplerate,
+        rate=audio.rate,
+        channels=audio.channels,
+        format=audio.format,
+        seconds=len(samples) / audio.rate,
         peak=peak / INT16_SCALE,
         clipped=full / len(samples),
         digest=hashlib.blake2b(samples.tobytes(), digest_size=16).hexdigest(),
+        remarks=audio.remarks(),
     )
-
-
-def _why_not(clip: Clip) -> str:
-    """The words of the decoder that training uses, so that both say the same of a file."""
-    try:
-        decode(clip.path, 1, clip.start, clip.duration)
-    except AudioError as error:
-        return error.reason
-    raise AssertionError(f"{clip.path} is decoded, but has no header")
 
 
 def summary(heard: Sequence[ClipReport], clips: Sequence[Clip], labels: Sequence[str]) -> dict[str, object]:

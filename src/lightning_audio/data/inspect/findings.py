@@ -18,6 +18,20 @@ LATE_SECONDS = 0.05  # that a clip may end before its stated duration
 FEW_CLIPS = 10  # of a label in training
 UNEVEN_TIMES = 10  # the most frequent label against the rarest
 
+# Of `ClipReport.remarks`: whether it is grave, and what such clips do.
+REMARKS = {
+    "cancelling": (
+        False,
+        "have channels that cancel each other in their mean, which is what is learned: set data.channel to "
+        "one of them",
+    ),
+    "faint": (True, "are too faint for 16 bits, in which they are kept: raise their level (see each peak)"),
+    "over_full_scale": (
+        False,
+        "go beyond full scale: each is scaled down to it, so that levels between clips are not kept",
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -62,6 +76,7 @@ class Inspection:
             *self._twice(),
             *self._cut_files(),
             *self._classes(),
+            *self._remarks(),
             *self._clips(),
         ]
         return sorted(found, key=lambda finding: not finding.grave)
@@ -159,6 +174,19 @@ class Inspection:
         if max(present) >= UNEVEN_TIMES * min(present):
             text = f"The most frequent label has {max(present)} training clips, the rarest {min(present)}: "
             yield Finding("imbalance", False, f"{text}loader.balance=true draws them alike.")
+
+    def _remarks(self) -> Iterator[Finding]:
+        """What reading found odd about files; grave where what is learned would not be what was recorded."""
+        for kind, (grave, what) in REMARKS.items():
+            odd = [one for one in self.read if kind in one.remarks]
+            labels = Counter(label for one in odd for label in one.clip.labels)
+            all_ = Counter(label for one in self.read for label in one.clip.labels)
+            whole = tuple(label for label, n in labels.items() if n == all_[label])
+            more = f" These are all clips of {', '.join(whole)}." if kind == "cancelling" and whole else ""
+            if odd:
+                items = tuple(f"{self.name(one.clip)}: {one.remarks[kind]}" for one in odd)
+                grave |= bool(more) or (kind == "cancelling" and len(odd) == len(self.read))
+                yield Finding(kind, grave, f"{len(odd)} clips {what}.{more}", items)
 
     def _clips(self) -> Iterator[Finding]:
         """What is odd about single clips."""

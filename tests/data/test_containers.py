@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from lightning_audio.data.audio_file import AudioError
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.decode import AudioError, decode, decode_clips
+from lightning_audio.data.decode import decode, decode_clips
 from lightning_audio.data.inspect.clips import inspect_clip
-from lightning_audio.data.truncated import missing_end
 from lightning_audio.data.wave_store import WaveStore
 
 SECONDS = 3
@@ -21,7 +21,12 @@ KINDS = {
     "24.wav": (44100, "PCM_24"),
     "float.wav": (16000, "FLOAT"),
     "adpcm.wav": (16000, "IMA_ADPCM"),
+    "gsm.wav": (16000, "GSM610"),
     "a.aiff": (16000, "PCM_16"),
+    "a.au": (16000, "PCM_16"),
+    "a.w64": (16000, "PCM_16"),
+    "a.rf64": (16000, "PCM_16"),
+    "a.caf": (16000, "PCM_16"),
     "a.flac": (44100, "PCM_16"),
     "vorbis.ogg": (44100, "VORBIS"),
     "opus.ogg": (48000, "OPUS"),
@@ -53,7 +58,7 @@ def test_a_file_that_was_cut_is_found(name: str, kept: float, tmp_path: Path) ->
     (tmp_path / name).write_bytes(whole[: round(kept * len(whole))])
     said = problem(tmp_path / name)
     assert said is not None
-    assert "it is cut short: at least " in said or (name == "a.flac" and "cannot be decoded" in said)
+    assert "it is cut short: " in said or (name in ("a.flac", "a.caf") and "cannot be decoded" in said)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -75,9 +80,9 @@ def test_the_placeholder_of_a_recorder_is_no_promise(size: int, tmp_path: Path) 
 
 
 def without_count(mp3: bytes) -> bytes:
-    """As encoders leave it that write to a pipe: the header is there, its number of bytes is not."""
+    """As encoders leave it that write to a pipe: the header is there, what it counts is not."""
     place = mp3.index(b"Info") if b"Info" in mp3[:200] else mp3.index(b"Xing")
-    return mp3[: place + 12] + bytes(4) + mp3[place + 16 :]
+    return mp3[: place + 8] + bytes(8) + mp3[place + 16 :]
 
 
 def without_header(mp3: bytes) -> bytes:
@@ -131,9 +136,7 @@ def test_a_real_recording_is_called_cut_only_where_it_is(
 ) -> None:
     files = sorted((real_data("ESC-50") / "ESC-50" / "audio").iterdir())
     assert files
-    for path in files:
-        with soundfile.SoundFile(path) as file:
-            assert missing_end(file) is None
+    assert [path for path in files if problem(path)] == []
     cut = tmp_path / files[0].name
     cut.write_bytes(files[0].read_bytes()[:-100])
     assert "it is cut short" in (problem(cut) or "")
