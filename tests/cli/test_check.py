@@ -314,11 +314,11 @@ def test_one_recording_in_train_test_and_in_no_split_is_across_splits() -> None:
 
 
 def test_listening_gives_the_numbers_of_the_file(tmp_path: Path) -> None:
-    samples = np.array([0, 16384, -32768, 32767, 100] * 100, dtype=np.int16)
-    heard = inspect_clip(Clip("a", str(write_wav(tmp_path / "a.wav", samples, 500))))
-    assert (heard.rate, heard.channels, heard.format, heard.seconds) == (500, 1, "WAV PCM_16", 1.0)
+    samples = np.array([0, 16384, -32768, 32767, 100] * 200, dtype=np.int16)
+    heard = inspect_clip(Clip("a", str(write_wav(tmp_path / "a.wav", samples, 1000))))
+    assert (heard.rate, heard.channels, heard.format, heard.seconds) == (1000, 1, "WAV PCM_16", 1.0)
     assert (heard.peak, heard.clipped, heard.problem) == (1.0, 0.4, None)
-    flac = inspect_clip(Clip("b", str(write_wav(tmp_path / "a.flac", samples, 500))))
+    flac = inspect_clip(Clip("b", str(write_wav(tmp_path / "a.flac", samples, 1000))))
     assert flac.digest == heard.digest
     half = inspect_clip(Clip("c", str(tmp_path / "a.wav"), start=0.5))
     assert (half.seconds, half.digest == heard.digest) == (0.5, False)

@@ -282,7 +282,7 @@ def test_folds_splits_and_seeds_share_one_store(root: Path, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise AssertionError("a file was decoded again")
 
-    monkeypatch.setattr("lightning_audio.data.decode.decode", refuse)
+    monkeypatch.setattr("lightning_audio.data.wave_store.decode_clips", refuse)
     others = [ready(root, fold=2), ready(root, fold=3, val_fraction=0.2, seed=4)]
     assert {data.store.folder for data in others} == {first.store.folder}
     assert len(list((root / "cache" / "stores").glob("*/index.json"))) == 1

@@ -69,7 +69,7 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a file was decoded again")
 
-    monkeypatch.setattr("lightning_audio.data.decode.decode", refuse)
+    monkeypatch.setattr("lightning_audio.data.wave_store.decode_clips", refuse)
 
 
 def left_in(cache: Path) -> list[str]:
@@ -426,7 +426,7 @@ def test_what_the_system_refuses_to_open_is_not_kept_as_bad(
         raise soundfile.LibsndfileError(2, f"Error opening {path!r}: ")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lightning_audio.data.decode.soundfile.SoundFile", closed)
+        patched.setattr("lightning_audio.data.audio_file._Sound", closed)
         with pytest.raises(UserError, match=r"^12 audio files cannot be opened"):
             WaveStore.open(clips, RATE, cache, max_bad_fraction=1.0)
     assert left_in(cache) == []
@@ -477,7 +477,7 @@ from lightning_audio.data.manifests import read_manifest
 from lightning_audio.data.wave_store import WaveStore
 
 folder, fatal = Path(sys.argv[1]), sys.argv[2]
-decode = decoding.decode
+read_audio = decoding.read_audio
 
 def watched(path, *where, **how):
     with open(folder / "decoded.txt", "a") as file:
@@ -485,9 +485,9 @@ def watched(path, *where, **how):
     if Path(path).name == fatal:
         os._exit(9)
     time.sleep(0.5 if Path(path).name == "0.wav" else 0)
-    return decode(path, *where, **how)
+    return read_audio(path, *where, **how)
 
-decoding.decode = watched
+decoding.read_audio = watched
 store = WaveStore.open(read_manifest(folder / "clips.jsonl"), 8000, folder / "cache")
 print(store.folder.name, int(store.gather(range(len(store)))[0].sum()))
 """
