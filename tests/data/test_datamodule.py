@@ -14,9 +14,10 @@ import soundfile
 import torch
 from conftest import sine, write_wav
 
-from lightning_audio.data.clip import Clip, split_by_fold
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.splits import split_by_fold
 from lightning_audio.data.targets import ClassIndex, MultiHot
 from lightning_audio.data.wave_store import _key
 from lightning_audio.errors import UserError

@@ -5,18 +5,26 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import sine, write_wav
 
 from lightning_audio import build
 from lightning_audio.config import compose_config
-from lightning_audio.data.clip import Clip, refuse_leaks
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.manifest import Manifest
-from lightning_audio.data.manifests import read_manifest, read_manifests, write_manifest
+from lightning_audio.data.manifests import (
+    describe_unread,
+    read_manifest,
+    read_manifests,
+    unread_columns,
+    write_manifest,
+)
+from lightning_audio.data.splits import hold_out, refuse_leaks
 from lightning_audio.errors import UserError
 
 
@@ -64,6 +72,85 @@ def test_a_manifest_of_nemo_is_read(tmp_path: Path) -> None:
         Clip("clips-000001", str(tmp_path / "a.wav"), 0.5, 2.0, (), "yes", group="17"),
         Clip("clips-000002", str(tmp_path / "b.wav"), 0.0, 1.5, (), ""),
     ]
+
+
+NAMES = {
+    "path,label,start,duration": "a.wav,dog,0.5,2",
+    "audio_filepath,category,offset,duration": "a.wav,dog,0.5,2",
+    "File,Class,Begin,End": "a.wav,dog,0.5,2.5",
+    "filename,LABEL,start_time,end_time": "a.wav,dog,0.5,2.5",
+    "filepath,tags,start_seconds,end_seconds": "a.wav,dog,0.5,2.5",
+    "Audio,labels,Start Time,End Time": "a.wav,dog,0.5,2.5",
+    "wav,event_label,onset,offset": "a.wav,dog,0.5,2.5",  # DCASE: the offset is the end
+    "file_name,event-labels,onset,duration": "a.wav,dog,0.5,2",
+    "path,file,label,class,start,begin,end,duration": "a.wav,a.wav,dog,dog,0.5,0.50,2.5,2",  # all agree
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("header", NAMES)
+def test_columns_have_the_names_that_people_give_them(header: str, kind: str, tmp_path: Path) -> None:
+    cells = NAMES[header].split(",")
+    lines: list[Any] = [dict(zip(header.split(","), cells, strict=True))]
+    if kind != "jsonl":
+        lines = [line.replace(",", "\t" if kind == "tsv" else ",") for line in (header, NAMES[header])]
+    clip = read_manifest(manifest(tmp_path, *lines, name=f"m.{kind}"))[0]
+    assert (clip.path, clip.labels) == (str(tmp_path / "a.wav"), ("dog",))
+    assert (clip.start, clip.duration) == (0.5, 2.0)
+
+
+@pytest.mark.parametrize("name", ["split", "Set", "subset", "PARTITION"])
+@pytest.mark.parametrize(
+    ("value", "split"),
+    [("Training", "train"), ("dev", "val"), ("valid", "val"), ("testing", "test"), ("evaluation", "test")],
+)
+def test_splits_have_the_names_that_people_give_them(
+    name: str, value: str, split: str, tmp_path: Path
+) -> None:
+    row = {"path": "a.wav", "Transcription": "yes", name: value}
+    clip = read_manifest(manifest(tmp_path, row))[0]
+    assert (clip.split, clip.text) == (split, "yes")
+
+
+@pytest.mark.parametrize("name", ["speaker", "Speaker_ID", "client_id", "group"])
+def test_speakers_have_the_names_that_people_give_them(name: str, tmp_path: Path) -> None:
+    table = manifest(tmp_path, f"path,sentence,{name}", "a.wav,yes,17", name="m.csv")
+    assert read_manifest(table)[0].group == "17"
+
+
+def test_columns_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    rows = [{"path": "a.wav", "label": "dog", "end_ms": 100, "speaker": 3}, {"path": "b.wav", "Lable": "cat"}]
+    path = manifest(tmp_path, *rows)
+    assert unread_columns(path) == ["end_ms", "lable"]
+    assert unread_columns(path, ()) == ["end_ms", "speaker", "lable"]
+    assert "end_ms" in describe_unread(path)
+    assert "lable (did you mean 'label'?)" in describe_unread(path)
+    assert describe_unread(manifest(tmp_path, {"path": "a.wav", "label": "dog"}, name="n.jsonl")) == ""
+
+
+@pytest.mark.parametrize(
+    "header", ["path,label,label", "path,Label,label ", "path,start time,start_time,label"]
+)
+def test_two_columns_of_one_name_are_refused(header: str, tmp_path: Path) -> None:
+    path = manifest(tmp_path, header, "a.wav,dog,cat,x"[: 3 + 4 * header.count(",")], name="m.csv")
+    with pytest.raises(UserError, match=r"m\.csv has two columns named `(label|start_time)`: take one out"):
+        read_manifest(path)
+
+
+def test_a_tsv_has_no_quoting(tmp_path: Path) -> None:
+    rows = ["path\ttext\tid", 'a.wav\t"Hello" he said\t1', 'a.wav\t"open\t2', 'a.wav\t5" pipe\t3']
+    for name in ("m.tsv", "m.txt"):
+        clips = read_manifest(manifest(tmp_path, *rows, name=name))
+        assert [clip.text for clip in clips] == ['"Hello" he said', '"open', '5" pipe']
+
+
+def test_a_group_that_no_table_has_is_refused(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,label,session", "a.wav,dog,1", "b.wav,dog,2", name="m.csv")
+    made = Manifest("cache", file=str(path), group=["sesion"])
+    with pytest.raises(UserError, match=r"data\.group=sesion names no column \(did you mean 'session'\?\)"):
+        made.clips()
+    clips = Manifest("cache", file=str(path), group="Session", test_share=0.5).rows()
+    assert [clip.group for clip in clips] == ["1", "2"]
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
@@ -164,8 +251,8 @@ BAD = {
     '{"path": "a.wav"': "it is no JSON (",
     "[1, 2]": "it is no JSON object",
     '"a text"': "it is no JSON object",
-    '{"text": "yes"}': "neither `audio_filepath` nor `path` is there",
-    '{"path": "", "text": "yes"}': "neither `audio_filepath` nor `path` is there",
+    '{"text": "yes"}': "it names no audio file, as `path` or `audio_filepath`",
+    '{"path": "", "text": "yes"}': "it names no audio file, as `path` or `audio_filepath`",
     '{"path": 7, "text": "yes"}': "the audio path 7 is no text",
     '{"path": "d.wav", "text": "yes"}': "there is no audio file ",
     '{"path": "a.wav"}': "neither `label`, `labels` nor `text` is there",
@@ -178,7 +265,18 @@ BAD = {
     '{"path": "a.wav", "text": "", "duration": 0}': "duration 0.0 is not a time above 0",
     '{"path": "a.wav", "text": "", "duration": NaN}': "duration nan is not a time",
     '{"path": "a.wav", "text": "", "start": Infinity}': "start inf is not a time",
-    '{"path": "a.wav", "text": "", "split": "eval"}': "split 'eval' is none of train, val, test",
+    '{"path": "a.wav", "text": "", "split": "evel"}': "split 'evel' is none of train, val, test",
+    '{"path": "a.wav", "text": "", "Set": "small"}': "set 'small' is none of train, val, test",
+    '{"path": "a.wav", "text": "", "start": 2, "end": 1.5}': "its end 1.5 is not behind its start 2.0",
+    '{"path": "a.wav", "text": "", "end": 1.5, "duration": 1}': "duration 1.0 and end 1.5 contradict each",
+    '{"path": "a.wav", "file": "b.wav", "text": ""}': "`path` and `file` contradict each other",
+    '{"path": "a.wav", "label": "dog", "category": "cat"}': "`label` and `category` contradict each other",
+    '{"path": "a.wav", "text": "yes", "sentence": "no"}': "`text` and `sentence` contradict each other",
+    '{"path": "a.wav", "text": "", "start": 1, "offset": 2}': "`start` and `offset` contradict each other",
+    '{"path": "a.wav", "text": "", "split": "dev", "subset": "test"}': "`split` and `subset` contradict",
+    '{"path": "a.wav", "text": "a", "text": "b"}': "it has `text` twice",
+    '{"path": "a.wav", "Label": "a", "label": "b"}': "it has `label` twice",
+    '{"path": "a.wav", "text": "", "channel": "left"}': "channel 'left' is neither mean nor a number",
     '{"path": "a.wav", "text": "", "fold": "one"}': "fold 'one' is no number",
     '{"path": "a.wav", "text": "", "fold": 1.5}': "fold 1.5 is no whole number",
     '{"path": "a.wav", "text": "", "id": "good"}': "its id 'good' stands in clips.jsonl, line 1 too",
@@ -200,7 +298,7 @@ def test_every_bad_row_is_named_at_once_with_its_line_and_what_is_wrong(tmp_path
 def test_ten_kinds_of_bad_row_of_a_table_give_ten_messages(tmp_path: Path) -> None:
     rows = {
         "d.wav,dog,,,,1": "there is no audio file",
-        ",dog,,,,2": "neither `audio_filepath` nor `path`",
+        ",dog,,,,2": "it names no audio file",
         "a.wav,,,,,3": "a label is empty",
         "a.wav,dog,x,,,4": "start 'x' is no number",
         "a.wav,dog,-1,,,5": "start -1.0 is not a time",
@@ -252,8 +350,11 @@ def test_what_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_a_manifest_without_clips_or_columns_or_not_there_is_one_sentence(tmp_path: Path) -> None:
     assert "holds no clips" in refusal(lambda: read_manifest(manifest(tmp_path)))[0]
-    table = manifest(tmp_path, "file,label", "a.wav,dog", name="clips.csv")
-    assert "has no column `audio_filepath` or `path`" in refusal(lambda: read_manifest(table))[0]
+    table = manifest(tmp_path, "sound,label", "a.wav,dog", name="clips.csv")
+    assert (
+        "has no column `path`, `audio_filepath`, `file` or the like"
+        in refusal(lambda: read_manifest(table))[0]
+    )
     assert "There is no manifest" in refusal(lambda: read_manifest(tmp_path / "none.jsonl"))[0]
 
 
@@ -297,7 +398,7 @@ def test_without_a_split_whole_speakers_are_tested_on(tmp_path: Path) -> None:
     assert corpus(tmp_path, rows_of(10), split_seed=3).clips() != clips
     free = corpus(tmp_path, rows_of(10), group=None, test_share=0.5).clips()
     assert {clip.group for clip in free} == {None}
-    assert Counter(clip.split for clip in free) == {"train": 30, "test": 30}
+    assert abs(Counter(clip.split for clip in free)["test"] - 30) <= 6
 
 
 def test_own_folds_are_made_and_each_is_tested_on_once(tmp_path: Path) -> None:
@@ -413,10 +514,11 @@ def test_a_run_can_be_made_of_a_table(tmp_path: Path) -> None:
     data.prepare_data()
     data.setup()
     assert data.labels == ("high", "low")
-    assert {split: len(clips) for split, clips in data.splits.items()} == {"train": 12, "val": 4, "test": 4}
+    counts = {split: len(clips) for split, clips in data.splits.items()}
+    assert (sum(counts.values()), min(counts.values()) >= 2) == (20, True)
     batch = next(iter(data.loader("test")))
-    assert batch.lengths.tolist() == [1600] * 4
-    assert sorted(batch.targets.tolist()) == [0, 0, 1, 1]
+    assert batch.lengths.tolist() == [1600] * counts["test"]
+    assert {*batch.targets.tolist()} == {0, 1}
 
 
 def test_the_phone_prompts_are_read(real_data: Callable[[str], Path]) -> None:
@@ -438,3 +540,63 @@ def test_a_quote_left_open_in_the_first_line_is_told(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text('path,"label\na.wav,dog\n', encoding="utf-8")
     with pytest.raises(UserError, match="is a quote left open"):
         read_manifest(tmp_path / "m.csv")
+
+
+def parted(folder: Path, rows: Sequence[dict], **options: Any) -> list[Clip]:
+    (folder / "clips.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return Manifest(str(folder / "cache"), file=str(folder / "clips.jsonl"), **options).clips()
+
+
+def test_rows_of_one_file_are_one_group_unless_the_table_says_otherwise(tmp_path: Path) -> None:
+    rows = [
+        {"path": f"{name}.wav", "start": n, "duration": 1, "label": "dog", "split": split}
+        for name, split in (("a", "train"), ("b", "train"), ("c", None))
+        for n in range(4)
+    ]
+    for n, row in enumerate(rows[8:]):
+        row["split"] = ("train", "test")[n % 2]
+    groups = {(clip.path, clip.split): clip.group for clip in parted(tmp_path, rows)}
+    a, b, c = (str(tmp_path / name) for name in ("a.wav", "b.wav", "c.wav"))
+    # The table itself parts c; a validation draw does not part the others.
+    assert groups == {(a, "train"): "a.wav", (b, "train"): "b.wav", (c, "train"): None, (c, "test"): None}
+    refuse_leaks(parted(tmp_path, rows))
+    for seed in range(10):
+        drawn = hold_out(parted(tmp_path, rows), 0.4, seed, root=tmp_path)
+        assert {len({clip.split for clip in drawn if clip.path == path}) for path in (a, b)} == {1}
+        assert len({clip.split for clip in drawn if clip.path == c} - {"test"}) == 1
+    rows = [{"path": "a.wav", "start": n, "duration": 1, "label": "ab"[n % 2]} for n in range(40)]
+    one = parted(tmp_path, rows)
+    assert {clip.group for clip in one} == {None}
+    assert Counter(clip.split for clip in one)["test"] in range(4, 13)
+
+
+def test_adding_rows_anywhere_moves_none_of_the_old_ones(tmp_path: Path) -> None:
+    """Their ids change, for those are made of their lines; where they stand does not."""
+    names = [f"{n}.wav" for n in range(120)]
+    for name in names:
+        (tmp_path / name).touch()
+    rows = [{"path": name, "label": ("bell", "dog")[n % 2]} for n, name in enumerate(names)]
+    before = {clip.path: clip.split for clip in parted(tmp_path, rows[1::2] + rows[0:60:2])}
+    after = {clip.path: clip.split for clip in parted(tmp_path, rows)}
+    assert {path: after[path] for path in before} == before
+    assert Counter(after.values())["test"] in range(18, 31)
+
+
+def test_each_channel_may_be_a_clip(tmp_path: Path) -> None:
+    stereo = np.stack([sine(300, 0.1, 8000), sine(600, 0.1, 8000)], axis=1)
+    write_wav(tmp_path / "a.wav", stereo, 8000)
+    write_wav(tmp_path / "b.wav", sine(300, 0.1, 8000), 8000)
+    rows = [
+        {"path": "a.wav", "label": "x", "id": "a", "split": "train"},
+        {"path": "b.wav", "label": "x", "id": "b", "split": "test", "channel": None},
+        {"path": "a.wav", "label": "x", "id": "c", "split": "train", "Channel": "1", "speaker": "7"},
+        {"path": "c.wav", "label": "x", "id": "d", "split": "train", "channel": "mean"},
+    ]
+    clips = {clip.id: (clip.channel, clip.group) for clip in parted(tmp_path, rows, channel="each")}
+    assert clips == {
+        **{"a#0": (0, "a.wav"), "a#1": (1, "a.wav"), "b": (0, None)},
+        **{"c": (1, "7"), "d": ("mean", None)},
+    }
+    assert {clip.channel for clip in parted(tmp_path, rows, channel=0)} == {0, 1, "mean"}
+    with pytest.raises(UserError, match=r"data\.channel=left is no channel: set it to mean, each, or"):
+        parted(tmp_path, rows, channel="left")

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from lightning_audio.data.clip import SPLITS, Clip, clips_digest, hold_out, refuse_leaks, validated
+from lightning_audio.data.clip import SPLITS, Clip, clips_digest, validated
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.duration_sampler import DurationSampler
@@ -22,6 +23,7 @@ from lightning_audio.data.manifest_cache import uncollected
 from lightning_audio.data.placement import WHERE, device_of
 from lightning_audio.data.quarantine import QUARANTINE, named
 from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced, balanced_chances
+from lightning_audio.data.splits import hold_out, refuse_leaks
 from lightning_audio.data.targets import Targets
 from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
@@ -34,10 +36,10 @@ def clips_of(corpus: Corpus, val_fraction: float = 0.0, seed: int = 0) -> list[C
     Raises:
         UserError: a row is bad, or the share is less than any group of clips.
     """
-    return with_validation(validated(corpus.clips(), str(corpus.root)), val_fraction, seed)
+    return with_validation(validated(corpus.clips(), str(corpus.root)), val_fraction, seed, corpus.root)
 
 
-def with_validation(clips: list[Clip], val_fraction: float, seed: int) -> list[Clip]:
+def with_validation(clips: list[Clip], val_fraction: float, seed: int, root: Path) -> list[Clip]:
     """The clips with a share of those of training moved to val, where there is none.
 
     Raises:
@@ -45,7 +47,7 @@ def with_validation(clips: list[Clip], val_fraction: float, seed: int) -> list[C
     """
     if not val_fraction or any(clip.split == "val" for clip in clips):
         return clips
-    clips = hold_out(clips, val_fraction, seed)
+    clips = hold_out(clips, val_fraction, seed, "val", root)
     if not any(clip.split == "val" for clip in clips):
         raise UserError(
             f"loader.val_fraction={val_fraction} is less than one clip (or group of clips) of any label: "
@@ -144,7 +146,7 @@ class AudioDataModule(pl.LightningDataModule):
             return
         # A process that has prepared it all does not read a table, or look at its files, once more.
         clips, store = self._prepared or (clips_of(self.corpus), None)
-        clips = with_validation(clips, self.val_fraction, self.seed)
+        clips = with_validation(clips, self.val_fraction, self.seed, self.corpus.root)
         refuse_leaks(clips)
         labels = self.corpus.labels or tuple(sorted(set().union(*set(map(attrgetter("labels"), clips)))))
         self.targets = self.encoding(labels, clips)

@@ -25,6 +25,7 @@ from lightning_audio.data.audio_file import (
 )
 from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.folders import files_below
 from lightning_audio.data.threads import in_threads
 from lightning_audio.errors import UserError, printable
 
@@ -190,7 +191,7 @@ def _files_of(path: Path) -> list[Path]:
     # A name that exists is meant as it stands, even with brackets in it. Path.glob takes no absolute pattern.
     names = [path] if path.is_dir() else glob.glob(str(path), recursive=True)  # noqa: PTH207
     matches = [Path(name) for name in names]
-    files = [file for match in matches for file in ([match] if match.is_file() else match.rglob("*"))]
+    files = [file for match in matches for file in ([match] if match.is_file() else files_below(match))]
     warn_of_unreadable(files, path)
     audio = [file for file in files if _is_audio(file)]
     if not audio:

@@ -21,7 +21,7 @@ import numpy as np
 from lightning_audio.data.clip import Clip
 from lightning_audio.io import write_file
 
-VERSION = 3  # of what a manifest means and how its columns are written: an older table is not read
+VERSION = 4  # of what a manifest means and how its columns are written: an older table is not read
 NUMBER = "<u4"  # of a value of a column
 WORTH_IT = 2**20  # bytes of manifests; smaller ones are read in a moment
 

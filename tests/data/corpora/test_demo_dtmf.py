@@ -14,10 +14,11 @@ import soundfile
 from omegaconf import OmegaConf
 
 from lightning_audio import build, config
-from lightning_audio.data.clip import refuse_leaks, validated
+from lightning_audio.data.clip import validated
 from lightning_audio.data.corpora.demo_dtmf import COLUMNS, DEVIATION, KEYS, ROWS, TWIST_DB, DemoDtmf
 from lightning_audio.data.corpora.digit_strings import WORDS
 from lightning_audio.data.corpora.synthesis import rms
+from lightning_audio.data.splits import refuse_leaks
 from lightning_audio.errors import UserError
 
 RATE = 8000

@@ -17,7 +17,7 @@ from conftest import write_wav
 from omegaconf import OmegaConf
 
 from lightning_audio import build, config
-from lightning_audio.data.clip import Clip, refuse_leaks, validated
+from lightning_audio.data.clip import Clip, validated
 from lightning_audio.data.corpora.digit_strings import (
     FRAME,
     LEVEL_DB,
@@ -28,6 +28,7 @@ from lightning_audio.data.corpora.digit_strings import (
     audible_part,
 )
 from lightning_audio.data.corpora.synthesis import rms
+from lightning_audio.data.splits import refuse_leaks
 from lightning_audio.errors import UserError
 
 SPEAKERS = ("anna", "bo_li", "cem")

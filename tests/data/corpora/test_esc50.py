@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from lightning_audio.data.clip import refuse_leaks, validated
+from lightning_audio.data.clip import validated
 from lightning_audio.data.corpora import esc50
 from lightning_audio.data.corpora.esc50 import ESC50
+from lightning_audio.data.splits import refuse_leaks
 from lightning_audio.errors import UserError
 
 HEADER = ["filename", "fold", "target", "category", "esc10", "src_file", "take"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import write_wav
 
-from lightning_audio.data.clip import Clip, refuse_leaks, validated
+from lightning_audio.data.clip import Clip, validated
 from lightning_audio.data.corpora import speech_commands_rules as rules
 from lightning_audio.data.corpora.speech_commands import SpeechCommands
 from lightning_audio.data.corpora.speech_commands_rules import (
@@ -28,6 +28,7 @@ from lightning_audio.data.corpora.speech_commands_rules import (
     split_by_hash,
 )
 from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.splits import refuse_leaks
 from lightning_audio.data.targets import ClassIndex
 from lightning_audio.errors import UserError
 

@@ -18,7 +18,7 @@ from conftest import sine, write_wav
 
 from lightning_audio import build
 from lightning_audio.config import compose_config
-from lightning_audio.data.clip import Clip, refuse_leaks, validated
+from lightning_audio.data.clip import Clip, validated
 from lightning_audio.data.corpora import librispeech
 from lightning_audio.data.corpora.an4 import AN4
 from lightning_audio.data.corpora.common_voice import CommonVoice
@@ -27,6 +27,7 @@ from lightning_audio.data.corpora.ljspeech import LJSpeech
 from lightning_audio.data.corpora.speech import SpeechCorpus
 from lightning_audio.data.corpora.yesno import YesNo
 from lightning_audio.data.decode import decode
+from lightning_audio.data.splits import refuse_leaks
 from lightning_audio.errors import UserError
 from lightning_audio.training.run import train
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_audio.data.clip import SPLIT_NAMES, Clip
+from lightning_audio.data.clip import SPLIT_NAMES, Clip, clean_label
 from lightning_audio.data.corpora.user_recordings import OwnRecordings
 from lightning_audio.data.decode import AUDIO_SUFFIXES, warn_of_unreadable
+from lightning_audio.data.folders import files_below
 from lightning_audio.errors import UserError
 
 
 class AudioFolder(OwnRecordings):
     """Audio files of any format and length, each with the name of its folder as its label.
 
-    Files may lie deeper below their label; what is hidden and what is no audio is left alone. With `train`
-    and `test` (and `val`, also called `valid`, `validation` or `dev`) above the labels, these are the split.
-    A clip is named after its path below `root`.
+    Files may lie deeper below their label, links to folders are followed; what is hidden and what is no audio
+    is left alone. With `train` and `test` (and `val`) above the labels, these are the split. They may have
+    any name that Hugging Face's audiofolder knows: train, training; test, testing, eval, evaluation; val,
+    valid, validation, dev; or have it as a word of theirs (`my_train-set`). A clip is named after its path
+    below `root`.
 
     Args:
         root: folder with one folder for each label, or for each split.
@@ -28,16 +29,16 @@ class AudioFolder(OwnRecordings):
         group: which files are not split over train and test: a regular expression that is searched for in
             each path below `root` (with `/`), whose first group, or else the whole match, names the group;
             `folder`, the folder within that of the label; or None, each file is a group.
-        split: `test_share`, `num_folds`, `fold` and `split_seed` of OwnRecordings.
+        options: `channel`, `test_share`, `num_folds`, `fold` and `split_seed` of OwnRecordings.
 
     Raises:
         UserError: `group` is no regular expression, or an argument is out of its range.
     """
 
     def __init__(
-        self, root: str, cache: str, sample_rate: int = 16000, group: str | None = None, **split: Any
+        self, root: str, cache: str, sample_rate: int = 16000, group: str | None = None, **options: Any
     ) -> None:
-        super().__init__(root, cache, sample_rate, **split)
+        super().__init__(root, cache, sample_rate, **options)
         self.group = group
         try:
             self._pattern = re.compile(group) if group and group != "folder" else None
@@ -48,27 +49,33 @@ class AudioFolder(OwnRecordings):
         """All clips.
 
         Raises:
-            UserError: there is no root, no label or only one, a label without audio, a split that is not
-                whole, or a file that `group` does not match.
+            UserError: there is no root or no label, a label without audio, a split that is not whole or
+                stands below the labels, or a file that `group` does not match.
         """
         splits = self._splits()
         labels = {split: _folders(folder) for split, folder in splits.items()}
-        self._refuse_labels(labels)
+        if not any(labels.values()):
+            raise UserError(f"{self.root} holds no folders of labels: put the audio into {self.root}/LABEL/.")
         others: list[Path] = []
-        clips = [
+        files = {
+            (split, folder): _audio_below(folder, others)
+            for split, folders in labels.items()
+            for folder in folders
+        }
+        self._look_below_labels(files)
+        self._note_loose_files({self.root, *splits.values()})
+        warn_of_unreadable(others, self.root)
+        return [
             Clip(
                 id=file.relative_to(self.root).as_posix(),
                 path=str(file),
-                labels=(_label(folder),),
+                labels=(clean_label(folder.name),),
                 split=split,
                 group=self._group(file, folder),
             )
-            for split, folders in labels.items()
-            for folder in folders
-            for file in _audio_below(folder, others)
+            for (split, folder), found in files.items()
+            for file in found
         ]
-        warn_of_unreadable(others, self.root)
-        return clips
 
     def _splits(self) -> dict[str | None, Path]:
         """The folders above the labels: those of the splits, or `root` itself."""
@@ -78,6 +85,8 @@ class AudioFolder(OwnRecordings):
         named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
         strangers = [folder.name for folder in folders if folder not in named]
         splits: dict[str | None, Path] = {SPLIT_NAMES[folder.name.lower()]: folder for folder in named}
+        if strangers and not {"train", "test"} <= splits.keys() and (by_word := _splits_by_word(folders)):
+            return by_word
         if not named or (strangers and not {"train", "test"} & splits.keys()):
             return {None: self.root}  # a label may be called `valid`
         if strangers:
@@ -96,23 +105,48 @@ class AudioFolder(OwnRecordings):
                 )
         return splits
 
-    def _refuse_labels(self, labels: dict[str | None, list[Path]]) -> None:
-        names = {split: {_label(folder) for folder in folders} for split, folders in labels.items()}
-        every = set().union(*names.values())
-        if not every:
-            raise UserError(f"{self.root} holds no folders of labels: put the audio into {self.root}/LABEL/.")
-        trained = names.get("train", every)
-        for split, found in names.items():
-            missing = trained - found if split == "test" else set()
-            if lone := sorted(found - trained) or sorted(missing):
-                there, not_there = ("train", split) if lone[0] in missing else (split, "train")
-                raise UserError(
-                    f"The label {lone[0]!r} stands in {there}, but not in {not_there} ({len(lone)} such "
-                    f"labels in {self.root}): give train and test the same labels."
-                )
-        if len(every) == 1:
+    def _look_below_labels(self, files: Mapping[tuple[str | None, Path], Sequence[Path]]) -> None:
+        """Whether `root` is one level too high, or what stands below the labels should stand above them.
+
+        Raises:
+            UserError: `root` holds nothing but the folder with the labels, or each label a train and a test.
+        """
+        below: dict[Path, list[str]] = {}
+        for (_, label), found in files.items():
+            parts = [file.relative_to(label).parts for file in found]
+            if any(len(part) == 1 for part in parts):
+                return  # it has audio of its own
+            below[label] = sorted({part[0] for part in parts})
+        label, within = next(iter(below.items()))
+        if len(below) == 1 and len(within) > 1 and self.group is None:
             raise UserError(
-                f"{self.root} holds only one label, {every.pop()!r}: there have to be two for a choice."
+                f"{self.root} holds one folder, {label.name}/, and that {', '.join(within[:3])}: set "
+                f"data.root={label} if these are the labels or the splits, otherwise add a second label."
+            )
+        splits = [{SPLIT_NAMES.get(name.lower()) for name in names} for names in below.values()]
+        if all({"train", "test"} <= found <= {"train", "val", "test"} for found in splits):
+            raise UserError(
+                f"The labels in {self.root} hold {', '.join(within)}: put these above the labels, as "
+                f"{within[0]}/{label.name}/, since they are the split."
+            )
+        if len(below) > 1 and self.group is None and sum(map(len, below.values())) > len(below):
+            self.notes.append(
+                f"All audio in {self.root} lies in folders below those of the labels, such as "
+                f"{label.name}/{within[0]}/: if these are the labels, data.root is one level too high; if "
+                "they are speakers or sessions, set data.group=folder, or the split cuts them apart."
+            )
+
+    def _note_loose_files(self, folders: Iterable[Path]) -> None:
+        loose = [
+            file
+            for folder in sorted(folders)
+            for file in sorted(folder.iterdir())
+            if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        ]
+        if loose:
+            self.notes.append(
+                f"{len(loose)} audio files in {self.root} lie beside the folders of labels and are left out, "
+                f"such as {loose[0].relative_to(self.root)}: put them into the folder of their label."
             )
 
     def _group(self, file: Path, label: Path) -> str | None:
@@ -131,37 +165,31 @@ class AudioFolder(OwnRecordings):
         return found
 
 
-def _label(folder: Path) -> str:
-    """Its name; written on different systems, what looks the same may be different letters."""
-    return unicodedata.normalize("NFC", folder.name)
+def _splits_by_word(folders: Sequence[Path]) -> dict[str | None, Path] | None:
+    """The folders by the split that a word of their names says; None unless all of them have another one,
+    train and test among them: a label may be called `train_horn`."""
+    words = [re.split(r"[\W_\d]+", folder.name.lower()) for folder in folders]
+    splits = [{SPLIT_NAMES[word] for word in found if word in SPLIT_NAMES} for found in words]
+    named: dict[str | None, Path] = {
+        next(iter(found)): folder for found, folder in zip(splits, folders, strict=True) if len(found) == 1
+    }
+    return named if len(named) == len(folders) and {"train", "test"} <= named.keys() else None
 
 
 def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _audio_below(label: Path, others: list[Path]) -> Iterator[Path]:
-    """The audio files below the folder of a label, nothing hidden, in the order of their names.
-
-    What is no audio is appended to `others`.
-    """
-    before, found = len(others), False
-    for folder, within, names in os.walk(label, onerror=_refuse_unreadable):
-        within[:] = sorted(name for name in within if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            if Path(name).suffix.lower() in AUDIO_SUFFIXES:
-                found = True
-                yield Path(folder, name)
-            else:
-                others.append(Path(folder, name))
-    if not found:
-        kinds = sorted({path.suffix or path.name for path in others[before:]})
+def _audio_below(label: Path, others: list[Path]) -> list[Path]:
+    """The audio files below the folder of a label; what is no audio is appended to `others`."""
+    files = [*files_below(label)]
+    audio = [file for file in files if file.suffix.lower() in AUDIO_SUFFIXES]
+    others += [file for file in files if file.suffix.lower() not in AUDIO_SUFFIXES]
+    if not audio:
+        kinds = sorted({path.suffix or path.name for path in files})
         seen = f" (only {', '.join(kinds[:5])})" if kinds else ""
         raise UserError(
             f"The label folder {label} holds no audio{seen}: put {', '.join(AUDIO_SUFFIXES)} files there, or "
             "remove it."
         )
-
-
-def _refuse_unreadable(error: OSError) -> None:
-    raise UserError(f"The folder {error.filename} can't be read ({error.strerror}): change its rights.")
+    return audio

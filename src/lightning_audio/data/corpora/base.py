@@ -48,6 +48,10 @@ class Corpus(ABC):
             UserError: the release is not where it should be, or is not whole.
         """
 
+    def remarks(self) -> list[str]:
+        """What a user should know of the tables or folders that the clips come from, a sentence each."""
+        return []
+
     def draw(self, clips: Sequence[Clip], rng: np.random.Generator) -> np.ndarray:
         """The positions in `clips`, those of the training split, that make one epoch, in any order.
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from lightning_audio.data.clip import Clip, split_by_fold
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.download import Release
+from lightning_audio.data.splits import split_by_fold
 from lightning_audio.errors import UserError
 
 COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6"

@@ -10,26 +10,26 @@ from typing import Any
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.user_recordings import OwnRecordings
 from lightning_audio.data.manifest_cache import remembered
-from lightning_audio.data.manifests import GROUP, read_manifests
+from lightning_audio.data.manifests import GROUP, describe_unread, read_manifests, refuse_absent_group
 from lightning_audio.errors import UserError
 
 
 class Manifest(OwnRecordings):
     """Clips with labels or transcripts as `read_manifests` understands them.
 
-    Without files for splits, and without a `split` or a `fold` in the rows, the split is made here; then rows
-    of one file that have no group make one. Rows that have `split` and `fold` go by `split`.
+    Without files for splits, and without a `split` or a `fold` in the rows, the split is made here. Rows that
+    have `split` and `fold` go by `split`.
 
     Args:
         cache, sample_rate: as for every corpus.
         file: one manifest for all splits.
         train, val, test: one manifest for each, instead of `file`; `val` may be left out.
         audio: folder that relative audio paths are taken from; by default that of each manifest.
-        group: fields of which the first that a row has names its group, which is not split over train and
+        group: columns of which the first that a row has names its group, which is not split over train and
             test; none for rows that stand for themselves. One group that all rows share, such as the only
             speaker of a corpus, divides nothing and counts as none.
         separator: between several labels in one CSV cell; by default a semicolon or a vertical bar.
-        split: `test_share`, `num_folds`, `fold` and `split_seed` of OwnRecordings.
+        options: `channel`, `test_share`, `num_folds`, `fold` and `split_seed` of OwnRecordings.
 
     Raises:
         UserError: the files do not fit each other, or an argument is out of its range.
@@ -44,9 +44,9 @@ class Manifest(OwnRecordings):
         val: str | None = None,
         test: str | None = None,
         audio: str | None = None,
-        group: Sequence[str] | None = GROUP,
+        group: Sequence[str] | str | None = GROUP,
         separator: str | None = None,
-        **split: Any,
+        **options: Any,
     ) -> None:
         given = {"train": train, "val": val, "test": test}
         by_split = [(Path(path).expanduser(), name) for name, path in given.items() if path]
@@ -58,23 +58,29 @@ class Manifest(OwnRecordings):
         self.files: list[tuple[Path, str | None]] = (
             [*by_split] if not file else [(Path(file).expanduser(), None)]
         )
-        super().__init__(audio or str(self.files[0][0].parent), cache, sample_rate, **split)
+        super().__init__(audio or str(self.files[0][0].parent), cache, sample_rate, **options)
         self.audio = self.root if audio else None
-        self.group, self.separator = tuple(group or ()), separator
+        self.group = (group,) if isinstance(group, str) else tuple(group or ())
+        self.separator = separator
 
     def rows(self) -> list[Clip]:
         """All clips.
 
         Raises:
-            UserError: a manifest is missing, or rows are bad; all of them are listed with file and line.
+            UserError: a manifest is missing, no row has a group that was asked for, or rows are bad; all of
+                them are listed with file and line.
         """
+        paths = [path for path, _ in self.files]
+        if self.group and self.group != GROUP:
+            refuse_absent_group(paths, self.group)
         options = (self.audio, self.group, self.separator)
         clips = remembered(
-            [path for path, _ in self.files],
+            paths,
             [[split for _, split in self.files], str(self.audio), *options[1:]],
             self.cache,
             lambda: read_manifests(self.files, *options),
         )
+        self.notes += filter(None, (describe_unread(path, self.group) for path in paths))
         if all(clip.group == clips[0].group for clip in clips):
             return [replace(clip, group=None) for clip in clips]
         return clips

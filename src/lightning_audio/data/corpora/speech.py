@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_audio.data.clip import Clip, hold_out
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.download import Release
+from lightning_audio.data.splits import deal
 from lightning_audio.errors import UserError
 
 
@@ -111,8 +112,14 @@ def split_by_seed(clips: Sequence[Clip], val_share: float, test_share: float, se
             raise UserError(
                 f"data.{key}={share} leaves a split empty: set both shares above 0, together below 1."
             )
-    train = [replace(clip, split="train") for clip in clips]
-    split = hold_out(hold_out(train, test_share, seed, "test"), val_share / (1 - test_share), seed)
+    tested = deal(clips, [1 - test_share, test_share], seed)
+    rest = [clip for clip in clips if not tested[clip.id]]
+    share = val_share / (1 - test_share)
+    validated = deal(rest, [1 - share, share], seed)
+    split = [
+        replace(clip, split="test" if tested[clip.id] else "val" if validated[clip.id] else "train")
+        for clip in clips
+    ]
     for key in ("val", "test"):
         if not any(clip.split == key for clip in split):
             raise UserError(

@@ -18,10 +18,11 @@ import soundfile
 from filelock import FileLock
 from scipy.fft import next_fast_len
 
-from lightning_audio.data.clip import Clip, split_by_fold
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.corpora.synthesis import SOUNDS, SYNTHESIS_VERSION, overlapping, render
 from lightning_audio.data.decode import to_int16
+from lightning_audio.data.splits import split_by_fold
 from lightning_audio.errors import UserError
 
 BOUNDARIES = "boundaries.jsonl"

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
+from pathlib import Path
 
-from lightning_audio.data.clip import Clip, hold_out, into_folds, split_by_fold
+import soundfile
+
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.splits import hold_out, into_folds, split_by_fold
 from lightning_audio.errors import UserError
 
 
 class OwnRecordings(Corpus):
     """Recordings with their own split or folds, or with one that depends on the seed and the groups alone.
 
-    Labels and groups decide what is made: about `test_share` of the clips of every label are tested on, or
-    with `num_folds` one of so many folds is; a group stays whole. What is validated on is for
-    `loader.val_fraction` to say, where the recordings do not.
+    About `test_share` of the clips of every label are tested on, as `hold_out` draws them: what was tested on
+    stays so when recordings are added. With `num_folds` one of so many folds is, dealt evenly and anew. A
+    group stays whole. What is validated on is for `loader.val_fraction` to say, where the recordings do not.
+
+    Clips of one file that have no group are one group, unless their own split or folds part them.
 
     Args:
         root, cache, sample_rate: as for every corpus.
+        channel: what is read of files that have several: None or `mean` their mean, a number from 0 on that
+            channel, `each` every channel as a clip of its own.
         test_share: share of the clips that are tested on where the recordings have no split.
         num_folds: how many folds to make instead.
         fold: the fold that is tested on, where there are folds.
@@ -37,6 +45,7 @@ class OwnRecordings(Corpus):
         root: str,
         cache: str,
         sample_rate: int = 16000,
+        channel: int | str | None = None,
         test_share: float = 0.2,
         num_folds: int | None = None,
         fold: int = 1,
@@ -47,11 +56,18 @@ class OwnRecordings(Corpus):
             raise UserError(f"data.test_share={test_share} is no share: set it to a number between 0 and 1.")
         if num_folds is not None and num_folds < 2:
             raise UserError(f"data.num_folds={num_folds} are too few: set it to 2 or more, or to null.")
+        if channel not in (None, "mean", "each") and not (type(channel) is int and channel >= 0):
+            raise UserError(
+                f"data.channel={channel} is no channel: set it to mean, each, or a number from 0 on."
+            )
+        self.channel = channel
         self.test_share, self.num_folds, self.fold, self.split_seed = test_share, num_folds, fold, split_seed
+        self.notes: list[str] = []
 
     @abstractmethod
     def rows(self) -> list[Clip]:
         """All clips with the split, or the fold, that the recordings bring; with neither where they do not.
+        What a user should know of them is added to `notes`.
 
         Raises:
             UserError: something is missing or bad.
@@ -59,7 +75,16 @@ class OwnRecordings(Corpus):
 
     @cached_property
     def _rows(self) -> list[Clip]:
-        return self.rows()
+        rows = self.rows()
+        if self.channel is not None:
+            rows = [replace(row, channel=self.channel) if row.channel is None else row for row in rows]
+        if any(row.channel == "each" for row in rows):
+            rows = [clip for row in rows for clip in _channels(row)]
+        return self._grouped_by_file(rows)
+
+    def remarks(self) -> list[str]:
+        _ = self._rows
+        return self.notes
 
     @property
     def folds(self) -> tuple[int, ...]:  # type: ignore[override]  # known once the recordings are looked at
@@ -85,12 +110,10 @@ class OwnRecordings(Corpus):
                 )
             _refuse_partial(rows, str(brought))
             return rows if brought == "split" else split_by_fold(rows, self.fold)
-        rows = _grouped_by_file(rows)
         groups = len({clip.group or clip.id for clip in rows})
         if not self.num_folds:
-            clips = hold_out(
-                [replace(row, split="train") for row in rows], self.test_share, self.split_seed, "test"
-            )
+            train = [replace(row, split="train") for row in rows]
+            clips = hold_out(train, self.test_share, self.split_seed, "test", self.root)
             if not any(clip.split == "test" for clip in clips):
                 raise UserError(
                     f"data.test_share={self.test_share} of {groups} groups of clips in {self.root} is less "
@@ -102,7 +125,41 @@ class OwnRecordings(Corpus):
                 f"{groups} groups of clips in {self.root} do not make {self.num_folds} folds: set "
                 "data.num_folds to less, or data.group to smaller groups."
             )
-        return split_by_fold(into_folds(rows, self.num_folds, self.split_seed), self.fold)
+        return split_by_fold(into_folds(rows, self.num_folds, self.split_seed, self.root), self.fold)
+
+    def _grouped_by_file(self, clips: Sequence[Clip]) -> list[Clip]:
+        """Clips of one file that have no group become one, unless the table parts them or has no other file:
+        a recording is not cut into train and test."""
+        places: dict[str, list[tuple[str | None, int | None]]] = defaultdict(list)
+        for clip in clips:
+            if clip.group is None:
+                places[clip.path].append((clip.split, clip.fold))
+        one = {path for path, found in places.items() if len(found) > 1 and len({*found}) == 1}
+        if not one or len({clip.path for clip in clips}) == 1:
+            return [*clips]
+        names = {
+            path: Path(path).relative_to(self.root).as_posix()
+            if Path(path).is_relative_to(self.root)
+            else path
+            for path in one
+        }
+        return [
+            replace(clip, group=names[clip.path]) if clip.group is None and clip.path in one else clip
+            for clip in clips
+        ]
+
+
+def _channels(row: Clip) -> Iterator[Clip]:
+    """The row once for each channel of its file, where it wants `each`."""
+    if row.channel != "each":
+        yield row
+        return
+    try:
+        channels = soundfile.info(row.path).channels
+    except (OSError, RuntimeError, ValueError):
+        channels = 1  # decoding it will say why it can't be read
+    for channel in range(channels):
+        yield replace(row, id=f"{row.id}#{channel}" if channels > 1 else row.id, channel=channel)
 
 
 def _refuse_partial(clips: Sequence[Clip], field: str) -> None:
@@ -112,13 +169,3 @@ def _refuse_partial(clips: Sequence[Clip], field: str) -> None:
             f"{len(without)} of {len(clips)} clips have no {field}, such as {', '.join(without[:3])}: give "
             f"all of them a {field}, or none."
         )
-
-
-def _grouped_by_file(clips: Sequence[Clip]) -> list[Clip]:
-    """Clips of one file that have no group become one: a recording is not cut into train and test."""
-    times = Counter(clip.path for clip in clips)
-    first = {clip.path: clip.id for clip in sorted(clips, key=lambda clip: clip.id, reverse=True)}
-    return [
-        replace(clip, group=first[clip.path]) if clip.group is None and times[clip.path] > 1 else clip
-        for clip in clips
-    ]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
 
-from lightning_audio.data.clip import SPLITS, Clip, leaks
+from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.inspect.clips import SILENT_PEAK, ClipReport
+from lightning_audio.data.splits import leaks
 
 CLIPPED_SHARE = 1e-3  # of the samples at full scale
 SHORT_SECONDS = 0.1

@@ -1,0 +1,177 @@
+"""Splits: clips held out or dealt into folds, whole groups at a time, and held against leaks."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+
+from lightning_audio.data.clip import Clip
+from lightning_audio.errors import UserError
+
+# Of a name what is before its last whole number, that number, and what is behind it, such as `.mp3`.
+NUMBERED = re.compile(r"(.*?)(\d*)(\D*?(?:\.[a-z]\w*)?)", re.DOTALL | re.IGNORECASE)
+STEPS = {"test": 0x9E3779B97F4A7C15, "val": 0x6A09E667F3BCC909}  # the golden ratio and root 2, times 2**64
+DEALT_GROUPS = 2000  # in all orders together that are tried for a deal: a fraction of a second
+
+_log = logging.getLogger(__name__)
+
+
+def split_by_fold(clips: Iterable[Clip], test_fold: int) -> list[Clip]:
+    """The clips of one fold become the test split, all others train.
+
+    Raises:
+        UserError: no clip stands in that fold.
+    """
+    clips = list(clips)
+    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
+    if test_fold not in folds:
+        raise UserError(f"There is no fold {test_fold}: set data.fold to one of {folds}.")
+    return [replace(clip, split="test" if clip.fold == test_fold else "train") for clip in clips]
+
+
+def hold_out(
+    clips: Sequence[Clip], share: float, seed: int, into: str = "val", root: str | Path = ""
+) -> list[Clip]:
+    """Moves about `share` of the training clips to the split `into`, whole groups at a time.
+
+    A group moves if the number in [0, 1) that is made of its name and the seed is below `share` (`_number`).
+    Nothing else decides: when recordings are added, those that were there stay where they were. The price is
+    the share is met about, over all clips and for every label. Only where all groups of a label would move,
+    the one with the highest number stays, and where none of several would, the one with the lowest moves;
+    that group alone may change sides when the label gets more.
+
+    The name of a clip without a group is its file below `root`, so that a recording is not cut apart; where
+    all training clips are of one group, each stands for itself.
+    """
+    train = [clip for clip in clips if clip.split == "train"]
+    if share == 0 or not train:
+        return list(clips)
+    units = unit_names(train, root)
+    numbers = {name: _number(name, into, seed) for name in {*units.values()}}
+    moved = {name for name, number in numbers.items() if number < share}
+    of_label: dict[str | None, set[str]] = defaultdict(set)
+    for clip in train:
+        for label in clip.labels or (None,):
+            of_label[label].add(units[clip.id])
+    labels = [*of_label.values()]
+    moved |= {min(g, key=numbers.__getitem__) for g in labels if len(g) > 1 and not g & moved}
+    moved -= {max(g, key=numbers.__getitem__) for g in labels if g <= moved}
+    return [
+        replace(clip, split=into) if clip.split == "train" and units[clip.id] in moved else clip
+        for clip in clips
+    ]
+
+
+def unit_names(clips: Sequence[Clip], root: str | Path = "") -> dict[str, str]:
+    """By the id of each clip the name of what a split does not cut apart: its group, or else its file below
+    `root`; the stretch of the file where all clips share one name."""
+    names = {clip.id: clip.group or _below(clip.path, root) for clip in clips}
+    if len(clips) > 1 and len({*names.values()}) == 1:
+        _log.warning(
+            "All %d clips that a split is drawn from are of one group or file, %s: the draw is by clips, so "
+            "that what is held out is of the same recording.",
+            len(clips),
+            next(iter(names.values())),
+        )
+        return {clip.id: f"{names[clip.id]} from {clip.start:g}" for clip in clips}
+    return names
+
+
+def _below(path: str, root: str | Path) -> str:
+    """A name that stays when the folder of the recordings is moved."""
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
+
+
+def _number(name: str, into: str, seed: int) -> float:
+    """A number in [0, 1) that is the same on every machine.
+
+    SHA-256 makes it of the name. The last whole number in that is left out and moves it on by so many steps
+    instead, modulo 1: names that are numbered, as most are, spread evenly and are not clustered by chance
+    (H. Weyl 1916). Test and validation have a step each, so that one draw says nothing of the other.
+    """
+    found = NUMBERED.fullmatch(name)
+    head, number, tail = found.groups() if found else (name, "", "")
+    text = f"{into} {seed} {head}#{tail}".encode(errors="surrogateescape")
+    first = int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+    return (first + int(number or 0) * STEPS[into]) % 2**64 / 2**64
+
+
+def into_folds(clips: Sequence[Clip], num_folds: int, seed: int, root: str | Path = "") -> list[Clip]:
+    """Gives every clip a fold from 1 on; whole groups, and about as many clips of every label in each.
+
+    Each fold is tested on once, so folds are dealt evenly, and anew when recordings are added.
+    """
+    place = deal(clips, [1 / num_folds] * num_folds, seed, root)
+    return [replace(clip, fold=place[clip.id] + 1) for clip in clips]
+
+
+def deal(clips: Sequence[Clip], shares: Sequence[float], seed: int, root: str | Path = "") -> dict[str, int]:
+    """The bin of every clip by its id, so that bin b gets about `shares[b]` of the clips, and of those of
+    every label; whole groups.
+
+    Groups are dealt in random orders, and the deal is taken whose chi-squared distance from the shares is the
+    smallest: more orders where there are few groups, each of which weighs much.
+    """
+    units = unit_names(clips, root)
+    counts: dict[str, Counter[str | None]] = defaultdict(Counter)
+    for clip in clips:
+        # None stands for the clip, whatever its labels.
+        counts[units[clip.id]].update(dict.fromkeys([None, *clip.labels], 1))
+    totals: Counter[str | None] = sum(counts.values(), Counter())
+    parts = {name: {label: n / totals[label] for label, n in counts[name].items()} for name in sorted(counts)}
+    rng = random.Random(seed)
+    orders = max(DEALT_GROUPS // max(len(parts), 1), 1)
+    deals = [_deal(parts, rng.sample([*parts], len(parts)), shares) for _ in range(orders)]
+    place = min(deals, key=lambda deal: deal[0])[1]
+    return {name: place[unit] for name, unit in units.items()}
+
+
+def _deal(
+    parts: Mapping[str, Mapping[str | None, float]], order: Sequence[str], shares: Sequence[float]
+) -> tuple[float, dict[str, int]]:
+    """The distance, and each group's bin where it takes most off the distance between what the bins should
+    hold and what they hold so far."""
+    labels = dict.fromkeys(label for group in parts.values() for label in group)
+    lacking = [dict.fromkeys(labels, share) for share in shares]
+    place = {}
+    for name in order:
+        gain = [
+            sum(part * (2 * bin_[label] - part) for label, part in parts[name].items()) / share
+            for bin_, share in zip(lacking, shares, strict=True)
+        ]
+        # Rounded, so that equal bins are equal, and the first of them is taken.
+        best = place[name] = max(range(len(shares)), key=lambda b: round(gain[b], 9))
+        for label, part in parts[name].items():
+            lacking[best][label] -= part
+    off = [sum(bin_[label] ** 2 for label in labels) / s for bin_, s in zip(lacking, shares, strict=True)]
+    return round(sum(off), 9), place
+
+
+def leaks(clips: Sequence[Clip]) -> dict[str, list[str]]:
+    """The groups (recordings, speakers) that stand in more than one split, with these splits."""
+    groups, places = (list(map(attrgetter(field), clips)) for field in ("group", "split"))
+    last = dict(zip(groups, places, strict=True))
+    # A set for each group only where there is something to tell: there may be as many groups as clips.
+    off = {group for group, split in zip(groups, places, strict=True) if split != last[group]} - {None}
+    splits: dict[str, set[str]] = {group: set() for group in sorted(off)}
+    for group, split in zip(groups, places, strict=True):
+        if group in off and split is not None:
+            splits[group].add(split)
+    return {group: sorted(found) for group, found in splits.items() if len(found) > 1}
+
+
+def refuse_leaks(clips: Sequence[Clip]) -> None:
+    """Raises UserError where one group (recording, speaker) stands in more than one split."""
+    if leaking := leaks(clips):
+        shown = ", ".join(f"{group} ({' and '.join(splits)})" for group, splits in [*leaking.items()][:5])
+        raise UserError(
+            f"The split leaks: {len(leaking)} groups stand in more than one split, such as {shown}; "
+            "give all clips of a group the same split, or (own recordings) set data.group to what a group is."
+        )
