@@ -211,7 +211,7 @@ def test_what_is_validated_on_counts_as_a_split(tmp_path: Path) -> None:
     for name in ("00", "01", "02", "03"):
         shutil.copy(root / "cow" / f"{name}.wav", root / "cow" / f"{name} again.wav")
     without, report = folder(root), folder(root, 0.3)
-    assert report["splits"]["val"]["clips"] == round(0.3 * without["splits"]["train"]["clips"])
+    assert abs(report["splits"]["val"]["clips"] - 0.3 * without["splits"]["train"]["clips"]) < 6
     splits = {row["id"]: row["split"] for row in report["clips"]}
     apart = [n for n in ("00", "01", "02", "03") if splits[f"cow/{n}.wav"] != splits[f"cow/{n} again.wav"]]
     named = found(report).get("duplicate_across_splits", [])

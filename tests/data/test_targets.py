@@ -49,3 +49,28 @@ def test_a_label_that_stands_twice_counts_once() -> None:
 def test_an_unknown_label_among_known_ones_is_named() -> None:
     with pytest.raises(UserError, match=r"Clip 'one' has the label 'cat', which is none of the 2 labels"):
         MultiHot(["rain", "dog"]).encode([clip(), clip("dog", "cat")])
+
+
+def labelled(counts: dict[str, str]) -> list[Clip]:
+    """A clip of each label of a split, by letters."""
+    return [
+        Clip(f"{split}-{label}", "a.wav", labels=(label,), split=split)
+        for split, labels in counts.items()
+        for label in labels
+    ]
+
+
+@pytest.mark.parametrize("encoding", [ClassIndex, MultiHot])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_label_that_is_asked_for_is_trained_whatever_the_corpus(encoding: type, split: str) -> None:
+    clips = labelled({"train": "ab", split: "abcd"})
+    with pytest.raises(UserError, match=rf"'c' stands in {split}, but not in train \(2 such labels\)"):
+        encoding("abcd", clips)
+    assert encoding("abcd", labelled({"train": "abcd", split: "ab"})).num_outputs == 4
+
+
+def test_one_label_is_no_choice_but_may_be_there_or_not() -> None:
+    clips = labelled({"train": "a", "test": "a"})
+    with pytest.raises(UserError, match=r"All clips have one label, 'a': a choice takes two"):
+        ClassIndex(["a"], clips)
+    assert MultiHot(["a"], clips).num_outputs == 1

@@ -85,24 +85,14 @@ def clean_label(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip())
 
 
-def look_alikes(labels: Iterable[str]) -> list[tuple[str, ...]]:
-    """The labels that differ in case, in spaces or in what can't be seen alone, side by side."""
+def look_alikes(labels: Iterable[str]) -> list[str]:
+    """The labels that differ in case, in spaces or in what can't be seen alone: `'Dog' and 'dog'`."""
     alike: dict[str, list[str]] = {}
     for label in labels:
         seen = "".join(c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
         alike.setdefault("".join(seen.translate(ALIKE).casefold().split()), []).append(label)
-    return [tuple(sorted(found)) for found in alike.values() if len(found) > 1]
-
-
-def visible(label: str) -> str:
-    """A label in which characters that can't be seen are spelled out."""
-    return (
-        label
-        if label.isprintable() and label.isascii()
-        else "".join(
-            ascii(c)[1:-1] if unicodedata.category(c) in ("Cf", "Cc", "Zs") and c != " " else c for c in label
-        )
-    )
+    # repr spells out what can't be seen.
+    return [" and ".join(map(repr, sorted(found))) for found in alike.values() if len(found) > 1]
 
 
 def clips_digest(rows: Iterable[Clip | str]) -> str:

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from lightning_audio.data.clip import SPLITS, Clip, clips_digest, validated
+from lightning_audio.data.clip import SPLITS, Clip, clips_digest, look_alikes, validated
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.duration_sampler import DurationSampler
@@ -23,8 +22,8 @@ from lightning_audio.data.manifest_cache import uncollected
 from lightning_audio.data.placement import WHERE, device_of
 from lightning_audio.data.quarantine import QUARANTINE, named
 from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced, balanced_chances
-from lightning_audio.data.splits import hold_out, refuse_leaks
-from lightning_audio.data.targets import Targets
+from lightning_audio.data.splits import refuse_leaks, with_validation
+from lightning_audio.data.targets import MEND_TEXT, Targets, describe_unfit
 from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
 
@@ -37,24 +36,6 @@ def clips_of(corpus: Corpus, val_fraction: float = 0.0, seed: int = 0) -> list[C
         UserError: a row is bad, or the share is less than any group of clips.
     """
     return with_validation(validated(corpus.clips(), str(corpus.root)), val_fraction, seed, corpus.root)
-
-
-def with_validation(clips: list[Clip], val_fraction: float, seed: int, root: Path) -> list[Clip]:
-    """The clips with a share of those of training moved to val, where there is none.
-
-    Raises:
-        UserError: the share is less than any group of clips.
-    """
-    if not val_fraction or any(clip.split == "val" for clip in clips):
-        return clips
-    clips = hold_out(clips, val_fraction, seed, "val", root)
-    if not any(clip.split == "val" for clip in clips):
-        raise UserError(
-            f"loader.val_fraction={val_fraction} is less than one clip (or group of clips) of any label: "
-            f"raise "
-            "it, or set it to 0."
-        )
-    return clips
 
 
 class AudioDataModule(pl.LightningDataModule):
@@ -79,8 +60,8 @@ class AudioDataModule(pl.LightningDataModule):
         jitter, curriculum_epochs: of `DurationSampler`.
         max_duration: seconds; a training clip that is longer is an outlier.
         outliers: `refuse` or `drop`; either way they are named.
-        max_bad_fraction: share of all clips that a run goes without where their audio can't be read; with
-            more it stops before training.
+        max_bad_fraction: share of all clips that a run goes without where their audio can't be read, and as
+            many again whose transcripts can't be learned or scored; with more it stops before training.
         seed: names the order of the clips and the draw of the validation clips.
     """
 
@@ -125,6 +106,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.featured: dict[str, ClipSet] = {}
         self.dropped = ""
         self.unread: Counter[str] = Counter()  # clips of each split that are in quarantine
+        self.unscorable: dict[str, list[tuple[Clip, str]]] = {split: [] for split in SPLITS}  # and why
         self.reshuffles = Reshuffles()
 
     def prepare_data(self) -> None:
@@ -155,13 +137,41 @@ class AudioDataModule(pl.LightningDataModule):
         self._prepared = None
         clips = self._without_unread(clips)  # the store's now, in the order of its rows
         outliers, places = self._outliers(clips), [clip.split for clip in clips]
+        unfit = self.targets.unfit(clip for clip in clips if clip.split)
+        self._refuse_unscorable(unfit, len(clips), MEND_TEXT)
         for split in SPLITS:
             rows = [row for row, place in enumerate(places) if place == split]
             if split == "train" and outliers:
                 rows = [row for row in rows if row not in outliers]
+            self.unscorable[split] = [(clips[r], unfit[clips[r].id]) for r in rows if clips[r].id in unfit]
+            rows = [row for row in rows if clips[row].id not in unfit] if unfit else rows
             if not rows and split != "val":
                 raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
             self.splits[split] = ClipSet([clips[row] for row in rows], rows, self.store, self.targets)
+
+    def leave_out(self, reasons: Mapping[str, str], mend: str) -> None:
+        """Takes clips that a task finds it can't learn or score out of their splits, and into `unscorable`.
+
+        Raises:
+            UserError: there are more of them than `max_bad_fraction`; `mend` says what to do.
+        """
+        clips = sum(len(found) + len(self.unscorable[split]) for split, found in self.splits.items())
+        self._refuse_unscorable(reasons, clips, mend)
+        for split, found in self.splits.items():
+            out = [position for position, clip in enumerate(found.clips) if clip.id in reasons]
+            self.unscorable[split] += [(found.clips[p], reasons[found.clips[p].id]) for p in out]
+            left = [p for p in range(len(found)) if found.clips[p].id not in reasons]
+            rows = found.rows[left].tolist()
+            if out:
+                self.splits[split] = ClipSet([found.clips[p] for p in left], rows, self.store, self.targets)
+
+    def _refuse_unscorable(self, reasons: Mapping[str, str], clips: int, mend: str) -> None:
+        allowed = int(self.max_bad_fraction * clips + 1e-9)
+        if len(reasons) > allowed:
+            raise UserError(
+                f"{describe_unfit(reasons)}, and loader.max_bad_fraction={self.max_bad_fraction:g} lets a "
+                f"run go without {allowed}: {mend}, or raise it."
+            )
 
     def _without_unread(self, clips: list[Clip]) -> list[Clip]:
         """Behind the check for leaks and the draw of validation clips: a mended file changes neither."""
@@ -254,6 +264,8 @@ class AudioDataModule(pl.LightningDataModule):
             facts |= {"fold": self.corpus.fold, "folds": list(self.corpus.folds)}
         if self.unread:
             facts["quarantine"] = {split: self.unread[split] for split in self.splits}
+        if any(self.unscorable.values()):
+            facts["unscorable"] = {split: len(found) for split, found in self.unscorable.items()}
         return facts
 
     def describe(self) -> str:
@@ -261,6 +273,15 @@ class AudioDataModule(pl.LightningDataModule):
         counts = ", ".join(f"{count} {split}" for split, count in self.info.clip_counts.items() if count)
         corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
         return f"{corpus}: {counts} clips of {self.targets.describe()}{self.dropped}"
+
+    def remarks(self) -> list[str]:
+        """What a user should know of the data before training, a sentence each."""
+        labels = {label for clips in self.splits.values() for clip in clips.clips for label in clip.labels}
+        alike = [f"Labels that look alike are told apart: {names}." for names in look_alikes(sorted(labels))]
+        left_out = {clip.id: reason for found in self.unscorable.values() for clip, reason in found}
+        if left_out:
+            alike.append(f"{describe_unfit(left_out)}: left out of training; in a test they count as wrong.")
+        return [*self.corpus.remarks(), *alike]
 
     def describe_quarantined(self) -> str:
         """A sentence on the clips in quarantine; nothing where there are none."""

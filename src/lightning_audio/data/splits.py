@@ -154,6 +154,23 @@ def _deal(
     return round(sum(off), 9), place
 
 
+def with_validation(clips: list[Clip], val_fraction: float, seed: int, root: Path) -> list[Clip]:
+    """The clips with a share of those of training moved to val, where there is none.
+
+    Raises:
+        UserError: the share is less than any group of clips.
+    """
+    if not val_fraction or any(clip.split == "val" for clip in clips):
+        return clips
+    clips = hold_out(clips, val_fraction, seed, "val", root)
+    if not any(clip.split == "val" for clip in clips):
+        raise UserError(
+            f"loader.val_fraction={val_fraction} is less than one clip (or group of clips) of any label: "
+            "raise it, or set it to 0."
+        )
+    return clips
+
+
 def leaks(clips: Sequence[Clip]) -> dict[str, list[str]]:
     """The groups (recordings, speakers) that stand in more than one split, with these splits."""
     groups, places = (list(map(attrgetter(field), clips)) for field in ("group", "split"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.errors import UserError
 from lightning_audio.text.normalizer import Normalizer
 from lightning_audio.text.tokenizers import UnknownCharacter, fit_tokenizer, tokenizer_of
@@ -18,6 +18,7 @@ from lightning_audio.text.tokenizers import UnknownCharacter, fit_tokenizer, tok
 PAD = -1  # behind the tokens of the shorter transcripts of a batch
 BLANK = 0  # the output that stands for no token
 MOST_SHOWN = 5  # bad transcripts in one error
+MEND_TEXT = "mend or leave out their rows, or widen task.text.tokenizer.alphabet"
 
 
 class Targets(ABC):
@@ -46,6 +47,10 @@ class Targets(ABC):
     def num_outputs(self) -> int:
         return self.outputs_for(self.labels)
 
+    def unfit(self, clips: Iterable[Clip]) -> dict[str, str]:
+        """Why clips can't be learned or scored, as clauses by their ids; `encode` refuses them."""
+        return {}
+
     @abstractmethod
     def encode(self, clips: Sequence[Clip]) -> Any:
         """Targets of the clips, as `gather` takes them; raises UserError for a clip that they do not fit."""
@@ -63,7 +68,20 @@ class Targets(ABC):
 
 
 class ClassIndex(Targets):
-    """One label of N as its index: `encode` gives `(B,)` int64."""
+    """One label of N as its index: `encode` gives `(B,)` int64.
+
+    Raises:
+        UserError: there is one label alone, or one is asked for that no training clip has.
+    """
+
+    def __init__(self, labels: Sequence[str], clips: Sequence[Clip] = ()) -> None:
+        super().__init__(labels, clips)
+        if clips and len(self.labels) == 1:
+            raise UserError(
+                f"All clips have one label, {self.labels[0]!r}: a choice takes two, so add clips of another "
+                "one, or learn whether it is there with task=multilabel, from clips with and without it."
+            )
+        refuse_untaught(clips)
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
         """Raises UserError for a clip without exactly one known label."""
@@ -79,7 +97,15 @@ class ClassIndex(Targets):
 
 
 class MultiHot(Targets):
-    """Any number of labels, also none: `encode` gives `(B, C)` float32, 1 where a clip has the label."""
+    """Any number of labels, also none: `encode` gives `(B, C)` float32, 1 where a clip has the label.
+
+    Raises:
+        UserError: a label is asked for that no training clip has.
+    """
+
+    def __init__(self, labels: Sequence[str], clips: Sequence[Clip] = ()) -> None:
+        super().__init__(labels, clips)
+        refuse_untaught(clips)
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
         """Raises UserError for a clip with an unknown label."""
@@ -116,6 +142,7 @@ class Tokens(Targets):
         vocabulary: Mapping[str, Any] | None = None,
     ) -> None:
         self.normalizer = normalizer_of(text)
+        self._encoded: dict[str, Tensor | str] = {}  # by the text as written: normalising it takes long
         if vocabulary:
             self.tokenizer = tokenizer_of(dict(vocabulary))
         else:
@@ -136,30 +163,32 @@ class Tokens(Targets):
     def outputs_for(cls, labels: Sequence[str]) -> int:
         return len(labels) + 1
 
+    def unfit(self, clips: Iterable[Clip]) -> dict[str, str]:
+        """Clips without a transcript, or with a character that is in no vocabulary."""
+        found = {clip.id: self._tokens(clip) for clip in clips}
+        return {name: reason for name, reason in found.items() if isinstance(reason, str)}
+
     def encode(self, clips: Sequence[Clip]) -> list[Tensor]:
-        """Raises UserError that names the clips without a transcript or with an unknown character."""
-        rows, bad = [], []
-        for clip in clips:
-            text = self.normalizer(clip.text or "")
+        """Raises UserError that names the clips that are `unfit`."""
+        if bad := self.unfit(clips):
+            raise UserError(f"{describe_unfit(bad)}: {MEND_TEXT}.")
+        return [tokens for tokens in map(self._tokens, clips) if not isinstance(tokens, str)]
+
+    def _tokens(self, clip: Clip) -> Tensor | str:
+        """The tokens of a clip, or why it has none."""
+        if clip.text is None:
+            return "it has no text"
+        if clip.text not in self._encoded:
+            text = self.normalizer(clip.text)
             try:
-                if not text and (
-                    clip.text is None or clip.split != "test"
-                ):  # in a test, silence may be right
-                    raise ValueError(f"its text {clip.text!r} is empty" if clip.text else "it has no text")
-                rows.append(torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) + 1)
+                self._encoded[clip.text] = torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) + 1
             except UnknownCharacter as error:
-                bad.append(
-                    f"{clip.id}: the character {error.character!r} of {text[:60]!r} is in no training text"
-                )
-            except ValueError as error:
-                bad.append(f"{clip.id}: {error}")
-        if bad:
-            more = f"; and {len(bad) - MOST_SHOWN} more" if len(bad) > MOST_SHOWN else ""
-            raise UserError(
-                f"{len(bad)} transcripts can't be learned or scored, mend or leave out their rows, or widen "
-                f"task.text.tokenizer.alphabet: {'; '.join(bad[:MOST_SHOWN])}{more}."
-            )
-        return rows
+                reason = f"the character {error.character!r} of {text[:60]!r} is in no training text"
+                self._encoded[clip.text] = reason
+        tokens = self._encoded[clip.text]
+        if len(tokens) == 0 and clip.split != "test":  # in a test, silence may be right
+            return f"its text {clip.text!r} is empty" if clip.text else "it has no text"
+        return tokens
 
     def gather(self, encoded: Any, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         rows = [encoded[position] for position in positions]
@@ -172,6 +201,27 @@ class Tokens(Targets):
 
     def describe(self) -> str:
         return f"{len(self.labels)} tokens"
+
+
+def refuse_untaught(clips: Sequence[Clip]) -> None:
+    """Raises UserError where validation or test asks for a label that no training clip has."""
+    labels = {
+        split: {label for found in {clip.labels for clip in clips if clip.split == split} for label in found}
+        for split in SPLITS
+    }
+    for split in ("test", "val"):
+        if labels["train"] and (untaught := sorted(labels[split] - labels["train"])):
+            raise UserError(
+                f"The label {untaught[0]!r} stands in {split}, but not in train ({len(untaught)} such "
+                "labels): give train clips of it, or leave it out."
+            )
+
+
+def describe_unfit(reasons: Mapping[str, str]) -> str:
+    """How many transcripts, and why, the first of them by their ids."""
+    shown = "; ".join(f"{name}: {reason}" for name, reason in [*reasons.items()][:MOST_SHOWN])
+    more = f"; and {len(reasons) - MOST_SHOWN} more" if len(reasons) > MOST_SHOWN else ""
+    return f"{len(reasons)} transcripts can't be learned or scored ({shown}{more})"
 
 
 def normalizer_of(text: Mapping[str, Any]) -> Normalizer:

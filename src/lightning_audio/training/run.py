@@ -114,6 +114,8 @@ def _train(cfg: DictConfig, run_folder: Path, force: bool) -> dict[str, Any]:
         trainer.print(
             f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
         )
+        for remark in data.remarks():
+            trainer.print(remark)
         report_quarantined(data, run_folder)
         trainer = fit_with_rollback(cfg, trainer, task, data, last)
         facts = {"checkpoint": use_best(run_folder, task)}
