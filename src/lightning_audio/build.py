@@ -217,7 +217,16 @@ def datamodule(cfg: DictConfig, facts: Mapping[str, Any] | None = None) -> Audio
     node = {"_target_": f"{AudioDataModule.__module__}.AudioDataModule", **options}  # type: ignore[dict-item]
     encoding, options = task_class(cfg).encoding, OmegaConf.to_container(cfg.task, resolve=True)
     targets = partial(encoding, **encoding.options(options, facts or {}))  # type: ignore[arg-type]
-    return instantiate(node, "loader", corpus=corpus(cfg), targets=targets, seed=cfg.seed)
+    trainer = cfg.trainer
+    return instantiate(
+        node,
+        "loader",
+        corpus=corpus(cfg),
+        targets=targets,
+        seed=cfg.seed,
+        validates=trainer.get("limit_val_batches", 1) != 0,
+        overfit_batches=trainer.get("overfit_batches", 0),
+    )
 
 
 def task_class(cfg: DictConfig) -> type[AudioTask]:

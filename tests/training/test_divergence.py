@@ -312,3 +312,31 @@ def test_a_loss_that_is_read_late_is_read_before_a_checkpoint(monkeypatch: pytes
 def test_options_out_of_their_range(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"callbacks\.guard: .* do not fit"):
         Guard(**options)
+
+
+@pytest.mark.parametrize(("frozen", "at_epoch"), [(1, 0), (2, 1)])
+def test_a_divergence_while_the_backbone_is_frozen_leaves_all_of_it_to_be_learned(
+    frozen: int, at_epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first checkpoint, and from one on; the backbone learns as soon as it is unfrozen."""
+    network = [
+        "network=timm",
+        "network.backbone=test_resnet",
+        "network.weights=null",
+        f"network.freeze_epochs={frozen}",
+    ]
+    options = [
+        "network.layer_decay=0.9",
+        "channels_last=false",
+        "callbacks.ema=null",
+        f"trainer.max_epochs={frozen + 1}",
+    ]
+    Plant(monkeypatch, at(at_epoch, 1))
+    cfg = compose_config([*(o for o in TINY if "network" not in o), *network, *options, "test=false"])
+    train(cfg, tmp_path)
+    assert len(rows(tmp_path)) == 1
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    optimizer, weights = saved["optimizer_states"][0], {k for k in saved["state_dict"] if "running" not in k}
+    learned = {number for group in optimizer["param_groups"] for number in group["params"]}
+    parameters = [k for k in weights if k.startswith("network.backbone.") and "num_batches" not in k]
+    assert len(learned) == len(optimizer["state"]) == len(parameters)

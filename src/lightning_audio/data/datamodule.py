@@ -63,6 +63,9 @@ class AudioDataModule(pl.LightningDataModule):
         max_bad_fraction: share of all clips that a run goes without where their audio can't be read, and as
             many again whose transcripts can't be learned or scored; with more it stops before training.
         seed: names the order of the clips and the draw of the validation clips.
+        validates: false: the run looks at no validation clips, whether there are any or not.
+        overfit_batches: number (or, as a float, share) of the batches of an epoch that are the training and
+            the validation split of this run, to see whether they can be learned by heart; 0: all clips.
     """
 
     def __init__(
@@ -84,8 +87,11 @@ class AudioDataModule(pl.LightningDataModule):
         outliers: str = "refuse",
         max_bad_fraction: float = 0.01,
         seed: int = 0,
+        validates: bool = True,
+        overfit_batches: float = 0,
     ) -> None:
         super().__init__()
+        self.validates, self.overfit_batches = validates, overfit_batches
         self.corpus, self.encoding = corpus, targets
         self.batch_size, self.eval_batch_size = (
             batch_size,
@@ -148,6 +154,19 @@ class AudioDataModule(pl.LightningDataModule):
             if not rows and split != "val":
                 raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
             self.splits[split] = ClipSet([clips[row] for row in rows], rows, self.store, self.targets)
+        if self.overfit_batches:
+            self._keep_few_batches()
+
+    def _keep_few_batches(self) -> None:
+        """Leaves the clips of the first batches of the first epoch, to train and to validate on."""
+        batches, count = list(self.train_dataloader().sampler), self.overfit_batches
+        if isinstance(count, float):
+            count = max(round(count * len(batches)), 1)
+        train = self.splits["train"]
+        kept = sorted({position for batch in batches[:count] for position in batch})
+        clips, rows = [train.clips[position] for position in kept], train.rows[kept].tolist()
+        for split in ("train", "val"):
+            self.splits[split] = ClipSet(clips, rows, self.store, self.targets)
 
     def leave_out(self, reasons: Mapping[str, str], mend: str) -> None:
         """Takes clips that a task finds it can't learn or score out of their splits, and into `unscorable`.
@@ -227,7 +246,7 @@ class AudioDataModule(pl.LightningDataModule):
 
     @property
     def has_validation(self) -> bool:
-        return len(self.splits["val"]) > 0
+        return self.validates and len(self.splits["val"]) > 0
 
     @cached_property
     def info(self) -> DataInfo:
@@ -239,6 +258,8 @@ class AudioDataModule(pl.LightningDataModule):
         counts: Counter[str] = Counter()
         for clip_labels, number in zip(labels, times.tolist(), strict=True):
             counts.update(dict.fromkeys(clip_labels, number))
+        counted = {split: len(clips) for split, clips in self.splits.items()} | {"train": len(drawn)}
+        counted["val"] *= self.has_validation
         lengths = self.store.lengths[train.rows].float()
         encoding = self.targets.facts()
         return DataInfo(
@@ -247,7 +268,7 @@ class AudioDataModule(pl.LightningDataModule):
             clip_seconds=float(lengths.median()) / self.sample_rate,
             longest_seconds=float(lengths.max()) / self.sample_rate,
             class_counts=tuple(counts[label] for label in self.labels),
-            clip_counts={split: len(clips) for split, clips in self.splits.items()} | {"train": len(drawn)},
+            clip_counts=counted,
             encoding=encoding,
         )
 

@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+# What is better the less of it there is, by the end of its name.
+LESS_IS_BETTER = (
+    *("loss", "error", "wer", "cer", "eer", "ece", "entropy", "blank_rate"),
+    *("miss_rate", "false_alarms_per_hour"),
+)
 NORMAL_QUANTILE = 1.959963984540054  # 97.5 % of a standard normal lie below it: two tails of 2.5 %
 
 
@@ -23,6 +28,11 @@ class Score:
 
     def as_dict(self) -> dict[str, float | int]:
         return asdict(self)
+
+
+def direction(name: str) -> str:
+    """`min` for a score such as `val/wer`, of which less is better, and `max` for all others."""
+    return "min" if name.rpartition("/")[2].endswith(LESS_IS_BETTER) else "max"
 
 
 def proportion(hits: ArrayLike, groups: Sequence[str | None]) -> Score:

@@ -40,11 +40,12 @@ class Network(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not run on a stream.")
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer, the same ones for every decay; biases and norms do not decay.
+        """Groups for an optimizer, the same ones for every decay and whatever is frozen at the moment; biases
+        and norms do not decay.
 
         `lr_scale` in a group scales its rate.
         """
-        learned = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        learned = list(self.named_parameters())
         spared = [p for name, p in learned if p.ndim <= 1 or name.endswith(".bias")]
         kept = {id(p) for p in spared}
         groups = [(spared, 0.0), ([p for _, p in learned if id(p) not in kept], weight_decay)]

@@ -110,6 +110,7 @@ class Timm(Network):
         """As in every network; with `layer_decay` below 1 also by depth (Clark et al. 2020, ELECTRA)."""
         if self.layer_decay == 1.0:
             return super().parameter_groups(weight_decay)
+        self.backbone.requires_grad_(True)  # timm leaves out what is frozen; `start_epoch` freezes it again
         return param_groups_layer_decay(self.backbone, weight_decay, layer_decay=self.layer_decay)
 
 

@@ -26,7 +26,7 @@ from lightning_audio.data.info import DataInfo
 from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.inference.prediction import Audio, Prediction, Recordings, read_recordings
-from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.intervals import Score, direction
 from lightning_audio.networks.base import Network
 
 SMALLEST_SHARE = 0.005  # of a soft label that is named
@@ -58,8 +58,8 @@ def seed_draws(seed: int, device: torch.device) -> None:
 class AudioTask(pl.LightningModule):
     """Waveforms in, answers out: front end, normalisation and network in one module.
 
-    A subclass sets `encoding` and `monitor` (the validation score that picks a checkpoint, and whether more
-    or less of it is better), and says `loss`, `observe` and `summarise`. Buffers that validation sets, such
+    A subclass sets `encoding` and `monitor` (the validation score that picks a checkpoint, and whether `max`
+    or `min` of it is better), and says `loss`, `observe` and `summarise`. Buffers that validation sets, such
     as thresholds, are named in `fitted`.
 
     Args:
@@ -68,10 +68,11 @@ class AudioTask(pl.LightningModule):
         info: what the data know that it learns or learned from.
         recipe: needed for training only.
         seed: names what augmentation and dropout draw.
+        monitor: another validation score to pick the checkpoint by, such as `val/cer`.
     """
 
     encoding: ClassVar[type[Targets]] = ClassIndex
-    monitor: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    monitor: tuple[str, str] = ("val/loss", "min")
     fitted: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -83,12 +84,15 @@ class AudioTask(pl.LightningModule):
         info: DataInfo,
         recipe: Recipe | None = None,
         seed: int = 0,
+        monitor: str | None = None,
     ) -> None:
         super().__init__()
         self.frontend, self.normalize, self.network, self.augment = frontend, normalize, network, augment
         self.info = info
         self.labels, self.sample_rate, self.clip_seconds = info.labels, info.sample_rate, info.clip_seconds
         self.recipe, self.seed = recipe, seed
+        if monitor is not None:
+            self.monitor = monitor, direction(monitor)
         self.description: dict[str, Any] = {}  # what a checkpoint says of itself; build.py sets it
         self.settings: list[dict[str, Any]] = []  # of the optimizer's groups at the start: rate, decay, betas
 
@@ -222,12 +226,18 @@ class AudioTask(pl.LightningModule):
         seed_draws(zlib.crc32(name.encode()), self.device)
         self.augment.progress = (self.current_epoch + batch_idx / self._batches) / self._epochs
         loss = self.loss(*self.training_logits(batch))
+        # Lightning divides by the batches of a whole group, and the last group of an epoch may have fewer.
+        group = self.trainer.accumulate_grad_batches
+        self._group_share = group / min(group, self._batches - batch_idx // group * group)
         shared: dict[str, Any] = {"batch_size": len(batch), "sync_dist": True}
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, **shared)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # when loggers write
             self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], on_step=True)
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().backward(loss if self._group_share == 1 else loss * self._group_share, *args, **kwargs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, lengths = self.network(*self.normalize(*self.raw_features(batch)))

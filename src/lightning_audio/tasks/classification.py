@@ -39,7 +39,7 @@ class Classification(ClipTask):
     """
 
     encoding: ClassVar[type[Targets]] = ClassIndex
-    monitor: ClassVar[tuple[str, str]] = ("val/accuracy", "max")
+    monitor: tuple[str, str] = ("val/accuracy", "max")
     class_weights: Tensor
 
     def __init__(

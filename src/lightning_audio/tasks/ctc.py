@@ -51,7 +51,7 @@ class CTC(AudioTask):
     """
 
     encoding: ClassVar[type[Targets]] = Tokens
-    monitor: ClassVar[tuple[str, str]] = ("val/wer", "min")
+    monitor: tuple[str, str] = ("val/wer", "min")
     MEMORY: ClassVar[float] = 0.95  # of the running means over training steps
     blank_rate: Tensor
     prior: Tensor

@@ -52,7 +52,7 @@ class MultiLabel(ClipTask):
     """
 
     encoding: ClassVar[type[Targets]] = MultiHot
-    monitor: ClassVar[tuple[str, str]] = ("val/mAP", "max")
+    monitor: tuple[str, str] = ("val/mAP", "max")
     fitted = ("thresholds",)
     class_weights: Tensor
     thresholds: Tensor

@@ -42,7 +42,7 @@ from lightning_audio.training.fit import check_resumable, fit_with_rollback
 from lightning_audio.training.normalizer import fit_normalizer
 from lightning_audio.training.run_folder import alone_in
 from lightning_audio.training.saved_config import CONFIG_FILE
-from lightning_audio.training.trainer import build_trainer
+from lightning_audio.training.trainer import build_trainer, refuse_unknown_scores
 
 
 def train(cfg: DictConfig, run_folder: Path, force: bool = False) -> dict[str, Any]:
@@ -100,6 +100,7 @@ def _train(cfg: DictConfig, run_folder: Path, force: bool) -> dict[str, Any]:
     task.check(data)
     build.keep_features(cfg, task, data)
     trainer = build_trainer(cfg, run_folder, data, task.monitor)
+    refuse_unknown_scores(trainer, task, data)
     refuse_many_processes_in_multirun(trainer)
     folder = run_folder / "checkpoints"
     size = checkpoint_bytes(trainer, task)
@@ -120,7 +121,7 @@ def _train(cfg: DictConfig, run_folder: Path, force: bool) -> dict[str, Any]:
         trainer = fit_with_rollback(cfg, trainer, task, data, last)
         facts = {"checkpoint": use_best(run_folder, task)}
         scores = validate(trainer, task, data)
-        if cfg.test:
+        if cfg.test and trainer.limit_test_batches:
             scores |= test(trainer, task, data, run_folder)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -199,7 +200,13 @@ def validate(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> dic
 
 
 def test(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, folder: Path) -> dict[str, Score]:
-    """The one look at the test split: scores with their intervals; predictions and plots in the folder."""
+    """The one look at the test split: scores with their intervals; predictions and plots in the folder.
+
+    Raises:
+        UserError: the configuration leaves nothing of it.
+    """
+    if not trainer.limit_test_batches:
+        raise UserError("trainer.limit_test_batches=0 leaves nothing to test: set it to 1.0.")
     trainer.test(task, data, verbose=False)
     if not trainer.is_global_zero:
         return {}

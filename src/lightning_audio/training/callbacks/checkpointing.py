@@ -7,8 +7,9 @@ checkpoints for that is kept here: sums behind the means of an epoch, an early s
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
 
 from lightning_audio.checkpoint import BEST, LAST
 from lightning_audio.data.batch import Batch
@@ -25,11 +27,16 @@ from lightning_audio.training import signals
 from lightning_audio.training.loggers import resume_loggers
 
 STATE = "lightning_audio_run"  # the key of a checkpoint that holds what the Saver keeps
+TIES = ("val/cer", "val/loss")  # what decides between equal scores
 STEP = "training_step"  # the hook whose means over an epoch are kept
 
 
 class Best(ModelCheckpoint):
-    """`best.ckpt`, by the validation score; it is still known as the best when the run folder was moved."""
+    """`best.ckpt`, by the validation score; it is still known as the best when the run folder was moved.
+
+    Of equal scores the one of fewer wrong characters (`val/cer`) counts, then that of the lower `val/loss`,
+    then the later one: a score of few clips, or the WER of a text without spaces, has few values.
+    """
 
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(
@@ -40,6 +47,24 @@ class Best(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+        self.rank: tuple[float, ...] = ()  # of the best, by `_rank`
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        if current is None:
+            return False
+        rank = self._rank(trainer.callback_metrics)
+        better = trainer.strategy.reduce_boolean_decision(not self.best_k_models or rank <= self.rank)
+        self.rank = rank if better else self.rank
+        return better
+
+    def _rank(self, scores: Mapping[str, Tensor]) -> tuple[float, ...]:
+        """What to compare a validation by, the least being the best."""
+        score = float(scores[str(self.monitor)])
+        values = (score if self.mode == "min" else -score, *(float(scores.get(n, 0)) for n in TIES))
+        return tuple(math.inf if math.isnan(value) else value for value in values)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "rank": list(self.rank)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str) -> str:
@@ -49,6 +74,9 @@ class Best(ModelCheckpoint):
         moved: dict[str, Any] = {name: here(state_dict[name]) for name in paths}
         moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath})
+        best = state_dict.get("best_model_score")
+        known = [] if best is None else [float(best) if self.mode == "min" else -float(best)]
+        self.rank = tuple(state_dict.get("rank", known))  # older checkpoints keep the score alone
 
 
 class Saver(Checkpoint):
