@@ -156,7 +156,7 @@ def test_a_pickle_that_acts_is_refused(
     FORMATS[form](content | {"extra": PICKLES[kind](run.parent / "canary")}, path)
     if loader == "resume":  # which would go on from the one before
         shutil.copy(path, path.with_name("previous.ckpt"))
-    said = "can't be gone on from" if loader == "resume" else "last.ckpt can't be read as a checkpoint"
+    said = "corrupt" if loader == "resume" else "last.ckpt can't be read as a checkpoint"
     assert said in refused(loader, run, capsys)
 
 

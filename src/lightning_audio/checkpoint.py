@@ -75,6 +75,10 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no checkpoint of lightning_audio: give one that `train` wrote.")
     if not all(isinstance(name, str) and is_plain_tensor(tensor) for name, tensor in weights.items()):
         raise UserError(f"{path} holds what are no weights: it is damaged.")
+    if lost := [
+        name for name, tensor in weights.items() if tensor.is_floating_point() and tensor.isnan().any()
+    ]:
+        raise UserError(f"{path} holds NaN in {len(lost)} weights such as {lost[0]}: use another checkpoint.")
     return checkpoint
 
 
@@ -108,6 +112,8 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
             f"{path} holds weights that do not fit the network that it describes: it is damaged, or was "
             "written by another version of lightning_audio."
         ) from error
+    if lost := [name for name, weight in task.named_parameters() if not weight.isfinite().all()]:
+        raise UserError(f"{path} holds infinite weights such as {lost[0]}: use another checkpoint.")
     return task.to(device).eval()
 
 
@@ -200,8 +206,9 @@ def is_unpacked_zip(path: Path) -> bool:
 
 
 def is_plain_tensor(value: Any) -> bool:
-    """Whether it is a dense tensor on the CPU, as weights are."""
-    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+    """Whether it is a dense tensor of real numbers on the CPU, as weights are."""
+    dense = isinstance(value, Tensor) and value.layout is torch.strided
+    return dense and not value.is_quantized and not value.is_complex()
 
 
 def sidecar(path: Path) -> Path:
@@ -219,8 +226,19 @@ def recorded(path: Path) -> list[str]:
 
 
 def verify(path: Path) -> None:
-    """Raises UserError where the bytes of a checkpoint are not those that were written."""
+    """Raises UserError where the bytes of a checkpoint are not those that were written.
+
+    Without a record of its SHA-256, the checksums of the archive (CRC-32) tell; torch itself skips them.
+    """
     known = recorded(path)
+    if not known and zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+        except Exception:  # of any kind, since the bytes may be anything
+            broken = "its directory"
+        if broken:
+            raise UserError(f"{path} is corrupt (CRC-32 mismatch in {broken}): use another checkpoint.")
     if known and (found := sha256_of(path)) not in known:
         raise UserError(
             f"{path} is damaged: its SHA-256 begins with {found[:8]}, and {sidecar(path).name} records "

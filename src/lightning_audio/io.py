@@ -54,8 +54,18 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with letters as they are; scores, paths and the numbers of numpy and torch are understood."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain)
+    """JSON with letters as they are; scores, paths and the numbers of numpy and torch are understood.
+
+    Raises:
+        UserError: there is NaN or an infinite number in it, which JSON does not have.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain, allow_nan=False)
+    except ValueError as error:
+        raise UserError(
+            "A result is NaN or infinite, and nothing is written: check the weights and the audio that it is "
+            f"of ({str(value)[:200]})."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

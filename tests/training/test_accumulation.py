@@ -23,7 +23,7 @@ LR = 0.25
 def test_an_update_is_the_mean_gradient_of_its_batches(
     group: int, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plain SGD on a loss whose gradient is known: batch i has the gradient i + 1 for each bias of the head."""
+    """Plain SGD on a loss whose gradient is known: batch i has the gradient i + 1 for each bias."""
     before: list[Tensor] = []
 
     def training_step(task: AudioTask, batch: Batch, batch_idx: int) -> Any:

@@ -117,8 +117,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     content = last.read_bytes()
     assert epoch_of(to_resume(tmp_path)) == 1
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{last} is damaged")
-    assert "goes on from previous.ckpt" in line
+    assert line.startswith(f"{last} is corrupt")
+    assert "resumes from previous.ckpt" in line
     assert (tmp_path / "last.ckpt.damaged").read_bytes() == content
     save(tmp_path, 2)
     assert epoch_of(tmp_path / "previous.ckpt") == 1, "a damaged one never takes its place"
@@ -130,7 +130,7 @@ def test_a_damaged_best_checkpoint_is_set_aside_before_training(
     last, best = save(tmp_path, 1), save(tmp_path, 1, "best.ckpt")
     flip_a_byte(best)
     assert to_resume(tmp_path) == last
-    assert f"{best} is damaged" in capsys.readouterr().out
+    assert f"{best} is corrupt" in capsys.readouterr().out
     assert not best.exists()
     assert (tmp_path / "best.ckpt.damaged").is_file()
     assert to_resume(tmp_path) == last
@@ -150,7 +150,7 @@ def test_without_a_sound_checkpoint_nothing_is_resumed(tmp_path: Path) -> None:
         save(tmp_path, epoch)
     for name in ("last.ckpt", "previous.ckpt"):
         flip_a_byte(tmp_path / name)
-    with pytest.raises(UserError, match=r"last\.ckpt and previous\.ckpt in .* can't be gone on from"):
+    with pytest.raises(UserError, match=r"last\.ckpt and previous\.ckpt in .* are both corrupt"):
         to_resume(tmp_path)
 
 
@@ -228,3 +228,44 @@ def test_too_little_space_is_said_before_training(tmp_path: Path, monkeypatch: p
         with pytest.raises(UserError):
             checkpoint_files.refuse_too_little_space(tmp_path, 20 // copies + 1, best=True)
         (tmp_path / name).touch()
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_a_flipped_bit_is_found_without_a_record_too(place: float, tmp_path: Path) -> None:
+    """By the archive's own checksums, which torch does not look at."""
+    for name in ("previous.ckpt", "last.ckpt"):
+        path = save(tmp_path, 1, name, size=10_000)
+        path.with_name(f"{name}.sha256").unlink()
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    assert epoch_of(path) == 1, "torch reads it"
+    with pytest.raises(UserError, match=r"last\.ckpt is corrupt \(CRC-32 mismatch in archive/data/0\)"):
+        verify(path)
+    assert to_resume(tmp_path) == tmp_path / "previous.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (float("nan"), "holds NaN in 1 weights such as"),
+        (float("inf"), "holds infinite weights"),
+        (1j, "no weights"),
+    ],
+)
+def test_weights_that_are_no_numbers_answer_nothing(
+    value: Any, sentence: str, tiny_run: Path, tmp_path: Path
+) -> None:
+    state = torch.load(tiny_run / "checkpoints" / "last.ckpt", weights_only=True)
+    weight = state["state_dict"]["network.head.weight"].to(torch.complex64 if value == 1j else torch.float32)
+    weight[0, 0] = value
+    state["state_dict"]["network.head.weight"] = weight
+    torch.save(state, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=sentence):
+        load(tmp_path / "bad.ckpt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_json_holds_no_nan(value: float) -> None:
+    with pytest.raises(UserError, match="A result is NaN or infinite"):
+        io.to_json({"score": [0.5, value]})

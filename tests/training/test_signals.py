@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,7 @@ def test_a_multirun_ends_as_a_whole_and_goes_on(
 def test_who_presses_ctrl_c_twice_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    with signals.listening():
+    with signals.handling():
         signals.defer(True)
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
@@ -122,7 +124,7 @@ def test_who_presses_ctrl_c_twice_does_not_wait(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_signal_that_nobody_waits_for_interrupts() -> None:
-    with pytest.raises(Interrupted) as interrupted, signals.listening():
+    with pytest.raises(Interrupted) as interrupted, signals.handling():
         os.kill(os.getpid(), signal.SIGTERM)
     assert interrupted.value.signum == signal.SIGTERM
     assert not signals.received(), "what comes next in this process was not asked to end"
@@ -190,3 +192,67 @@ def test_a_file_of_another_job_is_not_taken(tmp_path: Path, monkeypatch: pytest.
 def test_force_is_true_or_false(logs: Path) -> None:
     with pytest.raises(UserError, match=r"resume\.force=maybe does not fit: set it to true or false"):
         program.launch(["experiment=demo", "resume=latest", "resume.force=maybe"])
+
+
+WAITS = """
+import sys, time
+import torch.distributed as dist
+from lightning_audio.training import signals
+
+rank, place = int(sys.argv[1]), sys.argv[2]
+signals.PATIENCE = 1.0
+dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+with signals.handling():
+    signals.defer(True)
+    print("ready", flush=True)
+    if rank == 0:
+        dist.barrier()
+    time.sleep(120)
+"""
+
+WORKS = """
+import os, signal, time
+from lightning_audio.training import signals
+
+signals.PATIENCE = 0.5
+with signals.handling():
+    signals.defer(True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(10):
+        time.sleep(0.2)
+        signals.progressed()
+    with signals.saving():
+        time.sleep(2)
+    if os.fork() == 0:  # as a worker, which is told to end
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.wait()
+    assert signals.received()
+print("done")
+"""
+
+
+def test_a_process_that_waits_for_another_ends(tmp_path: Path) -> None:
+    """Within a barrier that the other one never comes to, where no handler of Python's runs."""
+    command = [sys.executable, "-c", WAITS]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path / "store")], **pipes) for rank in range(2)]
+    try:
+        for rank in ranks:
+            assert rank.stdout.readline() == "ready\n"  # type: ignore[union-attr]
+        ranks[0].send_signal(signal.SIGTERM)
+        _, told = ranks[0].communicate(timeout=60)
+        assert ranks[0].returncode == 128 + signal.SIGTERM
+        assert "SIGTERM: no progress for 1 s, left without saving" in told
+        assert ranks[1].poll() is None
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
+def test_a_process_that_works_or_saves_is_left_to_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKS], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "done\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from lightning_audio.inference.prediction import Prediction
 from lightning_audio.inference.stream import Detection
 from lightning_audio.inference.subtitles import ctm, srt, textgrid, vtt
 from lightning_audio.inference.transcribe import Transcript
-from lightning_audio.io import write_atomically
+from lightning_audio.io import to_json, write_atomically
 
 Row = Mapping[str, str]
 Timelines = Sequence[tuple[str, Sequence[Event]]]
@@ -52,7 +51,7 @@ def as_table(rows: Sequence[Row], columns: Sequence[str], to_terminal: bool) -> 
 
 
 def json_line(fields: Mapping[str, object]) -> str:
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+    return to_json(fields) + "\n"
 
 
 def rows_of_answers(found: Sequence[Prediction], top: int, windows: bool) -> list[Row]:

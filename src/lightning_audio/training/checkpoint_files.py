@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from lightning_audio.checkpoint import BEST, LAST, PREVIOUS, recorded, sidecar
+from lightning_audio.checkpoint import BEST, LAST, PREVIOUS, recorded, sidecar, verify
 from lightning_audio.errors import UserError
 from lightning_audio.io import sha256_of, sync, write_atomically
 
@@ -84,7 +84,7 @@ def _replace(source: Path, target: Path, keep: bool = False) -> None:
 
 
 def to_resume(folder: Path) -> Path | None:
-    """The checkpoint to go on from: the last one, or the one before where that is damaged; None without any.
+    """The checkpoint to resume from: the last one, or the one before where that is damaged; None without any.
 
     A damaged one is set aside under another name, so that it never takes the place of a sound one.
 
@@ -99,23 +99,22 @@ def to_resume(folder: Path) -> Path | None:
             damaged.append(path)
             continue
         for other in damaged:
-            _set_aside(other, f"the run goes on from {path.name}, one checkpoint earlier")
+            _set_aside(other, f"the run resumes from {path.name}, one checkpoint earlier")
         if (folder / BEST).is_file() and not _is_whole(folder / BEST):
             _set_aside(folder / BEST, "the weights of the last epoch count unless better ones come")
         return path
     if damaged:
         names = " and ".join(path.name for path in damaged)
         raise UserError(
-            f"{names} in {folder} can't be gone on from, since the bytes are not those that were saved: put "
-            "back a copy, or start a new run."
+            f"{names} in {folder} {'is' if len(damaged) == 1 else 'are both'} corrupt (SHA-256 or CRC-32 "
+            "mismatch): put back a copy, or start a new run."
         )
     return None
 
 
 def _set_aside(path: Path, instead: str) -> None:
     print(
-        f"{path} is damaged (its bytes are not those that were saved): it is kept as "
-        f"{path.name}{DAMAGED}, and {instead}.",
+        f"{path} is corrupt (SHA-256 or CRC-32 mismatch): it is kept as {path.name}{DAMAGED}, and {instead}.",
         flush=True,
     )
     with contextlib.suppress(FileNotFoundError):  # another process of the run was faster
@@ -124,9 +123,10 @@ def _set_aside(path: Path, instead: str) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    if known := recorded(path):
-        return sha256_of(path) in known
-    try:  # of a checkpoint that came without its digest, at least that nothing is cut off
+    try:
+        verify(path)
+        if recorded(path):
+            return True
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:
         return False

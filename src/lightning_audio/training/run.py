@@ -59,7 +59,7 @@ def train(cfg: DictConfig, run_folder: Path, force: bool = False) -> dict[str, A
             is in the folder.
         Interrupted: SIGTERM, Ctrl-C or on Slurm SIGUSR1; it is saved, and on Slurm the job is requeued.
     """
-    with signals.listening():
+    with signals.handling():
         try:
             return _train(cfg, run_folder, force)
         except OSError as error:

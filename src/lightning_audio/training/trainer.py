@@ -83,8 +83,8 @@ def _for_device(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the precision would be that of the waveforms, too.
     """
-    precision = str(options["precision"])
-    if precision.endswith("-true") and precision != "32-true":
+    precision = options["precision"]
+    if str(precision).endswith("-true") and precision != "32-true":
         raise UserError(
             f"trainer.precision={precision} would take waveforms, too, to another precision: set "
             "it to bf16-mixed, 16-mixed or 32-true."

@@ -143,6 +143,7 @@ class Saver(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        signals.progressed()
         loop = trainer.fit_loop.epoch_loop
         self._due = _any_rank(trainer, self._due or self._is_due(trainer))
         half_done = loop._should_accumulate() or loop._num_ready_batches_reached()
@@ -167,6 +168,7 @@ class Saver(Checkpoint):
             self._leave_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        signals.progressed()
         # Several processes need not have as many batches: they leave together when it is over.
         if _in_training(trainer) and trainer.world_size == 1:
             self._leave_if_asked(trainer)
@@ -191,7 +193,8 @@ class Saver(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._logs_next, self._within_epoch = logs_next, within_epoch
-        trainer.save_checkpoint(self.path, weights_only=False)
+        with signals.saving():
+            trainer.save_checkpoint(self.path, weights_only=False)
         self._due, self._saved_at, self._saved_step = False, time.monotonic(), trainer.global_step
 
     # What a checkpoint holds.
