@@ -81,7 +81,7 @@ def build_once(
     is_whole: Callable[[], bool],
     write: Callable[[Path], None],
     what: str,
-    needed: Callable[[], float],
+    needed: Callable[[], float] | None = None,
 ) -> None:
     """Makes the folder unless another process has done so by the time that the lock is ours.
 
@@ -90,7 +90,7 @@ def build_once(
         is_whole: whether it is.
         write: puts all that belongs into it into a folder of another name, which then gets its own.
         what: is written, in the words of an error.
-        needed: its size in bytes, asked for when the disk is full.
+        needed: its size in bytes, where it is known, asked for when the disk is full.
 
     Raises:
         UserError: the folder cannot be written to, or its disk is full.
@@ -102,9 +102,10 @@ def build_once(
                 _build(folder, write)
     except OSError as error:
         if error.errno in NO_SPACE:
+            size = f"the {what} needs about {needed() / 1e9:.2g} GB, so make room" if needed else ""
             raise UserError(
-                f"The disk of {folder.parent} is full: the {what} needs about {needed() / 1e9:.2g} GB, "
-                "so make room or set paths.cache to another disk."
+                f"The disk of {folder.parent} is full: {size or f'make room for the {what},'} or set "
+                "paths.cache to another disk."
             ) from error
         raise UserError(
             f"The {what} cannot be written to {folder.parent} ({error.strerror}): "

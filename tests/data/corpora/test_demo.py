@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -95,24 +96,36 @@ def test_interrupted_synthesis_leaves_nothing_that_looks_whole(
     corpus = Demo(str(tmp_path), clips_per_class=1, seconds=0.5)
     written = []
 
-    def interrupted(path: Path, *arguments: object, **options: object) -> None:
+    def interrupted(path: Path, data: bytes) -> int:
         written.append(path)
-        path.write_bytes(b"half a file")
+        path.touch()
         if len(written) == 7:
             raise KeyboardInterrupt
+        return len(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthesised.soundfile, "write", interrupted)
+        patch.setattr(Path, "write_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             corpus.prepare()
     assert not corpus.root.exists()
-    assert written[0].exists()
     with pytest.raises(UserError, match="prepare"):
         corpus.clips()
     corpus.prepare()
     assert sorted(path.stem for path in corpus.root.iterdir()) == sorted(clip.id for clip in corpus.clips())
     assert not written[0].parent.exists()
     assert soundfile.info(corpus.clips()[0].path).frames == RATE // 2
+
+
+def test_a_full_cache_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, _: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    corpus = Demo(str(tmp_path), clips_per_class=1, seconds=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(UserError, match=r"is full: make room for the clips of demo, or set paths"):
+            corpus.prepare()
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_two_that_start_together_synthesise_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,6 @@ def test_a_killed_write_leaves_nothing_that_looks_whole(
         patch.setattr(Path, "write_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             corpus.prepare()
-    assert written[0].exists()
     with pytest.raises(UserError, match=r"demo_dtmf are not in .*: call prepare\(\)"):
         corpus.clips()
     corpus.prepare()

@@ -286,7 +286,6 @@ def test_a_killed_write_leaves_nothing_that_looks_whole(
         patch.setattr(Path, "write_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             corpus.prepare()
-    assert written[0].exists()
     assert not corpus.folder.exists()
     for ask in (corpus.clips, corpus.boundaries):
         with pytest.raises(UserError, match=r"digit_strings are not in .*: call prepare\(\)"):
@@ -337,7 +336,7 @@ def test_recordings_that_are_not_enough_are_one_sentence(tmp_path: Path) -> None
 
 def test_a_cache_that_is_no_folder_is_one_sentence(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"digit_strings can't be written to .*: set paths\.cache"):
+    with pytest.raises(UserError, match=r"digit_strings cannot be written to .*: set paths\.cache"):
         made(root, tmp_path / "file" / "cache")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from filelock import FileLock
 from scipy.fft import next_fast_len
 
 from lightning_audio.data.clip import Clip
@@ -24,10 +22,22 @@ from lightning_audio.data.corpora.synthesis import SOUNDS, SYNTHESIS_VERSION, ov
 from lightning_audio.data.decode import to_int16
 from lightning_audio.data.splits import split_by_fold
 from lightning_audio.errors import UserError
+from lightning_audio.io import build_once
 
 BOUNDARIES = "boundaries.jsonl"
 
 Word = tuple[str, float, float]  # the word, its start and its end in seconds
+
+
+def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
+    """Writes `(T,)` as 16 bits.
+
+    By way of memory: soundfile waits for the disk at the end of every file that it writes, and has no OSError
+    for a full one.
+    """
+    wav = io.BytesIO()
+    soundfile.write(wav, samples, sample_rate, "PCM_16", format="WAV")
+    path.write_bytes(wav.getvalue())
 
 
 class MadeCorpus(Corpus):
@@ -56,28 +66,10 @@ class MadeCorpus(Corpus):
         """Writes the files where they are not there yet; of two processes that start together, one does.
 
         Raises:
-            UserError: the cache can't be written to.
+            UserError: the cache can't be written to, or its disk is full.
         """
-        if self.folder.is_dir():
-            return
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder.with_suffix(".lock")):
-                if not self.folder.is_dir():
-                    self._write_whole()
-        except OSError as error:
-            raise UserError(
-                f"The clips of {self.kind} can't be written to {self.cache} ({error.strerror}): set "
-                "paths.cache to a folder that can be written to."
-            ) from error
-
-    def _write_whole(self) -> None:
-        # Whoever holds the lock is alone: a partial folder is what a killed process left.
-        partial = self.folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        self.write(partial)
-        partial.rename(self.folder)
+        if not self.folder.is_dir():
+            build_once(self.folder, self.folder.is_dir, self.write, f"clips of {self.kind}")
 
     def _refuse_unprepared(self) -> None:
         if not self.folder.is_dir():
@@ -112,10 +104,7 @@ class MadeUtterances(MadeCorpus):
     def write(self, folder: Path) -> None:
         with (folder / BOUNDARIES).open("w", encoding="utf-8") as file:
             for made in self.utterances():
-                # By way of memory: soundfile waits for the disk at the end of every file that it writes.
-                wav = io.BytesIO()
-                soundfile.write(wav, to_int16(made.samples), self.written_rate, "PCM_16", format="WAV")
-                (folder / f"{made.name}.wav").write_bytes(wav.getvalue())
+                write_wav(folder / f"{made.name}.wav", to_int16(made.samples), self.written_rate)
                 seconds = len(made.samples) / self.written_rate
                 row = {"id": made.name, "duration": seconds, "words": made.words, **made.facts}
                 file.write(json.dumps(row) + "\n")
@@ -232,8 +221,7 @@ class SynthesisedCorpus(MadeCorpus):
 
     def write(self, folder: Path) -> None:
         for row in self.rows():
-            path = folder / f"{row.name}.wav"
-            soundfile.write(path, self._samples(row), self.sample_rate, subtype="PCM_16")
+            write_wav(folder / f"{row.name}.wav", self._samples(row), self.sample_rate)
 
     def clips(self) -> list[Clip]:
         """All clips; those of `fold` are the test split.
