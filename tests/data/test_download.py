@@ -284,6 +284,23 @@ def test_unpack_refuses_a_damaged_archive(make: Callable[..., Path], tmp_path: P
     assert not (tmp_path / "release").exists()
 
 
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_unpack_refuses_a_tar_whose_checksum_is_wrong(kind: str, tmp_path: Path) -> None:
+    archive = tmp_path / f"release.tar.{kind}"
+    with tarfile.open(archive, f"w:{kind}") as tar:  # type: ignore[call-overload]
+        info = tarfile.TarInfo("a.wav")
+        info.size = 50_000
+        tar.addfile(info, io.BytesIO(CONTENT[:50_000]))
+    whole = bytearray(archive.read_bytes())
+    assert (unpack(archive, tmp_path / "whole") / "a.wav").read_bytes() == CONTENT[:50_000]
+    # In gzip the last 8 bytes are CRC-32 and length; in bzip2 and xz checksums stand near the end too.
+    whole[{"gz": -8, "bz2": -4, "xz": -24}[kind]] ^= 1
+    archive.write_bytes(whole)
+    with pytest.raises(UserError, match="is damaged"):
+        unpack(archive, tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+
+
 def twice(path: Path, names: list[str]) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile warns of a second member of the same name

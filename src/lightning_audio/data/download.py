@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import lzma
 import os
@@ -27,6 +26,7 @@ from rich import progress
 from rich.console import Console
 
 from lightning_audio.errors import UserError
+from lightning_audio.io import sha256_of
 
 CHUNK_BYTES = 1 << 16
 ATTEMPTS = 5
@@ -70,24 +70,17 @@ def fetch(
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if _sha256(target) == sha256:
+            if target.is_file() and sha256_of(target) == sha256:
                 return target
-            if _sha256(part) != sha256:
+            if not part.is_file() or sha256_of(part) != sha256:
                 _download(url, part, size, timeout)
                 _verify(part, sha256, url)
             part.replace(target)
     return target
 
 
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _verify(part: Path, sha256: str, url: str) -> None:
-    found = _sha256(part)
+    found = sha256_of(part)
     if found != sha256:
         part.unlink()
         raise UserError(
@@ -223,7 +216,9 @@ def _unpack_members(archive: Path, folder: Path, members: Sequence[str] | None, 
                     _write(member, folder / name)
                 bar.update(task, completed=member.archive_bytes)
             bar.update(task, completed=archive.stat().st_size)  # the table at the end of a zip
-    except UNREADABLE as error:
+    except (*UNREADABLE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; a wrong checksum of gzip or bzip2 has no number
         raise UserError(f"{archive} is damaged ({error}): remove it and fetch it again.") from error
     if not any(folder.iterdir()):
         raise UserError(f"{archive} holds none of what was to be unpacked: it is not the archive expected.")
@@ -248,6 +243,9 @@ def _tar_members(path: Path) -> Iterator[_Member]:
             link = "link" if info.issym() or info.islnk() else "device"
             kind = "file" if info.isfile() else "folder" if info.isdir() else link
             yield _Member(info.name, kind, info.size, partial(archive.extractfile, info), file.tell())
+        # A tar ends before its file does: what checksum there is stands behind it.
+        while archive.fileobj and archive.fileobj.read(CHUNK_BYTES):
+            pass
 
 
 def _stripped(member: _Member, archive: Path, strip: int) -> PurePosixPath:
