@@ -101,6 +101,26 @@ def test_the_longest_pause_is_cut_at_first_and_of_equal_ones_the_middle() -> Non
     assert pieces == pytest.approx(np.array([[0.0, 5.75], [5.75, 11.8]]), abs=0.08)
 
 
+@pytest.mark.parametrize("quiet_db", [-30.0, -40.0])
+@pytest.mark.parametrize("noise_db", [-200.0, -85.0])
+@pytest.mark.parametrize("loud", [[(5.0, 0.01)], [(5.0, 0.01), (20.0, 0.05), (33.0, 0.01)], [(5.0, 1.0)]])
+def test_quiet_speech_beside_a_loud_sound_is_kept(
+    quiet_db: float, noise_db: float, loud: list[tuple[float, float]]
+) -> None:
+    """Speech of 0.1 RMS lowered by so much, 50 dB and more below full scale; the loud ones reach it."""
+    parts = speech(0, 20)
+    rng = np.random.default_rng(1)
+    quiet = recording(parts, noise_db=-200.0) / 2**15 * 10 ** (quiet_db / 20)
+    quiet += 10 ** (noise_db / 20) * rng.standard_normal(len(quiet))
+    for at, seconds in loud:
+        first = round(at * RATE)
+        quiet[first : first + round(seconds * RATE)] = 0.99
+    found = sounding(to_int16(quiet), RATE)
+    for start, end in planted(parts):
+        kept = sum(max(0, min(end * RATE, stop) - max(start * RATE, first)) for first, stop in found)
+        assert kept > 0.9 * (end - start) * RATE
+
+
 @pytest.mark.parametrize("level", [0, 1])
 def test_silence_has_no_pieces(level: int) -> None:
     noise = np.random.default_rng(0).integers(-level, level + 1, size=30 * RATE).astype(np.int16)

@@ -18,9 +18,10 @@ FRAME = 0.01  # seconds whose energy is measured
 BLOCK = 6000  # frames at a time, so that an hour takes no more memory than a minute
 SMOOTHED = 5  # frames: the closure of a plosive is no pause
 FLOOR_PERCENT = 10  # of the frames are taken to be background
-DEEPEST_DB = 60.0  # what is further below the loudest frame counts as this: digital silence has no level
+LOUD_PERCENT = 75  # of the frames that stand out of the background give the level of sound: clicks are few
+DEEPEST_DB = 60.0  # what is further below that level counts as this: digital silence has no level
 FLAT_DB = 6.0  # sound that varies less has no pauses in it
-RANGE_DB = 30.0  # or less, from background to loudest: thresholds are shares of it
+RANGE_DB = 30.0  # or less, from background to sound: thresholds are shares of it
 ON, OFF = 0.35, 0.2
 SILENT_DB = -70.0  # below full scale: nothing is there to be heard
 PAUSE = 0.2  # seconds of quiet at which may be cut
@@ -71,18 +72,21 @@ def windows_over(first: int, last: int, size: int, rate: int, grid: int = 1) -> 
 def sounding(samples: np.ndarray, rate: int) -> list[Stretch]:
     """Stretches of sound, in samples, with pauses of more than 0.2 s between them.
 
-    The background is the level under which a tenth of the frames lie. Sound begins 35 % and ends 20 % of the
-    way from there to the loudest frame, or to 30 dB above where that is less.
+    The background is the level under which a tenth of the frames lie. The level of sound is what a quarter
+    of the frames that stand out of it reach: one click does not hide speech that is far less loud. Sound
+    begins 35 % and ends 20 % of the way from background to that level, or to 30 dB above where that is less.
     """
     frame = max(round(FRAME * rate), 1)
     decibels = levels(samples, frame)
-    loudest = float(decibels.max(initial=-math.inf))
-    if loudest < SILENT_DB:
+    if decibels.max(initial=-math.inf) < SILENT_DB:
         return []
-    background = max(float(np.percentile(decibels, FLOOR_PERCENT)), loudest - DEEPEST_DB)
-    if loudest - background < FLAT_DB:
+    background = float(np.percentile(decibels, FLOOR_PERCENT))
+    standing_out = decibels[decibels > max(background, SILENT_DB) + FLAT_DB]
+    if not len(standing_out):
         return [(0, len(samples))]
-    scores = ((decibels - background) / min(loudest - background, RANGE_DB)).clip(0, 1)
+    loud = float(np.percentile(standing_out, LOUD_PERCENT))
+    background = max(background, loud - DEEPEST_DB)
+    scores = ((decibels - background) / min(loud - background, RANGE_DB)).clip(0, 1)
     found = events(torch.from_numpy(scores)[:, None], 1.0, ["sound"], ON, OFF, max_gap=PAUSE / FRAME)
     return [(round(one.start) * frame, min(round(one.end) * frame, len(samples))) for one in found]
 
