@@ -13,9 +13,9 @@ import torch
 from timing import arguments, interleaved, report
 from torch import Tensor
 
-from lightning_audio.cli.ngram import NGramModel
 from lightning_audio.decoding import Beam, Decoder, Greedy, LMDecoder
 from lightning_audio.decoding.lm import token_name
+from lightning_audio.decoding.ngram import NGramModel
 from lightning_audio.reports.tables import markdown_table
 from lightning_audio.text.tokenizers import Characters
 

@@ -14,7 +14,8 @@ import pytest
 from conftest import sine, write_wav
 
 from lightning_audio.cli import ngram
-from lightning_audio.cli.ngram import END, START, UNKNOWN, NGramModel
+from lightning_audio.decoding import ngram as model_of
+from lightning_audio.decoding.ngram import END, START, UNKNOWN, NGramModel
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import BPE
 
@@ -78,8 +79,10 @@ def test_discounts_are_those_of_the_counts() -> None:
     """10 n-grams once, 5 twice, 3 three times and 2 four times: Y is 10 / 20."""
     counts = [1] * 10 + [2] * 5 + [3] * 3 + [4] * 2
     own: dict[tuple[str, ...], int] = {(str(number),): count for number, count in enumerate(counts)}
-    assert ngram._discounts(own) == pytest.approx((1 - 2 * 0.5 * 0.5, 2 - 3 * 0.5 * 0.6, 3 - 4 * 0.5 * 2 / 3))
-    assert ngram._discounts({("a",): 1, ("b",): 2}) == ngram.FALLBACK_DISCOUNTS
+    assert model_of._discounts(own) == pytest.approx(
+        (1 - 2 * 0.5 * 0.5, 2 - 3 * 0.5 * 0.6, 3 - 4 * 0.5 * 2 / 3)
+    )
+    assert model_of._discounts({("a",): 1, ("b",): 2}) == model_of.FALLBACK_DISCOUNTS
 
 
 @pytest.mark.parametrize("order", [2, 3, 5])
@@ -191,22 +194,47 @@ def test_characters_have_a_sign_for_the_space(tmp_path: Path) -> None:
     assert grams(tmp_path / "lm.arpa", 5) == {"<s> a ▁ b </s>"}
 
 
-def manifest(folder: Path) -> Path:
-    """Rows of each split, and one of none."""
+def manifest(folder: Path, rows: list[dict[str, object]]) -> Path:
     write_wav(folder / "one.wav", sine(440, 0.1, 8000), 8000)
-    rows = [
-        {"text": "train words", "split": "train"},
-        {"text": "val secrets", "split": "val"},
-        {"text": "test secrets", "split": "test"},
-        {"text": "no split"},
-    ]
     path = folder / "all.jsonl"
     path.write_text("".join(json.dumps({"audio_filepath": "one.wav", **row}) + "\n" for row in rows))
     return path
 
 
+SPLITS: list[dict[str, object]] = [
+    {"text": "train words", "split": "train"},
+    {"text": "val secrets", "split": "val"},
+    {"text": "test secrets", "split": "test"},
+]
+
+
 def test_of_a_manifest_only_what_is_for_training_is_read(tmp_path: Path) -> None:
-    assert sorted(ngram.training_texts(manifest(tmp_path))) == ["no split", "train words"]
+    assert ngram.training_texts(manifest(tmp_path, SPLITS)) == ["train words"]
+
+
+@pytest.mark.parametrize(
+    "row", [{"text": "no split"}, {"text": "a", "fold": 2}, {"text": "a", "fold": 2, "split": "train"}]
+)
+def test_a_manifest_that_does_not_say_what_is_tested_needs_the_run(
+    row: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With folds any row may be tested on: 100 of 100 were read where 80 train."""
+    path = manifest(tmp_path, [*SPLITS, row])
+    said = fails([str(path), "--output", str(tmp_path / "lm.arpa")], capsys)
+    assert f"{path} does not say which rows are tested on" in said
+    assert "--run RUN" in said
+
+
+def test_what_a_run_holds_out_is_left_out_of_a_manifest(speech_run: Path, tmp_path: Path) -> None:
+    """By its place in a file; rows that the run does not know are text like any other."""
+    rows = [{"text": f"said {i}", "offset": 0.1 * i, "duration": 0.1} for i in range(6)]
+    config = json.loads((speech_run / "config.yaml").read_text())
+    tested = {"audio_filepath": "one.wav", **rows[5]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(tested) + "\n")
+    config["loader"] = {"validation": 0.0}
+    (speech_run / "config.yaml").write_text(json.dumps(config))
+    texts = ngram.training_texts(manifest(tmp_path, rows), speech_run)
+    assert texts == [f"said {i}" for i in range(5)]
 
 
 @pytest.fixture

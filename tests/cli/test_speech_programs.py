@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,45 @@ def test_weights_are_tuned_on_validation_and_kept(
     evaluate([str(speech_run), "--output", str(tmp_path / "out")])
     assert read_metrics(tmp_path / "out")["decoding"] == {"search": "greedy"}
     assert not (tmp_path / "out" / "decoding.json").exists(), "that is not how these scores were found"
+
+
+def test_a_run_makes_a_model_of_its_own_training_text(
+    speech_run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--unit", "words", "--order", "2"]
+    evaluate([str(speech_run), "--lm-from-training", *words, "--output", str(tmp_path / "words")])
+    assert (tmp_path / "words" / "lm.arpa").read_text() == model.read_text()
+    told = read_metrics(tmp_path / "words")["decoding"]
+    assert (told["lm"], told["unit"]) == (str((tmp_path / "words" / "lm.arpa").resolve()), "words")
+    evaluate([str(speech_run), "--lm-from-training", "--output", str(tmp_path / "tokens")])
+    assert "ngram 6=" in (tmp_path / "tokens" / "lm.arpa").read_text()
+    said = error_of(evaluate, [str(speech_run), "--lm-from-training", "--lm", str(model)], capsys)
+    assert "two language models" in said
+
+
+def test_folds_decode_with_models_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One model for all holds what other folds test on: it is told."""
+    module = sys.modules["lightning_audio.cli.evaluate"]
+    folders = [tmp_path / "0", tmp_path / "1"]
+    taken: list[tuple[str, str]] = []
+    monkeypatch.setattr(module.sweep, "run_folders", lambda folder: folders)
+    monkeypatch.setattr(module, "read_metrics", lambda folder: {"data": {"fold": int(folder.name) + 1}})
+    for name in ("check_folds", "summarise_folds", "write_fold_report", "print_fold_report", "read_run"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(module, "RunResult", lambda *_: None)
+
+    def scored(run: Path, overrides: list[str], output: Path, options: Namespace, allow: list[str]) -> None:
+        taken.append((str(options.lm), str(options.lexicon)))
+
+    monkeypatch.setattr(module, "evaluate", scored)
+    evaluate([str(tmp_path), "--lm", "lm-{fold}.arpa", "--lexicon", "{fold}/words.txt"])
+    assert taken == [("lm-1.arpa", "1/words.txt"), ("lm-2.arpa", "2/words.txt")]
+    assert "warning" not in capsys.readouterr().err
+    evaluate([str(tmp_path), "--lm", "lm.arpa"])
+    assert "warning: lm.arpa decodes every fold" in capsys.readouterr().err
+    assert taken[2:] == [("lm.arpa", "None")] * 2
 
 
 def test_a_beam_alone_is_tuned_without_a_weight_of_a_model(

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_audio.cli.ngram import NGramModel
 from lightning_audio.decoding import Beam, Decoder, Greedy, Hypothesis, LMDecoder, ctc_log_probs
 from lightning_audio.decoding.lm import token_name
+from lightning_audio.decoding.ngram import NGramModel
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import BPE, Characters, Tokenizer
 

@@ -59,9 +59,18 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
     _add_allow(parser)
     _add_search(parser)
+    parser.add_argument(
+        "--lm-from-training",
+        action="store_true",
+        help="an n-gram model of the run's own training transcripts; of folds, one for each",
+    )
+    parser.add_argument("--order", type=int, help="of that model, 2 to 6 [3 of words, 6 of tokens]")
     parser.add_argument("--tune", action="store_true", help="LM weight and word bonus by validation, first")
     # Intermixed: overrides may stand before and behind options.
-    return parser.parse_intermixed_args(argv)
+    options = parser.parse_intermixed_args(argv)
+    if options.lm and options.lm_from_training:
+        parser.error("--lm and --lm-from-training are two language models: leave one out")
+    return options
 
 
 def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -207,7 +216,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--beam", type=int, help="beam search with so many prefixes [16 where another is set]")
     group.add_argument("--nbest", type=int, help="how many hypotheses to keep of each utterance [1]")
     group.add_argument(
-        "--lm", type=Path, help="n-gram language model (ARPA), made by `lightning-audio ngram`"
+        "--lm",
+        type=Path,
+        help="n-gram language model (ARPA), made by `lightning-audio ngram`; {fold} is the fold",
     )
     group.add_argument(
         "--lexicon", type=Path, help="file of the only words there are; the model is over words"

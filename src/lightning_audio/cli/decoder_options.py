@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from torch import Tensor
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import PAD
 from lightning_audio.decoding import Beam, Decoder, Greedy, LMDecoder, tune
-from lightning_audio.decoding.lm import WordModel, refuse_unknown_words
+from lightning_audio.decoding.lm import WordModel, refuse_unknown_words, token_name
+from lightning_audio.decoding.ngram import NGramModel, order_of
 from lightning_audio.decoding.tuning import WEIGHTS
 from lightning_audio.errors import UserError
 from lightning_audio.io import sha256_of, to_json, write_atomically
@@ -21,6 +24,8 @@ from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc import CTC
 
 DECODING = "decoding.json"
+OWN_MODEL = "lm.arpa"  # of --lm-from-training, beside the scores
+FOLD = "{fold}"  # in the names of language models and lexicons
 # Options of the search, and what they are without a word of the user's.
 SEARCH = {"beam": 16, "nbest": 1, "word_bonus": 0.0, "length_norm": 0.0}
 
@@ -48,6 +53,50 @@ def decoder_of(options: argparse.Namespace, task: AudioTask) -> Decoder | None:
     return Beam(task.tokenizer, **search)
 
 
+def of_fold(options: argparse.Namespace, fold: object) -> argparse.Namespace:
+    """The options with the fold's own language model and lexicon where their names are patterns."""
+    own = copy.copy(options)
+    for name in ("lm", "lexicon"):
+        if (path := getattr(own, name)) is not None:
+            setattr(own, name, Path(str(path).replace(FOLD, str(fold))))
+    return own
+
+
+def warn_of_one_model(options: argparse.Namespace) -> None:
+    """Says where one language model decodes all folds: it may be made of what other folds test on."""
+    if options.lm is not None and FOLD not in str(options.lm):
+        print(
+            f"warning: {options.lm} decodes every fold. Made of transcripts of this corpus, it holds what "
+            "other folds test on, and the scores are too good: take --lm-from-training, or a model for "
+            f"each fold by a pattern such as --lm lm-{FOLD}.arpa.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def with_own_model(
+    options: argparse.Namespace, task: AudioTask, data: AudioDataModule, folder: Path
+) -> argparse.Namespace:
+    """The options with a language model of the run's own training transcripts, written to the folder.
+
+    Raises:
+        UserError: the run transcribes nothing, or there is no text.
+    """
+    if not isinstance(task, CTC):
+        raise UserError("--lm-from-training is for runs that transcribe (task=ctc).")
+    unit = options.unit or ("tokens" if options.lexicon is None else "words")
+    order, texts = order_of(options.order, unit), _training_texts(task, data)
+    if unit == "words":
+        model = NGramModel((text.split() for text in texts), order)
+    else:
+        names = [token_name(token) for token in task.tokenizer.vocabulary]
+        model = NGramModel(([names[token] for token in task.tokenizer.encode(text)] for text in texts), order)
+    own = copy.copy(options)
+    own.lm = folder / OWN_MODEL
+    write_atomically(own.lm, model.arpa())
+    return own
+
+
 def description(decoder: Decoder) -> dict[str, Any]:
     """What a score has to say of the decoder that it is of."""
     if not isinstance(decoder, Beam):
@@ -62,10 +111,13 @@ def description(decoder: Decoder) -> dict[str, Any]:
 def refuse_foreign_model(decoder: Decoder | None, task: CTC, data: AudioDataModule) -> None:
     """Raises UserError where a model of words knows no word of the training transcripts."""
     if isinstance(decoder, LMDecoder) and isinstance(decoder.fusion, WordModel):
-        texts = (_text(task, tokens) for tokens in data.splits["train"].encoded)
-        words = sorted({word for text in texts for word in text.split()})
+        words = sorted({word for text in _training_texts(task, data) for word in text.split()})
         if words:
             refuse_unknown_words(words, decoder.fusion.ngram, "of the training transcripts")
+
+
+def _training_texts(task: CTC, data: AudioDataModule) -> list[str]:
+    return [_text(task, tokens) for tokens in data.splits["train"].encoded]
 
 
 @torch.inference_mode()

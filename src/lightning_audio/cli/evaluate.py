@@ -2,7 +2,7 @@
 
 lightning-audio evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere ...]
 lightning-audio evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
-lightning-audio evaluate logs/digits_bilstm/2026-..._sweep --lm lm.arpa
+lightning-audio evaluate logs/digits_bilstm/2026-..._sweep --lm-from-training
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ import torch
 from lightning_audio import build
 from lightning_audio.checkpoint import find_checkpoint, load, read
 from lightning_audio.cli import arguments
-from lightning_audio.cli.decoder_options import DECODING, decoder_of, description, refuse_foreign_model, tuned
+from lightning_audio.cli.decoder_options import (
+    DECODING,
+    decoder_of,
+    description,
+    of_fold,
+    refuse_foreign_model,
+    tuned,
+    warn_of_one_model,
+    with_own_model,
+)
 from lightning_audio.data.clip import SPLITS
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
@@ -59,8 +68,11 @@ def evaluate_folds(
     """
     run_folders = sweep.run_folders(folder)
     check_folds([RunResult(run_folder, read_metrics(run_folder)) for run_folder in run_folders])
+    if decoding:
+        warn_of_one_model(decoding)
     for run_folder in run_folders:
-        evaluate(run_folder, overrides, output / run_folder.name, decoding, allow)
+        own = of_fold(decoding, read_metrics(run_folder)["data"]["fold"]) if decoding else None
+        evaluate(run_folder, overrides, output / run_folder.name, own, allow)
     summary = summarise_folds([read_run(output / run_folder.name) for run_folder in run_folders])
     write_fold_report(output, summary)
     print_fold_report(summary)
@@ -85,7 +97,8 @@ def evaluate(
     refuse_output(output, folder=True)
     cfg = saved_config.changed(saved_config.saved_config(run_folder, allow), overrides)
     task = load(find_checkpoint(run_folder), allow=allow)
-    decoder = decoder_of(decoding, task) if decoding else None
+    own_model = decoding is not None and decoding.lm_from_training
+    decoder = decoder_of(decoding, task) if decoding and not own_model else None
     data = build.datamodule(cfg, task.description["facts"])
     data.prepare_data()
     data.setup()
@@ -96,6 +109,8 @@ def evaluate(
     if isinstance(task, CTC):
         refuse_foreign_model(decoder, task, data)
     output.mkdir(parents=True, exist_ok=True)
+    if decoding and own_model:
+        decoder = decoder_of(with_own_model(decoding, task, data, output), task)
     report_quarantined(data, output)
     tell_other_data(run_folder, data)
     facts: dict[str, object] = {"data": data.facts()}

@@ -3,24 +3,25 @@
 lightning-audio ngram logs/prompts_bilstm/2026-01-31_12-00-00_a1b2 --output lm.arpa
 lightning-audio ngram more.txt --run logs/... --characters --order 6 --output characters.arpa
 
-Text is normalised as in the run. Of a run and of manifests, clips for validation and test are left out. Takes
+Text is normalised as in the run. Of a run and of manifests, clips for validation and test are left out; a
+manifest that names no splits, or folds, needs the run that tells them (--run). Takes
 memory for every n-gram: for a few million words that is well; for more, use `lmplz` of KenLM.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_audio import build
 from lightning_audio.checkpoint import find_checkpoint, load
 from lightning_audio.cli import arguments
+from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import clips_of
 from lightning_audio.data.manifests import read_manifest
 from lightning_audio.data.targets import normalizer_of
 from lightning_audio.decoding.lm import token_name
+from lightning_audio.decoding.ngram import NGramModel, order_of
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.io import write_atomically
@@ -28,168 +29,56 @@ from lightning_audio.text.normalizer import Normalizer
 from lightning_audio.text.tokenizers import UnknownCharacter, tokenizer_of
 from lightning_audio.training import saved_config
 
-START, END, UNKNOWN = "<s>", "</s>", "<unk>"
-ORDERS = range(2, 7)  # those that KenLM reads as it is built for Python
-WORD_ORDER, TOKEN_ORDER = 3, 6
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-# Of n-grams that come up once, twice and more often, where the text is too small or too regular to tell.
-FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-
-Gram = tuple[str, ...]
 
 
-class NGramModel:
-    """Interpolated Kneser-Ney with three discounts for each order (Chen and Goodman 1998, TR-10-98, 3.1).
-
-    The probabilities behind every context, those of END and UNKNOWN among them and START not, sum to one.
-
-    Args:
-        sentences: words or tokens, without START and END.
-        order: the longest n-gram; less where no sentence is that long.
-
-    Raises:
-        UserError: there is no text, or a word is a sign of the model.
-    """
-
-    def __init__(self, sentences: Iterable[Sequence[str]], order: int) -> None:
-        counts = _counts(sentences, order)
-        self.order = len(counts)
-        words = [gram[0] for gram in counts[0] if gram[0] != START]
-        if not words:
-            raise UserError("There is no text to make a language model of: give files with sentences.")
-        self.probabilities: list[dict[Gram, float]] = [{} for _ in counts]
-        self.backoffs: dict[Gram, float] = {}
-        uniform = 1 / (len(words) + 1)
-        for level, own in enumerate(_adjusted(counts)):
-            discounts = _discounts(own)
-            self.backoffs |= _left_over(own, discounts)
-            totals = _totals(own)
-            for gram, count in own.items():
-                context, lower = gram[:-1], gram[1:]
-                below = self.probabilities[level - 1][lower] if lower else uniform
-                kept = (count - _discount(count, discounts)) / totals[context]
-                self.probabilities[level][gram] = kept + self.backoffs[context] * below
-        self.probabilities[0][(UNKNOWN,)] = self.backoffs[()] * uniform
-
-    @property
-    def vocabulary(self) -> list[str]:
-        """The words that were seen, sorted."""
-        signs = {END, UNKNOWN}
-        return sorted(gram[0] for gram in self.probabilities[0] if gram[0] not in signs)
-
-    def probability(self, word: str, context: Sequence[str] = ()) -> float:
-        """Of a word, or END, behind others; START before the first of a sentence."""
-        known = self.probabilities[0]
-        words = [one if (one,) in known or one == START else UNKNOWN for one in (*context, word)]
-        gram, factor = tuple(words[-self.order :]), 1.0
-        while gram not in self.probabilities[len(gram) - 1]:
-            factor *= self.backoffs.get(gram[:-1], 1.0)
-            gram = gram[1:]
-        return factor * self.probabilities[len(gram) - 1][gram]
-
-    def log_prob(self, sentence: Sequence[str]) -> float:
-        """The natural logarithm of the probability of a sentence and of its end."""
-        words = (START, *sentence, END)
-        return sum(math.log(self.probability(words[i], words[:i])) for i in range(1, len(words)))
-
-    def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
-        """Of sentences, their ends counted among the words."""
-        given = [*sentences]
-        return math.exp(-sum(map(self.log_prob, given)) / sum(len(sentence) + 1 for sentence in given))
-
-    def arpa(self) -> str:
-        """The model as an ARPA file, which KenLM, SRILM and others read."""
-        tables = [{gram: math.log10(p) for gram, p in level.items()} for level in self.probabilities]
-        tables[0][(START,)] = -99.0  # as is the custom: it is never to be predicted
-        lines = ["\\data\\", *(f"ngram {n}={len(table)}" for n, table in enumerate(tables, start=1))]
-        for n, table in enumerate(tables, start=1):
-            lines += ["", f"\\{n}-grams:"]
-            for gram, log_prob in sorted(table.items()):
-                backoff = [f"{math.log10(self.backoffs.get(gram, 1.0)):.8g}"] if n < self.order else []
-                lines.append("\t".join([f"{log_prob:.8g}", " ".join(gram), *backoff]))
-        return "\n".join([*lines, "", "\\end\\", ""])
-
-
-def _counts(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]]:
-    """How often each n-gram comes up, for each order that does."""
-    counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
-    for sentence in sentences:
-        if signs := {START, END, UNKNOWN}.intersection(sentence):
-            raise UserError(
-                f"The text holds the word {min(signs)}, which is a sign of the model: take it out."
-            )
-        words = (START, *sentence, END) if sentence else ()
-        for n, own in enumerate(counts, start=1):
-            own.update(words[i : i + n] for i in range(len(words) - n + 1))
-    return [own for own in counts if own] or counts[:1]
-
-
-def _adjusted(counts: Sequence[Counter[Gram]]) -> Iterator[Mapping[Gram, int]]:
-    """In the highest order how often an n-gram comes up, below behind how many different words.
-
-    Before START there are none: what begins a sentence keeps its count.
-    """
-    for own, higher in zip(counts, [*counts[1:], None], strict=True):
-        before = Counter(gram[1:] for gram in higher) if higher is not None else own
-        yield {
-            gram: count if gram[0] == START else before[gram]
-            for gram, count in own.items()
-            if gram != (START,)
-        }
-
-
-def _discounts(own: Mapping[Gram, int]) -> tuple[float, ...]:
-    """What is taken off counts of 1, of 2, and of 3 and more."""
-    of_count = Counter(own.values())
-    once, *more = (of_count[count] for count in range(1, 5))
-    if not (once and all(more)):
-        return FALLBACK_DISCOUNTS
-    share = once / (once + 2 * more[0])
-    ratios = zip((once, *more), more, strict=False)
-    found = tuple(i - (i + 1) * share * after / here for i, (here, after) in enumerate(ratios, start=1))
-    return found if all(0 < value < i for i, value in enumerate(found, start=1)) else FALLBACK_DISCOUNTS
-
-
-def _discount(count: int, discounts: Sequence[float]) -> float:
-    return discounts[min(count, len(discounts)) - 1]
-
-
-def _totals(own: Mapping[Gram, int]) -> dict[Gram, int]:
-    totals: dict[Gram, int] = defaultdict(int)
-    for gram, count in own.items():
-        totals[gram[:-1]] += count
-    return totals
-
-
-def _left_over(own: Mapping[Gram, int], discounts: Sequence[float]) -> dict[Gram, float]:
-    """Of each context, the probability that its discounts leave to the next lower order."""
-    taken: dict[Gram, float] = defaultdict(float)
-    for gram, count in own.items():
-        taken[gram[:-1]] += _discount(count, discounts)
-    return {context: taken[context] / total for context, total in _totals(own).items()}
-
-
-def training_texts(source: Path, allow: Sequence[str] = ()) -> list[str]:
+def training_texts(source: Path, run: Path | None = None, allow: Sequence[str] = ()) -> list[str]:
     """The sentences of a text file, or the training transcripts of a manifest or a run folder, as written.
 
+    Of a manifest, what a run validates or tests on is left out. Without a run, its splits decide.
+
     Raises:
-        UserError: there is nothing of the kind, or no transcript in it.
+        UserError: there is nothing of the kind, or no transcript in it, or nothing says what is tested on.
     """
     if source.is_dir():
-        cfg = saved_config.saved_config(source, allow)
-        corpus = build.corpus(cfg)
-        corpus.prepare()
-        clips = [
-            clip for clip in clips_of(corpus, cfg.loader.val_fraction, cfg.seed) if clip.split == "train"
-        ]
+        clips = [clip for clip in _clips_of_run(source, allow) if clip.split == "train"]
     elif source.suffix.lower() in MANIFEST_SUFFIXES:
-        clips = [clip for clip in read_manifest(source) if clip.split in (None, "train")]
+        clips = _training_rows(source, run, allow)
     else:
         return _lines(source)
     texts = [clip.text for clip in clips if clip.text]
     if not texts:
         raise UserError(f"{source} has no training clips with a transcript: give each row a `text`.")
     return texts
+
+
+def _clips_of_run(run: Path, allow: Sequence[str]) -> list[Clip]:
+    cfg = saved_config.saved_config(run, allow)
+    corpus = build.corpus(cfg)
+    corpus.prepare()
+    return clips_of(corpus, cfg.loader.val_fraction, cfg.seed)
+
+
+def _training_rows(source: Path, run: Path | None, allow: Sequence[str]) -> list[Clip]:
+    clips = read_manifest(source)
+    if run is not None:
+        held_out = [clip for clip in _clips_of_run(run, allow) if clip.split != "train"]
+        ids, places = {clip.id for clip in held_out}, {_place(clip) for clip in held_out}
+        return [clip for clip in clips if clip.id not in ids and _place(clip) not in places]
+    unknown = [
+        clip for clip in clips if clip.split is None or (clip.split == "train" and clip.fold is not None)
+    ]
+    if unknown:
+        what = "a fold and no run" if unknown[0].fold is not None else "no split"
+        raise UserError(
+            f"{source} does not say which rows are tested on ({unknown[0].id} has {what}): name the run that "
+            "the model is for with --run RUN, or give each row a `split`."
+        )
+    return [clip for clip in clips if clip.split == "train"]
+
+
+def _place(clip: Clip) -> tuple[str, float]:
+    return str(Path(clip.path).resolve()), round(clip.start, 3)
 
 
 def _lines(source: Path) -> list[str]:
@@ -250,12 +139,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Writes the language model, and the list of its words where that is asked for."""
     options = arguments.ngram(argv)
     unit = options.unit or "words"
-    order = options.order or (WORD_ORDER if unit == "words" else TOKEN_ORDER)
-    if order not in ORDERS:
-        raise UserError(f"--order {order} is no order that KenLM reads: choose {ORDERS[0]} to {ORDERS[-1]}.")
+    order = order_of(options.order, unit)
     run = options.run or next((source for source in options.texts if source.is_dir()), None)
     normalize, split = normalizer_of_run(run), splitter(unit, run, options.allow)
-    sources = (training_texts(source, options.allow) for source in options.texts)
+    sources = (training_texts(source, run, options.allow) for source in options.texts)
     texts = [normalize(text) for source in sources for text in source]
     refuse_output(options.output, options.texts)
     refuse_output(options.words, [*options.texts, options.output])
