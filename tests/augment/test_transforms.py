@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lightning_audio.augment import Augment
-from lightning_audio.augment.base import within
+from lightning_audio.augment.base import Transform
 from lightning_audio.augment.features import FilterAugment, SpecAugment
 from lightning_audio.augment.mix import Mix, loudest_level
-from lightning_audio.augment.noise import BackgroundNoise, NoiseFloor
+from lightning_audio.augment.noise import BackgroundNoise, Dither, NoiseFloor
 from lightning_audio.augment.waveform import (
     Gain,
     Polarity,
@@ -29,6 +30,7 @@ from lightning_audio.augment.waveform import (
     roll,
 )
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import frame_mask
 
 RATE = 8000
 CONF = Path(__file__).parents[2] / "conf" / "augment"
@@ -60,7 +62,7 @@ def _seed() -> None:
 def clips(count: int = 6, size: int = 6000) -> tuple[Tensor, Tensor]:
     """Noise of several lengths, zeros behind the shorter ones."""
     lengths = torch.linspace(size // 2, size, count).long()
-    return torch.randn(count, size) * within(lengths, size), lengths
+    return torch.randn(count, size) * frame_mask(lengths, size), lengths
 
 
 def log_mels(count: int = 6, bins: int = 64, frames: int = 200) -> tuple[Tensor, Tensor]:
@@ -101,7 +103,7 @@ def test_samples_beyond_a_length_stay_zero(name: str) -> None:
     x, lengths = WAVEFORM[name]()(*clips())
     assert x.dtype == torch.float32
     assert lengths.dtype == torch.int64
-    assert not x[~within(lengths, x.shape[1])].any()
+    assert not x[~frame_mask(lengths, x.shape[1])].any()
     assert (lengths <= x.shape[1]).all()
 
 
@@ -174,7 +176,7 @@ def test_time_roll_is_a_permutation_and_its_shifts_are_uniform() -> None:
 def test_a_shift_brings_in_silence_from_either_side() -> None:
     lengths = torch.tensor([400, 800, 1000] * 200)
     clip = torch.arange(1.0, 1001)  # every sample tells its own place
-    shifted, same_lengths = TimeShift(0.05, RATE)(clip * within(lengths, 1000), lengths)
+    shifted, same_lengths = TimeShift(0.05, RATE, max_share=1.0)(clip * frame_mask(lengths, 1000), lengths)
     assert torch.equal(same_lengths, lengths)
     shifts = []
     for row, length in zip(shifted, lengths.tolist(), strict=True):
@@ -189,12 +191,19 @@ def test_a_shift_brings_in_silence_from_either_side() -> None:
     assert np.mean(shifts) == pytest.approx(0, abs=4 * 400 / 3**0.5 / 600**0.5)
 
 
-def test_a_shift_of_more_than_the_clip_leaves_silence() -> None:
+def test_a_shift_of_more_than_the_clip_leaves_silence_where_it_may() -> None:
     x = torch.ones(400, 10)
-    shifted, _ = TimeShift(100 / RATE, RATE)(x, torch.full((400,), 10))
+    shifted, _ = TimeShift(10 / RATE, RATE, max_share=1.0)(x, torch.full((400,), 10))
     kept = shifted.sum(1)
-    assert set(kept.tolist()) <= set(range(11))
-    assert (kept == 0).float().mean().item() == pytest.approx(0.9, abs=0.06)
+    assert set(kept.tolist()) == set(range(11))
+
+
+def test_a_shift_is_no_more_than_its_share_of_a_short_clip() -> None:
+    lengths = torch.tensor([8, 100, 400, 4000] * 300)
+    x = frame_mask(lengths, 4000).float()
+    lost = (lengths - TimeShift(0.1, RATE)(x, lengths)[0].sum(1)).view(-1, 4)
+    assert lost.amax(0).tolist() == pytest.approx([2, 25, 100, 800], rel=0.03)
+    assert (lost >= 0).all()
 
 
 @pytest.mark.parametrize(("seconds", "pad"), [(0.1, 0.0), (0.1, 0.05), (0.1, 0.4), (0.5, 0.0), (0.5, 0.1)])
@@ -202,7 +211,7 @@ def test_a_crop_is_a_stretch_of_the_padded_clip(seconds: float, pad: float) -> N
     size, margin = round(seconds * RATE), round(pad * RATE)
     lengths = torch.tensor([0, 1, 700, 800, 2000, 2400] * 4)
     clip = torch.arange(1.0, 2401)  # every sample tells its own place
-    x = clip * within(lengths, 2400)
+    x = clip * frame_mask(lengths, 2400)
     cropped, new_lengths = RandomCrop(seconds, RATE, pad)(x, lengths)
     assert cropped.shape == (24, size)
     assert (new_lengths == size).all()
@@ -313,7 +322,7 @@ def test_a_noise_floor_is_as_loud_as_it_was_recorded_times_a_gain(tmp_path: Path
     noisy, same_lengths = NoiseFloor(str(tmp_path), RATE, 0.1, 0.5)(x, lengths)
     assert torch.equal(same_lengths, lengths)
     noise = noisy - x
-    assert not noise[~within(lengths, 2400)].any()
+    assert not noise[~frame_mask(lengths, 2400)].any()
     gains = noise[:, :1200].square().mean(1).sqrt() / (0.8 / 2**0.5)
     assert gains.min() >= 0.1 - 1e-3
     assert gains.max() <= 0.5 + 1e-3
@@ -344,7 +353,7 @@ def peak_frequency(x: Tensor) -> float:
 def test_speed_moves_pitch_and_length_together() -> None:
     lengths = torch.tensor([8000, 7000, 6000, 8000])
     tone = torch.from_numpy(sine(200, 1.0, RATE)).float()
-    x = tone.expand(4, -1) * within(lengths, 8000)
+    x = tone.expand(4, -1) * frame_mask(lengths, 8000)
     changed, new_lengths = Speed(0.8, 1.25)(x, lengths)
     rates = []
     for row, old, new in zip(changed, lengths.tolist(), new_lengths.tolist(), strict=True):
@@ -379,6 +388,21 @@ def test_speed_is_catmull_rom_interpolation() -> None:
         hermite = (2 * t**3 - 3 * t**2 + 1) * b + (3 * t**2 - 2 * t**3) * c
         hermite += (t**3 - 2 * t**2 + t) * (c - a) / 2 + (t**3 - t**2) * (d - b) / 2
         assert changed[0, n].item() == pytest.approx(hermite, abs=1e-3)
+
+
+def test_speed_on_a_device_asks_it_for_no_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without data stand in for it: what Python has to know of them raises."""
+    x, lengths = torch.empty(3, 500, device="meta"), torch.empty(3, dtype=torch.long, device="meta")
+    for keep_length in (True, False):
+        fast, _ = Speed(1.1, 1.2, keep_length=keep_length)(x, lengths)
+        assert fast.shape == (3, 500)
+        slow, _ = Speed(0.5, 0.5, keep_length=keep_length)(x, lengths)
+        assert slow.shape == (3, 500 if keep_length else 1000)
+
+
+def test_the_shortest_clip_keeps_a_sample_at_any_speed() -> None:
+    _, lengths = Speed(4, 4)(torch.ones(3, 9), torch.tensor([0, 1, 9]))
+    assert lengths.tolist() == [0, 1, 2]
 
 
 def test_speed_can_keep_lengths() -> None:
@@ -495,7 +519,7 @@ def test_clips_that_are_not_mixed_stay_as_they_are(mode: str) -> None:
     assert is_mixed.float().mean().item() == pytest.approx(0.3, abs=0.07)
     torch.testing.assert_close(mixed[~is_mixed], x[~is_mixed])
     assert torch.equal(new_lengths[~is_mixed], lengths[~is_mixed])
-    assert not mixed[~within(new_lengths, 60)].any()
+    assert not mixed[~frame_mask(new_lengths, 60)].any()
 
 
 @pytest.mark.parametrize("mode", ["mixup", "power", "between_class"])
@@ -533,9 +557,9 @@ def test_one_mask_of_each_kind_lies_where_it_may() -> None:
     count, bins, frames = 3000, 40, 120
     lengths = torch.randint(21, frames + 1, (count,))
     x = torch.randn(count, bins, frames)
-    masked, _ = SpecAugment(1, 7, 1, 20)(x, lengths)
+    masked, _ = SpecAugment(1, 7, 1, 20, max_time_share=1.0)(x, lengths)
     changed = masked != x
-    assert not (changed & ~within(lengths, frames)[:, None]).any(), "the padding is left alone"
+    assert not (changed & ~frame_mask(lengths, frames)[:, None]).any(), "the padding is left alone"
     freq_widths, time_widths, freq_starts = [], [], []
     for row, length in zip(changed, lengths.tolist(), strict=True):
         time, freq = runs(row.all(0)), runs(row[:, :length].all(1))
@@ -552,24 +576,40 @@ def test_one_mask_of_each_kind_lies_where_it_may() -> None:
     assert max(freq_starts) == 39
 
 
-def test_a_clip_shorter_than_a_mask_is_masked_up_to_its_end() -> None:
-    x, lengths = torch.randn(500, 8, 40), torch.full((500,), 5)
-    changed = (SpecAugment(0, 0, 1, 20)(x, lengths)[0] != x).all(1)
-    assert not changed[:, 5:].any()
-    # Widths of 5 to 20 all come down to 5.
-    assert changed[:, :5].all(1).float().mean().item() == pytest.approx(16 / 21, abs=0.07)
+@pytest.mark.parametrize(("share", "widest"), [(1.0, [4, 10, 20, 20]), (0.2, [0, 2, 8, 20])])
+def test_a_mask_of_frames_is_no_wider_than_its_share_of_the_clip(share: float, widest: list[int]) -> None:
+    """Park et al. 2019: whatever the padding is, every clip has its own bound."""
+    sizes = [4, 10, 40, 200]
+    lengths = torch.tensor(sizes * 400)
+    x = torch.randn(len(lengths), 3, 200)
+    changed = (SpecAugment(0, 0, 1, 20, max_time_share=share)(x, lengths)[0] != x).all(1)
+    assert not (changed & ~frame_mask(lengths, 200)).any()
+    widths = changed.sum(1).view(-1, 4)
+    assert widths.amax(0).tolist() == widest
+    assert widths.float().mean(0).tolist() == pytest.approx([w / 2 for w in widest], abs=0.8)
+
+
+def test_the_masks_of_every_recipe_leave_most_frames_of_a_short_clip() -> None:
+    lengths = torch.arange(1, 25).repeat(50)
+    x = torch.randn(len(lengths), 64, 24)
+    for name in ("environment", "keyword", "digit", "speech"):
+        options = OmegaConf.load(CONF / f"{'keyword' if name == 'digit' else name}.yaml").features.masks
+        if name == "digit":
+            options = OmegaConf.merge(options, OmegaConf.load(CONF / "digit.yaml").features.masks)
+        kept = ((instantiate(options)(x, lengths)[0] == x).any(1) & frame_mask(lengths, 24)).sum(1)
+        assert (kept >= 0.6 * lengths).all(), name
 
 
 def test_masks_hold_the_mean_of_the_clip_and_their_share_is_lawful() -> None:
     x, lengths = log_mels(count=500, frames=300)
-    x[~within(lengths, 300)[:, None].expand_as(x)] = 1e4  # what the padding holds does not count
+    x[~frame_mask(lengths, 300)[:, None].expand_as(x)] = 1e4  # what the padding holds does not count
     masked, _ = SpecAugment(2, 8, 2, 20)(x, lengths)
     changed = masked != x
     for row, before, length, where in zip(masked, x, lengths.tolist(), changed, strict=True):
         values = row[where]
         torch.testing.assert_close(values, before[:, :length].mean().expand_as(values), atol=1e-3, rtol=0)
     # A bin is left if both freq masks miss it, each of 4 of 64 bins in the mean; frames likewise.
-    inside = within(lengths, 300)[:, None].expand_as(x)
+    inside = frame_mask(lengths, 300)[:, None].expand_as(x)
     kept = (1 - 4 / 64) ** 2 * ((1 - 10 / lengths.double()) ** 2 * lengths).sum() / lengths.sum()
     assert changed[inside].double().mean().item() == pytest.approx(1 - kept.item(), abs=0.01)
 
@@ -594,7 +634,7 @@ def test_filter_augment_adds_one_gain_to_a_band() -> None:
     x, lengths = log_mels(count=400)
     changed, _ = FilterAugment(2, 4, -8, 5, kind="step")(x, lengths)
     added = changed - x
-    inside = within(lengths, 200)
+    inside = frame_mask(lengths, 200)
     assert torch.equal(changed[~inside[:, None].expand_as(x)], x[~inside[:, None].expand_as(x)])
     gains = added[:, :, 0]
     torch.testing.assert_close(added[:, :, :100], gains[..., None].expand(-1, -1, 100), atol=1e-4, rtol=0)
@@ -632,6 +672,38 @@ def test_channels_of_a_clip_are_changed_alike(name: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------- the whole, mistakes
+
+
+@pytest.mark.parametrize(
+    ("module", "shown"),
+    [
+        (TimeRoll(p=0.3), "TimeRoll(p=0.3)"),
+        (TimeShift(0.1, RATE), "TimeShift(seconds=0.1, sample_rate=8000, p=1.0, max_share=0.25)"),
+        (RandomCrop(0.5, RATE, 0.25), "RandomCrop(seconds=0.5, sample_rate=8000, pad=0.25)"),
+        (Gain(-3.0, 3.0), "Gain(min_db=-3.0, max_db=3.0, p=1.0)"),
+        (Polarity(), "Polarity(p=0.5)"),
+        (Speed(0.9, 1.1), "Speed(min=0.9, max=1.1, p=1.0, keep_length=False)"),
+        (Dither(), "Dither(amplitude=1e-05, p=1.0)"),
+        (Mix("power"), "Mix(mode='power', alpha=1.0, p=1.0, until=1.0, window=2048)"),
+    ],
+)
+def test_a_transform_shows_what_it_was_built_with(module: nn.Module, shown: str) -> None:
+    assert repr(module) == shown
+
+
+@pytest.mark.parametrize("kind", Transform.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_every_option_of_a_transform_is_shown(kind: type[Transform], tmp_path: Path) -> None:
+    write_wav(tmp_path / "noise.wav", sine(440, 0.1, RATE), RATE)
+    needed = {
+        "seconds": 0.1,
+        "sample_rate": RATE,
+        "min_snr_db": 0.0,
+        "max_snr_db": 9.0,
+        "folder": str(tmp_path),
+    }
+    names = list(inspect.signature(kind).parameters)
+    shown = kind(**{name: needed[name] for name in names if name in needed}).extra_repr()
+    assert [option.split("=")[0] for option in shown.split(", ")] == names
 
 
 @pytest.mark.parametrize("name", ["none", "environment"])
@@ -679,6 +751,9 @@ def test_transforms_come_in_their_order_and_mixing_last() -> None:
         (lambda: Speed(0, 1), "rate above 0"),
         (lambda: TimeRoll(p=1.5), "TimeRoll has p=1.5"),
         (lambda: RandomCrop(0, RATE), "RandomCrop has seconds=0"),
+        (lambda: TimeShift(0.1, RATE, max_share=2), "max_share=2"),
+        (lambda: SpecAugment(time_width=-3), "time_width=-3"),
+        (lambda: SpecAugment(max_time_share=1.5), "max_time_share=1.5"),
         (lambda: Mix("add"), "no mode 'add'"),
         (lambda: Mix("mixup", alpha=0), "alpha above 0"),
         (lambda: FilterAugment(kind="cubic"), "no kind 'cubic'"),

@@ -80,6 +80,37 @@ def test_log_mel_is_that_of_librosa(settings: dict[str, Any]) -> None:
     assert log_mel.shape == (1, settings.get("n_mels", 64))
 
 
+@pytest.mark.parametrize("htk", [False, True])
+@pytest.mark.parametrize("sample_rate", [8000, 11025, 16001, 44100])
+@pytest.mark.parametrize(("win_length", "n_mels"), [(None, 80), (200, 20), (255, 80)])
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(256, 80), (256, 161), (401, 80), (401, 161)])
+def test_log_mel_is_that_of_librosa_for_odd_sizes_too(
+    n_fft: int, hop_length: int, win_length: int | None, n_mels: int, sample_rate: int, htk: bool
+) -> None:
+    options = {
+        "sample_rate": sample_rate,
+        "n_fft": n_fft,
+        "hop_length": hop_length,
+        "win_length": win_length,
+        "n_mels": n_mels,
+        "htk": htk,
+        "top_db": None,
+    }
+    samples = audio(0.2, sample_rate)
+    for size in (161 * 9, len(samples)):  # whole hops, and not
+        assert_agrees(alone(LogMel(**options), samples[:size]), librosa_mel(samples[:size], options))
+
+
+def test_filters_of_an_older_checkpoint_are_used_whole() -> None:
+    """Those of odd rates were others: they reach where the ones of this version are zero."""
+    log_mel, older = LogMel(11025, n_fft=401, n_mels=40), LogMel(11025, n_fft=401, n_mels=40)
+    older.mel.fb = torch.rand(older.mel.fb.shape)
+    log_mel.load_state_dict(older.state_dict())
+    windowed = torch.rand(1, 5, 401)
+    power = torch.fft.rfft(windowed).abs().square()
+    torch.testing.assert_close(log_mel._mel_powers(windowed), power @ older.mel.fb, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("chunk", [1, 3 * 1024, 30 * 1024, 2**19])
 @pytest.mark.parametrize("n_mels", [7, 64, 128])
 def test_chunks_give_what_torchaudio_gives(chunk: int, n_mels: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +238,8 @@ def test_frames_are_those_that_lie_within_the_clip(kind: type, settings: dict[st
 @pytest.mark.parametrize("size", [1, 159, 160, 161, 1600])
 def test_a_clip_has_a_frame_for_every_hop_and_one_more(n_fft: int, size: int) -> None:
     frontend = LogMel(16000, n_fft=n_fft, hop_length=160, n_mels=20)
-    assert alone(frontend, audio(1, 16000)[:size]).shape == (20, size // 160 + 1)
+    hops = size // 160 if n_fft % 2 == 0 else (size - 1) // 160  # as librosa has them
+    assert alone(frontend, audio(1, 16000)[:size]).shape == (20, hops + 1)
 
 
 def planted(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -235,7 +267,7 @@ def in_batches(features: Tensor, lengths: Tensor) -> list[tuple[Tensor, Tensor]]
 @pytest.mark.parametrize("shape", [(12,), (3, 12)])
 def test_the_statistics_of_every_bin_are_found(shape: tuple[int, ...]) -> None:
     features, lengths, mean, deviation = planted(shape)
-    normalize = Normalize((1, *shape)[-2:], "bin")  # type: ignore[arg-type]
+    normalize = Normalize((1, *shape)[-2:], "per_feature")  # type: ignore[arg-type]
     normalize.fit(in_batches(features, lengths))
     torch.testing.assert_close(normalize.mean, mean, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(normalize.std, deviation, rtol=1e-4, atol=1e-3)
@@ -252,7 +284,7 @@ def test_the_statistics_of_every_channel_are_found(shape: tuple[int, ...]) -> No
     torch.testing.assert_close(normalize.std, variance.sqrt(), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("by", ["corpus", "bin", "clip"])
+@pytest.mark.parametrize("by", ["corpus", "per_feature", "per_clip"])
 @pytest.mark.parametrize("shape", [(12,), (3, 12)])
 def test_normalised_features_have_mean_0_and_deviation_1(by: str, shape: tuple[int, ...]) -> None:
     features, lengths, _, _ = planted(shape)
@@ -265,8 +297,8 @@ def test_normalised_features_have_mean_0_and_deviation_1(by: str, shape: tuple[i
         view, within = (found[:, channel], inside[:, channel]) if len(shape) > 1 else (found, inside)
         groups = {
             "corpus": [view[within]],
-            "bin": [view[:, bin][within[:, bin]] for bin in range(shape[-1])],
-            "clip": [view[row][within[row]] for row in range(len(found))],
+            "per_feature": [view[:, bin][within[:, bin]] for bin in range(shape[-1])],
+            "per_clip": [view[row][within[row]] for row in range(len(found))],
         }
         for values in groups[by]:
             assert float(values.mean()) == pytest.approx(0, abs=1e-3)
@@ -276,7 +308,7 @@ def test_normalised_features_have_mean_0_and_deviation_1(by: str, shape: tuple[i
 @pytest.mark.parametrize("shape", [(12,), (3, 12)])
 def test_what_a_microphone_colours_is_taken_away(shape: tuple[int, ...]) -> None:
     features, lengths, _, _ = planted(shape)
-    normalize = Normalize((1, *shape)[-2:], "clip_bin")  # type: ignore[arg-type]
+    normalize = Normalize((1, *shape)[-2:], "per_clip_cmn")  # type: ignore[arg-type]
     found, _ = normalize(features, lengths)
     tilt = torch.linspace(-20, 20, shape[-1])[:, None]  # dB
     torch.testing.assert_close(normalize(2 * (features + tilt), lengths)[0], found, rtol=1e-4, atol=1e-4)
@@ -291,7 +323,7 @@ def test_what_a_microphone_colours_is_taken_away(shape: tuple[int, ...]) -> None
 
 def test_statistics_are_kept_with_the_weights_and_not_fitted_per_clip() -> None:
     features, lengths, _, _ = planted((12,))
-    fitted, fresh, by_clip = Normalize((1, 12)), Normalize((1, 12)), Normalize((1, 12), "clip")
+    fitted, fresh, by_clip = Normalize((1, 12)), Normalize((1, 12)), Normalize((1, 12), "per_clip")
     fitted.fit([(features, lengths)])
     fresh.load_state_dict(fitted.state_dict())
     torch.testing.assert_close(fresh(features, lengths)[0], fitted(features, lengths)[0], rtol=0, atol=0)
@@ -309,7 +341,7 @@ def test_none_only_clears_the_padding() -> None:
 def test_a_constant_band_is_not_blown_up() -> None:
     features = torch.randn(2, 4, 50)
     features[:, 1] = -100.0
-    normalize = Normalize((1, 4), "bin")
+    normalize = Normalize((1, 4), "per_feature")
     normalize.fit([(features, torch.tensor([50, 30]))])
     found, _ = normalize(features, torch.tensor([50, 30]))
     assert float(found[:, 1].abs().max()) < 0.1
@@ -341,3 +373,15 @@ def test_mfcc_takes_one_window_and_no_more_coefficients_than_bands() -> None:
 def test_an_unknown_normalisation_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"normalize\.by=all is unknown"):
         Normalize((1, 64), "all")
+
+
+def test_front_ends_show_what_they_were_built_with() -> None:
+    shown = (
+        "sample_rate=16000, n_fft=512, win_length=400, hop_length=320, n_mels=40, f_min=0.0, f_max=None, "
+        "htk=True, top_db=80.0"
+    )
+    log_mel = LogMel(16000, n_fft=512, win_length=400, n_mels=40, htk=True)
+    assert log_mel.extra_repr() == shown
+    assert MFCC(16000, n_mfcc=20).extra_repr() == "sample_rate=16000, n_mfcc=20"
+    assert repr(Waveform(8000)) == "Waveform(sample_rate=8000)"
+    assert repr(Normalize((1, 40), "per_feature")) == "Normalize(shape=(1, 40), by='per_feature')"

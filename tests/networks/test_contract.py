@@ -188,7 +188,6 @@ def test_every_parameter_is_in_one_group_and_only_weights_are_decayed(name: str)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 def test_groups_are_those_of_timm_whatever_the_decay(weight_decay: float) -> None:
     built = nn.Sequential(network("bc_resnet", 1), nn.Conv2d(2, 2, 1))
-    built[1].requires_grad_(False)
     expected = param_groups_weight_decay(built, 0.05)
     groups = Network.parameter_groups(built, weight_decay)  # type: ignore[arg-type]
     assert [group["weight_decay"] for group in groups] == [0.0, weight_decay]
@@ -203,6 +202,69 @@ def backbone(channels: int = 1, **options: Any) -> Timm:
     torch.manual_seed(0)
     settings = {"backbone": BACKBONE, "weights": None} | options
     return Timm((channels, BINS), OUTPUTS, **settings)
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_groups_hold_all_parameters_also_while_some_are_frozen(layer_decay: float) -> None:
+    built = backbone(layer_decay=layer_decay, freeze_epochs=2)
+    before = [[id(p) for p in group["params"]] for group in built.parameter_groups(0.05)]
+    built.start_epoch(0, 10)
+    frozen = learning(built)
+    assert [[id(p) for p in group["params"]] for group in built.parameter_groups(0.05)] == before
+    assert sum(map(len, before)) == len(list(built.parameters()))
+    assert learning(built) == frozen == {"fc.weight", "fc.bias"}
+
+
+def test_an_optimizer_made_while_frozen_trains_what_is_unfrozen_later() -> None:
+    """A run that is rolled back in its first epochs builds its optimizer again there."""
+    built = backbone(freeze_epochs=1)
+    built.start_epoch(0, 10)
+    optimizer = torch.optim.AdamW(built.parameter_groups(0.05), lr=1e-2)
+    moved = []
+    for epoch in range(2):
+        built.start_epoch(epoch, 10)
+        before = {name: p.clone() for name, p in built.backbone.named_parameters()}
+        optimizer.zero_grad()
+        built.train()(*features([64, 64, 64, 64], 1))[0].square().sum().backward()
+        optimizer.step()
+        moved.append({n for n, p in built.backbone.named_parameters() if not torch.equal(p, before[n])})
+    assert moved[0] <= {"fc.weight", "fc.bias"}
+    assert len(moved[1]) > 20
+    other = torch.optim.AdamW(backbone(freeze_epochs=1).parameter_groups(0.05))
+    other.load_state_dict(optimizer.state_dict())  # as one that was made before anything was frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("test_resnet", (1, 1)),
+        ("test_vit", (1, 1)),
+        ("test_convnext", (32, 1)),
+        ("vit_tiny_patch16_224", (1, 1)),
+        ("levit_128s", None),
+    ],
+)
+def test_backbones_of_all_kinds_take_clips_of_any_length(name: str, taken: tuple[int, int] | None) -> None:
+    if taken is None:
+        with pytest.raises(UserError, match=rf"{name} takes no spectrograms of 32 .* network\.img_size=\["):
+            backbone(backbone=name)
+    built = backbone(backbone=name, **({} if taken else {"img_size": [224, 224]}))
+    if taken:
+        assert (built.least, built.multiple) == taken
+    x, lengths = features([3, 50, 1, 37], 1)
+    logits, _ = built.train()(x, lengths)
+    assert logits.shape == (4, OUTPUTS)
+    logits, _ = built.eval()(x, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone, _ = built(x[row : row + 1, :, :length], lengths[row : row + 1])
+        torch.testing.assert_close(logits[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_two_ways_to_set_the_input_size_are_refused() -> None:
+    with pytest.raises(UserError, match=r"network\.sizes and network\.img_size"):
+        backbone(sizes=[[0.0, 0.5]], img_size=[64, 64])
+    with pytest.raises(UserError, match=r"takes no network\.img_size=\[3, 3\]"):
+        backbone(backbone="test_convnext", img_size=[3, 3])
 
 
 def learning(built: Timm) -> set[str]:

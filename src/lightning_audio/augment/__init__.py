@@ -59,6 +59,9 @@ class Augment(nn.Module):
         self.feature_transforms = nn.ModuleDict(_by_name(features))
         self.delayed, self.started = frozenset(delayed), True
 
+    def extra_repr(self) -> str:
+        return f"delayed={sorted(self.delayed)}" if self.delayed else ""
+
     @property
     def progress(self) -> float:
         """Share of the training that is done, 0 to 1: set from outside, it tells mixing when to stop."""

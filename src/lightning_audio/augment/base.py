@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.base import options_repr
 
 
 class Transform(nn.Module):
@@ -27,9 +28,15 @@ class Transform(nn.Module):
 
     def draw(self, x: Tensor, low: float, high: float, neutral: float) -> Tensor:
         """`(B,)` on the device of `x`: uniform in low..high, and `neutral` where a sample stays as it is."""
-        values = torch.empty(len(x)).uniform_(low, high)
-        chosen = torch.rand(len(x)) < self.p
-        return sent(torch.where(chosen, values, neutral), x.device)
+        return sent(self.draw_on_cpu(len(x), low, high, neutral), x.device)
+
+    def draw_on_cpu(self, count: int, low: float, high: float, neutral: float) -> Tensor:
+        """The same, not yet sent: for what Python has to know, which must not wait for the device."""
+        values = torch.empty(count).uniform_(low, high)
+        return torch.where(torch.rand(count) < self.p, values, neutral)
+
+    def extra_repr(self) -> str:
+        return options_repr(self)
 
 
 def check_range(owner: nn.Module, name: str, low: float, high: float) -> None:
@@ -38,11 +45,6 @@ def check_range(owner: nn.Module, name: str, low: float, high: float) -> None:
         raise UserError(
             f"{type(owner).__name__} has min{name}={low} above max{name}={high}: give the smaller one as min."
         )
-
-
-def within(lengths: Tensor, size: int) -> Tensor:
-    """`(B, size)`: True up to each sample's length, False in the padding behind it."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def random_below(limits: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_audio.augment.base import Transform, check_range, random_below, within
+from lightning_audio.augment.base import Transform, check_range, random_below
 from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import frame_mask
 
 KINDS = ("linear", "step")
 
@@ -20,7 +21,9 @@ class SpecAugment(Transform):
     """Masks bands of mel bins and stretches of frames with the clip's mean value.
 
     Each mask is drawn by itself: its width is uniform in 0..width, its place uniform within the bins or the
-    clip's own length; masks may overlap (Park et al. 2019, https://arxiv.org/abs/1904.08779, but no warping).
+    clip's own length; masks may overlap. No mask of frames is wider than `max_time_share` of its clip: on a
+    short one the masks would else leave nothing to learn from (Park et al. 2019, arXiv:1904.08779: the upper
+    bound p of the time mask; no warping here).
     """
 
     def __init__(
@@ -30,27 +33,37 @@ class SpecAugment(Transform):
         time_masks: int = 2,
         time_width: int = 20,
         p: float = 1.0,
+        max_time_share: float = 0.2,
     ) -> None:
         super().__init__(p)
+        if min(freq_masks, freq_width, time_masks, time_width) < 0 or not 0 <= max_time_share <= 1:
+            raise UserError(
+                f"SpecAugment has freq_masks={freq_masks}, freq_width={freq_width}, time_masks={time_masks}, "
+                f"time_width={time_width} and max_time_share={max_time_share}: give numbers from 0 on, and a "
+                "share between 0 and 1."
+            )
+        self.max_time_share = max_time_share
         self.freq_masks, self.freq_width = freq_masks, freq_width
         self.time_masks, self.time_width = time_masks, time_width
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         bins, frames = x.shape[-2:]
         chosen = self.draw(x, 1.0, 1.0, neutral=0.0).bool()
-        freq = random_stretches(torch.full_like(lengths, bins), self.freq_masks, self.freq_width, bins)
-        time = random_stretches(lengths, self.time_masks, self.time_width, frames)
-        inside = within(lengths, frames)[:, None, :]
+        every = torch.full_like(lengths, bins)
+        freq = random_stretches(every, self.freq_masks, every.clamp(max=self.freq_width), bins)
+        widest = (lengths * self.max_time_share).long().clamp(max=self.time_width)
+        time = random_stretches(lengths, self.time_masks, widest, frames)
+        inside = frame_mask(lengths, frames)[:, None, :]
         masked = (freq[:, :, None] | time[:, None, :]) & inside & chosen[:, None, None]
         mean = x.where(_over_channels(inside, x), 0.0).sum((-2, -1), keepdim=True)
         mean = mean / (bins * _over_channels(lengths.clamp(min=1)[:, None, None], x))
         return torch.where(_over_channels(masked, x), mean, x), lengths
 
 
-def random_stretches(sizes: Tensor, count: int, width: int, extent: int) -> Tensor:
-    """`(B, extent)`: True in `count` random stretches of up to `width`, each within its row's size `(B,)`."""
+def random_stretches(sizes: Tensor, count: int, widest: Tensor, extent: int) -> Tensor:
+    """`(B, extent)`: True in `count` random stretches of up to `widest` `(B,)`, within the sizes `(B,)`."""
     sizes = sizes[:, None].expand(-1, count)
-    widths = torch.minimum(random_below(torch.full_like(sizes, width + 1)), sizes)
+    widths = random_below((widest + 1)[:, None].expand(-1, count))
     starts = random_below(sizes - widths + 1)
     index = torch.arange(extent, device=sizes.device)
     return ((index >= starts[..., None]) & (index < (starts + widths)[..., None])).any(1)
@@ -86,7 +99,7 @@ class FilterAugment(Transform):
         bins, frames = x.shape[-2:]
         chosen = self.draw(x, 1.0, 1.0, neutral=0.0)
         gain_db = (sent(self._gains(len(x), bins), x.device) * chosen[:, None])[..., None]
-        inside = within(lengths, frames)[:, None, :]
+        inside = frame_mask(lengths, frames)[:, None, :]
         return x + _over_channels(gain_db * inside, x), lengths
 
     def _gains(self, count: int, bins: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.base import options_repr
 
 MODES = ("between_class", "power", "mixup")
 
@@ -38,6 +39,9 @@ class Mix(nn.Module):
             raise UserError(f"Mix has alpha={alpha} and p={p}: give alpha above 0, and p between 0 and 1.")
         self.mode, self.alpha, self.p, self.until, self.window = mode, alpha, p, until, window
         self.progress = 0.0
+
+    def extra_repr(self) -> str:
+        return options_repr(self)
 
     def forward(self, x: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Waveforms `(B, T)`, lengths `(B,)` (the longer one counts in a pair), soft labels `(B, C)`."""

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_audio.augment.base import Transform, check_range, random_below, within
+from lightning_audio.augment.base import Transform, check_range, random_below
 from lightning_audio.data.batch import samples_to_float, sent
 from lightning_audio.data.decode import audio_files, decode
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import frame_mask
 
 # The power spectrum falls as 1 / frequency ** exponent.
 EXPONENTS = {"white": 0, "pink": 1, "brown": 2}
@@ -47,12 +48,12 @@ class BackgroundNoise(Transform):
         if folder is not None and sample_rate is None:
             raise UserError("BackgroundNoise with a folder needs sample_rate: give that of the clips.")
         self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
-        self.colour, self.sample_rate = colour, sample_rate
+        self.colour, self.folder, self.sample_rate = colour, folder, sample_rate
         self.recordings = [] if folder is None else audio_files([folder])
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         snr_db = self.draw(x, self.min_snr_db, self.max_snr_db, neutral=torch.inf)
-        noise = self._noise(x) * within(lengths, x.shape[1])
+        noise = self._noise(x) * frame_mask(lengths, x.shape[1])
         signal_power, noise_power = x.square().sum(1), noise.square().sum(1)
         wanted_power = signal_power * 10 ** (-snr_db / 10)
         gain = (wanted_power / noise_power).sqrt().where(noise_power > 0, 0.0)
@@ -74,7 +75,7 @@ class Dither(Transform):
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         gain = self.draw(x, self.amplitude, self.amplitude, neutral=0.0)[:, None]
-        return torch.addcmul(x, torch.randn_like(x), gain * within(lengths, x.shape[1])), lengths
+        return torch.addcmul(x, torch.randn_like(x), gain * frame_mask(lengths, x.shape[1])), lengths
 
 
 class NoiseFloor(Transform):
@@ -103,12 +104,13 @@ class NoiseFloor(Transform):
         if not 0 < share <= 1:
             raise UserError(f"NoiseFloor has share={share}: give a part of each recording above 0, up to 1.")
         self.min_gain, self.max_gain, self.share = min_gain, max_gain, share
-        self.recordings, self.sample_rate = audio_files([folder]), sample_rate
+        self.folder, self.sample_rate = folder, sample_rate
+        self.recordings = audio_files([folder])
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         gain = self.draw(x, self.min_gain, self.max_gain, neutral=0.0)[:, None]
         noise = recorded_noise(x, self.recordings, self.sample_rate, self.share)
-        return torch.addcmul(x, noise, gain * within(lengths, x.shape[1])), lengths
+        return torch.addcmul(x, noise, gain * frame_mask(lengths, x.shape[1])), lengths
 
 
 def recorded_noise(x: Tensor, recordings: list[Path], sample_rate: int, share: float = 1.0) -> Tensor:

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_audio.augment.base import Transform, check_range, random_below, within
+from lightning_audio.augment.base import Transform, check_range, random_below
+from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import frame_mask
 
 
 def roll(x: Tensor, lengths: Tensor, shifts: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ def _roll_windows(x: Tensor, lengths: Tensor, shifts: Tensor) -> Tensor:
     windows, start = stretches(x, size, margin=size), size - shifts
     # What stays, shifted, beside what comes round: each is 0 where the other is not.
     rolled = windows[rows, start].add_(windows[rows, start + lengths])
-    return rolled.masked_fill_(~within(lengths, size), 0)
+    return rolled.masked_fill_(~frame_mask(lengths, size), 0)
 
 
 def _roll_rows(x: Tensor, lengths: list[int], shifts: list[int]) -> Tensor:
@@ -56,20 +58,26 @@ class TimeRoll(Transform):
 class TimeShift(Transform):
     """Shifts each clip by up to `seconds` to either side; silence comes in, and what leaves the clip is lost.
 
-    Not in a circle: for a clip with a beginning, such as a word in a window of a second.
+    Not in a circle: for a clip with a beginning, such as a word in a window of a second. A clip is shifted by
+    no more than `max_share` of its length, so that a short one stays heard.
     """
 
-    def __init__(self, seconds: float, sample_rate: int, p: float = 1.0) -> None:
+    def __init__(self, seconds: float, sample_rate: int, p: float = 1.0, max_share: float = 0.25) -> None:
         super().__init__(p)
+        if seconds < 0 or not 0 <= max_share <= 1:
+            raise UserError(
+                f"TimeShift has seconds={seconds} and max_share={max_share}: give 0 or more seconds, and a "
+                "share between 0 and 1."
+            )
+        self.seconds, self.sample_rate, self.max_share = seconds, sample_rate, max_share
         self.size = round(seconds * sample_rate)
-        if self.size < 0:
-            raise UserError(f"TimeShift has seconds={seconds}: give 0 or more.")
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        shifts = (self.draw(x, -1.0, 1.0, neutral=0.0) * self.size).round().long()
+        farthest = (lengths * self.max_share).clamp(max=self.size)
+        shifts = (self.draw(x, -1.0, 1.0, neutral=0.0) * farthest).round().long()
         rows = torch.arange(len(x), device=x.device)
         shifted = stretches(x, x.shape[1], margin=self.size)[rows, self.size - shifts]
-        return shifted.masked_fill_(~within(lengths, x.shape[1]), 0), lengths
+        return shifted.masked_fill_(~frame_mask(lengths, x.shape[1]), 0), lengths
 
 
 class RandomCrop(Transform):
@@ -81,15 +89,15 @@ class RandomCrop(Transform):
 
     def __init__(self, seconds: float, sample_rate: int, pad: float = 0.0) -> None:
         super().__init__()
-        self.size = round(seconds * sample_rate)
-        self.pad = round(pad * sample_rate)
-        if self.size < 1 or self.pad < 0:
+        self.seconds, self.sample_rate, self.pad = seconds, sample_rate, pad
+        self.size, self.silence = round(seconds * sample_rate), round(pad * sample_rate)
+        if self.size < 1 or self.silence < 0:
             raise UserError(f"RandomCrop has seconds={seconds} and pad={pad}: give above 0, and 0 or above.")
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        room = lengths + 2 * self.pad - self.size  # below 0: the clip is the shorter one, and moves inside
-        start = torch.sign(room) * random_below(room.abs() + 1) - self.pad
-        margin = self.size + self.pad
+        room = lengths + 2 * self.silence - self.size  # below 0: the clip is the shorter one, moves inside
+        start = torch.sign(room) * random_below(room.abs() + 1) - self.silence
+        margin = self.size + self.silence
         rows = torch.arange(len(x), device=x.device)
         cropped = stretches(x, self.size, margin)[rows, margin + start]
         return cropped, torch.full_like(lengths, self.size)
@@ -142,14 +150,23 @@ class Speed(Transform):
         return 1.0 if self.keep_length else max(self.max, 1.0)
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        step = (self.draw(x, self.min, self.max, neutral=1.0) * 2**self.FRACTION_BITS).long()
-        resampled_lengths = ((lengths << self.FRACTION_BITS) + step // 2) // step
+        steps = (self.draw_on_cpu(len(x), self.min, self.max, 1.0) * 2**self.FRACTION_BITS).long()
+        step = sent(steps, x.device)
+        resampled = self._resampled(lengths, step)
         if self.keep_length:
-            heard, size, new_lengths = torch.minimum(resampled_lengths, lengths), x.shape[1], lengths
+            heard, size, new_lengths = torch.minimum(resampled, lengths), x.shape[1], lengths
         else:
-            size = max(x.shape[1], int(resampled_lengths.max()))
-            heard = new_lengths = resampled_lengths
-        return self._resample(x, step, size) * within(heard, size), new_lengths
+            # The longest clip of all would have to be asked of a device, which would have to be waited for.
+            longest = (
+                resampled if x.device.type == "cpu" else self._resampled(torch.tensor(x.shape[1]), steps)
+            )
+            heard, size, new_lengths = resampled, max(x.shape[1], int(longest.max())), resampled
+        return self._resample(x, step, size) * frame_mask(heard, size), new_lengths
+
+    def _resampled(self, lengths: Tensor, step: Tensor) -> Tensor:
+        """Samples that clips of these lengths become, one at least where there is one."""
+        resampled = ((lengths << self.FRACTION_BITS) + step // 2) // step
+        return torch.maximum(resampled, lengths.clamp(max=1))
 
     def _resample(self, x: Tensor, step: Tensor, size: int) -> Tensor:
         position = torch.arange(size, device=x.device) * step[:, None]

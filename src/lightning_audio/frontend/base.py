@@ -11,6 +11,7 @@ to the next (`hop_length`), and computes `frames`; its `top_db` is None where it
 
 from __future__ import annotations
 
+import inspect
 from typing import cast
 
 from torch import nn
@@ -19,3 +20,11 @@ from torch import nn
 def shape_of(frontend: nn.Module) -> tuple[int, int]:
     """`(channels, features per frame)` of a front end."""
     return cast(tuple[int, int], frontend.shape)
+
+
+def options_repr(module: nn.Module) -> str:
+    """`name=value` of the arguments that a module keeps under their own names: for its `extra_repr`."""
+    known = vars(module)
+    return ", ".join(
+        f"{name}={known[name]!r}" for name in inspect.signature(type(module)).parameters if name in known
+    )

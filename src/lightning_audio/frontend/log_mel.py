@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.base import options_repr
 from lightning_audio.frontend.mask import mask_frames
 
 AMIN = 1e-10  # power below which decibels are cut, as in librosa.power_to_db
@@ -69,6 +70,7 @@ class LogMel(nn.Module):
                 f"{sample_rate / 2:g} or raise data.sample_rate."
             )
         self.sample_rate, self.n_fft, self.hop_length, self.top_db = sample_rate, n_fft, hop_length, top_db
+        self.win_length, self.n_mels, self.f_min, self.f_max, self.htk = win_length, n_mels, f_min, f_max, htk
         self.shape = (len(windows), n_mels)
         self.spectrograms = nn.ModuleList(
             torchaudio.transforms.Spectrogram(n_fft, window, hop_length, power=2.0, center=False)
@@ -78,17 +80,27 @@ class LogMel(nn.Module):
         self.mel = torchaudio.transforms.MelScale(
             n_mels, sample_rate, f_min, f_max, n_fft // 2 + 1, norm=norm, mel_scale=scale
         )
+        # torchaudio places the bins as if there were an even number of samples in a frame and in a second.
+        self.mel.fb = mel_filters(sample_rate, n_fft, n_mels, f_min, f_max or sample_rate / 2, htk)
         self._bands = [slice(first, first + BANDS) for first in range(0, n_mels, BANDS)]
+        self._find_bins()
+        # A checkpoint brings its own filters.
+        self.register_load_state_dict_post_hook(lambda module, _: module._find_bins())
+
+    def _find_bins(self) -> None:
         self._bins = [_extent(self.mel.fb[:, bands]) for bands in self._bands]
+
+    def extra_repr(self) -> str:
+        return options_repr(self)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames of clips of these lengths in samples."""
-        return lengths // self.hop_length + 1
+        return (lengths - self.n_fft % 2) // self.hop_length + 1
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         lengths, floor = self.output_lengths(lengths), 10 * math.log10(AMIN)
         # Zeros beyond the edges, not a reflection: what lies behind a clip in a padded batch is zeros too.
-        decibels = self.frames(functional.pad(waveforms, (self.n_fft // 2, self.n_fft - self.n_fft // 2)))
+        decibels = self.frames(functional.pad(waveforms, (self.n_fft // 2, self.n_fft // 2)))
         decibels = mask_frames(decibels - floor, lengths) + floor
         if self.top_db is not None:
             decibels = decibels.maximum(decibels.amax((-2, -1), keepdim=True) - self.top_db)
@@ -130,6 +142,38 @@ class LogMel(nn.Module):
         power = real.square().addcmul_(imaginary, imaginary)
         spans = zip(self._bins, self._bands, strict=True)
         return torch.cat([power[..., bins] @ self.mel.fb[bins, bands] for bins, bands in spans], dim=-1)
+
+
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float, htk: bool) -> Tensor:
+    """`(n_fft // 2 + 1, n_mels)`: triangles between edges evenly spaced in mel, as `librosa.filters.mel`."""
+    to_mel, to_hz = (_hz_to_htk, _htk_to_hz) if htk else (_hz_to_slaney, _slaney_to_hz)
+    lowest, highest = to_mel(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
+    edges = to_hz(torch.linspace(lowest, highest, n_mels + 2, dtype=torch.float64))
+    bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None] * sample_rate / n_fft
+    widths = edges.diff()
+    rising, falling = (bins - edges[:-2]) / widths[:-1], (edges[2:] - bins) / widths[1:]
+    filters = torch.minimum(rising, falling).clamp(min=0)
+    return (filters if htk else filters * 2 / (edges[2:] - edges[:-2])).float()
+
+
+def _hz_to_htk(frequency: Tensor) -> Tensor:
+    return 2595 * (1 + frequency / 700).log10()
+
+
+def _htk_to_hz(mel: Tensor) -> Tensor:
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+# Slaney's Auditory Toolbox (1998): linear up to 1000 Hz, which is mel 15; above, 27 steps a factor of 6.4.
+
+
+def _hz_to_slaney(frequency: Tensor) -> Tensor:
+    above = 15 + (frequency / 1000).clamp(min=1).log() * 27 / math.log(6.4)
+    return torch.where(frequency < 1000, frequency * 3 / 200, above)
+
+
+def _slaney_to_hz(mel: Tensor) -> Tensor:
+    return torch.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
 
 
 def _extent(filters: Tensor) -> slice:

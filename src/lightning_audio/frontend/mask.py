@@ -1,4 +1,4 @@
-"""Which frames of a padded batch lie within their clips."""
+"""Which frames, or samples, of a padded batch lie within their clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """`(B, frames)`, True where a frame lies within its clip."""
+    """`(B, frames)`, True where a frame lies within its clip; of samples the same."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
@@ -18,3 +18,8 @@ def mask_frames(x: Tensor, lengths: Tensor) -> Tensor:
         return x
     mask = frame_mask(lengths, x.shape[-1]).to(x.dtype)
     return x * mask.view(len(x), *[1] * (x.dim() - 2), x.shape[-1])
+
+
+def mean_over_time(x: Tensor, lengths: Tensor) -> Tensor:
+    """`(B, ...)`: the mean of `x` `(B, ..., T)` over the frames of each clip, padding left out."""
+    return mask_frames(x, lengths).sum(-1) / lengths.view(-1, *[1] * (x.dim() - 2))

@@ -7,6 +7,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.base import options_repr
 from lightning_audio.frontend.log_mel import LogMel
 
 
@@ -28,11 +29,14 @@ class MFCC(nn.Module):
             raise UserError(
                 f"MFCC wants one window and n_mfcc <= n_mels, not n_mfcc={n_mfcc}, n_mels={n_mels}."
             )
-        self.sample_rate, self.shape = sample_rate, (1, n_mfcc)
+        self.sample_rate, self.n_mfcc, self.shape = sample_rate, n_mfcc, (1, n_mfcc)
         self.n_fft, self.hop_length = self.log_mel.n_fft, self.log_mel.hop_length
         self.top_db = self.log_mel.top_db
         dct = torchaudio.functional.create_dct(n_mfcc, n_mels, norm="ortho")
         self.register_buffer("dct", dct.T.contiguous(), persistent=False)
+
+    def extra_repr(self) -> str:
+        return options_repr(self)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames of clips of these lengths in samples."""

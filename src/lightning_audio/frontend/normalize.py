@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.base import options_repr
 from lightning_audio.frontend.mask import mask_frames
 
 NORMALIZERS = ("corpus", "per_feature", "per_clip", "per_clip_cmn", "none")
@@ -32,9 +33,13 @@ class Normalize(nn.Module):
         if by not in NORMALIZERS:
             raise UserError(f"normalize.by={by} is unknown: set it to one of {', '.join(NORMALIZERS)}.")
         self.by, self.per_clip = by, by.startswith("per_clip")
+        self.shape = shape
         sizes = (shape[0], shape[1] if by == "per_feature" else 1, 1)
         self.register_buffer("mean", torch.zeros(sizes if shape[0] > 1 else sizes[1:]))
         self.register_buffer("std", torch.ones_like(self.mean))
+
+    def extra_repr(self) -> str:
+        return options_repr(self)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

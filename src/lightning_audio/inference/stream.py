@@ -69,7 +69,7 @@ class Stream:
 
     def finish(self) -> Tensor:
         """Scores `(k, C)` of the rows that waited for more; what is pushed then begins another recording."""
-        scores = self._advance(torch.zeros(self._size - self._frontend.n_fft // 2))
+        scores = self._advance(torch.zeros(self._size - (self._frontend.n_fft + 1) // 2))
         self._start()
         return scores
 

@@ -40,10 +40,11 @@ class Network(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not run on a stream.")
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer, the same ones for every decay and whatever is frozen at the moment; biases
-        and norms do not decay.
+        """Groups for an optimizer, the same ones for every decay; biases and norms do not decay.
 
-        `lr_scale` in a group scales its rate.
+        All parameters are in them, also those that are frozen now: they may learn later, and the groups of a
+        run that is resumed or rolled back have to be those of its checkpoint. An optimizer passes over
+        parameters without a gradient. `lr_scale` in a group scales its rate.
         """
         learned = list(self.named_parameters())
         spared = [p for name, p in learned if p.ndim <= 1 or name.endswith(".bias")]

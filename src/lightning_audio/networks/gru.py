@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.mask import mask_frames
+from lightning_audio.frontend.mask import mean_over_time
 from lightning_audio.networks.base import Network
 
 
@@ -89,7 +89,7 @@ class GRU(Network):
         y = self.norm(y)
         if self.per_frame:
             return self.head(self.dropout(y)), lengths
-        mean = mask_frames(y.transpose(1, 2), lengths).sum(-1) / lengths[:, None]
+        mean = mean_over_time(y.mT, lengths)
         return self.head(self.dropout(mean)), torch.ones_like(lengths)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) that trains faster on a CPU.
 
 PyTorch sums up the statistics of a batch on a CPU one number after another, which costs as much as a
-convolution in small networks. Vectorised sums take a quarter of the time.
+convolution in small networks. Vectorised sums take a quarter of the time or less.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+FAR = 100.0  # times the variance: where the squared mean is larger, E[x^2] - mean^2 has lost its digits
+
 
 class _WithBatchStatistics(torch.autograd.Function):
     """`(B, C, L)` -> the same by the statistics of the batch, and these: mean and biased variance `(C,)`."""
@@ -23,8 +25,9 @@ class _WithBatchStatistics(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         count = x.numel() // x.shape[1]
         mean = x.sum(-1).double().sum(0) / count
-        square = torch.linalg.vector_norm(x, dim=-1).double().square().sum(0) / count
-        variance = (square - mean.square()).clamp(min=0)
+        variance = (_mean_square(x, count) - mean.square()).clamp(min=0)
+        if bool((mean.square() > FAR * variance).any()):
+            variance = _mean_square(x - mean.to(x.dtype)[:, None], count)
         mean, variance = mean.to(x.dtype), variance.to(x.dtype)
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
         ctx.eps = eps
@@ -40,6 +43,11 @@ class _WithBatchStatistics(torch.autograd.Function):
             grad.contiguous(), x, weight, None, None, mean, inverse, True, ctx.eps, needed
         )
         return *(value if need else None for value, need in zip(grads, needed, strict=True)), None
+
+
+def _mean_square(x: Tensor, count: int) -> Tensor:
+    """`(C,)` of `(B, C, L)`, in double precision."""
+    return torch.linalg.vector_norm(x, dim=-1).double().square().sum(0) / count
 
 
 class BatchNorm(nn.BatchNorm1d):

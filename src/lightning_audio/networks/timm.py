@@ -15,6 +15,7 @@ from torch.nn import functional
 from lightning_audio.errors import UserError, did_you_mean, refuse_address
 from lightning_audio.networks.base import Network
 
+LEAST = (1, 2, 4, 8, 16, 32, 64, 128)  # features and frames that are tried on a backbone
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -22,7 +23,10 @@ class Timm(Network):
     """A backbone by its name in timm, its classifier replaced.
 
     A backbone does not know of padding: in eval mode the clips of one length run together, so that padding
-    never reaches it; in training mode it sees padded batches.
+    never reaches it; in training mode it sees padded batches. Spectrograms that are too small for a backbone,
+    or no multiple of its stride, are filled up with zeros on their upper and right sides. Transformers
+    interpolate their positions to the size at hand where timm lets them; a backbone of one fixed size wants
+    `img_size`.
 
     Args:
         in_shape: `(channels, features per frame)`; pretrained first layers are summed to fewer channels.
@@ -37,6 +41,11 @@ class Timm(Network):
         layer_decay: each group of layers learns this much slower than the one above it; 1 for no difference.
         sizes: `[share of the epochs, scale]` pairs for progressive input size: from that share on, training
             spectrograms are resized by that scale.
+        img_size: `[features, frames]` that all spectrograms are resized to, however long they are.
+
+    Raises:
+        UserError: what `create_backbone` raises, the backbone takes no spectrograms of `in_shape`, or `sizes`
+            and `img_size` are both given.
     """
 
     def __init__(
@@ -51,13 +60,18 @@ class Timm(Network):
         freeze_batch_norm: bool = False,
         layer_decay: float = 1.0,
         sizes: Sequence[Sequence[float]] = (),
+        img_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        if sizes and img_size:
+            raise UserError("network.sizes and network.img_size both set the input size: leave out one.")
         self.freeze_epochs, self.freeze_batch_norm = freeze_epochs, freeze_batch_norm
         self.layer_decay, self.sizes, self.scale = layer_decay, sizes, 1.0
         options: dict[str, Any] = {"in_chans": in_shape[0], "num_classes": num_outputs, "drop_rate": dropout}
-        self.backbone = create_backbone(backbone, weights, Path(models).expanduser(), options)
-        for module in self.backbone.get_classifier().modules():
+        self.img_size = None if img_size is None else (int(img_size[0]), int(img_size[1]))
+        self.backbone = create_backbone(backbone, weights, Path(models).expanduser(), options, self.img_size)
+        self.least, self.multiple = sizes_taken(self.backbone, in_shape, self.img_size, backbone)
+        for module in classifiers(self.backbone).modules():
             if isinstance(module, nn.Linear):
                 # Some backbones draw it for 1,000 classes: with 10, its first gradients would wreck the rest.
                 nn.init.normal_(module.weight, std=0.01)
@@ -69,15 +83,22 @@ class Timm(Network):
         if self.training:
             if self.scale != 1.0:
                 x = functional.interpolate(x, scale_factor=self.scale, mode="bilinear")
-            return self.backbone(x), torch.ones_like(lengths)
+            return self.backbone(self._resized(x)), torch.ones_like(lengths)
         sizes = lengths.tolist()
         if len(set(sizes)) == 1:
-            return self.backbone(x[..., : sizes[0]]), torch.ones_like(lengths)
+            return self.backbone(self._resized(x[..., : sizes[0]])), torch.ones_like(lengths)
         logits = x.new_empty(len(x), self.backbone.num_classes)
         for size in sorted(set(sizes)):
             same = lengths == size
-            logits[same] = self.backbone(x[same][..., :size]).to(logits.dtype)
+            logits[same] = self.backbone(self._resized(x[same][..., :size])).to(logits.dtype)
         return logits, torch.ones_like(lengths)
+
+    def _resized(self, x: Tensor) -> Tensor:
+        """`(B, C, F, T)` of a size that the backbone takes: as it is, filled up, or interpolated."""
+        if self.img_size is not None:
+            return functional.interpolate(x, self.img_size, mode="bilinear")
+        missing = [-(-max(size, self.least) // self.multiple) * self.multiple - size for size in x.shape[-2:]]
+        return functional.pad(x, (0, missing[1], 0, missing[0])) if any(missing) else x
 
     def start_epoch(self, epoch: int, max_epochs: int) -> None:
         """Freezes or unfreezes, and sets the input size of the epoch.
@@ -90,7 +111,7 @@ class Timm(Network):
                 "network.freeze_epochs does not go with several devices: set it to 0, or trainer.devices=1."
             )
         frozen = epoch < self.freeze_epochs
-        classifier = {id(parameter) for parameter in self.backbone.get_classifier().parameters()}
+        classifier = {id(parameter) for parameter in classifiers(self.backbone).parameters()}
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(not frozen or id(parameter) in classifier)
         self.scale = 1.0
@@ -110,11 +131,73 @@ class Timm(Network):
         """As in every network; with `layer_decay` below 1 also by depth (Clark et al. 2020, ELECTRA)."""
         if self.layer_decay == 1.0:
             return super().parameter_groups(weight_decay)
-        self.backbone.requires_grad_(True)  # timm leaves out what is frozen; `start_epoch` freezes it again
-        return param_groups_layer_decay(self.backbone, weight_decay, layer_decay=self.layer_decay)
+        frozen = [parameter for parameter in self.backbone.parameters() if not parameter.requires_grad]
+        for parameter in frozen:  # timm leaves them out
+            parameter.requires_grad_(True)
+        groups = param_groups_layer_decay(self.backbone, weight_decay, layer_decay=self.layer_decay)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        return groups
 
 
-def create_backbone(name: str, weights: str | None, models: Path, options: dict[str, Any]) -> Any:
+def classifiers(backbone: Any) -> nn.ModuleList:
+    """The last layers of a backbone: one, or those of the class and the distillation token."""
+    found = backbone.get_classifier()
+    return nn.ModuleList(found if isinstance(found, tuple) else [found])
+
+
+def sizes_taken(
+    backbone: nn.Module, in_shape: tuple[int, int], img_size: tuple[int, int] | None, name: str
+) -> tuple[int, int]:
+    """The fewest features and frames that a backbone takes, and what their numbers are a multiple of.
+
+    Raises:
+        UserError: it takes none of `LEAST`, or not `img_size`.
+    """
+    channels, features = in_shape
+
+    @torch.no_grad()
+    def takes(*sizes: tuple[int, int]) -> str:
+        """Nothing where it does, otherwise the reason."""
+        try:
+            for size in sizes:
+                backbone(torch.zeros(1, channels, *size))
+            return ""
+        except (AssertionError, RuntimeError, ValueError) as error:
+            return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+    training = backbone.training
+    backbone.eval()
+    try:
+        if img_size is not None:
+            if reason := takes(img_size):
+                raise UserError(
+                    f"timm's {name} takes no network.img_size={list(img_size)} ({reason}): change it."
+                )
+            return 1, 1
+        for least in LEAST:
+            rows = max(features, least)
+            if not takes((rows, least), (rows, least + 1), (rows, 3 * least + 2)):
+                return least, 1
+        for multiple in LEAST[1:]:
+            rows = -(-features // multiple) * multiple
+            if not (reason := takes((rows, multiple), (rows, 3 * multiple))):
+                return multiple, multiple
+    finally:
+        backbone.train(training)
+    raise UserError(
+        f"timm's {name} takes no spectrograms of {features} features, however long ({reason}): set "
+        "network.img_size=[FEATURES,FRAMES] to a size that it takes, such as [224,224], or another backbone."
+    )
+
+
+def create_backbone(
+    name: str,
+    weights: str | None,
+    models: Path,
+    options: dict[str, Any],
+    img_size: tuple[int, int] | None = None,
+) -> Any:
     """The timm model with its weights.
 
     Raises:
@@ -133,7 +216,7 @@ def create_backbone(name: str, weights: str | None, models: Path, options: dict[
         )
     refuse_address(weights)
     if weights is None:
-        return timm.create_model(name, pretrained=False, **options)
+        return create_model(name, img_size, pretrained=False, **options)
     file = models / f"{name}.safetensors" if weights == "pretrained" else Path(weights).expanduser()
     if weights != "pretrained" and not file.is_file():
         raise UserError(
@@ -141,7 +224,7 @@ def create_backbone(name: str, weights: str | None, models: Path, options: dict[
         )
     overlay = {"file": str(file)} if file.is_file() else None
     try:
-        backbone = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        backbone = create_model(name, img_size, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         if overlay:
             refuse_missing(backbone, file)
         return backbone
@@ -156,12 +239,27 @@ def create_backbone(name: str, weights: str | None, models: Path, options: dict[
         ) from error
 
 
+def create_model(name: str, img_size: tuple[int, int] | None, **options: Any) -> Any:
+    """`timm.create_model`, with what lets its kind of model take `img_size`, or spectrograms of any size."""
+    kinds: list[dict[str, Any]] = [
+        {"dynamic_img_size": True, "dynamic_img_pad": True},
+        {"strict_img_size": False},
+    ]
+    for own in [{"img_size": img_size}] if img_size else kinds:
+        try:
+            return timm.create_model(name, **options, **own)
+        except TypeError as error:  # it has no such option
+            if "unexpected keyword argument" not in str(error):
+                raise
+    return timm.create_model(name, **options)
+
+
 def refuse_missing(backbone: Any, file: Path) -> None:
     """Raises ValueError where a weight file lacks what a backbone has, its classifier aside.
 
     timm itself passes over what does not match as soon as the number of classes is another one.
     """
-    classifier = {id(parameter) for parameter in backbone.get_classifier().parameters()}
+    classifier = {id(parameter) for parameter in classifiers(backbone).parameters()}
     present = timm.models.load_state_dict(str(file))
     missing = [n for n, p in backbone.named_parameters() if n not in present and id(p) not in classifier]
     if missing:

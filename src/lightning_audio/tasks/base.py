@@ -203,7 +203,11 @@ class AudioTask(pl.LightningModule):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms `(B, T)`, float or int16, with lengths in samples -> logits and their lengths."""
         features, lengths = self.frontend(samples_to_float(waveforms), lengths)
-        return self.network(*self.normalize(features, lengths))
+        return self.apply_network(*self.normalize(features, lengths))
+
+    def apply_network(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and their lengths from features with lengths in frames; a task may pool them here."""
+        return self.network(features, lengths)
 
     def training_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, their lengths and targets of a batch as training takes it: all that augmentation does."""
@@ -217,7 +221,7 @@ class AudioTask(pl.LightningModule):
             features, frames = self.raw_features(batch)
         features, frames = self.augment.features(features, frames)
         features, frames = self.normalize(features, frames)
-        logits, lengths = self.network(features, frames)
+        logits, lengths = self.apply_network(features, frames)
         return logits, lengths, targets
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -240,7 +244,7 @@ class AudioTask(pl.LightningModule):
         super().backward(loss if self._group_share == 1 else loss * self._group_share, *args, **kwargs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, lengths = self.network(*self.normalize(*self.raw_features(batch)))
+        logits, lengths = self.apply_network(*self.normalize(*self.raw_features(batch)))
         self.observe("val", logits, lengths, batch)
         loss = self.loss(logits, lengths, self.targets_for_training(batch.targets))
         self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)

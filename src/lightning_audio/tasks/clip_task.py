@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from lightning_audio.augment.waveform import roll
 from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.data.clip import Clip
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import mean_over_time
 from lightning_audio.inference.prediction import Prediction, Recordings, Window, outputs_of_windows
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.results import PREDICTIONS, write_predictions
@@ -33,6 +34,8 @@ class ClipTask(AudioTask):
             predictions.
         shared: what `AudioTask` takes.
     """
+
+    pools_time: ClassVar[bool] = True  # one answer for a clip, also of a network that has one for each frame
 
     def __init__(self, label_smoothing: float = 0.0, shifts: int = 1, **shared: Any) -> None:
         super().__init__(**shared)
@@ -64,6 +67,13 @@ class ClipTask(AudioTask):
     @abstractmethod
     def write_tables(self, folder: Path) -> None:
         """Writes tables and pictures of what was summarised last."""
+
+    def apply_network(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(B, C)`: those of a network that answers for every frame are averaged over the clip."""
+        logits, lengths = super().apply_network(features, lengths)
+        if logits.dim() == 2 or not self.pools_time:
+            return logits, lengths
+        return mean_over_time(logits.float().mT, lengths), torch.ones_like(lengths)
 
     def forward_tta(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the probabilities averaged over the shifts."""

@@ -70,6 +70,14 @@ class CTC(AudioTask):
                 f"do not fit: set the first to 0 or more "
                 "(0.3 is much), the second to a share of the frames, such as 0.9."
             )
+        try:
+            self.network.output_lengths(torch.ones(1, dtype=torch.long))
+        except NotImplementedError:
+            raise UserError(
+                f"The network {type(self.network).__name__} gives one answer for a whole clip, and task=ctc "
+                "wants one for every frame: set network=bilstm, conformer or crnn, or network=gru "
+                "network.per_frame=true."
+            ) from None
         self.normalizer, self.tokenizer = normalizer_of(text), tokenizer_of(dict(self.info.vocabulary or {}))
         self.label_prior, self.start_below_blank_rate = label_prior, start_below_blank_rate
         self.decoder: Decoder = Greedy(self.tokenizer)

@@ -62,6 +62,7 @@ class Trigger(Classification):
     """
 
     fitted = ("threshold",)
+    pools_time = False
     threshold: Tensor
 
     def __init__(
