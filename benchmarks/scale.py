@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -27,9 +28,10 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.corpora.manifest import Manifest
 from lightning_audio.data.datamodule import AudioDataModule
-from lightning_audio.data.store_index import SAMPLES, write_index
+from lightning_audio.data.store import write_index
 from lightning_audio.data.targets import ClassIndex
-from lightning_audio.data.wave_store import WaveStore, folder_of
+from lightning_audio.data.wave_store import IDS, SAMPLES, WaveStore, folder_of
+from lightning_audio.io import write_file
 from lightning_audio.reports.tables import markdown_table
 from lightning_audio.training.run import keep_freed_memory, quiet
 
@@ -70,12 +72,17 @@ def make_store(clips: Sequence[Clip], sample_rate: int, cache: Path, samples: in
     folder = folder_of(clips, sample_rate, cache)
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
+    checksums = [zlib.crc32(bytes(2 * samples))] * len(clips)
     with (folder / SAMPLES).open("wb") as file:
         if sparse:
             file.truncate(2 * samples * len(clips))
-        for _ in () if sparse else clips:
-            file.write(rng.integers(-9999, 9999, samples, dtype=np.int16).tobytes())
-    write_index(folder, "made", sample_rate, [clip.id for clip in clips], [samples] * len(clips))
+        for row in () if sparse else range(len(clips)):
+            clip = rng.integers(-9999, 9999, samples, dtype=np.int16).tobytes()
+            file.write(clip)
+            checksums[row] = zlib.crc32(clip)
+    write_file(folder / IDS, [json.dumps([clip.id for clip in clips]).encode()])
+    facts = {"digest": "made", "sample_rate": sample_rate}
+    write_index(folder, SAMPLES, [samples] * len(clips), checksums, [IDS], **facts)
 
 
 def memory() -> dict[str, float]:
@@ -146,7 +153,7 @@ def epochs(root: str, count: int, times: int) -> dict[str, float]:
 def _look_up(store: WaveStore) -> None:
     rng = np.random.default_rng(0)
     for number in rng.integers(0, len(store), LOOKUPS):
-        store.gather([store.row(f"clip-{number:07d}")])
+        store.gather([number])
 
 
 class EpochClock(pl.Callback):

@@ -31,6 +31,7 @@ ORDER = (
         "data.truncated",
         "data.decode",
         "data.quarantine",
+        "data.store",
         "data.wave_store",
         "data.feature_store",
         "data.sampler",

@@ -116,6 +116,8 @@ def build_once(
 def _build(folder: Path, write: Callable[[Path], None]) -> None:
     for left_over in folder.parent.glob(f".{folder.name}.partial-*"):
         shutil.rmtree(left_over)  # Of a build that was killed: a living one would hold the lock.
+    if folder.is_dir():
+        print(f"{folder} is damaged or out of date: it is built again.", flush=True)
     unfinished = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     unfinished.mkdir()
     try:

@@ -23,7 +23,7 @@ from lightning_audio.config import compose_config
 from lightning_audio.data.batch import samples_to_float, without_samples
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
-from lightning_audio.data.feature_store import FeatureStore, _batches, _gather_on_device
+from lightning_audio.data.feature_store import FeatureStore, _batches
 from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.log_mel import LogMel
@@ -94,11 +94,12 @@ def test_gather_on_a_device_equals_gather_in_memory(waves: WaveStore, tmp_path: 
     # A store on a CPU takes the other path, so the one for devices is called by itself here.
     store = FeatureStore.open(waves, FRONT_ENDS["log_mel"](), {}, tmp_path)
     for rows in ([5], [0, 5, 1], [6, 6, 2]):
-        offsets, sizes = store._offsets[rows], store.lengths[rows]
-        found, lengths = _gather_on_device(torch.from_numpy(np.array(store._frames)), offsets, sizes)
+        there = torch.tensor(rows)
+        values = torch.from_numpy(np.array(store._values))
+        found, lengths = store._gather_on_device(values, there, store.lengths[there])
         features, expected = store.gather(rows)
         assert lengths.tolist() == expected.tolist()
-        assert torch.equal(found.movedim(1, -1), features)
+        assert torch.equal(found.unflatten(-1, store.shape).movedim(1, -1), features)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -180,7 +181,7 @@ def test_features_that_the_code_no_longer_gives_are_replaced(
     assert left_in(tmp_path) == [new.folder.name]
 
 
-@pytest.mark.parametrize("file", ["frames.float32", "lengths.int64", "index.json"])
+@pytest.mark.parametrize("file", ["frames.float32", "lengths.npy", "checksums.npy", "index.json"])
 def test_a_store_that_lost_its_tail_is_built_again(file: str, waves: WaveStore, tmp_path: Path) -> None:
     frontend = FRONT_ENDS["log_mel"]()
     store = FeatureStore.open(waves, frontend, {}, tmp_path)
@@ -188,6 +189,26 @@ def test_a_store_that_lost_its_tail_is_built_again(file: str, waves: WaveStore, 
     again = FeatureStore.open(waves, frontend, {}, tmp_path)
     torch.testing.assert_close(again.gather([5])[0], expected_of(waves, frontend, [5])[0])
     assert left_in(tmp_path) == [store.folder.name]
+
+
+@pytest.mark.parametrize("where", ["disk", "memory", "device"])
+@pytest.mark.parametrize("at", [0.02, 0.5, 0.999])
+def test_one_damaged_bit_is_computed_again_and_told(
+    at: float, where: str, waves: WaveStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frontend = FRONT_ENDS["log_mel"]()
+    store = FeatureStore.open(waves, frontend, {}, tmp_path)
+    file = store.folder / "frames.float32"
+    content = bytearray(file.read_bytes())
+    content[int(at * len(content))] ^= 1
+    file.write_bytes(content)
+    again = FeatureStore.open(waves, frontend, {}, tmp_path, where, "cpu")
+    for row in range(7):
+        expected = expected_of(waves, frontend, [row])[0]
+        torch.testing.assert_close(again.gather([row])[0], expected, rtol=1e-5, atol=1e-4)
+    assert capsys.readouterr().out.count("is damaged or out of date: it is built again") == 1
+    content[int(at * len(content))] ^= 1
+    assert file.read_bytes() == content
 
 
 def test_a_full_disk_is_told_with_the_space_that_is_needed(
@@ -370,7 +391,7 @@ def test_learned_front_ends_and_joined_clips_are_refused(monkeypatch: pytest.Mon
     task.frontend.weight = nn.Parameter(torch.zeros(1))
     with pytest.raises(UserError, match="the front end LogMel is learned"):
         build.keep_features(cfg, task, data)
-    monkeypatch.setattr(Classification, "arranged", lambda self, *batch: batch)
+    monkeypatch.setattr(Classification, "concatenates", True)
     with pytest.raises(UserError, match="Classification joins their waveforms"):
         build.keep_features(cfg, task, data)
     joins = vars(Trigger)["concatenates"].fget

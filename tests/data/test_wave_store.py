@@ -26,7 +26,7 @@ from lightning_audio.data.decode import decode
 from lightning_audio.data.manifests import write_manifest
 from lightning_audio.data.placement import WHERE, fitting, gather_on_device
 from lightning_audio.data.quarantine import QUARANTINE
-from lightning_audio.data.store_index import read_index
+from lightning_audio.data.store import read_index
 from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
 
@@ -49,8 +49,12 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+def row(store: WaveStore, clip_id: str) -> int:
+    return store.ids.index(clip_id)
+
+
 def samples_of(store: WaveStore, clip: Clip) -> np.ndarray:
-    waveforms, lengths = store.gather([store.row(clip.id)])
+    waveforms, lengths = store.gather([row(store, clip.id)])
     assert waveforms.shape == (1, int(lengths[0]))
     return waveforms[0].numpy()
 
@@ -62,7 +66,7 @@ def assert_holds(store: WaveStore, clips: Sequence[Clip]) -> None:
     for clip in clips:
         expected = decode(clip.path, store.sample_rate, clip.start, clip.duration)
         np.testing.assert_array_equal(samples_of(store, clip), expected)
-        assert store.lengths[store.row(clip.id)] == len(expected)
+        assert store.lengths[row(store, clip.id)] == len(expected)
 
 
 def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +234,10 @@ def test_the_hash_follows_what_the_samples_depend_on(clips: list[Clip], cache: P
     write_wav(Path(first.path), noise(1001, 99), RATE)
     os.utime(first.path, ns=(0, 0))
     keys += [key()]
-    assert len(set(keys)) == 9
+    write_wav(Path(first.path), noise(1001, 98), RATE)  # of the same size, at the same time
+    os.utime(first.path, ns=(0, 0))
+    keys += [key()]
+    assert len(set(keys)) == 10
     assert_holds(WaveStore.open(clips, RATE, cache), clips)
 
 
@@ -267,7 +274,7 @@ def test_a_store_that_lost_its_tail_is_built_again(clips: list[Clip], cache: Pat
 
 def test_rows_are_in_the_order_of_the_ids(clips: list[Clip], cache: Path) -> None:
     store = WaveStore.open(clips[::-1], RATE, cache)
-    assert [store.row(clips[number].id) for number in (7, 0, 11)] == [7, 0, 11]
+    assert [row(store, clips[number].id) for number in (7, 0, 11)] == [7, 0, 11]
 
 
 @pytest.mark.parametrize("name", ["index.json", "lengths.npy", "ids.json"])
@@ -292,8 +299,62 @@ def test_a_store_with_a_damaged_index_is_built_again(
 def test_lengths_that_do_not_fit_the_samples_are_no_index(clips: list[Clip], cache: Path) -> None:
     store = WaveStore.open(clips, RATE, cache)
     np.save(store.folder / "lengths.npy", store.lengths.numpy() + 1)  # the file's size stays
-    assert read_index(store.folder) is None
+    assert read_index(store.folder, "samples.int16") is None
     assert_holds(WaveStore.open(clips, RATE, cache), clips)
+
+
+def damage(store: Any, kind: str) -> None:
+    """Zeros over a stretch in the middle of the values, or a single bit; the file keeps its time."""
+    file = store.folder / store.file
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    middle = len(content) // 2
+    if kind == "zeros":
+        content[middle : middle + 500] = bytes(500)
+    else:
+        content[middle] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", ["zeros", "one bit"])
+@pytest.mark.parametrize("where", ["disk", "memory", "device"])
+def test_damaged_samples_are_built_again_and_told(
+    kind: str, where: str, clips: list[Clip], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = WaveStore.open(clips, RATE, cache)
+    damage(built, kind)
+    store = WaveStore.open(clips, RATE, cache, where, device="cpu")
+    assert_holds(store, clips)
+    assert capsys.readouterr().out.count(f"{store.folder} is damaged or out of date: it is built again.") == 1
+    assert store.hash == built.hash
+    assert_holds(WaveStore.open(clips, RATE, cache), clips)
+    assert capsys.readouterr().out == ""
+
+
+def test_damage_behind_the_back_of_a_run_is_mended_when_it_gets_there(clips: list[Clip], cache: Path) -> None:
+    store, other = WaveStore.open(clips, RATE, cache), WaveStore.open(clips, RATE, cache)
+    store.gather([0])
+    other.gather([0])
+    damage(store, "zeros")
+    assert_holds(store, clips)
+    folder = store.folder.stat().st_ino
+    assert_holds(other, clips)  # whose map is of the old file
+    assert store.folder.stat().st_ino == folder, "built once"
+
+
+def test_a_damaged_store_of_which_nothing_is_known_is_one_sentence(clips: list[Clip], cache: Path) -> None:
+    damage(WaveStore.open(clips, RATE, cache), "one bit")
+    folder = WaveStore.open(clips, RATE, cache).folder
+    with pytest.raises(UserError, match="is damaged: remove it, and it will be built again"):
+        WaveStore(folder).gather(range(12))
+
+
+def test_samples_that_can_no_longer_be_what_they_were_end_the_run(clips: list[Clip], cache: Path) -> None:
+    store = WaveStore.open(clips, RATE, cache)
+    damage(store, "zeros")
+    write_wav(Path(clips[2].path), noise(1100, 77), RATE)
+    with pytest.raises(UserError, match=r"built again, but not as it was: start the command again\.$"):
+        store.gather(range(12))
 
 
 def test_ids_may_hold_any_character(tmp_path: Path, cache: Path) -> None:

@@ -93,18 +93,13 @@ class AudioDataModule(pl.LightningDataModule):
         super().__init__()
         self.validates, self.overfit_batches = validates, overfit_batches
         self.corpus, self.encoding = corpus, targets
-        self.batch_size, self.eval_batch_size = (
-            batch_size,
-            batch_size if eval_batch_size is None else eval_batch_size,
-        )
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.val_fraction, self.where, self.features = val_fraction, store, features
         self.workers, self.timeout = workers, timeout
         self.balance, self.seed, self.max_bad_fraction = balance, seed, max_bad_fraction
-        self.max_batch_duration, self.jitter, self.curriculum_epochs = (
-            max_batch_duration,
-            jitter,
-            curriculum_epochs,
-        )
+        self.max_batch_duration = max_batch_duration
+        self.jitter, self.curriculum_epochs = jitter, curriculum_epochs
         self.max_duration, self.outliers = max_duration, outliers
         check_loader_options(self)
         self.splits: dict[str, ClipSet] = {}
@@ -223,7 +218,7 @@ class AudioDataModule(pl.LightningDataModule):
             return WaveStore.open(
                 clips, self.sample_rate, self.corpus.cache, where, device, self.max_bad_fraction
             )
-        return opened if where == "disk" else WaveStore(opened.folder, where, device)
+        return opened if where == "disk" else WaveStore(opened.folder, where, device, opened.rebuild)
 
     def keep_features(self, frontend: FrontEnd, options: Mapping[str, Any]) -> None:
         """From now on training and validation read features in place of waveforms: `loader(features=True)`.
@@ -325,12 +320,8 @@ class AudioDataModule(pl.LightningDataModule):
         if self.trainer:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             clips.source.move(self.trainer.strategy.root_device)  # of this rank, or the CPU if so chosen
-        order: dict[str, Any] = {
-            "shuffle": shuffle,
-            "seed": self.seed,
-            "rank": rank,
-            "world_size": world_size,
-        }
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed}
+        order |= {"rank": rank, "world_size": world_size}
         if shuffle:
             order |= {"draw": self._draw, "reshuffles": self.reshuffles}
         sampler = BatchSampler(len(clips), size, **order)
@@ -375,30 +366,22 @@ class AudioDataModule(pl.LightningDataModule):
 
 
 def check_loader_options(data: AudioDataModule) -> None:
-    """Raises UserError where an option of the loader is out of its range, or does not go with another."""
+    """Raises UserError where an option of the loader is out of its range."""
+    least = dict.fromkeys(("workers", "timeout", "jitter", "curriculum_epochs"), 0)
+    for name, lowest in (least | {"batch_size": 1, "eval_batch_size": 1}).items():
+        if getattr(data, name) < lowest:
+            raise UserError(f"loader.{name}={getattr(data, name)} is too low: set it to {lowest} or more.")
+    for name in ("max_batch_duration", "max_duration"):
+        seconds = getattr(data, name)
+        if seconds is not None and seconds <= 0:
+            raise UserError(f"loader.{name}={seconds} is no duration: set it above 0, or to null.")
     if not 0 <= data.val_fraction < 1:
         raise UserError(
             f"loader.val_fraction={data.val_fraction} is no share: set it to 0 or a number below 1."
-        )
-    for key in ("batch_size", "eval_batch_size"):
-        if getattr(data, key) < 1:
-            raise UserError(f"loader.{key}={getattr(data, key)} leaves batches empty: set it to 1 or more.")
-    if data.workers < 0 or data.timeout < 0:
-        raise UserError(
-            f"loader.workers={data.workers}, timeout={data.timeout} do not fit: set the number of threads, "
-            "and the seconds to wait for one, to 0 or more."
-        )
-    for key in ("max_batch_duration", "max_duration"):
-        seconds = getattr(data, key)
-        if seconds is not None and seconds <= 0:
-            raise UserError(f"loader.{key}={seconds} is no duration: set it above 0, or to null.")
-    if data.jitter < 0 or data.curriculum_epochs < 0 or data.outliers not in ("refuse", "drop"):
-        raise UserError(
-            f"loader.jitter={data.jitter}, curriculum_epochs={data.curriculum_epochs}, "
-            f"outliers={data.outliers} do "
-            "not fit: set the first two to 0 or more, and outliers to refuse or drop."
         )
     if not 0 <= data.max_bad_fraction <= 1:
         raise UserError(
             f"loader.max_bad_fraction={data.max_bad_fraction} is no share of the clips: set it to 0 up to 1."
         )
+    if data.outliers not in ("refuse", "drop"):
+        raise UserError(f"loader.outliers={data.outliers} is unknown: set it to refuse or drop.")

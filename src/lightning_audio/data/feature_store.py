@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.data.batch import samples_to_float, sent
-from lightning_audio.data.placement import read_array, residence
+from lightning_audio.data.placement import residence
+from lightning_audio.data.store import Damaged, Store, read_index, write_index
 from lightning_audio.data.wave_store import WaveStore, progress
 from lightning_audio.io import build_once, write_file
 
-VERSION = 1  # of the files below
-FRAMES, LENGTHS, INDEX = "frames.float32", "lengths.int64", "index.json"
-BYTES_PER_VALUE = 4
+VERSION = 2  # of what lies in a folder and of its key
+FRAMES = "frames.float32"
 SAMPLES_AT_ONCE = 2**22  # 16 MB of float waveforms
 CHECKED = 3  # clips that are computed again when a store is opened
 DRIFT = 1e-3  # of a clip's deviation: mean differences below are rounding, on another machine too
@@ -38,7 +40,7 @@ class FrontEnd(Protocol):
     def output_lengths(self, lengths: Tensor, /) -> Tensor: ...
 
 
-class FeatureStore:
+class FeatureStore(Store):
     """The features of all clips of a WaveStore, in the order of its rows: one float32 file, frame by frame.
 
     Behind the frames of a clip stands one more: what its front end gives for the padding behind it. So the
@@ -46,28 +48,9 @@ class FeatureStore:
 
     Float16 would halve the file, but decibels lose up to 0.03 in it (a relative error of 5e-4), more than the
     1e-4 to which front ends are held, and a batch would come no faster.
-
-    A store is pickled as the folder it stands in, as a WaveStore is.
-
-    Args:
-        folder: a store that is whole; `open` finds or builds it.
-        where, device: as of a WaveStore.
     """
 
-    def __init__(self, folder: Path, where: str = "disk", device: torch.device | str | None = None) -> None:
-        self.shape: tuple[int, ...] = tuple(_read_index(folder)["shape"])
-        where = residence(where, (folder / FRAMES).stat().st_size, device)
-        self.folder, self.where, self.device = folder, where, torch.device(device or "cpu")
-        self.lengths = torch.from_numpy(np.fromfile(folder / LENGTHS, dtype=np.int64))
-        self._offsets = (self.lengths + 1).cumsum(0) - (self.lengths + 1)
-        if where == "memory":
-            self._frames  # noqa: B018 - now, so that worker processes that are forked share it
-
-    # Read when the first batch is: a store may be opened and no more, or moved to another device first.
-    @cached_property
-    def _frames(self) -> np.ndarray | Tensor:
-        values = read_array(self.folder / FRAMES, np.float32, self.where, self.device)
-        return values.reshape(-1, int(np.prod(self.shape)))
+    file, dtype, tail = FRAMES, np.float32, 1
 
     @classmethod
     def open(
@@ -96,33 +79,29 @@ class FeatureStore:
         residence(where, 0)
         folder = Path(cache) / "features" / _key(store, options)
 
+        def is_whole() -> bool:
+            return read_index(folder, FRAMES) is not None
+
         def is_current() -> bool:
-            return _is_whole(folder) and _agrees(cls(folder), store, frontend)
+            try:
+                return is_whole() and _agrees(cls(folder), store, frontend)
+            except Damaged:
+                return False
 
         def write(unfinished: Path) -> None:
             _log.info("Computing the features of %d clips to %s", len(store), folder)
-            _write(unfinished, store, frontend, options)
+            _write(unfinished, store, _on_cpu(frontend), options)
 
         def needed() -> float:
-            one, _ = frontend(torch.zeros(1, store.sample_rate), torch.tensor([store.sample_rate]))
+            second = torch.zeros(1, store.sample_rate), torch.tensor([store.sample_rate])
+            one, _ = _on_cpu(frontend)(*second)
             frames = frontend.output_lengths(store.lengths) + 1
-            return float(frames.sum()) * one.numel() / one.shape[-1] * BYTES_PER_VALUE
+            return float(frames.sum()) * one.numel() / one.shape[-1] * np.float32().itemsize
 
+        build = partial(build_once, folder, write=write, what="feature store", needed=needed)
         if not is_current():
-            build_once(folder, is_current, write, "feature store", needed)
-        return cls(folder, where, device)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureStore, (self.folder, self.where, self.device)
-
-    def move(self, device: torch.device) -> None:
-        """Features that live on a device go to this one; others stay where they are."""
-        if self.where == "device" and device != self.device:
-            self.device = device
-            self.__dict__.pop("_frames", None)
+            build(is_whole=is_current)
+        return cls(folder, where, device, partial(build, is_whole=is_whole))
 
     def gather(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Features of the clips of `rows`, `(B, F, T)` or `(B, C, F, T)`, and their lengths `(B,)` in frames.
@@ -130,28 +109,20 @@ class FeatureStore:
         They are padded as the front end's, and stand in memory frame by frame. Both lie on the CPU, or on the
         store's device.
         """
-        rows = torch.as_tensor(rows).cpu()
-        offsets, lengths = self._offsets[rows], self.lengths[rows]
-        if isinstance(self._frames, Tensor):
-            frames, lengths = _gather_on_device(self._frames, offsets, lengths)
-        else:
-            frames = _gather_in_memory(self._frames, offsets, lengths)
+        frames, lengths = self._gather(rows)
         return frames.unflatten(-1, self.shape).movedim(1, -1), lengths
 
-
-def _gather_in_memory(frames: np.ndarray, offsets: Tensor, lengths: Tensor) -> Tensor:
-    gathered = torch.empty(len(lengths), int(lengths.max()), frames.shape[1])
-    spans = zip(offsets.tolist(), lengths.tolist(), strict=True)
-    for clip, (offset, length) in zip(gathered.numpy(), spans, strict=True):
-        clip[:length] = frames[offset : offset + length]
-        clip[length:] = frames[offset + length]
-    return gathered
+    def _gather_on_device(self, values: Tensor, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        times = torch.arange(int(lengths.max()), device=values.device)
+        offsets, lengths = sent(self._offsets[rows], values.device), sent(lengths, values.device)
+        return values[offsets[:, None] + torch.minimum(times, lengths[:, None])], lengths
 
 
-def _gather_on_device(frames: Tensor, offsets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    times = torch.arange(int(lengths.max()), device=frames.device)
-    offsets, lengths = sent(offsets, frames.device), sent(lengths, frames.device)
-    return frames[offsets[:, None] + torch.minimum(times, lengths[:, None])], lengths
+def _on_cpu(frontend: FrontEnd) -> FrontEnd:
+    """The front end itself, or a copy of one that has gone to a device since."""
+    if isinstance(frontend, nn.Module) and any(buffer.device.type != "cpu" for buffer in frontend.buffers()):
+        return copy.deepcopy(frontend).cpu()
+    return frontend
 
 
 def _key(store: WaveStore, options: Mapping[str, Any]) -> str:
@@ -160,19 +131,6 @@ def _key(store: WaveStore, options: Mapping[str, Any]) -> str:
     digest.update(store.lengths.numpy().tobytes())
     digest.update(json.dumps(options, sort_keys=True).encode())
     return digest.hexdigest()[:16]
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / INDEX).read_text(encoding="utf-8"))
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        width = int(np.prod(_read_index(folder)["shape"]))
-        frames = np.fromfile(folder / LENGTHS, dtype=np.int64) + 1
-        return (folder / FRAMES).stat().st_size == int(frames.sum()) * width * BYTES_PER_VALUE
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _agrees(features: FeatureStore, store: WaveStore, frontend: FrontEnd) -> bool:
@@ -201,6 +159,7 @@ def _computed(store: WaveStore, frontend: FrontEnd, rows: Tensor) -> tuple[Tenso
 def _write(folder: Path, store: WaveStore, frontend: FrontEnd, options: Mapping[str, Any]) -> None:
     shape: tuple[int, ...] = ()
     lengths: list[int] = []
+    checksums: list[int] = []
 
     def clips() -> Iterator[memoryview]:
         nonlocal shape
@@ -209,13 +168,14 @@ def _write(folder: Path, store: WaveStore, frontend: FrontEnd, options: Mapping[
             features, frames = _computed(store, frontend, rows)
             shape = tuple(features.shape[1:-1])
             for clip, length in zip(features.movedim(-1, 1), frames.tolist(), strict=True):
+                values = clip[: length + 1].contiguous().numpy()
                 lengths.append(length)
-                yield clip[: length + 1].contiguous().numpy().data
+                checksums.append(zlib.crc32(values))
+                yield values.data
 
-    write_file(folder / FRAMES, clips())
-    write_file(folder / LENGTHS, [np.array(lengths, dtype=np.int64).data])
-    index = {"shape": shape, "frontend": dict(options), "samples": store.hash}
-    write_file(folder / INDEX, [json.dumps(index).encode()])
+    digest = write_file(folder / FRAMES, clips())
+    facts = {"digest": digest, "shape": shape, "frontend": dict(options), "samples": store.hash}
+    write_index(folder, FRAMES, lengths, checksums, **facts)
 
 
 def _batches(lengths: Tensor) -> list[Tensor]:

@@ -63,20 +63,12 @@ def free_memory() -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 0)
 
 
-def gather_in_memory(samples: np.ndarray, offsets: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Stretches of `samples` `(S,)` as int16 `(B, T)`, zeros behind the shorter ones, and their lengths."""
-    waveforms = torch.empty(len(lengths), int(lengths.max()), dtype=torch.int16)
-    spans = zip(offsets.tolist(), lengths.tolist(), strict=True)
-    for waveform, (offset, length) in zip(waveforms.numpy(), spans, strict=True):
-        waveform[:length] = samples[offset : offset + length]
-        waveform[length:] = 0
-    return waveforms, lengths
-
-
 def gather_on_device(
     samples: Tensor, offsets: Tensor, lengths: Tensor, longest: int, ragged: bool
 ) -> tuple[Tensor, Tensor]:
-    """The same on the device where all three lie.
+    """Stretches of `samples` `(S,)` as int16 `(B, T)`, zeros behind the shorter ones, and their lengths.
+
+    All of it on the device where samples, offsets and lengths lie.
 
     The greatest length, and whether there are others, come from the host: to ask the device for them would be
     to wait for all that it still has to do.

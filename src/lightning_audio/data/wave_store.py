@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import partial
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,49 +23,31 @@ from torch import Tensor
 from lightning_audio.data.batch import sent
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
-from lightning_audio.data.placement import gather_in_memory, gather_on_device, read_array, residence
+from lightning_audio.data.placement import gather_on_device, residence
 from lightning_audio.data.quarantine import QUARANTINE, Unread, as_jsonl, read_quarantine, refuse_many
-from lightning_audio.data.store_index import BYTES_PER_SAMPLE, SAMPLES, read_index, write_index
+from lightning_audio.data.store import Store, read_index, write_index
 from lightning_audio.errors import UserError
 from lightning_audio.io import build_once, write_file
 
 T = TypeVar("T")
 
-STORE_VERSION = 3  # of what lies in a folder and of its key: an older store is not misread
+SAMPLES, IDS = "samples.int16", "ids.json"
+STORE_VERSION = 4  # of what lies in a folder and of its key: an older store is not misread
 
 _log = logging.getLogger(__name__)
 
 
-class WaveStore:
-    """All clips of a corpus at one rate: one int16 file and an index beside it.
-
-    A store is pickled as the folder it stands in, so a worker process maps the file again and copies nothing.
+class WaveStore(Store):
+    """All clips of a corpus at one rate: one int16 file and an index beside it; see `Store`.
 
     Attributes:
         hash: a digest of the samples themselves, the same on every machine that decodes alike.
         unread: the clips that it lacks, since their audio can't be read; listed in its `quarantine.jsonl`.
         lengths: `(N,)` in samples.
         sample_rate: in Hz.
-
-    Args:
-        folder: a store that is whole; `open` finds or builds it.
-        where: the samples are read from the "disk" (mapped), from "memory", or on the "device"; "auto" takes
-            the last of these in which they fill less than a quarter of what is free.
-        device: where they lie if `where` is "device"; `move` changes it.
     """
 
-    def __init__(self, folder: Path, where: str = "disk", device: torch.device | str | None = None) -> None:
-        index = read_index(folder)
-        if index is None:
-            raise UserError(f"The store {folder} is not whole: remove it, and it will be built again.")
-        where = residence(where, int(index.lengths.sum()) * BYTES_PER_SAMPLE, device)
-        self.folder, self.where, self.device = folder, where, torch.device(device or "cpu")
-        self.hash, self.sample_rate = index.digest, index.sample_rate
-        self.lengths = torch.from_numpy(index.lengths)
-        self._index, self._offsets = index, self.lengths.cumsum(0) - self.lengths
-        self.unread = read_quarantine(folder / QUARANTINE)
-        if where == "memory":
-            self._samples  # noqa: B018 - now, so that worker processes that are forked share it
+    file, dtype = SAMPLES, np.int16
 
     @classmethod
     def open(
@@ -88,48 +72,21 @@ class WaveStore:
         residence(where, 0)
         clips = sorted(clips, key=attrgetter("id"))
         folder = folder_of(clips, sample_rate, cache)
-        if read_index(folder) is None:
-            _build_once(clips, sample_rate, folder)
-        unread = read_quarantine(folder / QUARANTINE)
-        refuse_many(unread, len(clips), max_bad_fraction, folder / QUARANTINE)
-        return cls(folder, where, device)
+        build = partial(_build, clips, sample_rate, folder)
+        if read_index(folder, SAMPLES) is None:
+            build()
+        refuse_many(read_quarantine(folder / QUARANTINE), len(clips), max_bad_fraction, folder / QUARANTINE)
+        return cls(folder, where, device, build)
 
-    def __len__(self) -> int:
-        return len(self.lengths)
+    def _take_index(self) -> None:
+        super()._take_index()
+        self.hash, self.sample_rate = self._index.facts["digest"], self._index.facts["sample_rate"]
+        self.unread = read_quarantine(self.folder / QUARANTINE)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return WaveStore, (self.folder, self.where, self.device)
-
-    @cached_property
+    @property
     def ids(self) -> tuple[str, ...]:
-        """Those of the clips, in the order of the rows."""
-        return self._index.ids()
-
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        return dict(zip(self.ids, range(len(self)), strict=True))
-
-    # Read when the first batch is: a store may be opened and no more, or moved to another device first.
-    @cached_property
-    def _samples(self) -> np.ndarray | Tensor:
-        # On a device with zeros at the end: a window of any clip's length can begin at the last clip.
-        longest = int(self.lengths.max())
-        return read_array(self.folder / SAMPLES, np.int16, self.where, self.device, spare=longest)
-
-    @cached_property
-    def _index_on_device(self) -> tuple[Tensor, Tensor]:
-        return self._offsets.to(self.device), self.lengths.to(self.device)
-
-    def row(self, clip_id: str) -> int:
-        """The row of a clip."""
-        return self._rows[clip_id]
-
-    def move(self, device: torch.device) -> None:
-        """Samples that live on a device go to this one; others stay where they are."""
-        if self.where == "device" and device != self.device:
-            self.device = device
-            for on_device in ("_samples", "_index_on_device"):
-                self.__dict__.pop(on_device, None)
+        """Those of the clips, in the order of the rows; read at each call, for most readers never ask."""
+        return tuple(json.loads((self.folder / IDS).read_text(encoding="utf-8")))
 
     def gather(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """The clips of `rows` as int16 `(B, T)`, zeros behind the shorter ones, and their lengths `(B,)`.
@@ -137,14 +94,13 @@ class WaveStore:
         T is the longest of them. Both lie on the CPU, or on the store's device where it has one. `rows` are
         on the CPU.
         """
-        rows = torch.as_tensor(rows)
-        lengths = self.lengths[rows]
-        if isinstance(self._samples, Tensor):
-            shortest, longest = (int(length) for length in lengths.aminmax())
-            there = sent(rows, self.device)
-            offsets, lengths = (values[there] for values in self._index_on_device)
-            return gather_on_device(self._samples, offsets, lengths, longest, ragged=shortest < longest)
-        return gather_in_memory(self._samples, self._offsets[rows], lengths)
+        return self._gather(rows)
+
+    def _gather_on_device(self, values: Tensor, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        shortest, longest = (int(length) for length in lengths.aminmax())
+        there = sent(rows, self.device)
+        offsets, lengths = (spans[there] for spans in self._spans_on_device)
+        return gather_on_device(values, offsets, lengths, longest, ragged=shortest < longest)
 
 
 def folder_of(clips: Sequence[Clip], sample_rate: int, cache: Path) -> Path:
@@ -153,7 +109,7 @@ def folder_of(clips: Sequence[Clip], sample_rate: int, cache: Path) -> Path:
 
 
 def _key(clips: Sequence[Clip], sample_rate: int) -> str:
-    """Names a store by its clips, the size and time of change of their files, the rate and the decoder.
+    """Names a store by its clips, the sizes and times of change of their files, the rate and the decoder.
 
     Splits, folds and labels are left out, so that all folds of a corpus share one store.
     """
@@ -178,15 +134,21 @@ def _key(clips: Sequence[Clip], sample_rate: int) -> str:
 
 
 def _stats(paths: Sequence[str]) -> np.ndarray:
-    """The size in bytes and the time of change in ns of every file, `(2N,)`.
+    """Size in bytes, and times of change of content and of state in ns, of every file, `(3N,)`.
+
+    A program may set the first of these times back, as copying programs do, but not the second one.
 
     Raises:
         UserError: files are missing; the first ones are named.
     """
     try:
         # Not by `Path`, which takes longer than the files.
-        told = (value for stat in map(os.stat, paths) for value in (stat.st_size, stat.st_mtime_ns))
-        return np.fromiter(told, dtype="<i8", count=2 * len(paths))
+        told = (
+            value
+            for stat in map(os.stat, paths)
+            for value in (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        )
+        return np.fromiter(told, dtype="<i8", count=3 * len(paths))
     except (OSError, ValueError):
         wanted = dict.fromkeys(paths)
         missing = [path for path in wanted if not os.path.exists(path)]  # noqa: PTH110 - no error for odd names
@@ -196,23 +158,32 @@ def _stats(paths: Sequence[str]) -> np.ndarray:
         ) from None
 
 
-def _build_once(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
+def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
     lengths: list[int] = []
+    checksums: list[int] = []
     unread: list[Unread] = []
+
+    def samples() -> Iterator[memoryview]:
+        for clip in _decoded(clips, sample_rate, unread):
+            lengths.append(len(clip))
+            checksums.append(zlib.crc32(clip.data))
+            yield clip.data
 
     def write(unfinished: Path) -> None:
         _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
-        digest = write_file(unfinished / SAMPLES, _decoded(clips, sample_rate, lengths, unread))
-        if unread:
-            write_file(unfinished / QUARANTINE, [as_jsonl(unread).encode()])
+        digest = write_file(unfinished / SAMPLES, samples())
         lacking = {row.id for row in unread}
         ids = [clip.id for clip in clips if clip.id not in lacking]
-        write_index(unfinished, digest, sample_rate, ids, lengths, decoder=DECODER)
+        files = {IDS: json.dumps(ids)} | ({QUARANTINE: as_jsonl(unread)} if unread else {})
+        for name, content in files.items():
+            write_file(unfinished / name, [content.encode()])
+        facts = {"digest": digest, "sample_rate": sample_rate, "decoder": DECODER}
+        write_index(unfinished, SAMPLES, lengths, checksums, files, **facts)
 
     def needed() -> float:
-        return sum(lengths) / max(len(lengths), 1) * len(clips) * BYTES_PER_SAMPLE
+        return sum(lengths) / max(len(lengths), 1) * len(clips) * np.int16().itemsize
 
-    build_once(folder, lambda: read_index(folder) is not None, write, "decoded audio", needed)
+    build_once(folder, lambda: read_index(folder, SAMPLES) is not None, write, "decoded audio", needed)
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
@@ -222,12 +193,8 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     return track(items, what, total, console=console, transient=True, disable=hidden)
 
 
-def _decoded(
-    clips: Sequence[Clip], sample_rate: int, lengths: list[int], unread: list[Unread]
-) -> Iterator[memoryview]:
-    """The samples of the clips in their order; each one's length is appended to `lengths`.
-
-    Goes on past clips that cannot be read, which are appended to `unread`.
+def _decoded(clips: Sequence[Clip], sample_rate: int, unread: list[Unread]) -> Iterator[np.ndarray]:
+    """The samples of the clips in their order, but of those that cannot be read, which go to `unread`.
 
     Raises:
         UserError: at the end, where the system did not let files be read: that may be other the next time.
@@ -236,8 +203,7 @@ def _decoded(
     results = decode_clips(clips, sample_rate)
     for clip, result in zip(clips, progress(results, "Decoding", len(clips)), strict=True):
         if not isinstance(result, AudioError):
-            lengths.append(len(result))
-            yield result.data
+            yield result
         elif result.lasting:
             unread.append(Unread(clip.id, clip.path, result.reason))
         else:

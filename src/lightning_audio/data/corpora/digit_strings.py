@@ -108,7 +108,7 @@ class DigitStrings(MadeUtterances, SpokenDigits):
 
     def made_of(self) -> Sequence[Any]:
         stats = [(match.string, (self.root / "recordings" / match.string).stat()) for match in self._matches]
-        sources = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        sources = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
         options = (self.split, self.counts, self.digits, self.gaps, self.snr_db, self.seed)
         return (VERSION, SYNTHESIS_VERSION, LEVEL_DB, QUIET_DB, *options, sources)
 
