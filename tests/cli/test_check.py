@@ -250,7 +250,7 @@ def test_stretches_of_a_file(tmp_path: Path) -> None:
     rows[1]["start"] = 1.0
     report = table(tmp_path / "m.jsonl", rows)
     assert found(report)["file_across_splits"] == ["long.wav (train, cow)"]
-    assert grave(report) == {"unreadable"}
+    assert grave(report) == {"unreadable", "misfit"}  # one label
 
 
 def test_answers_that_the_task_can_not_learn_are_grave(tmp_path: Path) -> None:
@@ -270,6 +270,83 @@ def test_answers_that_the_task_can_not_learn_are_grave(tmp_path: Path) -> None:
     assert "No clip has a label" in report["findings"][0]["sentence"]
     assert {name: split["words"] for name, split in report["splits"].items()} == {"train": 58, "test": 60}
     assert found(report)["empty_text"] == ["0.wav: ' '"]
+
+
+def spoken(folder: Path, rows: Sequence[Mapping[str, Any]], *overrides: str) -> dict[str, Any]:
+    """The report on a manifest of transcripts, of half a second each."""
+    (folder / "m.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    for n, row in enumerate(rows):
+        write_wav(folder / row["path"], noise(n, 0.5), RATE)
+    cfg = composed(("data=manifest", *overrides)).copy()
+    cfg.data.update(file=str(folder / "m.jsonl"), sample_rate=RATE)
+    return program.check(cfg)
+
+
+SPEECH = ("task=ctc", "network=bilstm", "frontend=speech_8k")
+
+
+@pytest.mark.parametrize("overrides", [SPEECH, ()])
+def test_transcripts_are_counted_and_what_spoils_them_is_named(
+    overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    texts = {
+        "train": ["one two", "Two", "one one", "", "two words " * 9],
+        "val": ["one"],
+        "test": ["Two!", "three \u00e9", "on", ""],
+    }
+    rows = [
+        {
+            "path": f"{split}{n}.wav",
+            "text": text,
+            "split": split,
+            "speaker": f"{split}{n % 2}",
+            "mood": "good",
+        }
+        for split, said in texts.items()
+        for n, text in enumerate(said)
+    ]
+    report = spoken(tmp_path, rows, *overrides)
+    counts = report["transcripts"]
+    assert counts["test"] == {
+        "utterances": 4,
+        "words": 4,
+        "different words": 4,
+        "characters": 12,
+        "unknown characters": "h\u00e9",
+        "seconds": 2.0,
+        "groups": 2,
+    }
+    assert (counts["train"]["words"], counts["train"]["different words"]) == (23, 3)
+    named = found(report)
+    assert named["text_of_training_in_test"] == ["test0.wav: two"]
+    assert "text_of_training_in_val" not in named
+    assert named["fast_text"] == ["train4.wav: 178 a second"]
+    assert "mood" in next(f["sentence"] for f in report["findings"] if f["kind"] == "remark")
+    if not overrides:
+        assert grave(report) == {"misfit"}
+        assert "set task=ctc" in report["findings"][0]["sentence"]
+        return
+    assert grave(report) == {"unscorable"}
+    bad = dict(item.split(": ", 1) for item in named["unscorable"])
+    assert bad["train3.wav (train)"] == "it has no text"
+    assert bad["test1.wav (test)"] == "the character 'h' of 'three \u00e9' is in no training text"
+    assert "frames, and its audio gives" in bad["train4.wav (train)"]
+    assert len(bad) == 3
+
+
+def test_labels_that_look_alike_or_are_not_trained_and_one_file_are_told(tmp_path: Path) -> None:
+    write_wav(tmp_path / "long.wav", noise(0, 30.0), RATE)
+    rows = [
+        {"path": "long.wav", "start": n / 2, "end": n / 2 + 0.5, "label": ("Dog", "dog ", "cat")[n % 3]}
+        for n in range(60)
+    ]
+    report = table(tmp_path / "m.jsonl", rows)
+    assert found(report)["alike_labels"] == ["'Dog' and 'dog'"]
+    assert "one_file" in found(report)
+    assert "All 60 clips are of one file, long.wav" in json.dumps(report["findings"])
+    rows = [row | {"split": ("train", "test")[n % 2], "label": "ab"[n % 2]} for n, row in enumerate(rows)]
+    report = table(tmp_path / "m.jsonl", rows)
+    assert grave(report) == {"untaught_label"}
 
 
 def clips_of(counts: dict[str, dict[str, int]]) -> list[Clip]:

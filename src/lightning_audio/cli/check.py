@@ -9,26 +9,31 @@ Ends with exit status 1 where something is to be mended, with 0 where there are 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightning_audio import build, config
 from lightning_audio.cli import arguments
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import clips_of
+from lightning_audio.data.info import DataInfo
 from lightning_audio.data.inspect.clips import ClipReport, inspect_clip, summary
 from lightning_audio.data.inspect.findings import Finding, Inspection
+from lightning_audio.data.inspect.transcripts import Transcripts
+from lightning_audio.data.targets import Targets, Tokens, normalizer_of
 from lightning_audio.data.threads import in_threads
 from lightning_audio.data.wave_store import progress
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.reports.tables import print_table
+from lightning_audio.tasks.ctc import CTC, frames_needed
 
 MOST_SHOWN = {True: 50, False: 5}  # items of a grave finding, and of a remark
 
@@ -50,13 +55,18 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         shown = path.relative_to(corpus.root) if path.is_relative_to(corpus.root) else path
         return f"{shown} from {clip.start:g} s" if clip.start else str(shown)
 
-    findings = Inspection(heard, runs, labels, corpus.sample_rate, name).findings()
-    findings = [*_misfit(cfg, runs[0], labels), *findings]
+    transcripts, spoken = _transcripts(cfg, runs[0], heard, corpus.sample_rate, name)
+    findings = [Finding("remark", False, remark) for remark in corpus.remarks()]
+    findings += [*spoken, *Inspection(heard, runs, labels, corpus.sample_rate, name).findings()]
+    if not any(finding.kind == "untaught_label" and finding.grave for finding in findings):
+        findings = [*_misfit(cfg, runs[0], labels), *findings]
+    findings.sort(key=lambda finding: not finding.grave)
     return {
         "corpus": type(corpus).__name__,
         "root": str(corpus.root),
         "sample_rate": corpus.sample_rate,
         **summary(heard, runs[0], labels),
+        "transcripts": transcripts,
         "findings": [asdict(finding) for finding in findings],
         "clips": [_row(one) for one in heard],
     }
@@ -71,13 +81,76 @@ def _clips(cfg: DictConfig, fold: int | None = None) -> list[Clip]:
 
 
 def _misfit(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> list[Finding]:
-    """What the task says of clips whose answers it can't learn."""
+    """What the task says of clips that it can't learn from; of single transcripts, `_transcripts` does."""
+    spoken = any(clip.text is not None for clip in clips)
+    if not labels and not issubclass(build.task_class(cfg).encoding, Tokens):
+        mend = "; there are transcripts: set task=ctc" if spoken else ": add some, or set another task"
+        return [Finding("misfit", True, f"No clip has a label, which is what this task learns{mend}.")]
     try:
-        build.task_class(cfg).encoding(labels).encode([clip for clip in clips if clip.split])
+        encoding = _encoding(cfg, clips, labels)
+        unfit = encoding.unfit(clip for clip in clips if clip.split)
+        encoding.encode([clip for clip in clips if clip.split and clip.id not in unfit])
     except UserError as error:
-        without = "No clip has a label, and labels are what this task learns: add some, or set another task."
-        return [Finding("misfit", True, str(error) if labels else without)]
+        return [Finding("misfit", True, str(error))]
     return []
+
+
+def _encoding(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> Targets:
+    """The encoding of the answers, as training makes it."""
+    encoding, task = build.task_class(cfg).encoding, OmegaConf.to_container(cfg.task, resolve=True)
+    return encoding(labels, clips, **encoding.options(cast(dict[str, Any], task), {}))
+
+
+def _transcripts(
+    cfg: DictConfig,
+    clips: Sequence[Clip],
+    heard: Sequence[ClipReport],
+    sample_rate: int,
+    name: Callable[[Clip], str],
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Counts and findings of clips with transcripts, read as the task reads them, or else as CTC does."""
+    if all(clip.text is None for clip in clips):
+        return {}, []
+    seconds = {one.clip.id: one.seconds for one in heard if not one.problem}
+    learned = issubclass(build.task_class(cfg).encoding, Tokens)
+    options = cfg.task if learned else OmegaConf.load(config.CONF / "task" / "ctc.yaml")
+    text = cast(dict[str, Any], OmegaConf.to_container(options.text, resolve=True))
+    unfit: dict[str, str] = {}
+    misfit = []
+    if learned and any(clip.text and clip.split == "train" for clip in clips):
+        tokens = Tokens((), clips, text)
+        unfit = tokens.unfit(clip for clip in clips if clip.split)
+        try:
+            unfit |= _too_few_frames(cfg, tokens, clips, unfit, seconds, sample_rate)
+        except UserError as error:  # front end, network and task do not go together
+            misfit = [Finding("misfit", True, str(error))]
+    found = Transcripts(clips, normalizer_of(text), seconds, unfit, name)
+    return found.counts(), [*misfit, *found.findings()]
+
+
+def _too_few_frames(
+    cfg: DictConfig,
+    tokens: Tokens,
+    clips: Sequence[Clip],
+    unfit: Mapping[str, str],
+    seconds: Mapping[str, float],
+    sample_rate: int,
+) -> dict[str, str]:
+    """The clips whose tokens need more frames than front end and network make of their audio."""
+    rows = [clip for clip in clips if clip.split and clip.id in seconds and clip.id not in unfit]
+    facts = tokens.facts()
+    info = DataInfo(tuple(facts.pop("labels")), sample_rate, 1.0, encoding=facts)
+    whole = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    task = build.assemble({part: whole[part] for part in build.ANSWERING}, info)
+    if not rows or not isinstance(task, CTC):
+        return {}
+    frames = task.output_lengths(torch.tensor([round(seconds[clip.id] * sample_rate) for clip in rows]))
+    needed = map(frames_needed, tokens.encode(rows))
+    return {
+        clip.id: f"it needs {least} frames, and its audio gives {there}"
+        for clip, least, there in zip(rows, needed, frames.tolist(), strict=True)
+        if least > there
+    }
 
 
 def _row(one: ClipReport) -> dict[str, Any]:
@@ -86,16 +159,22 @@ def _row(one: ClipReport) -> dict[str, Any]:
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """What there is as tables, then what is to be mended and what to know of."""
+    """What is to be mended and what to know of, then what there is as tables."""
     console.print(
         f"{report['corpus']} in {report['root']}, to be read at {report['sample_rate']} Hz",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
+    for finding in report["findings"]:
+        print_finding(finding, console)
     splits = report["splits"].items()
     tables = {
         "Splits": [_split_row(name, split) for name, split in splits],
+        "Transcripts": [
+            {"split": name} | {key: str(value) for key, value in row.items() if key != "groups"}
+            for name, row in report["transcripts"].items()
+        ],
         "Seconds of a clip": [_seconds_row(name, split) for name, split in splits],
         "Files": [{key: str(value) for key, value in row.items()} for row in report["sources"]],
         "Folds": [{"fold": fold, "clips": str(n)} for fold, n in report["folds"].items()],
@@ -107,8 +186,6 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     for title, rows in tables.items():
         if rows:
             print_table(rows, title, console)
-    for finding in report["findings"]:
-        print_finding(finding, console)
     grave = sum(finding["grave"] for finding in report["findings"])
     remarks = len(report["findings"]) - grave
     console.print(f"{grave or 'Nothing'} to mend, {remarks or 'no'} remark{'' if remarks == 1 else 's'}.")
@@ -116,7 +193,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
 
 def _split_row(name: str, split: dict[str, Any]) -> dict[str, str]:
     row = {"split": name, "clips": str(split["clips"]), "hours": f"{split['hours']:.3g}"}
-    return row | {key: str(split[key]) for key in ("groups", "words") if split[key]}
+    return row | {key: str(split[key]) for key in ("groups",) if split[key]}
 
 
 def _seconds_row(name: str, split: dict[str, Any]) -> dict[str, str]:

@@ -6,12 +6,11 @@ import re
 from pathlib import Path, PurePosixPath
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.speech import SpeechCorpus
+from lightning_audio.data.corpora.speech import SpeechCorpus, audio_in
 from lightning_audio.data.download import Release
 from lightning_audio.errors import UserError
 
 SPLITS = ("train", "test")
-SUFFIXES = (".sph", ".wav", ".flac")
 # Test lines have no <s> and </s>; both end with the name of the utterance.
 LINE = re.compile(r"(?:<s>)?(?P<text>.*?)(?:</s>)?\s*\((?P<name>[^()\s]+)\)\s*")
 
@@ -20,8 +19,8 @@ class AN4(SpeechCorpus):
     """948 utterances of 74 speakers to train on and 130 of 10 others to test on, at 16 kHz.
 
     `etc/an4_SPLIT.transcription` has a line for each utterance and `etc/an4_SPLIT.fileids` its path below
-    `wav/`, without a suffix. The release in NIST's sphere files is read; those of a converted one may also be
-    WAV or FLAC. It has no validation split: `loader.val_fraction` takes one. `group` is the speaker.
+    `wav/`, without a suffix. The release is in NIST's sphere files; those of a converted one may be in any
+    format. It has no validation split: `loader.val_fraction` takes one. `group` is the speaker.
 
     Args:
         root: folder of the release, with `etc/` and `wav/`.
@@ -47,7 +46,12 @@ class AN4(SpeechCorpus):
         Raises:
             UserError: a table is missing or damaged, they do not fit, or the audio has no headers (`.raw`).
         """
-        suffix = self._suffix()
+        raw = next(Path(self.folder, "wav").glob("*/*/*.raw"), None)
+        if raw and not audio_in(raw.parent):
+            raise UserError(
+                f"{self.folder / 'wav'} holds AN4 as .raw files, which have no headers and cannot be read: "
+                "put the release in sphere format (an4_sphere.tar.gz) there."
+            )
         clips = []
         for split in SPLITS:
             paths = {PurePosixPath(row).name: row for row in self._rows(f"an4_{split}.fileids")}
@@ -58,7 +62,7 @@ class AN4(SpeechCorpus):
                     f"as in {unlisted[0]}: put the files of the release there."
                 )
             for name, text in texts.items():
-                path = self.folder / "wav" / f"{paths[name]}{suffix}"
+                path = self.folder / "wav" / f"{paths[name]}.sph"
                 clips.append(Clip(name, str(path), text=text, split=split, group=path.parent.name))
         return clips
 
@@ -74,16 +78,3 @@ class AN4(SpeechCorpus):
                 raise self.damaged(self.folder / "etc" / name, number, "<s> TRANSCRIPT </s> (NAME)")
             texts[match["name"]] = match["text"].strip()
         return texts
-
-    def _suffix(self) -> str:
-        """That of the audio, all of which has the same."""
-        found: set[str] = {path.suffix for path in Path(self.folder, "wav").glob("*/*/*")}
-        for suffix in SUFFIXES:
-            if suffix in found:
-                return suffix
-        if ".raw" in found:
-            raise UserError(
-                f"{self.folder / 'wav'} holds AN4 as .raw files, which have no headers and cannot be read: "
-                "put the release in sphere format (an4_sphere.tar.gz) there."
-            )
-        return SUFFIXES[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.speech import SpeechCorpus
+from lightning_audio.data.corpora.speech import SpeechCorpus, audio_in
 from lightning_audio.data.download import Release
 from lightning_audio.errors import UserError, did_you_mean
 
@@ -36,6 +36,7 @@ SUFFIX = ".trans.txt"
 
 class LibriSpeech(SpeechCorpus):
     """`SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`, with `SPEAKER-CHAPTER.trans.txt` beside; 16 kHz.
+    As of all corpora of speech, the audio may be in any format that is read.
 
     Transcripts are capitals without punctuation. No speaker stands in two subsets; `group` is the speaker.
     `download` fetches only the subsets that are named, each into `root`, or into `LibriSpeech` in the cache
@@ -111,7 +112,7 @@ class LibriSpeech(SpeechCorpus):
         """Name and text of each utterance of a chapter; all audio must have one."""
         prefix = f"{chapter.parent.name}-{chapter.name}"
         table = chapter / f"{prefix}{SUFFIX}"
-        audio = {path.stem for path in chapter.glob(f"{prefix}-*.flac")}
+        audio = {name for name in audio_in(chapter) if name.startswith(f"{prefix}-")}
         if not table.is_file():
             raise UserError(
                 f"{chapter} has no {table.name}: {chapter.parents[1].name} is not whole, unpack it anew."
@@ -123,7 +124,5 @@ class LibriSpeech(SpeechCorpus):
                 raise self.damaged(table, number, f"{prefix}-NNNN TRANSCRIPT")
             rows += [(name, text)] if line else []
         if untold := sorted(audio - {name for name, _ in rows}):
-            raise UserError(
-                f"{table} has no transcript of {untold[0]}.flac: put the file of the release there."
-            )
+            raise UserError(f"{table} has no transcript of {untold[0]}: put the file of the release there.")
         return rows

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.data.download import Release
 from lightning_audio.data.splits import deal
 from lightning_audio.errors import UserError
@@ -46,14 +47,28 @@ class SpeechCorpus(Corpus):
         """
 
     def clips(self) -> list[Clip]:
-        """All utterances.
+        """All utterances, in whatever format their audio is there: mirrors convert it.
 
         Raises:
             UserError: the release is not there, a table is damaged, or audio files that it lists are missing.
         """
-        clips = self.utterances()
-        self._refuse_missing(clips)
-        return clips
+        clips, missing = self.utterances(), []
+        # Each folder is listed once: to ask for each of 100,000 files takes minutes on a network drive.
+        folders = {folder: audio_in(folder) for folder in sorted({Path(clip.path).parent for clip in clips})}
+        found = []
+        for clip in clips:
+            path = Path(clip.path)
+            names = folders[path.parent].get(path.stem, ())
+            missing += [] if names else [path]
+            found.append(
+                clip if path.name in names or not names else replace(clip, path=str(path.with_name(names[0])))
+            )
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(clips)} audio files that {self.title} lists are not there, such as "
+                f"{', '.join(map(str, sorted(missing)[:3]))}: the release is not whole, unpack it anew."
+            )
+        return found
 
     def table(self, path: Path) -> list[str]:
         """The lines of a table of the release, without their ends.
@@ -84,21 +99,16 @@ class SpeechCorpus(Corpus):
             f"{path} is damaged at line {line}, which is not `{expected}`: put the file of the release there."
         )
 
-    def _refuse_missing(self, clips: Iterable[Clip]) -> None:
-        """Lists each folder once: to ask for each of 100,000 files takes minutes on a network drive."""
-        names: dict[Path, list[str]] = defaultdict(list)
-        for path in map(Path, (clip.path for clip in clips)):
-            names[path.parent].append(path.name)
-        missing = []
-        for folder, listed in sorted(names.items()):
-            found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-            missing += [folder / name for name in sorted(listed) if name not in found]
-        if missing:
-            total = sum(map(len, names.values()))
-            raise UserError(
-                f"{len(missing)} of {total} audio files that {self.title} lists are not there, such as "
-                f"{', '.join(map(str, missing[:3]))}: the release is not whole, unpack it anew."
-            )
+
+def audio_in(folder: Path) -> dict[str, list[str]]:
+    """The audio files of a folder by their name without its suffix; the format that reads best first."""
+    found: dict[str, list[str]] = defaultdict(list)
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    for suffix in AUDIO_SUFFIXES:
+        for name in names:
+            if Path(name).suffix.lower() == suffix and not name.startswith("."):
+                found[Path(name).stem].append(name)
+    return found
 
 
 def split_by_seed(clips: Sequence[Clip], val_share: float, test_share: float, seed: int) -> list[Clip]:

@@ -10,8 +10,7 @@ from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 
-import soundfile
-
+from lightning_audio.data.audio_file import AudioError, channels_of
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.splits import hold_out, into_folds, split_by_fold
@@ -155,8 +154,8 @@ def _channels(row: Clip) -> Iterator[Clip]:
         yield row
         return
     try:
-        channels = soundfile.info(row.path).channels
-    except (OSError, RuntimeError, ValueError):
+        channels = channels_of(row.path)
+    except AudioError:
         channels = 1  # decoding it will say why it can't be read
     for channel in range(channels):
         yield replace(row, id=f"{row.id}#{channel}" if channels > 1 else row.id, channel=channel)

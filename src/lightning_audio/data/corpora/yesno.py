@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.speech import SpeechCorpus, split_by_seed
+from lightning_audio.data.corpora.speech import SpeechCorpus, audio_in, split_by_seed
 from lightning_audio.data.download import Release
 from lightning_audio.errors import UserError
 
@@ -62,11 +62,15 @@ class YesNo(SpeechCorpus):
 
     def utterances(self) -> list[Clip]:
         """All utterances; the id is the name of the file."""
-        paths = sorted(path for path in self.folder.glob("*.wav") if NAME.fullmatch(path.stem))
-        if not paths:
+        names = sorted(name for name in audio_in(self.folder) if NAME.fullmatch(name))
+        if not names:
             raise self.missing(self.folder / "0_0_0_0_1_1_1_1.wav")
         clips = [
-            Clip(path.stem, str(path), text=" ".join(self.words[int(word)] for word in path.stem.split("_")))
-            for path in paths
+            Clip(
+                name,
+                str(self.folder / f"{name}.wav"),
+                text=" ".join(self.words[int(n)] for n in name.split("_")),
+            )
+            for name in names
         ]
         return split_by_seed(clips, *self.split)

@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from statistics import median
 
-from lightning_audio.data.clip import SPLITS, Clip
+from lightning_audio.data.clip import SPLITS, Clip, look_alikes
 from lightning_audio.data.inspect.clips import SILENT_PEAK, ClipReport
 from lightning_audio.data.splits import leaks
 
@@ -76,6 +77,7 @@ class Inspection:
             *self._leaks(),
             *self._twice(),
             *self._cut_files(),
+            *self._one_file(),
             *self._classes(),
             *self._remarks(),
             *self._clips(),
@@ -151,11 +153,24 @@ class Inspection:
             text = f"{len(parted)} files are cut into two splits: is each of them more than one recording?"
             yield Finding("file_across_splits", False, text, tuple(parted))
 
+    def _one_file(self) -> Iterator[Finding]:
+        clips = self.runs[0]
+        if len(clips) > 1 and len({clip.path for clip in clips}) == 1:
+            text = (
+                f"All {len(clips)} clips are of one file, {Path(clips[0].path).name}: the test is of the "
+                "recording that is trained on, and says nothing of other ones."
+            )
+            yield Finding("one_file", False, text)
+
     def _classes(self) -> Iterator[Finding]:
         counts = {split: _label_counts(self.runs[0], split) for split in SPLITS}
         for split in ("train", "test"):
             if not any(clip.split == split for clip in self.runs[0]):
                 yield Finding("no_split", True, f"There are no {split} clips: check the split.")
+        alike = tuple(look_alikes(self.labels))
+        if alike:
+            text = f"{len(alike)} labels stand under names that look alike, each as a label of its own."
+            yield Finding("alike_labels", True, text, alike)
         train = {label: counts["train"][label] for label in self.labels}
         asked = counts["val"] | counts["test"]
         untaught = tuple(label for label, n in train.items() if not n)
