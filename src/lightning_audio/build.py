@@ -28,6 +28,7 @@ from lightning_audio.frontend.base import shape_of
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.frontend.waveform import Waveform
 from lightning_audio.io import MOST_OPTIONS, plain
+from lightning_audio.metrics.base import Metric, named_metrics
 from lightning_audio.networks.base import Network
 from lightning_audio.tasks.base import AudioTask, Recipe
 
@@ -41,7 +42,7 @@ ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
     "frontend": (("lightning_audio.frontend", nn.Module),),
     "augment": (("lightning_audio.augment", nn.Module),),
     "network": (("lightning_audio.networks", Network),),
-    "task": (("lightning_audio.tasks", AudioTask),),
+    "task": (("lightning_audio.tasks", AudioTask), ("lightning_audio.metrics", Metric)),
     "data": (("lightning_audio.data.corpora", Corpus),),
     "optimizer": (("torch.optim", torch.optim.Optimizer),),
     "schedule": (("lightning_audio.training.schedule", FunctionType),),
@@ -55,6 +56,9 @@ ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
         ("pytorch_lightning.loggers", LOGGERS),
     ),
 }
+
+# Of these kinds a configuration names the thing itself, and of all others a class.
+INSTANCES = (FunctionType, Callable, Metric)
 
 # The largest whole number in a configuration; hyperparameters are smaller.
 LARGEST = 2**40
@@ -133,7 +137,8 @@ def refuse_unknown(
         source: what file it comes from, in words.
     """
     for part, node in plain(dict(config), source, LARGEST, MOST_OPTIONS).items():
-        own = tuple((package, nn.Module if part in ANSWERING else Callable) for package in allow)
+        kinds = (nn.Module, Metric) if part in ANSWERING else (Callable,)
+        own = tuple((package, kind) for package in allow for kind in kinds)
         _refuse_in(node, (*ALLOWED.get(part, ()), *own), source)
 
 
@@ -171,7 +176,7 @@ def _is_allowed(target: Any, allowed: Sequence[tuple[str, Any]]) -> bool:
             except Exception:  # of any kind, since importing runs what is there
                 continue
             home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-            fits = isinstance(found, kind) if kind in (FunctionType, Callable) else _is_subclass(found, kind)
+            fits = isinstance(found, kind) if kind in INSTANCES else _is_subclass(found, kind)
             # Other packages show their classes elsewhere than where they define them.
             if fits and (
                 home == target if package.startswith("lightning_audio") else home.startswith(f"{package}.")
@@ -201,6 +206,13 @@ def packages_of(cfg: DictConfig) -> list[str]:
         if not _is_allowed(target, ALLOWED.get(part, ()))
     }
     return [*map(str, config.get("allow") or ()), *sorted(target.rpartition(".")[0] for target in used)]
+
+
+def metrics(cfg: DictConfig) -> list[Metric]:
+    """The metrics under `task.metrics`; raises UserError where one is not known."""
+    nodes = OmegaConf.to_container(cfg.task, resolve=True).get("metrics") or []  # type: ignore[union-attr]
+    named = [instantiate(node, "task.metrics") if isinstance(node, dict) else node for node in nodes]
+    return named_metrics(task_class(cfg).scored, named)
 
 
 def corpus(cfg: DictConfig) -> Corpus:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from lightning_audio.errors import UserError, is_control
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 FLUSHED_AT_ONCE = 32 * 2**20  # bytes
@@ -74,6 +80,31 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> str:
+    """These columns of the rows as CSV; the header alone where there are none."""
+    content = io.StringIO()
+    writer = csv.DictWriter(content, [*columns], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return content.getvalue()
+
+
+def terminal(**options: Any) -> Console:
+    """rich's console, which draws boxes of plain characters where standard output can't encode others.
+
+    That counts for a text, too, that is drawn first and printed later.
+    """
+    from rich.console import Console  # here, since programs that print no table need not wait for it
+
+    class Terminal(Console):
+        @property
+        def encoding(self) -> str:
+            own = getattr(self.file, "encoding", None) or getattr(sys.stdout, "encoding", None)
+            return (own or "utf-8").lower()
+
+    return Terminal(**options)
 
 
 def build_once(

@@ -12,10 +12,17 @@ from rich.console import Console
 from scipy.stats import binomtest, ttest_rel
 
 from lightning_audio.cli import compare
-from lightning_audio.cli.compare import compare_runs, mcnemar, paired_difference, print_comparison
 from lightning_audio.errors import UserError
+from lightning_audio.metrics.base import metrics_of, scores
 from lightning_audio.metrics.intervals import Score
-from lightning_audio.metrics.transcripts import transcript_scores
+from lightning_audio.metrics.transcripts import Transcripts, wer
+from lightning_audio.reports.comparison import (
+    Difference,
+    compare_runs,
+    mcnemar,
+    paired_difference,
+    print_comparison,
+)
 from lightning_audio.reports.results import RunResult, read_run, write_metrics, write_predictions
 
 Rows = list[dict[str, Any]]
@@ -25,9 +32,21 @@ WORDS = ("one", "two", "three", "four", "five")
 def run_of(folder: Path, rows: Rows, transcripts: bool = True) -> RunResult:
     """A run as it lies in its folder, read back."""
     write_predictions(folder / "predictions.jsonl", rows)
-    found = transcript_scores(rows) if transcripts else {"accuracy": Score(0.5, 0.4, 0.6, len(rows))}
+    name = "exact_match" if "hypothesis_labels" in rows[0] else "accuracy"
+    found = {name: Score(0.5, 0.4, 0.6, len(rows))}
+    if transcripts:
+        found = scores(list(metrics_of(Transcripts).values()), Transcripts(rows))
     write_metrics(folder, {f"test/{name}": score for name, score in found.items()})
     return read_run(folder)
+
+
+def difference_of(counts: np.ndarray, numbers: np.ndarray) -> Difference:
+    """Of two runs' WER, from `(N, 2 runs, 2)`: errors and words of each utterance."""
+    rows = [{"reference": "", "hypothesis": "", "group": str(number)} for number in numbers]
+    sides = [Transcripts(rows), Transcripts(rows)]
+    for i, side in enumerate(sides):
+        side.words = counts[:, i]
+    return paired_difference(wer, *sides)
 
 
 def heard(rate: float, seed: int, count: int = 120) -> Rows:
@@ -79,7 +98,7 @@ def test_without_a_difference_five_of_a_hundred_are_found() -> None:
     for _ in range(300):
         rates, words = generator.beta(2, 18, 60), generator.integers(4, 12, 60)
         counts = [np.stack([generator.binomial(words, rates), words], axis=1) for _ in range(2)]
-        found = paired_difference("wer", np.stack(counts, axis=1), np.arange(60) // 5)
+        found = difference_of(np.stack(counts, axis=1), np.arange(60) // 5)
         small += found.p < 0.05
         assert (found.p < 0.05) == (not found.low <= 0 <= found.high) or found.p == pytest.approx(
             0.05, abs=0.01
@@ -94,7 +113,7 @@ def test_the_p_value_agrees_with_matched_pairs() -> None:
     for rate in (0.1, 0.12, 0.13, 0.14):
         errors = np.stack([generator.binomial(words, 0.1), generator.binomial(words, rate)], axis=1)
         counts = np.stack([errors, np.stack([words, words], axis=1)], axis=-1)
-        found = paired_difference("wer", counts, np.arange(200))
+        found = difference_of(counts, np.arange(200))
         assert found.p == pytest.approx(ttest_rel(*errors.T).pvalue, abs=0.05)
 
 
@@ -121,9 +140,23 @@ def test_classes_are_compared_by_accuracy(tmp_path: Path) -> None:
     assert accuracy.low > 0
     assert (found.differing, found.only_run, found.only_other) == (10, 10, 0)
     assert found.mcnemar == pytest.approx(2 / 2**10)
-    several = [row | {"hypothesis_labels": [row["hypothesis"]]} for row in classes(40)]
-    labelled = run_of(tmp_path / "several", several, transcripts=False)
-    assert compare_runs(labelled, other).differences[0].name == "exact_match"
+    labelled, fewer = (
+        run_of(
+            tmp_path / f"several {hits}",
+            [
+                row
+                | {f"{key}_labels": [row[key]] for key in ("reference", "hypothesis")}
+                | {"scores": {"cat": 0.9, "dog": 0.1}}
+                for row in classes(hits)
+            ],
+            transcripts=False,
+        )
+        for hits in (40, 30)
+    )
+    (exact,) = compare_runs(labelled, fewer).differences
+    assert (exact.name, exact.difference) == ("exact_match", pytest.approx(0.2))
+    with pytest.raises(UserError, match="another kind"):
+        compare_runs(labelled, other)
 
 
 def test_what_was_not_tested_on_the_same_is_refused(tmp_path: Path) -> None:

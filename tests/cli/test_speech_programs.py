@@ -16,7 +16,8 @@ from lightning_audio import build, config
 from lightning_audio.checkpoint import load
 from lightning_audio.cli import doctor, ngram, predict
 from lightning_audio.cli.evaluate import main as evaluate
-from lightning_audio.metrics.transcripts import transcript_scores
+from lightning_audio.metrics.base import metrics_of, scores
+from lightning_audio.metrics.transcripts import Transcripts
 from lightning_audio.reports.results import read_metrics, read_predictions
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.text.tokenizers import fit_tokenizer
@@ -49,9 +50,10 @@ def test_a_run_leaves_scores_that_follow_from_its_predictions(speech_run: Path) 
     rows = read_predictions(speech_run / "predictions.jsonl")
     assert len(rows) == 4
     assert {word for row in rows for word in row["reference"].split()} <= KEYS
-    scores = read_metrics(speech_run)["scores"]
-    expected = {f"test/{name}": score.as_dict() for name, score in transcript_scores(rows).items()}
-    assert {name: score for name, score in scores.items() if name.startswith("test/")} == expected
+    written = read_metrics(speech_run)["scores"]
+    found = scores(list(metrics_of(Transcripts).values()), Transcripts(rows))
+    expected = {f"test/{name}": score.as_dict() for name, score in found.items()}
+    assert {name: score for name, score in written.items() if name.startswith("test/")} == expected
     for name in ("alignments.txt", "confusions.csv", "worst.csv"):
         assert (speech_run / name).is_file()
 

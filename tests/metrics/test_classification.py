@@ -2,18 +2,38 @@
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    f1_score,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 from sklearn.metrics import confusion_matrix as sklearn_confusion
-from sklearn.metrics import f1_score, precision_recall_fscore_support, top_k_accuracy_score
 
 from lightning_audio.errors import UserError
+from lightning_audio.metrics.base import named_metrics, scores
 from lightning_audio.metrics.classification import (
-    classification_scores,
+    ClassPredictions,
+    balanced_accuracy,
     confusion_matrix,
-    decision_scores,
     macro_f1,
+    mean_f1,
     per_class,
 )
-from lightning_audio.metrics.intervals import Score, bootstrap, group_numbers, proportion
+from lightning_audio.metrics.intervals import (
+    Score,
+    bootstrap_interval,
+    group_numbers,
+    proportion,
+    resampled_groups,
+)
+
+USUAL = named_metrics(ClassPredictions, ("accuracy", "top5_accuracy", "macro_f1"))
+
+
+def predicted(targets: ArrayLike, predictions: ArrayLike, classes: int) -> ClassPredictions:
+    return ClassPredictions(targets, predictions, classes, [None] * len(np.asarray(targets)))
 
 
 @pytest.mark.parametrize(
@@ -81,11 +101,12 @@ def test_clips_without_a_group_stand_alone() -> None:
 
 def test_bootstrap_of_a_mean_agrees_with_theory() -> None:
     values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    counts = np.stack([values, np.ones(400)], axis=1)
-    low, high = bootstrap(counts, lambda sums: sums[:, 0] / sums[:, 1], resamples=2000)
+    drawn = [d.sums(values) / d.sums(np.ones(400)) for d in resampled_groups(np.arange(400))]
+    low, high = bootstrap_interval(values.mean(), np.concatenate(drawn), 400, 400)
     half = 1.96 * values.std() / np.sqrt(400)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
-    assert (low, high) == bootstrap(counts, lambda sums: sums[:, 0] / sums[:, 1], resamples=2000)
+    again = [d.sums(values) / d.sums(np.ones(400)) for d in resampled_groups(np.arange(400))]
+    assert (np.concatenate(again) == np.concatenate(drawn)).all()
 
 
 def test_confusion_and_f1_agree_with_scikit_learn() -> None:
@@ -94,7 +115,10 @@ def test_confusion_and_f1_agree_with_scikit_learn() -> None:
         targets, predictions = generator.integers(0, classes, (2, 200))
         confusion = confusion_matrix(targets, predictions, classes)
         assert (confusion == sklearn_confusion(targets, predictions)).all()
-        assert macro_f1(confusion) == pytest.approx(f1_score(targets, predictions, average="macro"))
+        f1 = macro_f1.value(predicted(targets, predictions, classes))
+        assert f1 == pytest.approx(f1_score(targets, predictions, average="macro"))
+        recall = balanced_accuracy.value(predicted(targets, predictions, classes))
+        assert recall == pytest.approx(balanced_accuracy_score(targets, predictions))
 
 
 def test_absent_classes_are_left_out_of_macro_f1() -> None:
@@ -103,9 +127,9 @@ def test_absent_classes_are_left_out_of_macro_f1() -> None:
     assert confusion.sum() == 5
     assert confusion[0, 1] == confusion[3, 4] == 1
     expected = f1_score(targets, predictions, average="macro", zero_division=0)
-    assert macro_f1(confusion) == pytest.approx(expected)
-    stacked = macro_f1(np.stack([confusion, np.eye(6, dtype=int)]))
-    assert stacked == pytest.approx([expected, 1.0])
+    assert macro_f1.value(predicted(targets, predictions, 6)) == pytest.approx(expected)
+    # Of four classes that clips have 0 is right in one of two, 1 in both, 3 never.
+    assert balanced_accuracy.value(predicted(targets, predictions, 6)) == pytest.approx(0.5)
 
 
 def test_rows_per_class_agree_with_scikit_learn() -> None:
@@ -123,38 +147,45 @@ def test_classification_scores() -> None:
     probabilities = generator.random((300, 10))
     probabilities[np.arange(300), targets] += 0.5
     groups = [f"g{i // 3}" for i in range(300)]
-    scores = classification_scores(probabilities, targets, groups)
+    found = scores(USUAL, ClassPredictions.from_scores(probabilities, targets, groups))
     predictions = probabilities.argmax(1)
-    assert list(scores) == ["accuracy", "top5_accuracy", "macro_f1"]
-    assert scores["accuracy"].value == pytest.approx((predictions == targets).mean())
-    assert scores["top5_accuracy"].value == pytest.approx(top_k_accuracy_score(targets, probabilities, k=5))
-    assert scores["macro_f1"].value == pytest.approx(f1_score(targets, predictions, average="macro"))
-    assert all(score.low < score.value < score.high for score in scores.values())
-    assert set(classification_scores(probabilities[:, :5], targets % 5, groups)) == {"accuracy", "macro_f1"}
+    assert list(found) == ["accuracy", "top5_accuracy", "macro_f1"]
+    assert found["accuracy"].value == pytest.approx((predictions == targets).mean())
+    assert found["top5_accuracy"].value == pytest.approx(top_k_accuracy_score(targets, probabilities, k=5))
+    assert found["macro_f1"].value == pytest.approx(f1_score(targets, predictions, average="macro"))
+    assert all(score.low < score.value < score.high for score in found.values())
+    few = ClassPredictions.from_scores(probabilities[:, :5], targets % 5, groups)
+    assert set(scores(USUAL, few)) == {"accuracy", "macro_f1"}
 
 
-def test_macro_f1_interval_is_the_bootstrap_of_confusion_matrices() -> None:
+def test_macro_f1_is_drawn_as_of_confusion_matrices() -> None:
     targets, predictions = np.random.default_rng(4).integers(0, 3, (2, 90))
     numbers = np.repeat(np.arange(30), 3)
-    matrices = [confusion_matrix(targets[numbers == g], predictions[numbers == g], 3) for g in range(30)]
-    score = decision_scores(targets, predictions, 3, [f"{g:02d}" for g in numbers])["macro_f1"]
-    assert (score.low, score.high) == pytest.approx(bootstrap(matrices, macro_f1))
+    matrices = np.array(
+        [confusion_matrix(targets[numbers == g], predictions[numbers == g], 3) for g in range(30)]
+    )
+    draws = next(iter(resampled_groups(numbers)))
+    drawn = np.tensordot(draws.weights, matrices, axes=1)
+    counts = np.stack([np.diagonal(drawn, axis1=1, axis2=2), drawn.sum(2), drawn.sum(1)], axis=1)
+    clips = ClassPredictions(targets, predictions, 3, [f"{g:02d}" for g in numbers])
+    assert macro_f1.drawn(clips, draws) == pytest.approx(mean_f1(counts))
 
 
 def test_a_perfect_run_keeps_its_doubt() -> None:
-    scores = decision_scores([0, 1, 2, 0], [0, 1, 2, 0], 3, [None] * 4)
-    assert scores["macro_f1"] == scores["accuracy"]
-    assert scores["macro_f1"].low < 0.6
+    found = scores(USUAL, predicted([0, 1, 2, 0], [0, 1, 2, 0], 3))
+    assert found["macro_f1"] == found["accuracy"]
+    assert found["macro_f1"].low < 0.6
 
 
 def test_a_constant_answer_earns_nothing_from_ties() -> None:
-    scores = classification_scores(np.full((100, 20), 0.05), np.arange(100) % 20, [None] * 100)
-    assert scores["accuracy"].value == 0.05
-    assert scores["top5_accuracy"].value == 0.25
+    constant = ClassPredictions.from_scores(np.full((100, 20), 0.05), np.arange(100) % 20, [None] * 100)
+    found = scores(USUAL, constant)
+    assert found["accuracy"].value == 0.05
+    assert found["top5_accuracy"].value == 0.25
 
 
 def test_an_answer_that_is_not_finite_is_refused() -> None:
     probabilities = np.full((4, 3), 1 / 3)
     probabilities[2] = np.nan
     with pytest.raises(UserError, match=r"1 of 4 clips.*diverged"):
-        classification_scores(probabilities, [0, 1, 2, 0], [None] * 4)
+        scores(USUAL, ClassPredictions.from_scores(probabilities, [0, 1, 2, 0], [None] * 4))

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from lightning_audio.errors import UserError
-from lightning_audio.metrics.intervals import wilson
+from lightning_audio.metrics.base import metrics_of, scores, values
+from lightning_audio.metrics.intervals import Score, wilson
 from lightning_audio.metrics.multilabel import (
+    LabelPredictions,
+    average_precision,
     best_thresholds,
     label_rankings,
-    multilabel_scores,
-    multilabel_values,
     per_label,
+    roc_auc_of,
 )
+
+ALL = list(metrics_of(LabelPredictions).values())
+
+
+def multilabel_scores(*columns: Any) -> dict[str, Score]:
+    """Of scores, targets, decisions and groups."""
+    return scores(ALL, LabelPredictions(*columns))
+
+
+def multilabel_values(found: np.ndarray, targets: np.ndarray, said: np.ndarray) -> dict[str, float]:
+    return values(ALL, LabelPredictions(found, targets, said, [None] * len(found)))
+
+
+def rankings(
+    scores: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    precision, auc = (label_rankings(m, scores, targets, weights) for m in (average_precision, roc_auc_of))
+    return precision, auc
 
 
 def drawn(
@@ -30,7 +52,7 @@ def drawn(
 @pytest.mark.parametrize("decimals", [8, 1, 0])
 def test_rankings_agree_with_scikit_learn(decimals: int) -> None:
     scores, targets = drawn(decimals=decimals)
-    precision, auc = label_rankings(scores, targets)[:, 0]
+    precision, auc = (found[0] for found in rankings(scores, targets))
     assert precision == pytest.approx(average_precision_score(targets, scores, average=None))
     assert auc == pytest.approx(roc_auc_score(targets, scores, average=None))
 
@@ -38,11 +60,11 @@ def test_rankings_agree_with_scikit_learn(decimals: int) -> None:
 def test_a_clip_that_weighs_three_stands_three_times() -> None:
     scores, targets = drawn(decimals=2)
     weights = np.random.default_rng(1).integers(0, 4, (6, len(scores)))
-    found = label_rankings(scores, targets, weights)
+    precision, auc = rankings(scores, targets, weights)
     for row, counts in enumerate(weights):
         repeated = np.repeat(targets, counts, axis=0), np.repeat(scores, counts, axis=0)
-        assert found[0, row] == pytest.approx(average_precision_score(*repeated, average=None))
-        assert found[1, row] == pytest.approx(roc_auc_score(*repeated, average=None))
+        assert precision[row] == pytest.approx(average_precision_score(*repeated, average=None))
+        assert auc[row] == pytest.approx(roc_auc_score(*repeated, average=None))
 
 
 def test_values_agree_with_scikit_learn() -> None:
@@ -146,7 +168,7 @@ def test_map_intervals_cover_the_truth() -> None:
         targets = rng.random((clips, 10)) < 0.2
         return rng.normal(size=(clips, 10)) + 0.5 * targets, targets
 
-    truth = label_rankings(*weak(20000, 0))[0].mean()
+    truth = rankings(*weak(20000, 0))[0].mean()
     covered = 0
     for seed in range(1, 31):
         scores, targets = weak(60, seed)

@@ -9,30 +9,50 @@ import jiwer
 import numpy as np
 import pytest
 
-from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.base import metrics_of, named_metrics, scores, values
+from lightning_audio.metrics.intervals import (
+    Draws,
+    Score,
+    bootstrap_interval,
+    expanded_tail,
+    resampled_groups,
+)
 from lightning_audio.metrics.transcripts import (
     ErrorSources,
+    Transcripts,
     align_characters,
     align_words,
     aligned_pairs,
     edit_counts,
     error_sources,
     errors_and_lengths,
-    expanded_tail,
     oracle_wer,
     per_group,
-    percentiles_of_groups,
-    ratio_score,
     ratios,
-    resampled,
-    sums_of_groups,
     transcript_counts,
-    transcript_scores,
-    transcript_values,
+    wer,
 )
 
 
-def rows_of(*texts: tuple[str, str], groups: str | None = None) -> list[dict[str, Any]]:
+def transcript_scores(rows: list[dict[str, Any]]) -> dict[str, Score]:
+    return scores(named_metrics(Transcripts, ("wer", "cer", "sentence_error_rate")), Transcripts(rows))
+
+
+def transcript_values(rows: list[dict[str, Any]]) -> dict[str, float]:
+    found = values(list(metrics_of(Transcripts).values()), Transcripts(rows))
+    return {name: value for name, value in found.items() if not np.isnan(value)}
+
+
+def ratio_score(counts: np.ndarray, numbers: np.ndarray) -> Score:
+    """WER of utterances with these errors and words, said by these speakers."""
+    rows = Transcripts(rows_of(*[("", "")] * len(counts), groups=numbers.tolist()))
+    rows.words = counts
+    found = wer.score(rows)
+    assert found is not None
+    return found
+
+
+def rows_of(*texts: tuple[str, str], groups: Any = None) -> list[dict[str, Any]]:
     """Rows of (reference, hypothesis); `groups` has a letter for each."""
     named = groups or [None] * len(texts)
     return [
@@ -163,7 +183,7 @@ def test_expanded_levels() -> None:
     # Hesterberg (2015): Phi(-sqrt(n / (n - 1)) t); of 6 groups t is 2.5706, so Phi(-2.8160) = 0.00243.
     assert expanded_tail(0.025, 6) == pytest.approx(0.002432, abs=2e-6)
     assert expanded_tail(0.025, 10**6) == pytest.approx(0.025, abs=1e-5)
-    assert percentiles_of_groups(np.arange(101.0), 10**6) == pytest.approx((2.5, 97.5), abs=1e-3)
+    assert bootstrap_interval(50.0, np.arange(101.0), 10**6, 1) == pytest.approx((2.5, 97.5), abs=1e-3)
 
 
 def linearised_error(errors: np.ndarray, words: np.ndarray) -> float:
@@ -204,12 +224,12 @@ def test_intervals_cover_the_truth(group_count: int, strength: float) -> None:
 
 def test_resamples_keep_groups_together() -> None:
     counts = np.array([[1, 2], [3, 4], [5, 6]])
-    sums = sums_of_groups(counts, np.array([0, 1, 0]))
-    assert sums.tolist() == [[6, 8], [3, 4]]
-    drawn = resampled(sums)
+    draws = next(iter(resampled_groups(np.array([0, 1, 0]))))
+    drawn = draws.sums(counts)
     assert {tuple(row) for row in drawn.tolist()} == {(12, 16), (9, 12), (6, 8)}
+    assert (np.einsum("rn,nk->rk", draws.of_clips(), counts) == drawn).all()
     assert np.isnan(ratios(np.array([[1.0, 0.0], [1.0, 2.0]]))).tolist() == [True, False]
-    assert (resampled(sums) == drawn).all()
+    assert Draws(np.array([[0, 2]]), np.array([0, 1, 0])).sums(counts).tolist() == [[6, 8]]
 
 
 def test_groups_worst_first() -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 from sklearn.metrics import f1_score
 
 from lightning_audio.errors import UserError
-from lightning_audio.metrics.intervals import Score, proportion
+from lightning_audio.metrics.base import metric
+from lightning_audio.metrics.classification import ClassPredictions
+from lightning_audio.metrics.intervals import Draws, Score, proportion
 from lightning_audio.reports.cross_validation import print_fold_report, summarise_folds, write_fold_report
 from lightning_audio.reports.results import (
     read_overrides,
@@ -39,7 +42,10 @@ def write_run(folder: Path, fold: int, hits: int, labels: tuple = ("cat", "dog")
     write_predictions(folder / "predictions.jsonl", rows)
     accuracy = proportion([i < hits for i in range(10)], groups)
     data = {"hash": "ab", "labels": list(labels), "fold": fold, "folds": [1, 2, 3]}
-    write_metrics(folder, {"test/accuracy": accuracy}, seconds=60.0 * fold, data=data)
+    truth, said = ([row[key] for row in rows] for key in ("reference", "hypothesis"))
+    macro = Score(f1_score(truth, said, average="macro"), 0.0, 1.0, 10)
+    scores = {"test/accuracy": accuracy, "test/macro_f1": macro}
+    write_metrics(folder, scores, seconds=60.0 * fold, data=data)
     return folder
 
 
@@ -51,8 +57,8 @@ def test_folds_by_hand(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "folds.json").read_text(encoding="utf-8"))
     assert [row["fold"] for row in content["folds"]] == [1, 2, 3]
     assert [row["minutes"] for row in content["folds"]] == [1.0, 2.0, 3.0]
-    assert content["mean"] == {"test/accuracy": pytest.approx(0.8)}
-    assert content["deviation"] == {"test/accuracy": pytest.approx(0.173205)}
+    assert content["mean"]["test/accuracy"] == pytest.approx(0.8)
+    assert content["deviation"]["test/accuracy"] == pytest.approx(0.173205)
     rows = [row for run in runs for row in run.predictions]
     right = [row["reference"] == row["hypothesis"] for row in rows]
     assert content["pooled"]["test/accuracy"] == proportion(right, [r["group"] for r in rows]).as_dict()
@@ -62,7 +68,7 @@ def test_folds_by_hand(tmp_path: Path) -> None:
     # Clips 9 (a cat) miss in folds 1 and 3; 6 to 9 miss in fold 2, two cats and two dogs.
     assert content["confusion"] == [[11, 4], [2, 13]]
     markdown = (tmp_path / "folds.md").read_text(encoding="utf-8")
-    assert "| 2 | 60.0 | 2.0 |" in markdown
+    assert "| 2 | 60.0 | 60.0 | 2.0 |" in markdown
     assert "| mean | 80.0 ± 17.3 |" in markdown
     assert (tmp_path / "confusion.png").is_file()
     screen = console()
@@ -129,7 +135,6 @@ def test_the_table_of_a_sweep(tmp_path: Path) -> None:
         "Run 3 failed: The training diverged: lower optimizer.lr.",
     ]
     assert "log in" in summary.remarks()[2]
-    assert summarise_sweep(folders, "val/accuracy", lower_is_better=True).best == 3
     assert "test data" in summarise_sweep(folders, "test/accuracy").remarks()[0]
     write_sweep_report(tmp_path, summary)
     content = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))
@@ -139,6 +144,38 @@ def test_the_table_of_a_sweep(tmp_path: Path) -> None:
     screen = console()
     print_sweep_report(summary, screen)
     assert "Run 3 failed: The training diverged" in screen.export_text()
+
+
+def test_the_lowest_error_rate_is_the_best(tmp_path: Path) -> None:
+    """Of error rates, and of a score of one's own whose name does not tell."""
+    for number, name in enumerate(("val/wer", "val/cost")):
+        rates = [Score(v, v, v, 9, better="min" if name == "val/cost" else None) for v in (0.5, 0.1, 0.3)]
+        folders = [
+            write_sweep_run(tmp_path / f"{number}-{i}", i, [f"lr={i}"], {name: rate})
+            for i, rate in enumerate(rates)
+        ]
+        assert summarise_sweep(folders).best == 1, name
+
+
+def test_own_metrics_are_pooled_and_stand_in_their_unit(tmp_path: Path) -> None:
+    @metric(better="min", unit="points")
+    def misses(predictions: ClassPredictions, draws: Draws) -> NDArray:
+        return draws.sums(predictions.targets != predictions.predictions)
+
+    runs = []
+    for fold, hits in ((1, 9), (2, 6), (3, 9)):
+        folder = write_run(tmp_path / str(fold), fold, hits)
+        own = Score(10.0 - hits, 0.0, 9.0, 10, better="min", unit="points")
+        write_metrics(folder, {"test/misses": own, "test/false_alarms_per_hour": Score(2.5, 1.0, 4.0, 5)})
+        runs.append(read_run(folder))
+    summary = summarise_folds(runs, [misses])
+    assert summary.pooled["test/misses"].value == 6.0
+    table = summary.table()
+    assert [row["test/misses"] for row in table[:3]] == ["1.00", "4.00", "1.00"]
+    assert table[3]["test/misses"] == "2.00 ± 1.73"
+    assert table[3]["test/false_alarms_per_hour"] == "2.50 ± 0.00"
+    assert table[4]["test/misses"].startswith("6.00 (")
+    assert summarise_folds(runs).pooled.keys() == {"test/accuracy", "test/macro_f1"}
 
 
 def test_a_sweep_of_failures_has_no_best_run(tmp_path: Path) -> None:

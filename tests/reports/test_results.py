@@ -26,7 +26,7 @@ from lightning_audio.reports.results import (
     write_metrics,
     write_predictions,
 )
-from lightning_audio.reports.tables import markdown_table, print_table, write_per_class
+from lightning_audio.reports.tables import markdown_table, per_class_table, print_table, write_csv
 
 ACCURACY = Score(0.93, 0.9, 0.95, 80)
 
@@ -128,12 +128,11 @@ def test_tables_keep_brackets_and_bars() -> None:
 
 def test_the_table_per_class(tmp_path: Path) -> None:
     classes = per_class(confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], 2), ["a, b", "c"])
-    write_per_class(tmp_path / "classes.csv", classes)
+    write_csv(tmp_path / "classes.csv", classes)
     with (tmp_path / "classes.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[0] == {"label": "a, b", "precision": "1.0", "recall": "0.5", "f1": str(2 / 3), "n": "2"}
-    write_per_class(tmp_path / "classes.md", classes)
-    assert "| c | 66.7 | 100.0 | 80.0 | 2 |" in (tmp_path / "classes.md").read_text(encoding="utf-8")
+    assert "| c | 66.7 | 100.0 | 80.0 | 2 |" in markdown_table(per_class_table(classes))
 
 
 @pytest.mark.parametrize("classes", [2, 10, 50])

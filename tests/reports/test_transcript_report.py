@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from lightning_audio.errors import UserError
-from lightning_audio.metrics.transcripts import ErrorSources, transcript_counts, transcript_scores
+from lightning_audio.metrics.base import metrics_of, scores
+from lightning_audio.metrics.transcripts import ErrorSources, Transcripts, transcript_counts
 from lightning_audio.reports.cross_validation import print_fold_report, summarise_folds, write_fold_report
 from lightning_audio.reports.results import read_run, write_metrics, write_predictions
 from lightning_audio.reports.transcripts import (
@@ -118,9 +119,10 @@ def test_the_report_on_the_screen_names_the_worst_speaker() -> None:
 def write_fold(folder: Path, speaker: str, rows: list[dict[str, Any]]) -> Path:
     """A run whose held-out fold is a speaker; its vocabulary is its own."""
     write_predictions(folder / "predictions.jsonl", [row | {"group": speaker} for row in rows])
-    scores = {f"test/{name}": score for name, score in transcript_scores(rows).items()}
+    found = scores(list(metrics_of(Transcripts).values()), Transcripts(rows))
     data = {"labels": [speaker], "fold": speaker, "folds": ["anna", "theo"]}
-    write_metrics(folder, scores, seconds=60.0, data=data)
+    tested = {f"test/{name}": score for name, score in found.items()}
+    write_metrics(folder, tested, seconds=60.0, data=data)
     return folder
 
 

@@ -25,7 +25,9 @@ from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference.formats import rows_of_answers
 from lightning_audio.inference.prediction import Window
-from lightning_audio.metrics.multilabel import best_thresholds
+from lightning_audio.metrics.base import metrics_of
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.multilabel import LabelPredictions, best_thresholds
 from lightning_audio.reports.cross_validation import summarise_folds, write_fold_report
 from lightning_audio.reports.results import read_predictions, read_run, write_metrics, write_predictions
 from lightning_audio.tasks.multilabel import MultiLabel, focal_loss
@@ -278,7 +280,8 @@ def write_fold(tmp_path: Path) -> Callable[[int, list[tuple]], Path]:
         folder = tmp_path / str(fold)
         write_predictions(folder / "predictions.jsonl", rows)
         facts = {"labels": ["dog, small", "rain"], "fold": fold, "folds": [1, 2]}
-        write_metrics(folder, {}, data=facts)
+        tested = {f"test/{name}": Score(0.5, 0.4, 0.6, len(rows)) for name in metrics_of(LabelPredictions)}
+        write_metrics(folder, tested, data=facts)
         return folder
 
     return write

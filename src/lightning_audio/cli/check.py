@@ -31,7 +31,7 @@ from lightning_audio.data.threads import in_threads
 from lightning_audio.data.wave_store import progress
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
-from lightning_audio.io import to_json, write_atomically
+from lightning_audio.io import terminal, to_json, write_atomically
 from lightning_audio.reports.tables import print_table
 from lightning_audio.tasks.ctc import CTC, frames_needed
 
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("One corpus is checked at a time: give every option one value.")
     refuse_output(options.json)
     report = check(cfg)
-    print_report(report, Console())
+    print_report(report, terminal())
     if options.json:
         write_atomically(options.json, to_json(report, indent=1) + "\n")
     sys.exit(1 if any(finding["grave"] for finding in report["findings"]) else 0)

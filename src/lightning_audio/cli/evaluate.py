@@ -30,6 +30,7 @@ from lightning_audio.data.clip import SPLITS
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
+from lightning_audio.metrics.base import Metric
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports import sweep
 from lightning_audio.reports.cross_validation import (
@@ -72,8 +73,8 @@ def evaluate_folds(
         warn_of_one_model(decoding)
     for run_folder in run_folders:
         own = of_fold(decoding, read_metrics(run_folder)["data"]["fold"]) if decoding else None
-        evaluate(run_folder, overrides, output / run_folder.name, own, allow)
-    summary = summarise_folds([read_run(output / run_folder.name) for run_folder in run_folders])
+        metrics = evaluate(run_folder, overrides, output / run_folder.name, own, allow)
+    summary = summarise_folds([read_run(output / run_folder.name) for run_folder in run_folders], metrics)
     write_fold_report(output, summary)
     print_fold_report(summary)
     print(f"Folder: {output}")
@@ -85,8 +86,10 @@ def evaluate(
     output: Path,
     decoding: argparse.Namespace | None = None,
     allow: Sequence[str] = (),
-) -> None:
+) -> list[Metric]:
     """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
+
+    Returns the metrics that it was scored by.
 
     `decoding` are the options of a run that transcribes, `allow` packages of one's own that it may build.
 
@@ -126,6 +129,7 @@ def evaluate(
         trained = read_metrics(run_folder)["scores"]
         if trained.keys() & scores.keys():  # with test=false the test was not looked at before
             print(comparison(trained, scores))
+    return task.metrics
 
 
 def tell_other_data(run_folder: Path, data: AudioDataModule) -> None:
@@ -141,14 +145,19 @@ def tell_other_data(run_folder: Path, data: AudioDataModule) -> None:
 
 
 def comparison(trained: dict[str, dict], scores: dict[str, Score]) -> str:
-    """One line: the same numbers as in training, or what differs."""
-    changed = [name for name, score in scores.items() if trained.get(name) != score.as_dict()]
-    if not changed:
-        return "The same numbers as when it was trained."
-    differing = ", ".join(
-        f"{name} {scores[name].value:.4f} (was {trained.get(name, {}).get('value')})" for name in changed
-    )
-    return f"Differs from when it was trained: {differing}."
+    """One line: the same numbers as in training, or what differs.
+
+    Values decide. Intervals differ, too, where an older version computed them in another way.
+    """
+    changed = [n for n, score in scores.items() if trained.get(n, {}).get("value") != score.value]
+    if changed:
+        differing = ", ".join(
+            f"{name} {scores[name].value:.4f} (was {trained.get(name, {}).get('value')})" for name in changed
+        )
+        return f"Differs from when it was trained: {differing}."
+    same = "The same numbers as when it was trained"
+    anew = [n for n, score in scores.items() if trained[n] != score.as_dict()]
+    return f"{same}; intervals of {', '.join(anew)} computed anew." if anew else f"{same}."
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def cross_validate(overrides: list[str]) -> None:
         raise UserError("Folds are what varies here: give every other option one value, or use `train -m`.")
     launch(["-m", *overrides, f"data.fold={','.join(map(str, folds))}"])
     assert sweep.last_folder is not None, "Hydra ends a multirun with its callback"
-    summary = summarise_folds([read_run(folder) for folder in sweep.run_folders(sweep.last_folder)])
+    runs = [read_run(folder) for folder in sweep.run_folders(sweep.last_folder)]
+    summary = summarise_folds(runs, build.metrics(cfg))
     write_fold_report(sweep.last_folder, summary)
     print_fold_report(summary)
     print(f"Folder: {Path(sweep.last_folder)}")

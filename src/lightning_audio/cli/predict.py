@@ -35,7 +35,7 @@ from lightning_audio.inference.formats import (
     transcript_files,
     write_transcripts,
 )
-from lightning_audio.inference.prediction import outputs_of_windows, read_recordings, window_and_hop
+from lightning_audio.inference.prediction import read_recordings, window_and_hop
 from lightning_audio.inference.segments import LONGEST
 from lightning_audio.inference.stream import Detector, Stream, raw_audio
 from lightning_audio.inference.transcribe import transcribe
@@ -73,8 +73,7 @@ def found_in(
         rules = given(options, "ignore", "on", "off", "min_seconds", "max_gap")
         timed = list(timelines(task, recordings, window, hop, batch_size, **rules))
         return len(timed), events_as_text(timed, options.format, to_terminal)
-    looks = outputs_of_windows(task, recordings, window, hop, batch_size)
-    answers = [task.make_prediction(name, windows) for name, windows in looks]
+    answers = list(task.predict_recordings(recordings, window, hop, batch_size))
     return len(answers), answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
 
 

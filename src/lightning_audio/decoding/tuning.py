@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_audio.decoding.hypothesis import Decoder
 from lightning_audio.errors import UserError
-from lightning_audio.metrics.transcripts import transcript_values
+from lightning_audio.metrics.base import values
+from lightning_audio.metrics.transcripts import Transcripts, cer, wer
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0)
@@ -68,8 +69,7 @@ def tune(
 def _rates(log_probs: Sequence[Tensor], references: Sequence[str], decoder: Decoder) -> Row:
     found = [decoder(rows)[0].text for rows in log_probs]
     rows = [{"reference": r, "hypothesis": h} for r, h in zip(references, found, strict=True)]
-    values = transcript_values(rows)
-    return {"wer": values["wer"], "cer": values["cer"]}
+    return values((wer, cer), Transcripts(rows))
 
 
 def _best(tried: dict[tuple[float, float], Row]) -> tuple[float, float]:

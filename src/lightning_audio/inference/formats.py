@@ -3,14 +3,12 @@ transcripts as text, JSON lines, subtitles, TextGrids and CTM."""
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +20,7 @@ from lightning_audio.inference.prediction import Prediction
 from lightning_audio.inference.stream import Detection
 from lightning_audio.inference.subtitles import ctm, srt, textgrid, vtt
 from lightning_audio.inference.transcribe import Transcript
-from lightning_audio.io import to_json, write_atomically
+from lightning_audio.io import terminal, to_csv, to_json, write_atomically
 
 Row = Mapping[str, str]
 Timelines = Sequence[tuple[str, Sequence[Event]]]
@@ -32,21 +30,13 @@ EVENT_COLUMNS = ("file", "start", "end", "label", "score")
 TABLE_WIDTH = 200  # characters, where no terminal says
 
 
-def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    content = io.StringIO()
-    writer = csv.DictWriter(content, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return content.getvalue()
-
-
 def as_table(rows: Sequence[Row], columns: Sequence[str], to_terminal: bool) -> str:
     table = Table(*columns)
     for row in rows:
         table.add_row(*(Text(row[column]) for column in columns))
     content = io.StringIO()
     width = None if to_terminal else TABLE_WIDTH
-    Console(file=content, width=width, force_terminal=to_terminal).print(table)
+    terminal(file=content, width=width, force_terminal=to_terminal).print(table)
     return content.getvalue()
 
 
@@ -85,7 +75,7 @@ def answers_as_text(
     if form == "jsonl":
         return "".join(json_line(asdict(answer)) for answer in found)
     rows = rows_of_answers(found, top, windows)
-    return as_csv(rows, ANSWER_COLUMNS) if form == "csv" else as_table(rows, ANSWER_COLUMNS, to_terminal)
+    return to_csv(rows, ANSWER_COLUMNS) if form == "csv" else as_table(rows, ANSWER_COLUMNS, to_terminal)
 
 
 def rows_of_events(found: Timelines) -> list[Row]:
@@ -134,7 +124,7 @@ def events_as_text(found: Timelines, form: str, to_terminal: bool) -> str:
     if form in LINES:
         return "".join(LINES[form](name, event) for name, timeline in found for event in timeline)
     rows = rows_of_events(found)
-    return as_csv(rows, EVENT_COLUMNS) if form == "csv" else as_table(rows, EVENT_COLUMNS, to_terminal)
+    return to_csv(rows, EVENT_COLUMNS) if form == "csv" else as_table(rows, EVENT_COLUMNS, to_terminal)
 
 
 def transcript_json_line(found: Transcript) -> str:

@@ -81,4 +81,5 @@ def per_hour(events: int, hours: float) -> Score:
     Source: Garwood, Fiduciary limits for the Poisson distribution, Biometrika 28 (1936) 437-442.
     """
     low = float(gammaincinv(events, 0.025)) if events else 0.0
-    return Score(events / hours, low / hours, float(gammaincinv(events + 1, 0.975)) / hours, events)
+    high = float(gammaincinv(events + 1, 0.975))
+    return Score(events / hours, low / hours, high / hours, events)

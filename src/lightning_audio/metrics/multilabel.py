@@ -6,24 +6,17 @@ Scores are `(N, C)`, the higher the surer, with targets `(N, C)` of 0 and 1 and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_audio.metrics.classification import class_rows, mean_f1, refuse_not_finite
-from lightning_audio.metrics.intervals import (
-    Score,
-    bootstrap,
-    clustered_share,
-    group_numbers,
-    group_weights,
-    percentile_interval,
-    proportion,
-    wilson,
-)
+from lightning_audio.metrics.base import Predictions, metric, share
+from lightning_audio.metrics.classification import RARE, class_rows, mean_f1, refuse_not_finite
+from lightning_audio.metrics.intervals import Draws
+
+Measure = Callable[[NDArray, NDArray], NDArray]  # of `ranked_counts`
 
 LARGEST_CHUNK = 4_000_000  # weights that are held at once while clips are drawn anew
 DEFAULT_THRESHOLD = 0.5
@@ -54,7 +47,7 @@ def average_precision(hits: NDArray, retrieved: NDArray) -> NDArray:
     return _over(area, hits[:, -1])
 
 
-def roc_auc(hits: NDArray, retrieved: NDArray) -> NDArray:
+def roc_auc_of(hits: NDArray, retrieved: NDArray) -> NDArray:
     """How often a true clip scores above a false one `(R,)`, of `ranked_counts`; NaN without one of both."""
     misses = retrieved - hits
     heights = hits + np.pad(hits, ((0, 0), (1, 0)))[:, :-1]
@@ -66,15 +59,13 @@ def _over(area: NDArray, total: NDArray) -> NDArray:
     return np.where(total > 0, area / np.maximum(total, 1), np.nan)
 
 
-def label_rankings(scores: NDArray, targets: NDArray, weights: NDArray | None = None) -> NDArray:
-    """Average precision and ROC-AUC of every label, `(2, R, C)`; by default one row in which each clip
-    counts once."""
+def label_rankings(
+    measure: Measure, scores: NDArray, targets: NDArray, weights: NDArray | None = None
+) -> NDArray:
+    """A measure of every label, `(R, C)`; by default one row in which each clip counts once."""
     weights = np.ones((1, len(scores)), dtype=int) if weights is None else weights
-    columns = [
-        ranked_counts(column, truth, weights) for column, truth in zip(scores.T, targets.T, strict=True)
-    ]
-    measured = [[measure(*counts) for counts in columns] for measure in (average_precision, roc_auc)]
-    return np.stack(measured).swapaxes(-1, -2)
+    columns = zip(scores.T, targets.T, strict=True)
+    return np.stack([measure(*ranked_counts(column, truth, weights)) for column, truth in columns], axis=-1)
 
 
 def mean_of_defined(values: NDArray) -> NDArray:
@@ -105,101 +96,80 @@ def _best_threshold(scores: NDArray[np.float32], targets: NDArray) -> np.float32
     return middle if middle > falling[best + 1] else falling[best]
 
 
-def multilabel_values(scores: ArrayLike, targets: ArrayLike, said: ArrayLike) -> dict[str, float]:
-    """The values of `multilabel_scores` without their intervals; NaN where one is not defined."""
-    scores, targets, said = np.asarray(scores), np.asarray(targets) > 0, np.asarray(said, dtype=bool)
-    precision, auc = mean_of_defined(label_rankings(scores, targets))[:, 0]
-    counts, right = _decision_counts(targets, said), targets == said
-    return {
-        "mAP": float(precision),
-        "roc_auc": float(auc),
-        "micro_f1": float(micro_f1(counts)),
-        "macro_f1": float(mean_f1(counts)),
-        "label_accuracy": float(right.mean()),
-        "exact_match": float(right.all(1).mean()),
-    }
+class LabelPredictions(Predictions):
+    """Scores `(N, C)`, targets `(N, C)` of 0 and 1, and `said` `(N, C)`: which labels were decided for."""
+
+    def __init__(
+        self, scores: ArrayLike, targets: ArrayLike, said: ArrayLike, groups: Sequence[str | None]
+    ) -> None:
+        super().__init__(groups)
+        self.scores, self.targets = np.asarray(scores), np.asarray(targets) > 0
+        self.said = np.asarray(said, dtype=bool)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Self:
+        """Decisions as they were made, each fold by its own thresholds."""
+        targets, said = (
+            [[label in row[key] for label in labels] for row in rows]
+            for key in ("reference_labels", "hypothesis_labels")
+        )
+        scores = [[row["scores"][label] for label in labels] for row in rows]
+        return cls(scores, targets, said, [row.get("group") for row in rows])
+
+    @property
+    def decisions(self) -> NDArray[np.bool_]:
+        """Of each clip which labels are right, referenced and predicted, `(N, 3, C)`."""
+        return np.stack([self.targets & self.said, self.targets, self.said], axis=1)
+
+    def refuse_not_finite(self) -> None:
+        refuse_not_finite(self.scores)
 
 
-def multilabel_scores(
-    scores: ArrayLike, targets: ArrayLike, said: ArrayLike, groups: Sequence[str | None]
-) -> dict[str, Score]:
-    """The scores of label decisions and of the ranking behind them, with 95 % intervals over groups.
-
-    `mAP` and `roc_auc` are means over the labels for which they are defined, and so is `macro_f1`; `micro_f1`
-    counts the decisions of all labels together. `label_accuracy` is the share of decisions that are right
-    (1 - Hamming loss), `exact_match` the share of clips of which all are (subset accuracy). A score that no
-    label defines is left out.
-
-    Args:
-        scores: `(N, C)`, for mAP and ROC-AUC.
-        targets: `(N, C)` of 0 and 1.
-        said: `(N, C)`, which labels were decided for.
-        groups: what each clip was cut from, or None.
-
-    Raises:
-        UserError: a score is not finite.
-    """
-    scores, targets, said = np.asarray(scores), np.asarray(targets) > 0, np.asarray(said, dtype=bool)
-    refuse_not_finite(scores)
-    numbers = group_numbers(groups, len(scores))
-    values, counts = multilabel_values(scores, targets, said), _grouped_counts(targets, said, numbers)
-    rankings = np.concatenate(list(_resampled_rankings(scores, targets, numbers)), axis=1)
-    drawn = dict(zip(("mAP", "roc_auc"), rankings, strict=True))
-    intervals = {n: unbiased_interval(v, values[n]) for n, v in drawn.items() if not np.isnan(values[n])}
-    intervals |= {"micro_f1": bootstrap(counts, micro_f1), "macro_f1": bootstrap(counts, mean_f1)}
-    group_count, right = len(counts), targets == said
-    scored = {
-        name: _with_doubt(values[name], interval, group_count, len(scores))
-        for name, interval in intervals.items()
-    }
-    labels = clustered_share(right.ravel().astype(float), np.repeat(numbers, right.shape[1]))
-    return scored | {
-        "label_accuracy": replace(labels, n=len(scores)),  # clips, as of all others
-        "exact_match": proportion(right.all(1), groups),
-    }
+@metric(resamples=1000, bias=2.0)
+def mAP(predictions: LabelPredictions, draws: Draws) -> NDArray:
+    """The mean average precision over the labels that a clip has."""
+    return _mean_ranking(average_precision, predictions, draws)
 
 
-def unbiased_interval(drawn: NDArray, value: float) -> tuple[float, float]:
-    """The 95 % percentile interval of `drawn` values `(R,)`, moved by twice their bias, within 0 to 1.
-
-    Average precision of few clips comes out too high, and of clips that are drawn from them higher still: by
-    about as much as `value` itself is above the truth (Efron and Tibshirani 1993, chapter 10). Simulated
-    with 160 clips and a true mAP of 0.46, such intervals covered it 91 times of 100, without the move 73.
-    """
-    low, high = percentile_interval(drawn - 2 * (np.nanmean(drawn) - value))
-    return max(low, 0.0), min(high, 1.0)
+@metric(resamples=1000, bias=2.0)
+def roc_auc(predictions: LabelPredictions, draws: Draws) -> NDArray:
+    """The mean ROC-AUC over the labels that a clip has and another one has not."""
+    return _mean_ranking(roc_auc_of, predictions, draws)
 
 
-def _with_doubt(value: float, interval: tuple[float, float], group_count: int, count: int) -> Score:
-    low, high = interval
-    if high - low < 1e-9:
-        # Groups that do not differ, or a single one, show no doubt when drawn anew: that of a share of them.
-        low, high = wilson(value, group_count)
-    return Score(value, min(low, value), max(high, value), count)
+def _mean_ranking(measure: Measure, predictions: LabelPredictions, draws: Draws) -> NDArray:
+    """In chunks of resamples that fit into memory."""
+    size = max(LARGEST_CHUNK // len(predictions), 1)
+    parts = [
+        Draws(draws.weights[start : start + size], draws.numbers).of_clips()
+        for start in range(0, len(draws.weights), size)
+    ]
+    scores, targets = predictions.scores, predictions.targets
+    return np.concatenate([mean_of_defined(label_rankings(measure, scores, targets, part)) for part in parts])
 
 
-def _resampled_rankings(scores: NDArray, targets: NDArray, numbers: NDArray) -> Iterator[NDArray]:
-    """mAP and ROC-AUC `(2, R)` of groups drawn anew, in chunks that fit into memory."""
-    weights, size = group_weights(int(numbers.max()) + 1), max(LARGEST_CHUNK // len(scores), 1)
-    for start in range(0, len(weights), size):
-        yield mean_of_defined(label_rankings(scores, targets, weights[start : start + size][:, numbers]))
+@metric()
+def micro_f1(predictions: LabelPredictions, draws: Draws) -> NDArray:
+    """F1 of all labels' decisions together."""
+    return mean_f1(draws.sums(predictions.decisions.sum(-1, keepdims=True)))
 
 
-def micro_f1(counts: NDArray) -> NDArray:
-    """F1 `(...)` of all labels' decisions together, from `(..., 3, C)`: right, referenced, predicted."""
-    return mean_f1(counts.sum(-1, keepdims=True))
+@metric(bias=RARE)
+def macro_f1(predictions: LabelPredictions, draws: Draws) -> NDArray:
+    """The mean F1 over the labels; one that is neither referenced nor predicted is left out."""
+    return mean_f1(draws.sums(predictions.decisions))
 
 
-def _decision_counts(targets: NDArray, said: NDArray) -> NDArray:
-    """Per label `(3, C)` how many were right, referenced and predicted."""
-    return np.stack([(targets & said).sum(0), targets.sum(0), said.sum(0)])
+@share()
+def label_accuracy(predictions: LabelPredictions) -> NDArray:
+    """The share of decisions that are right: 1 - Hamming loss."""
+    return predictions.targets == predictions.said
 
 
-def _grouped_counts(targets: NDArray, said: NDArray, numbers: NDArray[np.intp]) -> NDArray:
-    """The same of each group, `(G, 3, C)`."""
-    counts = np.zeros((int(numbers.max()) + 1, 3, targets.shape[1]))
-    np.add.at(counts, numbers, np.stack([targets & said, targets, said], axis=1))
-    return counts
+@share()
+def exact_match(predictions: LabelPredictions) -> NDArray:
+    """The share of clips of which all decisions are right: subset accuracy."""
+    return (predictions.targets == predictions.said).all(1)
 
 
 def per_label(
@@ -208,9 +178,9 @@ def per_label(
     """A row per label: precision, recall and F1 of the decisions, average precision and ROC-AUC of the
     ranking (None where not defined), and its number of clips."""
     scores, targets, said = np.asarray(scores), np.asarray(targets) > 0, np.asarray(said, dtype=bool)
-    rankings = label_rankings(scores, targets)[:, 0]
-    rows = class_rows(_decision_counts(targets, said), labels)
-    for row, *values in zip(rows, *rankings.tolist(), strict=True):
-        ranked = [None if np.isnan(value) else value for value in values]
-        row |= dict(zip(("average_precision", "roc_auc"), ranked, strict=True)) | {"n": row.pop("n")}
-    return rows
+    rows = class_rows(np.stack([(targets & said).sum(0), targets.sum(0), said.sum(0)]), labels)
+    measures = {"average_precision": average_precision, "roc_auc": roc_auc_of}
+    for name, measure in measures.items():
+        for row, value in zip(rows, label_rankings(measure, scores, targets)[0].tolist(), strict=True):
+            row[name] = None if np.isnan(value) else value
+    return [{key: row[key] for key in row if key != "n"} | {"n": row["n"]} for row in rows]

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jiwer import CharacterOutput, WordOutput, process_characters, process_words
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
 
-from lightning_audio.metrics.intervals import Score, group_numbers, group_weights, proportion, wilson
+from lightning_audio.metrics.base import Predictions, metric, share, values
+from lightning_audio.metrics.intervals import Draws, group_numbers
 
 Rows = Sequence[Mapping[str, Any]]
 Alignment = WordOutput | CharacterOutput
@@ -26,7 +27,6 @@ Alignment = WordOutput | CharacterOutput
 EDITS = ("hits", "substitutions", "deletions", "insertions")
 MARKS = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
 COLUMNS = {"equal": 0, "substitute": 1, "delete": 2, "insert": 3}
-DRAWS = 4  # of 1,000 resamples each, so that the weights of a large corpus fit into memory
 SCORE_SLACK = 1e-4  # of the log-probability: what rounding may make of equal ones
 
 
@@ -100,97 +100,54 @@ def _summed(edits: NDArray[np.int64]) -> dict[str, int]:
     return {"reference": length, "errors": errors, **dict(zip(EDITS, total.tolist(), strict=True))}
 
 
-def transcript_values(rows: Rows) -> dict[str, float]:
-    """The values of `transcript_scores` without their intervals."""
-    counts = transcript_counts(rows)
-    names = {"wer": "words", "cer": "characters", "sentence_error_rate": "utterances"}
-    return {
-        name: counts[unit]["errors"] / counts[unit]["reference"]
-        for name, unit in names.items()
-        if counts[unit]["reference"]
-    }
+class Transcripts(Predictions):
+    """Errors and reference lengths `(N, 2)` of each utterance, in `words` and `characters`."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__([row.get("group") for row in rows])
+        self.words, self.characters = (
+            errors_and_lengths(edit_counts(align(rows))) for align in (align_words, align_characters)
+        )
+
+    @classmethod
+    def from_rows(cls, rows: Rows, labels: Sequence[str] = ()) -> Self:
+        return cls(rows)
+
+    @cached_property
+    def numbers(self) -> NDArray[np.intp]:
+        """Where all are of one group, each utterance stands for itself."""
+        return super().numbers if len(set(self.groups)) > 1 else group_numbers([None] * len(self), len(self))
+
+    @property
+    def independent(self) -> int:
+        return len(self)
 
 
-def transcript_scores(rows: Rows) -> dict[str, Score]:
-    """`wer`, `cer` and `sentence_error_rate` of a corpus, with 95 % intervals over the groups of utterances.
+@metric(counted=lambda transcripts: int(transcripts.words[:, 1].sum()))
+def wer(transcripts: Transcripts, draws: Draws) -> NDArray:
+    """All word errors over all words of the references, never a mean over utterances; it may be above 1.
 
-    A rate is all errors over all words (characters, utterances) of the references, never a mean over
-    utterances; it may be above 1, and `n` is the number below the line. Insertions into an empty reference
-    count. Without any reference word WER and CER are not defined and left out. An utterance is wrong where
-    one of its words is. Where all are of one group, or nothing tells the groups apart (no error at all), each
-    utterance stands for itself.
-
-    Source of the intervals: Bisani and Ney, ICASSP 2004, 409-412; see `percentiles_of_groups`.
+    Insertions into an empty reference count. Without any reference word it is not defined.
     """
-    edits = {"wer": edit_counts(align_words(rows)), "cer": edit_counts(align_characters(rows))}
-    counts = {name: errors_and_lengths(found) for name, found in edits.items()}
-    groups = utterance_groups(rows)
-    numbers = group_numbers(groups, len(rows))
-    scores = {name: ratio_score(found, numbers) for name, found in counts.items() if found[:, 1].any()}
-    wrong = counts["wer"][:, 0] > 0
-    apart = groups if 0 < wrong.sum() < len(rows) else [None] * len(rows)
-    return scores | {"sentence_error_rate": proportion(wrong, apart)}
+    return ratios(draws.sums(transcripts.words))
 
 
-def utterance_groups(rows: Rows) -> list[str | None]:
-    """The group of each row; None for all where there is but one, so that utterances stand for themselves."""
-    groups = [row.get("group") for row in rows]
-    return groups if len(set(groups)) > 1 else [None] * len(groups)
+@metric(counted=lambda transcripts: int(transcripts.characters[:, 1].sum()))
+def cer(transcripts: Transcripts, draws: Draws) -> NDArray:
+    """The same of characters."""
+    return ratios(draws.sums(transcripts.characters))
 
 
-def ratio_score(counts: NDArray, numbers: NDArray[np.intp]) -> Score:
-    """The ratio of the sums of `counts` `(N, 2)` with its interval; `n` is the sum below the line.
-
-    Args:
-        counts: of each utterance, what is above and below the line.
-        numbers: `(N,)`, the group of each utterance from 0 on.
-    """
-    above, below = counts.sum(0).tolist()
-    value, sums = above / below, sums_of_groups(counts, numbers)
-    low, high = percentiles_of_groups(ratios(resampled(sums)), len(sums))
-    if high - low < 1e-9:
-        # Groups that do not differ show no doubt when drawn anew: that of a share of the utterances.
-        low, high = wilson(min(value, 1.0), len(counts))
-    return Score(value, min(low, value), max(high, value), int(below))
-
-
-def sums_of_groups(counts: NDArray, numbers: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Counts of utterances `(N, ...)` summed over each group, `(G, ...)`."""
-    sums = np.zeros((int(numbers.max()) + 1, *counts.shape[1:]))
-    np.add.at(sums, numbers, counts)
-    return sums
-
-
-def resampled(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Totals `(4000, ...)` of groups `(G, ...)` drawn with replacement, as many as there are."""
-    draws = (group_weights(len(sums), seed=seed).astype(float) for seed in range(DRAWS))
-    return np.concatenate([np.tensordot(weights, sums, axes=1) for weights in draws])
+@share()
+def sentence_error_rate(transcripts: Transcripts) -> NDArray:
+    """The share of utterances of which a word is wrong."""
+    return transcripts.words[:, 0] > 0
 
 
 def ratios(counts: NDArray) -> NDArray[np.float64]:
     """The first over the second of the last axis, `(..., 2)` to `(...)`; NaN over 0."""
     above, below = np.moveaxis(counts, -1, 0)
     return np.where(below > 0, above / np.maximum(below, 1e-300), np.nan)
-
-
-def percentiles_of_groups(values: NDArray[np.float64], group_count: int) -> tuple[float, float]:
-    """The 95 % interval of a statistic from its bootstrap values `(R,)` over so many groups.
-
-    Of few groups the bootstrap shows too little spread, by sqrt((G - 1) / G), and no Student's t. So the
-    levels of the percentiles are moved outwards by both: of six speakers they are 0.2 and 99.8 %, of a
-    thousand 2.5 and 97.5 %. Source: Hesterberg, The American Statistician 69 (2015) 371-386.
-    """
-    level = expanded_tail(0.025, group_count)
-    low, high = np.nanquantile(values, (level, 1 - level))
-    return float(low), float(high)
-
-
-def expanded_tail(tail: float, group_count: int) -> float:
-    """The tail of the bootstrap distribution that stands for a `tail` of the truth; a half for one group."""
-    if group_count < 2:
-        return 0.5
-    spread = math.sqrt(group_count / (group_count - 1))
-    return float(ndtr(spread * stdtrit(group_count - 1, tail)))
 
 
 def per_group(rows: Rows) -> list[dict[str, Any]]:
@@ -203,8 +160,8 @@ def per_group(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _group_row(group: str, rows: Rows) -> dict[str, Any]:
-    values, words = transcript_values(rows), transcript_counts(rows)["words"]
-    rates = {name: values.get(name) for name in ("wer", "cer")}
+    found, words = values((wer, cer), Transcripts(rows)), transcript_counts(rows)["words"]
+    rates = {name: None if math.isnan(rate) else rate for name, rate in found.items()}
     kinds = {name: words[name] for name in EDITS[1:]}
     return {"group": group, **rates, **kinds, "words": words["reference"], "utterances": len(rows)}
 

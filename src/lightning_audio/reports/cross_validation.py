@@ -9,18 +9,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from lightning_audio.errors import UserError
-from lightning_audio.io import to_json, write_atomically
-from lightning_audio.metrics.classification import confusion_matrix, decision_scores, per_class
+from lightning_audio.io import terminal, to_json, write_atomically
+from lightning_audio.metrics.base import Metric, Predictions, metrics_of, scores
+from lightning_audio.metrics.classification import ClassPredictions, confusion_matrix, per_class
 from lightning_audio.metrics.intervals import Score
-from lightning_audio.metrics.multilabel import multilabel_scores, per_label
-from lightning_audio.metrics.transcripts import per_group, transcript_scores
+from lightning_audio.metrics.multilabel import LabelPredictions, per_label
+from lightning_audio.metrics.transcripts import Transcripts, per_group
 from lightning_audio.reports.plots import plot_confusion, plot_labels
-from lightning_audio.reports.results import RunResult, minutes_text, score_text
+from lightning_audio.reports.results import RunResult, minutes_text, number_text, score_text
 from lightning_audio.reports.tables import markdown_table, per_class_table, print_table
 from lightning_audio.reports.transcripts import has_transcripts
 
@@ -80,23 +80,27 @@ class FoldSummary:
 
     def table(self) -> list[dict[str, str]]:
         """A row per fold in percent, then mean and sample deviation, then all clips pooled."""
-        values = self.values()
+        values, known = self.values(), self.runs[0].scores
         rows = [
             {"fold": str(run.data["fold"])}
-            | {name: f"{100 * folds[i]:.1f}" for name, folds in values.items()}
+            | {name: number_text(name, folds[i], known[name]) for name, folds in values.items()}
             | {"minutes": minutes_text(run.minutes)}
             for i, run in enumerate(self.runs)
         ]
-        spread = {name: f"{100 * mean(v):.1f} ± {100 * stdev(v):.1f}" for name, v in values.items()}
+        spread = {
+            name: " ± ".join(number_text(name, value, known[name]) for value in (mean(folds), stdev(folds)))
+            for name, folds in values.items()
+        }
         pooled = {name: score_text(name, score) for name, score in self.pooled.items()}
         return [*rows, {"fold": "mean", **spread}, {"fold": "pooled", **pooled}]
 
 
-def summarise_folds(runs: Sequence[RunResult]) -> FoldSummary:
+def summarise_folds(runs: Sequence[RunResult], metrics: Sequence[Metric] = ()) -> FoldSummary:
     """One result of one run per fold; the clips of all test folds are pooled as they were predicted.
 
     Each run's metrics name in `data` its `fold`, all `folds` of the corpus, and its `labels` in order, which
-    transcripts need not have.
+    transcripts need not have. Pooled are the scores that every run has; those of one's own `metrics` too,
+    which no name finds.
 
     Raises:
         UserError: a fold is missing or there twice, a clip stands in two folds, or labels differ.
@@ -106,35 +110,24 @@ def summarise_folds(runs: Sequence[RunResult]) -> FoldSummary:
     check_folds(runs)
     runs = sorted(runs, key=lambda run: run.data["fold"])
     rows = [row for run in runs for row in run.predictions]
-    pool = _pool_transcripts if transcribed else _pool_labels if SEVERAL in rows[0] else _pool_classes
-    scores, classes, confusion = pool(rows, labels)
-    return FoldSummary(runs, labels, {f"test/{n}": score for n, score in scores.items()}, classes, confusion)
+    pooled = kind_of(runs[0]).from_rows(rows, labels)
+    known = {**metrics_of(type(pooled)), **{metric.name: metric for metric in metrics}}
+    scored = [m for name, m in known.items() if all(f"test/{name}" in run.scores for run in runs)]
+    classes, confusion = per_group(rows) if transcribed else [], None
+    if isinstance(pooled, LabelPredictions):
+        classes = per_label(pooled.scores, pooled.targets, pooled.said, labels)
+    elif isinstance(pooled, ClassPredictions):
+        confusion = confusion_matrix(pooled.targets, pooled.predictions, len(labels))
+        classes = per_class(confusion, labels)
+    found = {f"test/{name}": score for name, score in scores(scored, pooled).items()}
+    return FoldSummary(runs, labels, found, classes, confusion)
 
 
-# The scores of all predictions, a row for each class, and where there is one, the confusion matrix.
-Pooled = tuple[dict[str, Score], list[dict[str, Any]], NDArray | None]
-
-
-def _pool_classes(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Pooled:
-    targets, predictions = ([labels.index(row[key]) for row in rows] for key in ("reference", "hypothesis"))
-    scores = decision_scores(targets, predictions, len(labels), [row.get("group") for row in rows])
-    confusion = confusion_matrix(targets, predictions, len(labels))
-    return scores, per_class(confusion, labels), confusion
-
-
-def _pool_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Pooled:
-    """Decisions as each fold's own thresholds made them."""
-    targets, said = (
-        np.array([[label in row[key] for label in labels] for row in rows])
-        for key in ("reference_labels", SEVERAL)
-    )
-    probabilities = np.array([[row["scores"][label] for label in labels] for row in rows])
-    scores = multilabel_scores(probabilities, targets, said, [row.get("group") for row in rows])
-    return scores, per_label(probabilities, targets, said, labels), None
-
-
-def _pool_transcripts(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> Pooled:
-    return transcript_scores(rows), per_group(rows), None
+def kind_of(run: RunResult) -> type[Predictions]:
+    """What the predictions of a run are."""
+    if has_transcripts(run):
+        return Transcripts
+    return LabelPredictions if run.predictions and SEVERAL in run.predictions[0] else ClassPredictions
 
 
 def _labels_of(row: dict[str, Any]) -> list[str]:
@@ -211,7 +204,7 @@ def write_fold_report(folder: Path, summary: FoldSummary) -> None:
 
 def print_fold_report(summary: FoldSummary, console: Console | None = None) -> None:
     """Prints a row per fold, the mean with its deviation, and the pooled scores with their intervals."""
-    console = console or Console()
+    console = console or terminal()
     print_table(summary.table(), f"{len(summary.runs)} folds, percent", console)
     if remark := summary.remark():
         console.print(remark, soft_wrap=True, markup=False, highlight=False)

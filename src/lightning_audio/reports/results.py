@@ -18,8 +18,8 @@ from rich.table import Table
 
 from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.errors import UserError, printable
-from lightning_audio.io import to_json, write_atomically
-from lightning_audio.metrics.intervals import Score
+from lightning_audio.io import terminal, to_json, write_atomically
+from lightning_audio.metrics.intervals import Score, unit_of
 
 METRICS = "metrics.json"
 
@@ -75,16 +75,15 @@ def write_metrics(run_folder: Path, scores: Mapping[str, Score], **facts: Any) -
         facts: seconds, clips_per_second, loader_wait (share of the time, 0 to 1), data (hash, labels, and for
             a corpus with folds: fold, folds), and whatever else a program wants to keep.
     """
-    known = read_metrics(run_folder) if (run_folder / METRICS).is_file() else _empty_metrics()
+    if (run_folder / METRICS).is_file():
+        known = read_metrics(run_folder)
+    else:
+        measured = {"seconds": None, "clips_per_second": None, "loader_wait": None}
+        known = {"scores": {}, **measured, "versions": versions(), "commit": commit(), "data": {}}
     known["scores"] |= {name: score.as_dict() for name, score in scores.items()}
     content = json.loads(to_json(known | facts))
     write_atomically(run_folder / METRICS, to_json(content, indent=2) + "\n")
     return content
-
-
-def _empty_metrics() -> dict[str, Any]:
-    measured = {"seconds": None, "clips_per_second": None, "loader_wait": None}
-    return {"scores": {}, **measured, "versions": versions(), "commit": commit(), "data": {}}
 
 
 def read_metrics(run_folder: Path) -> dict[str, Any]:
@@ -175,16 +174,15 @@ def write_failure(run_folder: Path, sentence: str) -> None:
     write_atomically(run_folder / FAILURE, f"{sentence}\n")
 
 
-def percent(score: Score) -> str:
-    """`93.0 (90.1 to 95.2)`: the value in percent and its 95 % interval."""
-    return f"{100 * score.value:.1f} ({100 * score.low:.1f} to {100 * score.high:.1f})"
+def number_text(name: str, value: float, score: Score | None = None) -> str:
+    """A value of a score of this name: a fraction in percent to a tenth, others as they are."""
+    return f"{100 * value:.1f}" if unit_of(name, score) == "percent" else f"{value:.2f}"
 
 
 def score_text(name: str, score: Score) -> str:
-    """A score with its interval: in percent, or as it is where its name says that it is one per hour."""
-    if name.endswith("_per_hour"):
-        return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
-    return percent(score)
+    """`93.0 (90.1 to 95.2)`: the value of a score and its 95 % interval, in percent or in its own unit."""
+    value, low, high = (number_text(name, bound, score) for bound in (score.value, score.low, score.high))
+    return f"{value} ({low} to {high})"
 
 
 def minutes_text(minutes: float | None) -> str:
@@ -194,38 +192,29 @@ def minutes_text(minutes: float | None) -> str:
 
 def print_report(run_folder: Path, content: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints what metrics.json holds as a short table, and the run folder on a line of its own."""
-    console = console or Console()
-    scores = {name: Score(**score) for name, score in content["scores"].items()}
+    console = console or terminal()
     table = Table(
         "result", "value", "of", title="Scores in percent with 95 % intervals", title_justify="left"
     )
-    for name, score in scores.items():
-        table.add_row(escape(printable(name)), score_text(name, score), str(score.n))
-    for name, text in _measured(content).items():
-        table.add_row(name, text, "")
-    console.print(table)
-    if sentence := _lacking(content.get("data") or {}):
-        console.print(sentence, style="bold red", soft_wrap=True, highlight=False)
-    console.print(f"Run folder: {run_folder}", soft_wrap=True, markup=False, highlight=False)
-
-
-def _lacking(data: Mapping[str, Any]) -> str:
-    """A sentence where test clips are in quarantine: another test than that of the whole corpus."""
-    unread = data.get("quarantine", {}).get("test", 0)
-    if not unread:
-        return ""
-    clips = unread + data["clips"]["test"]
-    lacking = f"Attention: {unread} of {clips} test clips cannot be read and count in no score above"
-    return f"{lacking}: {QUARANTINE} names them."
-
-
-def _measured(content: Mapping[str, Any]) -> dict[str, str]:
-    """The facts of a run that were measured, in words."""
-    texts = {}
+    for name, fields in content["scores"].items():
+        score = Score(**fields)
+        unit = unit_of(name, score)
+        named = name if unit in ("percent", "per hour") else f"{name} ({unit})"
+        table.add_row(escape(printable(named)), score_text(name, score), str(score.n))
     if content.get("seconds") is not None:
-        texts["minutes"] = minutes_text(content["seconds"] / 60)
+        table.add_row("minutes", minutes_text(content["seconds"] / 60), "")
     if content.get("clips_per_second") is not None:
-        texts["clips per second"] = f"{content['clips_per_second']:.0f}"
+        table.add_row("clips per second", f"{content['clips_per_second']:.0f}", "")
     if content.get("loader_wait") is not None:
-        texts["waiting for data"] = f"{100 * content['loader_wait']:.1f} % of the time"
-    return texts
+        table.add_row("waiting for data", f"{100 * content['loader_wait']:.1f} % of the time", "")
+    console.print(table)
+    data = content.get("data") or {}
+    if unread := data.get("quarantine", {}).get("test", 0):
+        console.print(
+            f"Attention: {unread} of {unread + data['clips']['test']} test clips cannot be read and count in "
+            f"no score above: {QUARANTINE} names them.",
+            style="bold red",
+            soft_wrap=True,
+            highlight=False,
+        )
+    console.print(f"Run folder: {run_folder}", soft_wrap=True, markup=False, highlight=False)

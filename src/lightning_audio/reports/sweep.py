@@ -11,7 +11,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from lightning_audio.io import to_json, write_atomically
+from lightning_audio.io import terminal, to_json, write_atomically
+from lightning_audio.metrics.intervals import direction
 from lightning_audio.reports.results import (
     FAILURE,
     METRICS,
@@ -93,9 +94,7 @@ class SweepSummary:
         return [found, *failed]
 
 
-def summarise_sweep(
-    folders: Iterable[Path], monitor: str | None = None, lower_is_better: bool = False
-) -> SweepSummary:
+def summarise_sweep(folders: Iterable[Path], monitor: str | None = None) -> SweepSummary:
     """The runs of a multirun side by side; a run without metrics counts as failed.
 
     Without a `monitor` they are compared by their first score on validation data, or else by the first.
@@ -103,9 +102,10 @@ def summarise_sweep(
     rows = sorted((_sweep_row(folder) for folder in folders), key=lambda row: (row["run"], row["folder"]))
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     monitor = monitor or next((name for name in names if name.startswith("val/")), next(iter(names), None))
-    sign = -1 if lower_is_better else 1
+    scored = {i: row["scores"][monitor] for i, row in enumerate(rows) if monitor in row["scores"]}
     values = {
-        i: sign * row["scores"][monitor].value for i, row in enumerate(rows) if monitor in row["scores"]
+        i: score.value if direction(str(monitor), score) == "max" else -score.value
+        for i, score in scored.items()
     }
     summary = SweepSummary(rows, monitor, None)
     if summary.varying == FOLDS_ONLY:
@@ -144,7 +144,7 @@ def write_sweep_report(folder: Path, summary: SweepSummary) -> None:
 
 def print_sweep_report(summary: SweepSummary, console: Console | None = None) -> None:
     """Prints a row per run, how the best was found, and why runs failed."""
-    console = console or Console()
+    console = console or terminal()
     print_table(summary.table(), f"{len(summary.rows)} runs, scores in percent with 95 % intervals", console)
     for remark in summary.remarks():
         console.print(remark, markup=False, highlight=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_audio.io import write_atomically
+from lightning_audio.io import terminal, to_csv, write_atomically
 
 
-def columns_of(rows: Iterable[Mapping[str, str]]) -> list[str]:
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The keys of all rows, in the order in which they first come up."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
@@ -29,14 +27,19 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def print_table(rows: Sequence[Mapping[str, str]], title: str, console: Console | None = None) -> None:
     """Rows of text as a table on the terminal."""
-    columns = columns_of(rows)
+    console, columns = console or terminal(), columns_of(rows)
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         # As Text, since rich would take "[loud]" in a label for a command of its own.
-        table.add_row(*(Text(row.get(key, "")) for key in columns))
-    (console or Console()).print(table)
+        table.add_row(*(Text(shown(row.get(key, ""), console)) for key in columns))
+    console.print(table)
+
+
+def shown(text: str, console: Console) -> str:
+    """Text with the signs of this project in plain characters where a console can't encode others."""
+    return text.replace("±", "+-") if console.options.ascii_only else text
 
 
 def per_class_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -50,13 +53,6 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def write_per_class(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the table per class: fractions as CSV where the suffix is .csv, else percent as Markdown."""
-    if path.suffix != ".csv":
-        write_atomically(path, markdown_table(per_class_table(rows)))
-        return
-    content = io.StringIO()
-    writer = csv.DictWriter(content, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, content.getvalue())
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Writes these columns of the rows, or all that they have."""
+    write_atomically(path, to_csv(rows, columns_of(rows) if columns is None else columns))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 
-from lightning_audio.io import write_atomically
+from lightning_audio.io import terminal, write_atomically
 from lightning_audio.metrics.transcripts import (
     EDITS,
     ErrorSources,
@@ -26,7 +24,7 @@ from lightning_audio.metrics.transcripts import (
     transcript_counts,
 )
 from lightning_audio.reports.results import RunResult
-from lightning_audio.reports.tables import print_table
+from lightning_audio.reports.tables import print_table, write_csv
 
 Pairs = Sequence[tuple[str, str, str]]
 
@@ -65,15 +63,6 @@ def write_transcript_report(folder: Path, rows: Rows) -> None:
 def _has_groups(rows: Rows) -> bool:
     """Whether there are several groups, of two utterances and more on average."""
     return 1 < len({row.get("group") for row in rows}) <= len(rows) / 2
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Writes these columns of the rows; a file with the header alone where there are none."""
-    content = io.StringIO()
-    writer = csv.DictWriter(content, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, content.getvalue())
 
 
 def confusions(pairs: Sequence[Pairs]) -> list[dict[str, Any]]:
@@ -157,7 +146,7 @@ def sources_text(sources: ErrorSources) -> list[str]:
 
 def print_transcript_report(rows: Rows, console: Console | None = None) -> None:
     """Prints the counts behind the rates, the worst group of several, and where errors come from."""
-    console = console or Console()
+    console = console or terminal()
     print_table(counts_table(transcript_counts(rows)), "Errors against the references", console)
     groups = per_group(rows) if _has_groups(rows) else []
     worst_group = [

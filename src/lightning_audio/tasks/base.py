@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ from lightning_audio.data.info import DataInfo
 from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.inference.prediction import Audio, Prediction, Recordings, read_recordings
+from lightning_audio.metrics.base import Metric, Predictions, named_metrics, scores, values
 from lightning_audio.metrics.intervals import Score, direction
 from lightning_audio.networks.base import Network
 
@@ -69,11 +71,15 @@ class AudioTask(pl.LightningModule):
         recipe: needed for training only.
         seed: names what augmentation and dropout draw.
         monitor: another validation score to pick the checkpoint by, such as `val/cer`.
+        metrics: what validation and test are scored by: names of those beside `scored`, or metrics as
+            `_target_` makes them; by default those of the class.
     """
 
     encoding: ClassVar[type[Targets]] = ClassIndex
     monitor: tuple[str, str] = ("val/loss", "min")
     fitted: ClassVar[tuple[str, ...]] = ()
+    scored: ClassVar[type[Predictions]]
+    usual_metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -85,14 +91,17 @@ class AudioTask(pl.LightningModule):
         recipe: Recipe | None = None,
         seed: int = 0,
         monitor: str | None = None,
+        metrics: Sequence[str | Metric] | None = None,
     ) -> None:
         super().__init__()
         self.frontend, self.normalize, self.network, self.augment = frontend, normalize, network, augment
         self.info = info
         self.labels, self.sample_rate, self.clip_seconds = info.labels, info.sample_rate, info.clip_seconds
         self.recipe, self.seed = recipe, seed
+        self.metrics = named_metrics(self.scored, self.usual_metrics if metrics is None else metrics)
         if monitor is not None:
-            self.monitor = monitor, direction(monitor)
+            own = (m.better for m in self.metrics if m.better and monitor == f"val/{m.name}")
+            self.monitor = monitor, next(own, direction(monitor))
         self.description: dict[str, Any] = {}  # what a checkpoint says of itself; build.py sets it
         self.settings: list[dict[str, Any]] = []  # of the optimizer's groups at the start: rate, decay, betas
 
@@ -107,16 +116,16 @@ class AudioTask(pl.LightningModule):
         """Takes in the logits of one validation or test batch."""
 
     @abstractmethod
-    def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
-        """The scores, with their intervals, of what was summarised last; `clips` are those of its split."""
+    def take_observed(self, stage: str) -> None:
+        """Sets what all ranks observed, in the order of the ids, each clip once; forgets it."""
+
+    @abstractmethod
+    def predictions(self, clips: Sequence[Clip] | None = None) -> Predictions:
+        """What was taken last; `clips` are those of its split, which know the groups."""
 
     @abstractmethod
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
-        """The same of the test clips; writes predictions and plots into the folder as well."""
-
-    @abstractmethod
-    def summarise(self, stage: str) -> dict[str, float]:
-        """The scores of all that was observed, by name; forgets it."""
+        """The scores of the test clips; writes predictions and plots into the folder as well."""
 
     def check(self, data: AudioDataModule) -> None:
         """Raises UserError where data that has been set up can't be learned from; called before training."""
@@ -160,12 +169,29 @@ class AudioTask(pl.LightningModule):
         return outputs.softmax(-1)
 
     @abstractmethod
-    def answers(
+    def predict_recordings(
         self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
     ) -> Iterable[Prediction]:
         """`predict` of recordings that have been read, in eval mode."""
 
     # What all tasks do.
+
+    def summarise(self, stage: str) -> dict[str, float]:
+        """The values of all that was observed, by name; forgets it.
+
+        What is not defined is left out, but for what picks a checkpoint, which is then NaN.
+        """
+        self.take_observed(stage)
+        found = values(self.metrics, self.predictions())
+        return {n: v for n, v in found.items() if not math.isnan(v) or f"val/{n}" == self.monitor[0]}
+
+    def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
+        """The scores, with their intervals, of what was summarised last; `clips` are those of its split.
+
+        Raises:
+            UserError: the network answered what is no number.
+        """
+        return scores(self.metrics, self.predictions(clips))
 
     def predict(
         self,
@@ -190,7 +216,7 @@ class AudioTask(pl.LightningModule):
         many = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
         training, recordings = self.training, read_recordings(many, self.sample_rate, sample_rate)
         self.eval()
-        predictions = list(self.answers(recordings, window, hop, batch_size))
+        predictions = list(self.predict_recordings(recordings, window, hop, batch_size))
         self.train(training)
         return predictions
 

@@ -14,15 +14,9 @@ from torch.nn import functional
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.targets import ClassIndex, Targets
-from lightning_audio.metrics.classification import (
-    classification_scores,
-    confusion_matrix,
-    macro_f1,
-    per_class,
-)
-from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.classification import ClassPredictions, confusion_matrix, per_class
 from lightning_audio.reports.plots import confusion_figure, plot_confusion
-from lightning_audio.reports.tables import write_per_class
+from lightning_audio.reports.tables import write_csv
 from lightning_audio.tasks.clip_task import ClipTask, weights_of_classes
 
 SMALLEST_WEIGHT = 1e-12  # of a batch: where all its classes weigh 0, its loss is 0
@@ -40,6 +34,8 @@ class Classification(ClipTask):
 
     encoding: ClassVar[type[Targets]] = ClassIndex
     monitor: tuple[str, str] = ("val/accuracy", "max")
+    scored = ClassPredictions
+    usual_metrics = ("accuracy", "top5_accuracy", "macro_f1")
     class_weights: Tensor
 
     def __init__(
@@ -79,25 +75,13 @@ class Classification(ClipTask):
         """The mean, as of several views of one thing: a recording is of one class throughout."""
         return probabilities.mean(0)
 
-    def summarise(self, stage: str) -> dict[str, float]:
-        self.take_observed()
-        predictions = self.probabilities.argmax(1)
-        scores = {
-            "accuracy": float((predictions == self.targets).mean()),
-            "macro_f1": float(macro_f1(self._confusion())),
-        }
-        if len(self.labels) > 5:
-            top5 = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :5] == self.targets[:, None]
-            scores["top5_accuracy"] = float(top5.any(1).mean())
-        return scores
-
-    def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
-        return classification_scores(self.probabilities, self.targets, self.groups(clips))
+    def predictions(self, clips: Sequence[Clip] | None = None) -> ClassPredictions:
+        return ClassPredictions.from_scores(self.probabilities, self.targets, self.groups(clips))
 
     def write_tables(self, folder: Path) -> None:
         """Writes confusion.png and per_class.csv."""
         plot_confusion(self._confusion(), self.labels, folder / "confusion.png")
-        write_per_class(folder / "per_class.csv", per_class(self._confusion(), self.labels))
+        write_csv(folder / "per_class.csv", per_class(self._confusion(), self.labels))
 
     def figures(self) -> dict[str, Figure]:
         return {"confusion": confusion_figure(self._confusion(), self.labels)}

@@ -88,17 +88,16 @@ class ClipTask(AudioTask):
         probabilities = self.label_scores(logits.float()).cpu().numpy()
         self.observed += zip(batch.ids, probabilities, batch.targets.tolist(), strict=True)
 
-    def take_observed(self) -> None:
-        """Sets what all ranks observed, in the order of the ids, each clip once; forgets it."""
+    def take_observed(self, stage: str) -> None:
         unique = {row[0]: row for row in self.gather(self.observed)}
         self.observed, self.ids = [], sorted(unique)
         self.probabilities = np.stack([unique[i][1] for i in self.ids])
         self.targets = np.array([unique[i][2] for i in self.ids])
 
-    def groups(self, clips: Sequence[Clip]) -> list[str | None]:
-        """The group of each clip that was summarised."""
-        known = {clip.id: clip.group for clip in clips}
-        return [known[i] for i in self.ids]
+    def groups(self, clips: Sequence[Clip] | None) -> list[str | None]:
+        """The group of each clip that was taken last."""
+        known = {clip.id: clip.group for clip in clips or ()}
+        return [known.get(i) for i in self.ids]
 
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
         """Writes predictions.jsonl and what `write_tables` does."""
@@ -121,7 +120,7 @@ class ClipTask(AudioTask):
             "scores": dict(zip(self.labels, probabilities.round(6).tolist(), strict=True)),
         }
 
-    def answers(
+    def predict_recordings(
         self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
     ) -> Iterator[Prediction]:
         for name, windows in outputs_of_windows(self, recordings, window, hop, batch_size):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,14 +25,16 @@ from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.inference.prediction import Prediction, Recordings
 from lightning_audio.inference.segments import LONGEST
 from lightning_audio.inference.transcribe import transcribe
+from lightning_audio.metrics.base import scores
 from lightning_audio.metrics.intervals import Score
-from lightning_audio.metrics.transcripts import transcript_scores, transcript_values
+from lightning_audio.metrics.transcripts import Transcripts
 from lightning_audio.reports.results import PREDICTIONS, write_predictions
 from lightning_audio.reports.transcripts import write_transcript_report
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc_doctor import Symptoms, on_plateau, verdict
 from lightning_audio.text.tokenizers import tokenizer_of
 
+WATCHED = ("blank_rate", "entropy")  # means that are logged beside the metrics
 SHOWN = 5  # utterances named in one error
 
 
@@ -52,6 +55,8 @@ class CTC(AudioTask):
 
     encoding: ClassVar[type[Targets]] = Tokens
     monitor: tuple[str, str] = ("val/wer", "min")
+    scored = Transcripts
+    usual_metrics = ("wer", "cer", "sentence_error_rate")
     MEMORY: ClassVar[float] = 0.95  # of the running means over training steps
     blank_rate: Tensor
     prior: Tensor
@@ -216,30 +221,30 @@ class CTC(AudioTask):
                 }
             )
 
-    def summarise(self, stage: str) -> dict[str, float]:
+    def take_observed(self, stage: str) -> None:
         unique = {row["id"]: row for row in self.gather(self.observed)}
         self.observed, self.rows = [], [unique[i] for i in sorted(unique)]
-        scores = transcript_values(self.rows)
-        mean = {
-            name: sum(row[name] for row in self.rows) / len(self.rows) for name in ("blank_rate", "entropy")
-        }
-        return scores | mean
 
-    def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
-        return transcript_scores(self._grouped(clips))
+    def predictions(self, clips: Sequence[Clip] | None = None) -> Transcripts:
+        return Transcripts(self._grouped(clips or ()))
+
+    def summarise(self, stage: str) -> dict[str, float]:
+        """The values of its metrics; the mean blank rate and entropy of frames tell how training goes."""
+        found = super().summarise(stage)
+        return found | {name: float(np.mean([row[name] for row in self.rows])) for name in WATCHED}
 
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
         """Writes predictions.jsonl, and what `write_transcript_report` does."""
         rows = self._grouped(clips)
         write_predictions(folder / PREDICTIONS, rows)
         write_transcript_report(folder, rows)
-        return transcript_scores(rows)
+        return scores(self.metrics, Transcripts(rows))
 
     def _grouped(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-        known = {clip.id: clip for clip in clips}
-        return [row | {"group": known[row["id"]].group, "fold": known[row["id"]].fold} for row in self.rows]
+        known = {clip.id: {"group": clip.group, "fold": clip.fold} for clip in clips}
+        return [row | known.get(row["id"], {}) for row in self.rows]
 
-    def answers(
+    def predict_recordings(
         self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
     ) -> Iterator[Prediction]:
         """Recordings longer than `window`, by default 20 s, are cut at their pauses: there is no `hop`.

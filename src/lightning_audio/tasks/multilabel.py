@@ -15,16 +15,14 @@ from torch.nn import functional
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.targets import MultiHot, Targets
 from lightning_audio.errors import UserError
-from lightning_audio.metrics.intervals import Score
 from lightning_audio.metrics.multilabel import (
     DEFAULT_THRESHOLD,
+    LabelPredictions,
     best_thresholds,
-    multilabel_scores,
-    multilabel_values,
     per_label,
 )
 from lightning_audio.reports.plots import label_figure, plot_labels
-from lightning_audio.reports.tables import write_per_class
+from lightning_audio.reports.tables import write_csv
 from lightning_audio.tasks.clip_task import ClipTask, weights_of_classes
 
 LOSSES = ("bce", "focal")
@@ -54,6 +52,8 @@ class MultiLabel(ClipTask):
     encoding: ClassVar[type[Targets]] = MultiHot
     monitor: tuple[str, str] = ("val/mAP", "max")
     fitted = ("thresholds",)
+    scored = LabelPredictions
+    usual_metrics = ("mAP", "roc_auc", "micro_f1", "macro_f1", "label_accuracy", "exact_match")
     class_weights: Tensor
     thresholds: Tensor
 
@@ -120,14 +120,13 @@ class MultiLabel(ClipTask):
         """
         return probabilities.amax(0)
 
-    def summarise(self, stage: str) -> dict[str, float]:
-        self.take_observed()
+    def take_observed(self, stage: str) -> None:
+        super().take_observed(stage)
         if stage == "val" and self.tuned and self.is_fitting:
             self.thresholds.copy_(torch.from_numpy(best_thresholds(self.probabilities, self.targets)))
-        return multilabel_values(self.probabilities, self.targets, self._decisions())
 
-    def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
-        return multilabel_scores(self.probabilities, self.targets, self._decisions(), self.groups(clips))
+    def predictions(self, clips: Sequence[Clip] | None = None) -> LabelPredictions:
+        return LabelPredictions(self.probabilities, self.targets, self._decisions(), self.groups(clips))
 
     def row(self, clip: Clip, probabilities: np.ndarray, target: np.ndarray) -> dict[str, Any]:
         """With the labels one by one as well, since a label may hold a comma."""
@@ -139,7 +138,7 @@ class MultiLabel(ClipTask):
 
     def write_tables(self, folder: Path) -> None:
         """Writes per_class.csv and per_class.png."""
-        write_per_class(folder / "per_class.csv", self._per_label())
+        write_csv(folder / "per_class.csv", self._per_label())
         plot_labels(self._per_label(), folder / "per_class.png")
 
     def figures(self) -> dict[str, Figure]:

@@ -17,7 +17,6 @@ from lightning_audio.data.decode import AudioError, decode_clips
 from lightning_audio.data.long_audio import SpokenWord, long_audio
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.inference.stream import Detector, Stream
-from lightning_audio.io import write_atomically
 from lightning_audio.metrics.detection import (
     OperatingPoint,
     det_curve,
@@ -27,6 +26,7 @@ from lightning_audio.metrics.detection import (
 )
 from lightning_audio.metrics.intervals import Score, proportion
 from lightning_audio.reports.plots import det_figure, write_png
+from lightning_audio.reports.tables import write_csv
 from lightning_audio.tasks.classification import SMALLEST_WEIGHT, Classification
 from lightning_audio.tasks.max_pooling import clip_probabilities, max_pooling_loss, moving_mean
 
@@ -186,10 +186,10 @@ class Trigger(Classification):
             heard = self.score_long_audio(self.trainer.datamodule.splits["val"].clips)  # type: ignore[attr-defined]
             self.best_threshold = fewest_errors(heard.points(THRESHOLDS)).threshold
 
-    def summarise(self, stage: str) -> dict[str, float]:
+    def take_observed(self, stage: str) -> None:
+        super().take_observed(stage)
         if stage == "val" and self.tuned and self.is_fitting:
             self.threshold.fill_(self.best_threshold)
-        return super().summarise(stage)
 
     def scores(self, clips: Sequence[Clip]) -> dict[str, Score]:
         """Of the clips, and `miss_rate` and `false_alarms_per_hour` of the long audio made of them."""
@@ -205,14 +205,14 @@ class Trigger(Classification):
     def write_tables(self, folder: Path) -> None:
         """Writes the DET curve as det.csv and det.png, too."""
         super().write_tables(folder)
-        heard = self.heard
-        rates = [
-            (p.miss_rate, p.false_alarms / heard.hours, p.threshold) for p in (*heard.curve(), self.point)
-        ]
-        lines = [f"{on:.6g},{missed:.6g},{alarms:.6g}\n" for missed, alarms, on in rates[:-1]]
-        write_atomically(folder / "det.csv", "".join(["threshold,miss_rate,false_alarms_per_hour\n", *lines]))
-        *curve, chosen = [rate[:2] for rate in rates]
-        write_png(det_figure(curve, chosen, len(heard.words), heard.hours), folder / "det.png")
+        hours, chosen = self.heard.hours, (self.point.miss_rate, self.point.false_alarms / self.heard.hours)
+        points = [(p.threshold, p.miss_rate, p.false_alarms / hours) for p in self.heard.curve()]
+        columns = ("threshold", "miss_rate", "false_alarms_per_hour")
+        write_csv(
+            folder / "det.csv", [{c: f"{v:.6g}" for c, v in zip(columns, p, strict=True)} for p in points]
+        )
+        figure = det_figure([point[1:] for point in points], chosen, len(self.heard.words), hours)
+        write_png(figure, folder / "det.png")
 
     def score_long_audio(self, clips: Sequence[Clip]) -> LongAudioScores:
         """Lets the task listen to the long audio made of these clips, as one stream.

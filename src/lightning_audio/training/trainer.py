@@ -121,8 +121,8 @@ def refuse_unknown_scores(trainer: pl.Trainer, task: AudioTask, data: AudioDataM
     watched = {f"callbacks.early_stopping.monitor={one.monitor}": one.monitor for one in stoppers}
     if data.has_validation:
         watched[f"task.monitor={task.monitor[0]}"] = task.monitor[0]
-    known = [type(task).monitor[0], *LOSSES]
-    if all(name in known[:2] for name in watched.values()):
+    scored = {f"val/{metric.name}" for metric in task.metrics} & {type(task).monitor[0]}
+    if all(name in {*scored, LOSSES[0]} for name in watched.values()):
         return
     known = [*(f"val/{name}" for name in _score_names(task, data)), *LOSSES]
     for option, name in watched.items():

@@ -12,6 +12,7 @@ from lightning_audio.augment import Augment
 from lightning_audio.augment.mix import Mix
 from lightning_audio.augment.waveform import Polarity
 from lightning_audio.data.batch import Batch
+from lightning_audio.data.info import DataInfo
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.networks.cnn2d import CNN2d
@@ -25,9 +26,10 @@ def make(augment: Augment | None = None, **options: Any) -> Classification:
     torch.manual_seed(0)
     frontend = LogMel(RATE, n_fft=256, hop_length=160, n_mels=16)
     network = CNN2d(in_shape=frontend.shape, num_outputs=3, widths=[4])
-    shared: dict[str, Any] = {"labels": ["a", "b", "c"], "sample_rate": RATE, "clip_seconds": 0.5}
     parts: dict[str, Any] = {"frontend": frontend, "normalize": Normalize(frontend.shape), "network": network}
-    return Classification(**parts, augment=augment or Augment(), **shared, **options)
+    return Classification(
+        **parts, augment=augment or Augment(), info=DataInfo(("a", "b", "c"), RATE, 0.5), **options
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
