@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
@@ -69,7 +70,7 @@ def fitted(*overrides: str) -> tuple[Tensor, Tensor]:
     return task.normalize.mean.clone(), task.normalize.std.clone()
 
 
-@pytest.mark.parametrize("by", ["corpus", "bin"])
+@pytest.mark.parametrize("by", ["corpus", "per_feature"])
 def test_a_second_run_has_the_same_to_the_last_bit_from_one_batch(
     by: str, remembered: Path, fitted_on: list[int]
 ) -> None:
@@ -93,6 +94,33 @@ def test_what_they_depend_on_makes_others(change: str, remembered: Path, fitted_
     fitted(change)
     assert fitted_on[1] == fitted_on[3] == ALL
     assert len(list(remembered.iterdir())) == 2
+
+
+def test_it_is_fitted_on_what_an_epoch_draws(remembered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, data = built()
+    chosen = np.random.default_rng(0).permutation(ALL)[:24]
+    # Half of what is drawn is one clip.
+    monkeypatch.setattr(data.corpus, "draw", lambda clips, rng: np.concatenate([chosen, [chosen[0]] * 24]))
+    fit_normalizer(task, data)
+    mean, std = task.normalize.mean.clone(), task.normalize.std.clone()
+    clips = data.splits["train"]
+    frames = []
+    for position in [*chosen, *[chosen[0]] * 24]:
+        features, length = task.raw_features(clips[[int(position)]])
+        frames.append(features[..., : int(length)].double().flatten())
+    expected = torch.cat(frames)
+    assert float(mean) == pytest.approx(float(expected.mean()), abs=1e-4)
+    assert float(std) == pytest.approx(float(expected.std(correction=0)), rel=1e-4)
+    task.fit_normalizer(data.loader("train"))
+    assert abs(float(task.normalize.mean - mean)) > 0.1, "that of all clips is another"
+
+
+def test_it_is_fitted_on_balanced_clips_where_these_are_drawn(remembered: Path) -> None:
+    _, data = built("loader.balance=true")
+    ids = [name for batch in data.loader("train", drawn=True) for name in batch.ids]
+    loader = data.train_dataloader()
+    assert sorted(ids) == sorted(name for batch in loader for name in batch.ids)
+    assert len(set(ids)) < len(ids) == ALL
 
 
 def test_nothing_is_remembered_where_nothing_is_fitted(remembered: Path, fitted_on: list[int]) -> None:

@@ -312,9 +312,22 @@ class AudioDataModule(pl.LightningDataModule):
         )
 
     def loader(
-        self, split: str, shuffle: bool = False, batch_size: int | None = None, features: bool = False
+        self,
+        split: str,
+        shuffle: bool = False,
+        batch_size: int | None = None,
+        features: bool = False,
+        drawn: bool = False,
     ) -> BatchLoader:
-        """Batches of one split, this rank's share of them; of its `features`, where these are kept."""
+        """Batches of one split, this rank's share of them.
+
+        Args:
+            split: `train`, `val` or `test`.
+            shuffle: in another order in every epoch, of those training clips that an epoch draws.
+            batch_size: by default that of evaluation.
+            features: in place of waveforms, where they are kept.
+            drawn: of those training clips that the first epoch draws, in no order.
+        """
         clips = self.featured.get(split, self.splits[split]) if features else self.splits[split]
         size, rank, world_size = batch_size or self.eval_batch_size, 0, 1
         if self.trainer:
@@ -324,6 +337,8 @@ class AudioDataModule(pl.LightningDataModule):
         order |= {"rank": rank, "world_size": world_size}
         if shuffle:
             order |= {"draw": self._draw, "reshuffles": self.reshuffles}
+        elif drawn:
+            order |= {"draw": lambda rng: np.sort(self._draw(rng))}
         sampler = BatchSampler(len(clips), size, **order)
         if self.max_batch_duration is not None:
             buckets = (self.max_batch_duration, self.jitter, self.curriculum_epochs)

@@ -12,6 +12,7 @@ from lightning_audio.frontend.base import options_repr
 from lightning_audio.frontend.mask import mask_frames
 
 NORMALIZERS = ("corpus", "per_feature", "per_clip", "per_clip_cmn", "none")
+FITTED = ("corpus", "per_feature")  # those that training clips have to be looked at for
 
 
 class Normalize(nn.Module):
@@ -44,7 +45,7 @@ class Normalize(nn.Module):
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Mean and deviation of `(features, lengths)` batches, counting only frames within their clips."""
-        if self.by not in ("corpus", "per_feature"):
+        if self.by not in FITTED:
             return
         over = [0, -1] if self.by == "per_feature" else [0, -2, -1]
         count, total, squares = (

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.frontend.normalize import FITTED
 from lightning_audio.io import write_atomically
 from lightning_audio.tasks.base import AudioTask
 
@@ -19,15 +20,18 @@ FOLDER = "normalizers"  # in the cache
 
 
 def fit_normalizer(task: AudioTask, data: AudioDataModule) -> None:
-    """What `task.fit_normalizer` sets on all training clips, or set in an earlier run that would do the same.
+    """What `task.fit_normalizer` sets on the training clips, or set in an earlier run that would do the same.
+
+    Where an epoch draws a part of the clips, or some of them more often, it is fitted on what the first epoch
+    draws: what the network is to learn from.
 
     The file is named after what it depends on: samples and batches, options of the front end, torch and its
     threads. Code has no name; so the first batch is fitted every time, and where that gives anything else
     than it did when the file was written, all is fitted anew.
     """
-    if task.normalize.by not in ("corpus", "bin"):
+    if task.normalize.by not in FITTED:
         return
-    loader = data.loader("train", features=True)
+    loader = data.loader("train", features=True, drawn=True)
     batches = list(loader.sampler)
     file = data.corpus.cache / FOLDER / f"{_digest(task, data, batches)}.json"
     task.fit_normalizer([loader.dataset[batches[0]]])
