@@ -378,6 +378,21 @@ def test_classes_that_are_missing_rare_or_uneven() -> None:
     assert inspected(clips_of({"train": {"a": 10}}), ("a",))["no_split"] == (True, ())
 
 
+def test_the_balance_is_that_of_an_epoch() -> None:
+    clips = clips_of({"train": {"a": 300, "b": 20}, "test": {"a": 5, "b": 5}})
+    heard = [ClipReport(clip, None, RATE, 1, "WAV", 1.0, 0.5, 0.0, clip.id) for clip in clips]
+    found = {
+        number: {
+            finding.kind
+            for finding in Inspection(
+                heard, [clips], ("a", "b"), RATE, lambda clip: clip.id, drawn
+            ).findings()
+        }
+        for number, drawn in enumerate((None, [*clips[:25], *clips[300:320]]))
+    }
+    assert found == {0: {"imbalance"}, 1: set()}
+
+
 def test_one_recording_in_train_test_and_in_no_split_is_across_splits() -> None:
     clips = [
         replace(clip, split=split)

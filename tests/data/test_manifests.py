@@ -124,7 +124,7 @@ def test_columns_that_nothing_reads_are_named(tmp_path: Path) -> None:
     assert unread_columns(path) == ["end_ms", "lable"]
     assert unread_columns(path, ()) == ["end_ms", "speaker", "lable"]
     assert "end_ms" in describe_unread(path)
-    assert "lable (did you mean 'label'?)" in describe_unread(path)
+    assert "lable (label?)" in describe_unread(path)
     assert describe_unread(manifest(tmp_path, {"path": "a.wav", "label": "dog"}, name="n.jsonl")) == ""
 
 

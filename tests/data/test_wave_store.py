@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import write_wav
+from conftest import sine, write_wav
 from torch import Tensor
 
 from lightning_audio.data.clip import Clip
@@ -27,7 +27,7 @@ from lightning_audio.data.manifests import write_manifest
 from lightning_audio.data.placement import WHERE, fitting, gather_on_device
 from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.data.store import read_index
-from lightning_audio.data.wave_store import WaveStore
+from lightning_audio.data.wave_store import WaveStore, _key
 from lightning_audio.errors import UserError
 
 RATE = 8000
@@ -535,7 +535,7 @@ import os, sys, time
 from pathlib import Path
 import lightning_audio.data.decode as decoding
 from lightning_audio.data.manifests import read_manifest
-from lightning_audio.data.wave_store import WaveStore
+from lightning_audio.data.wave_store import WaveStore, _key
 
 folder, fatal = Path(sys.argv[1]), sys.argv[2]
 read_audio = decoding.read_audio
@@ -587,3 +587,13 @@ def test_two_processes_that_open_at_the_same_time_build_once(
     assert sorted(decoded) == sorted(Path(clip.path).name for clip in clips)
     assert_holds(store, clips)
     assert left_in(cache) == [store.folder.name]
+
+
+def test_a_store_is_named_by_the_channels_that_were_chosen(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", np.stack([sine(300, 0.1, 8000), sine(600, 0.1, 8000)], axis=1), 8000)
+    keys = {
+        channel: _key([Clip("a", str(tmp_path / "a.wav"), channel=channel)], 8000)
+        for channel in (None, "mean", 0, 1)
+    }
+    assert keys[None] == keys["mean"]
+    assert len({*keys.values()}) == 3

@@ -14,13 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightning_audio import build, config
 from lightning_audio.cli import arguments
-from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip import Clip, visible
 from lightning_audio.data.datamodule import clips_of
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.inspect.clips import ClipReport, inspect_clip, summary
@@ -53,11 +54,14 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     def name(clip: Clip) -> str:
         path = Path(clip.path)
         shown = path.relative_to(corpus.root) if path.is_relative_to(corpus.root) else path
-        return f"{shown} from {clip.start:g} s" if clip.start else str(shown)
+        start = f" from {clip.start:g} s" if clip.start else ""
+        return f"{shown}{start}" if clip.channel is None else f"{shown}{start}, channel {clip.channel}"
 
     transcripts, spoken = _transcripts(cfg, runs[0], heard, corpus.sample_rate, name)
+    train = [clip for clip in runs[0] if clip.split == "train"]
+    drawn = [train[position] for position in corpus.draw(train, np.random.default_rng(cfg.seed))]
     findings = [Finding("remark", False, remark) for remark in corpus.remarks()]
-    findings += [*spoken, *Inspection(heard, runs, labels, corpus.sample_rate, name).findings()]
+    findings += [*spoken, *Inspection(heard, runs, labels, corpus.sample_rate, name, drawn).findings()]
     if not any(finding.kind == "untaught_label" and finding.grave for finding in findings):
         findings = [*_misfit(cfg, runs[0], labels), *findings]
     findings.sort(key=lambda finding: not finding.grave)
@@ -179,7 +183,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         "Files": [{key: str(value) for key, value in row.items()} for row in report["sources"]],
         "Folds": [{"fold": fold, "clips": str(n)} for fold, n in report["folds"].items()],
         "Clips of each label": [
-            {"label": label} | {split: str(n) for split, n in row.items()}
+            {"label": visible(label)} | {split: str(n) for split, n in row.items()}
             for label, row in report["labels"].items()
         ],
     }

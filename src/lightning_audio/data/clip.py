@@ -95,6 +95,11 @@ def look_alikes(labels: Iterable[str]) -> list[str]:
     return [" and ".join(map(repr, sorted(found))) for found in alike.values() if len(found) > 1]
 
 
+def visible(label: str) -> str:
+    """A label in which what can't be seen is spelled out."""
+    return label if label.isprintable() else repr(label)[1:-1]
+
+
 def clips_digest(rows: Iterable[Clip | str]) -> str:
     """A digest of labels, or of what clips are trained and tested as; not of where their files lie."""
     told = (row if isinstance(row, str) else (row.id, row.labels, row.text) for row in rows)

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def unread_columns(path: Path, group: Sequence[str] = GROUP) -> list[str]:
 def describe_unread(path: Path, group: Sequence[str] = GROUP) -> str:
     """A sentence on the columns that nothing reads, with what may have been meant; empty without any."""
     known = [name for names in (*COLUMNS.values(), _group_names(group)) for name in names]
-    names = [f"{name}{did_you_mean(name, known)}" for name in unread_columns(path, group)]
+    meant = {name: get_close_matches(name, known, 1, cutoff=0.75) for name in unread_columns(path, group)}
+    names = [f"{name} ({close[0]}?)" if close else name for name, close in meant.items()]
     return f"Nothing reads these columns of {path.name}: {', '.join(names)}." if names else ""
 
 

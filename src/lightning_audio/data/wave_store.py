@@ -130,6 +130,9 @@ def _key(clips: Sequence[Clip], sample_rate: int) -> str:
         digest.update(np.array(list(map(attrgetter(times), clips)), dtype="<f8").data)  # None becomes NaN
     digest.update(np.array(first, dtype="<i8").data)
     digest.update(stats.data)
+    channels = ["" if clip.channel in (None, "mean") else str(clip.channel) for clip in clips]
+    if any(channels):  # without, as stores of before channels could be chosen
+        digest.update("\n".join(channels).encode())
     return digest.hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
-from lightning_audio.data.clip import SPLITS, Clip, look_alikes
+from lightning_audio.data.clip import SPLITS, Clip, look_alikes, visible
 from lightning_audio.data.inspect.clips import SILENT_PEAK, ClipReport
 from lightning_audio.data.splits import leaks
 
@@ -54,6 +54,7 @@ class Inspection:
         labels: those that a network is to know.
         sample_rate: in Hz, at which the clips are to be read.
         name: says which clip is meant.
+        drawn: the training clips of an epoch, where it does not take all of them.
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class Inspection:
         labels: Sequence[str],
         sample_rate: int,
         name: Callable[[Clip], str],
+        drawn: Sequence[Clip] | None = None,
     ) -> None:
         self.read = [one for one in heard if not one.problem]
         self.unread = [one for one in heard if one.problem]
         self.runs, self.labels, self.sample_rate, self.name = runs, labels, sample_rate, name
+        self.drawn = runs[0] if drawn is None else drawn
         splits = [{clip.id: clip.split for clip in clips} for clips in runs]
         self._splits = {clip.id: tuple(run.get(clip.id) for run in splits) for clip in runs[0]}
 
@@ -176,19 +179,22 @@ class Inspection:
         untaught = tuple(label for label, n in train.items() if not n)
         if untaught:
             text = f"{len(untaught)} labels have no training clip: add some, or leave the labels out."
-            yield Finding("untaught_label", any(asked[label] for label in untaught), text, untaught)
+            grave = any(asked[label] for label in untaught)
+            yield Finding("untaught_label", grave, text, tuple(map(visible, untaught)))
         untested = tuple(label for label in self.labels if not counts["test"][label])
         if untested:
             text = f"{len(untested)} labels have no test clip: the test says nothing of them."
             yield Finding("untested_label", False, text, untested)
-        few = tuple(f"{label} ({n})" for label, n in train.items() if 0 < n < FEW_CLIPS)
+        few = tuple(f"{visible(label)} ({n})" for label, n in train.items() if 0 < n < FEW_CLIPS)
         if few:
             yield Finding(
                 "few_clips", False, f"{len(few)} labels have less than {FEW_CLIPS} training clips.", few
             )
-        present = [n for n in train.values() if n] or [1]
+        present = [*_label_counts(self.drawn, "train").values()] or [1]
         if max(present) >= UNEVEN_TIMES * min(present):
-            text = f"The most frequent label has {max(present)} training clips, the rarest {min(present)}: "
+            text = (
+                f"The most frequent label has {max(present)} clips in training, the rarest {min(present)}: "
+            )
             yield Finding("imbalance", False, f"{text}loader.balance=true draws them alike.")
 
     def _remarks(self) -> Iterator[Finding]:
