@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import sine, write_wav
 from torch import nn
@@ -106,7 +107,7 @@ def test_words_of_one_file_as_ctm(run: str, wav: Path, capsys: pytest.CaptureFix
     main([run, str(wav), "A bad, dead bee!"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[4] for row in rows] == ["a", "bad", "dead", "bee"]
-    assert {row[0] for row in rows} == {str(wav)}
+    assert {tuple(row[:2]) for row in rows} == {("tones", "1")}
     times = [float(time) for row in rows for time in (row[2], float(row[2]) + float(row[3]))]
     assert times == sorted(times)
     assert 0 <= times[0] < times[-1] <= 2.0
@@ -158,6 +159,37 @@ def test_a_manifest_gives_a_file_for_each_recording(run: str, wav: Path, tmp_pat
     assert "00:00:01,000" <= second < "00:00:01,800"
 
 
+def test_a_text_that_was_hardly_said_is_warned_of(
+    task: CTC, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_wav(tmp_path / "babble.wav", babble(6.0, seed=1), RATE)
+    (found,) = transcribe(task, [(str(path), decode(path, RATE))])
+    main([run, str(path), found.text])
+    assert "warning" not in capsys.readouterr().err
+    tone = write_wav(tmp_path / "tone.wav", sine(300, 2.0, RATE), RATE)
+    main([run, str(tone), "a bad bee"])
+    assert f"warning: the text of {tone} fits its audio badly (score 0.000" in capsys.readouterr().err
+
+
+def test_channels_are_aligned_apart(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stereo = np.stack([babble(2.0), babble(2.0, seed=1)], axis=1)
+    soundfile.write(tmp_path / "call.wav", stereo, RATE)
+    soundfile.write(tmp_path / "second.wav", stereo[:, 1], RATE)
+    row = {"audio_filepath": "call.wav", "text": "a bad bee"}
+    main(
+        [
+            run,
+            "--manifest",
+            manifest(tmp_path, [{**row, "channel": 0, "id": "0"}, {**row, "channel": 1, "id": "1"}]),
+        ]
+    )
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in lines] == [["call", "1"]] * 3 + [["call", "2"]] * 3
+    main([run, str(tmp_path / "second.wav"), "a bad bee"])
+    alone = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[2:] for line in lines[3:]] == [line[2:] for line in alone]
+
+
 def test_bad_rows_are_named_and_the_others_aligned(
     run: str, wav: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,7 +205,7 @@ def test_bad_rows_are_named_and_the_others_aligned(
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert [line.split()[4] for line in printed.out.splitlines()] == ["a", "bad", "bee"]
-    errors = printed.err.splitlines()
+    errors = [line for line in printed.err.splitlines() if not line.startswith("warning")]
     assert len(errors) == 3
     assert "tokens of hurry need 10 frames and its audio gives 3" in "".join(errors)
     assert "The text of animals has the character 'z'" in "".join(errors)

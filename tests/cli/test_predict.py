@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,64 @@ def test_arrays_of_both_kinds_and_shapes(model: AudioTask, sound: np.ndarray) ->
     assert [answer.id for answer in answers] == ["array 0", "array 1", "array 2", "array 3"]
     for answer in answers[1:]:
         assert probabilities(answer) == pytest.approx(probabilities(answers[0]), abs=1e-4)
+
+
+def test_channels_are_taken_as_asked_for(
+    model: AudioTask, tiny_run: Path, sound: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The mean of a sound and its opposite is silence; each of them is there."""
+    half = sound[: len(sound) // 2]
+    stereo = write_wav(tmp_path / "call.wav", np.stack([half, -sound[len(half) :]], axis=1), RATE)
+    alone = [
+        write_wav(tmp_path / "first.wav", half, RATE),
+        write_wav(tmp_path / "second.wav", -sound[len(half) :], RATE),
+    ]
+    expected = [answer.scores for answer in model.predict(alone)]
+
+    def answers(channel: str) -> list[dict[str, object]]:
+        main([str(tiny_run), str(stereo), "--format", "jsonl", "--channel", channel])
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    for number in (0, 1):
+        (row,) = answers(str(number))
+        assert row["id"] == str(stereo)
+        assert row["scores"] == pytest.approx(expected[number], abs=2e-6)
+    rows = answers("each")
+    assert [row["id"] for row in rows] == [f"{stereo}#0", f"{stereo}#1"]
+    for row, scores in zip(rows, expected, strict=True):
+        assert row["scores"] == pytest.approx(scores, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("channel", "sentence"), [("2", "1 of 1 files could not be read"), ("left", "--channel left is none")]
+)
+def test_channels_that_are_not_there(
+    channel: str,
+    sentence: str,
+    tiny_run: Path,
+    sound: np.ndarray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write_wav(tmp_path / "call.wav", np.stack([sound, sound], axis=1), RATE)
+    with pytest.raises(SystemExit) as ended:
+        main([str(tiny_run), str(path), "--channel", channel])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_files_up_to_the_longest_training_clip_are_taken_whole(
+    model: AudioTask, sound: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As evaluate takes them; what is longer, or where a window is asked for, goes in windows."""
+    path = write_wav(tmp_path / "two.wav", sound, RATE)
+    monkeypatch.setattr(model, "info", replace(model.info, longest_seconds=1.0))
+    assert model.predict(path)[0].windows == []
+    assert len(model.predict(path, window=WINDOW)[0].windows) == 3
+    monkeypatch.setattr(model, "info", replace(model.info, longest_seconds=0.9))
+    assert len(model.predict(path)[0].windows) == 3
+    monkeypatch.setattr(model, "info", replace(model.info, longest_seconds=None))  # an older checkpoint
+    assert len(model.predict(path)[0].windows) == 3
 
 
 def test_an_array_without_its_rate_is_refused(model: AudioTask, sound: np.ndarray) -> None:

@@ -331,8 +331,7 @@ def test_every_format_gives_the_same_events(
         found = [(float(start), float(end), label, 0.0) for start, end, label in parts]
     else:
         fields = [line.split(" ") for line in lines]
-        name = str(file).replace(" ", "_")
-        assert all(f[:3] == ["EVENT", name, "1"] and len(f) == 10 for f in fields)
+        assert all(f[:3] == ["EVENT", "long_file", "1"] and len(f) == 10 for f in fields)
         assert all(f[5:7] == ["<NA>", "<NA>"] and f[9] == "<NA>" for f in fields)
         found = [(float(f[3]), float(f[3]) + float(f[4]), f[7], float(f[8])) for f in fields]
     assert [row[2] for row in found] == [event.label for event in expected]

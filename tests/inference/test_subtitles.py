@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from lightning_audio.decoding.alignment import Span, joined
 from lightning_audio.errors import UserError
 from lightning_audio.inference.formats import transcript_files, transcripts_as_text, write_transcripts
+from lightning_audio.inference.names import recording_and_channel
 from lightning_audio.inference.subtitles import Cue, ctm, cues, srt, textgrid, vtt
 from lightning_audio.inference.transcribe import Transcript
 
@@ -210,16 +212,44 @@ def test_times_of_hours_and_just_under_a_second() -> None:
 
 
 def test_nothing_said_makes_files_that_are_whole() -> None:
-    assert (srt([]), vtt([]), ctm("a", [])) == ("", "WEBVTT\n", "")
+    assert (srt([]), vtt([]), ctm("a", 1, [])) == ("", "WEBVTT\n", "")
     assert read_textgrid(textgrid({"words": []}, 1.5)) == (1.5, {"words": [(0.0, 1.5, "")]})
 
 
 def test_ctm_fields() -> None:
     words = [Span("three", 0.2, 0.55, 0.98765), Span("five", 1.0, 1.25, 1.0)]
     assert (
-        ctm("my file.wav", words)
-        == "my_file.wav 1 0.200 0.350 three 0.9877\nmy_file.wav 1 1.000 0.250 five 1.0000\n"
+        ctm("my file", 2, words) == "my_file 2 0.200 0.350 three 0.9877\nmy_file 2 1.000 0.250 five 1.0000\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "channel", "expected"),
+    [
+        ("calls/en_4156.wav", 0, ("en_4156", 1)),  # as sclite joins it with en_4156 of an STM
+        ("calls/en_4156.wav", 1, ("en_4156", 2)),
+        ("calls/en_4156.wav#1", 0, ("en_4156", 2)),
+        ("my.talk.2024", 0, ("my.talk.2024", 1)),
+        ("take#1", 0, ("take#1", 1)),
+        ("a.wav#b", 0, ("a.wav#b", 1)),
+    ],
+)
+def test_recordings_are_named_as_tools_of_nist_name_them(
+    name: str, channel: int, expected: tuple[str, int]
+) -> None:
+    assert recording_and_channel(name, channel) == expected
+    line = transcripts_as_text([replace(transcript(name), channel=channel)], "ctm").splitlines()[0]
+    assert line.split()[:2] == [expected[0], str(expected[1])]
+
+
+def test_files_of_one_name_make_no_ctm(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a/x.wav and b/x.flac are both called x"):
+        transcript_files(["a/x.wav", "b/x.flac"], "ctm", None)
+    assert transcript_files(["a/x.wav", "b/x.flac"], "jsonl", None) is None
+    assert transcript_files(["a/x.wav#0", "a/x.wav#1"], "srt", tmp_path) == [
+        tmp_path / "x#0.srt",
+        tmp_path / "x#1.srt",
+    ]
 
 
 # Files of several recordings.

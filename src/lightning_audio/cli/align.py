@@ -24,7 +24,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
 from lightning_audio.data.manifests import read_manifest
 from lightning_audio.decoding.alignment import BARE, Extent, Span, align, fit_extent, joined
-from lightning_audio.errors import UserError, cli_errors
+from lightning_audio.errors import UserError, cli_errors, printable
 from lightning_audio.inference.formats import transcript_files, write_transcripts
 from lightning_audio.inference.transcribe import Transcript, posteriors
 from lightning_audio.io import to_json, write_atomically
@@ -34,6 +34,7 @@ from lightning_audio.text.tokenizers import UnknownCharacter
 from lightning_audio.training import saved_config
 
 EXTENT = "extent.json"  # in the run folder
+BAD_SCORE = 0.05  # of a segment: below it the text is hardly what was said
 
 
 def clips_to_align(options: argparse.Namespace) -> list[Clip]:
@@ -66,10 +67,17 @@ def aligned(task: CTC, clip: Clip, extent: Extent) -> tuple[Span, float]:
             the file can't be read.
     """
     tokens = _tokens(task, clip)
-    samples = decode(clip.path, task.sample_rate, clip.start, clip.duration)
+    samples = decode(clip.path, task.sample_rate, clip.start, clip.duration, channel=clip.channel)
     rows = posteriors(task, samples)
     words = align(rows, tokens, task.tokenizer, task.frame_seconds, clip.start, extent, clip.id)
-    return joined(" ".join(word.text for word in words), words), clip.start + len(samples) / task.sample_rate
+    found = joined(" ".join(word.text for word in words), words)
+    if found.score < BAD_SCORE:
+        print(
+            f"warning: the text of {printable(clip.id)} fits its audio badly (score {found.score:.4f}): "
+            "check that it is what is said there.",
+            file=sys.stderr,
+        )
+    return found, clip.start + len(samples) / task.sample_rate
 
 
 def extent_of(options: argparse.Namespace) -> Extent:
@@ -149,15 +157,20 @@ def _tokens(task: CTC, clip: Clip) -> list[int]:
 
 
 def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Transcript | UserError]:
-    """Of every file the segments of its clips in their order, or what is wrong with one of them."""
-    files = {clip.path: [other for other in clips if other.path == clip.path] for clip in clips}
-    for path, own in files.items():
+    """Of every channel of a file the segments of its clips in order, or what is wrong with one of them."""
+    files: dict[tuple[str, int | None], list[Clip]] = {}
+    for clip in clips:
+        channel = clip.channel if isinstance(clip.channel, int) else None
+        files.setdefault((clip.path, channel), []).append(clip)
+    for (path, channel), own in files.items():
         try:
             found = [aligned(task, clip, extent) for clip in sorted(own, key=lambda clip: clip.start)]
         except UserError as error:
             yield error
             continue
-        yield Transcript(path, max(end for _, end in found), tuple(segment for segment, _ in found))
+        # One channel of several is named as by `predict --channel each`.
+        name = path if channel is None else f"{path}#{channel}"
+        yield Transcript(name, max(end for _, end in found), tuple(segment for segment, _ in found))
 
 
 @cli_errors

@@ -92,6 +92,9 @@ def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=3, help="labels to name for a file [3]")
     parser.add_argument("--windows", action="store_true", help="a row for every window of longer files, too")
     parser.add_argument("--batch-size", type=int, default=16, help="windows that run together [16]")
+    parser.add_argument(
+        "--channel", default="mean", help="of files with several: mean, a number from 0 on, or each [mean]"
+    )
     _add_loading(parser)
     _add_times(parser)
     _add_search(parser)

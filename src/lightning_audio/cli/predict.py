@@ -3,6 +3,7 @@
 lightning-audio predict logs/demo/2026-01-31_12-00-00_a1b2 recordings/ "more/*.mp3" --format csv
 lightning-audio predict RUN long.wav --events --format audacity --output labels.txt
 lightning-audio predict SPEECH_RUN lecture.mp3 --format srt --output subtitles/
+lightning-audio predict SPEECH_RUN call.wav --channel each --format ctm
 arecord -t raw -f S16_LE -r 16000 | lightning-audio predict RUN --stream --rate 16000
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +26,7 @@ from lightning_audio.cli import arguments
 from lightning_audio.cli.arguments import SOUND_FORMATS
 from lightning_audio.cli.decoder_options import decoder_of
 from lightning_audio.data.decode import audio_files
-from lightning_audio.errors import UserError, cli_errors
+from lightning_audio.errors import UserError, cli_errors, printable
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.formats import (
     TRANSCRIPTS,
@@ -35,7 +37,8 @@ from lightning_audio.inference.formats import (
     transcript_files,
     write_transcripts,
 )
-from lightning_audio.inference.prediction import read_recordings, window_and_hop
+from lightning_audio.inference.names import refuse_same_recordings
+from lightning_audio.inference.prediction import EACH, read_recordings, window_and_hop
 from lightning_audio.inference.segments import LONGEST
 from lightning_audio.inference.stream import Detector, Stream, raw_audio
 from lightning_audio.inference.transcribe import transcribe
@@ -47,13 +50,32 @@ EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
 STREAM_FORMATS = ("table", "jsonl")
 
 
-def readable(files: Iterable[Path], sample_rate: int) -> Iterator[tuple[str, np.ndarray]]:
+class Recordings:
     """`(file, samples)` of every file that can be read; the others are named on standard error."""
-    for file in files:
-        try:
-            yield from read_recordings([file], sample_rate, None)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+
+    def __init__(self, files: Sequence[Path], sample_rate: int, channel: str) -> None:
+        self.files, self.sample_rate, self.channel = files, sample_rate, channel
+        self.unread = 0
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        for file in self.files:
+            try:
+                yield from read_recordings([file], self.sample_rate, None, self.channel)
+            except UserError as error:
+                self.unread += 1
+                print(f"error: {printable(str(error))}", file=sys.stderr)
+
+    @property
+    def number(self) -> int:
+        """The channel that is taken of all files, as far as one is, from 0 on."""
+        return int(self.channel) if self.channel.isdecimal() else 0
+
+    def refuse_unread(self) -> None:
+        """Raises UserError where some files could not be read."""
+        if self.unread:
+            raise UserError(
+                f"{self.unread} of {len(self.files)} files could not be read: they are named above."
+            )
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -61,27 +83,23 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def found_in(
-    task: AudioTask,
-    recordings: Iterable[tuple[str, np.ndarray]],
-    options: argparse.Namespace,
-    to_terminal: bool,
-) -> tuple[int, str]:
-    """How many recordings were answered, and all answers in the format that was asked for."""
+def found_in(task: AudioTask, recordings: Recordings, options: argparse.Namespace, to_terminal: bool) -> str:
+    """All answers in the format that was asked for."""
     window, hop, batch_size = options.window, options.hop, options.batch_size
     if options.events:
         rules = given(options, "ignore", "on", "off", "min_seconds", "max_gap")
         timed = list(timelines(task, recordings, window, hop, batch_size, **rules))
-        return len(timed), events_as_text(timed, options.format, to_terminal)
+        return events_as_text(timed, options.format, to_terminal, recordings.number)
     answers = list(task.predict_recordings(recordings, window, hop, batch_size))
-    return len(answers), answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
+    return answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
 
 
 def listen(task: AudioTask, options: argparse.Namespace) -> None:
     """Prints what is detected in a stream, as soon as it is heard, until the stream ends."""
     rate = task.sample_rate if options.rate is None else options.rate
     stream = Stream(task)
-    rules, own = given(options, "ignore", "on", "off", "min_gap", "smooth"), getattr(task, "detector", None)
+    rules = given(options, "ignore", "on", "off", "min_gap", "smooth")
+    own: Any = getattr(task, "detector", None)
     detector = own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
 
     def tell(scores: Tensor) -> None:
@@ -127,6 +145,10 @@ def refuse_misfits(options: argparse.Namespace) -> None:
             "--stream prints line by line what it hears: leave out --events and --output, and take no "
             f"--format but {' or '.join(STREAM_FORMATS)}."
         )
+    if options.channel not in ("mean", EACH) and not options.channel.isdecimal():
+        raise UserError(f"--channel {options.channel} is none: take mean, each, or a number from 0 on.")
+    if options.stream and options.channel != "mean":
+        raise UserError("--stream takes raw audio of one channel: leave out --channel.")
     if options.format in EVENT_FORMATS and not options.events:
         raise UserError(f"--format {options.format} says what sounds when: add --events.")
 
@@ -141,12 +163,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(
             f"A label track belongs to one file, not to {len(files)}: give one, or --format rttm."
         )
+    if options.format == "rttm":
+        refuse_same_recordings(map(str, files))
     task = load(options.run, device_of(options.device), options.allow)
     decoder = decoder_of(options, task)
+    recordings = Recordings(files, task.sample_rate, options.channel)
     if isinstance(task, CTC):
         task.decoder = decoder or task.decoder
-        answered = write_speech(task, files, options)
-        refuse_unread(answered, files)
+        write_speech(task, recordings, options)
+        recordings.refuse_unread()
         return
     if options.format in TRANSCRIPTS and options.format not in SOUND_FORMATS:
         raise UserError(
@@ -159,16 +184,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     window_and_hop(task, options.window, options.hop)  # refused once, not for every file
     refuse_output(options.output, files)
     to_terminal = sys.stdout.isatty() and options.output is None
-    answered, text = found_in(task, readable(files, task.sample_rate), options, to_terminal)
+    text = found_in(task, recordings, options, to_terminal)
     if options.output:
         write_atomically(options.output, text)
     else:
         print(text, end="")
-    refuse_unread(answered, files)
+    recordings.refuse_unread()
 
 
-def write_speech(task: CTC, files: Sequence[Path], options: argparse.Namespace) -> int:
-    """Writes what is said in the files, or prints it; returns how many there were.
+def write_speech(task: CTC, recordings: Recordings, options: argparse.Namespace) -> None:
+    """Writes what is said in the files, or prints it.
 
     Raises:
         UserError: an option is for runs that name sounds, or a format does not fit the files.
@@ -179,20 +204,10 @@ def write_speech(task: CTC, files: Sequence[Path], options: argparse.Namespace) 
             f"The run transcribes speech: take one of --format {', '.join(TRANSCRIPTS)}, without --events, "
             "--stream, --windows and --hop."
         )
-    transcript_files([str(file) for file in files], form, options.output)  # refused before the work
-    recordings = readable(files, task.sample_rate)
+    transcript_files([str(file) for file in recordings.files], form, options.output)  # before the work
     longest = LONGEST if options.window is None else options.window
     found = list(transcribe(task, recordings, longest, options.batch_size))
-    write_transcripts(found, form, options.output)
-    return len(found)
-
-
-def refuse_unread(answered: int, files: Sequence[Path]) -> None:
-    """Raises UserError where some files could not be read."""
-    if answered < len(files):
-        raise UserError(
-            f"{len(files) - answered} of {len(files)} files could not be read: they are named above."
-        )
+    write_transcripts([replace(one, channel=recordings.number) for one in found], form, options.output)
 
 
 def device_of(name: str) -> torch.device:

@@ -4,6 +4,7 @@ transcripts as text, JSON lines, subtitles, TextGrids and CTM."""
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.decoding.alignment import Span
 from lightning_audio.errors import UserError
 from lightning_audio.inference.events import Event
+from lightning_audio.inference.names import file_stem, recording_and_channel, refuse_same_recordings
 from lightning_audio.inference.prediction import Prediction
 from lightning_audio.inference.stream import Detection
 from lightning_audio.inference.subtitles import ctm, srt, textgrid, vtt
@@ -98,29 +100,28 @@ def audacity_line(name: str, event: Event) -> str:
     return f"{event.start:.6f}\t{event.end:.6f}\t{' '.join(event.label.split())}\n"
 
 
-def rttm_line(name: str, event: Event) -> str:
+def rttm_line(name: str, event: Event, channel: int = 0) -> str:
     """NIST's Rich Transcription Time Marked with a type of its own: start, duration, label and score.
 
     Fields end at a space: those within names become `_`.
     """
-    file, label = ("_".join(text.split()) for text in (name, event.label))
+    recording, number = recording_and_channel(name, channel)
+    file, label = ("_".join(text.split()) for text in (recording, event.label))
     length = event.end - event.start
-    return f"EVENT {file} 1 {event.start:.3f} {length:.3f} <NA> <NA> {label} {event.score:.4f} <NA>\n"
+    return f"EVENT {file} {number} {event.start:.3f} {length:.3f} <NA> <NA> {label} {event.score:.4f} <NA>\n"
 
 
 def event_json_line(name: str, event: Event) -> str:
     return json_line({"file": name, **rounded(asdict(event))})
 
 
-LINES: dict[str, Callable[[str, Event], str]] = {
-    "jsonl": event_json_line,
-    "audacity": audacity_line,
-    "rttm": rttm_line,
-}
+LINES: dict[str, Callable[[str, Event], str]] = {"jsonl": event_json_line, "audacity": audacity_line}
 
 
-def events_as_text(found: Timelines, form: str, to_terminal: bool) -> str:
-    """All events, file by file, as `table`, `csv`, `jsonl`, `audacity` or `rttm`."""
+def events_as_text(found: Timelines, form: str, to_terminal: bool, channel: int = 0) -> str:
+    """All events, file by file, as `table`, `csv`, `jsonl`, `audacity` or `rttm`, `channel` that of all."""
+    if form == "rttm":
+        return "".join(rttm_line(name, event, channel) for name, timeline in found for event in timeline)
     if form in LINES:
         return "".join(LINES[form](name, event) for name, timeline in found for event in timeline)
     rows = rows_of_events(found)
@@ -152,7 +153,7 @@ def _transcript_tiers(found: Transcript) -> str:
 TRANSCRIPTS: dict[str, Callable[[Transcript], str]] = {
     "text": lambda found: f"{found.id}\t{found.text}\n",
     "jsonl": transcript_json_line,
-    "ctm": lambda found: ctm(found.id, found.words),
+    "ctm": lambda found: ctm(*recording_and_channel(found.id, found.channel), found.words),
     "srt": lambda found: srt(found.segments),
     "vtt": lambda found: vtt(found.segments),
     "textgrid": _transcript_tiers,
@@ -179,8 +180,10 @@ def transcript_files(names: Sequence[str], form: str, output: Path | None) -> li
                 f"--format {form} makes a file for each recording, and there are {len(names)}: name a folder "
                 "with --output."
             )
+        if form == "ctm":
+            refuse_same_recordings(names)
         return None
-    files = [output / f"{_stem(name)}{SUFFIXES.get(form, f'.{form}')}" for name in names]
+    files = [output / f"{file_stem(name)}{SUFFIXES.get(form, f'.{form}')}" for name in names]
     for i, file in enumerate(files):
         if file in files[:i]:
             raise UserError(
@@ -188,11 +191,6 @@ def transcript_files(names: Sequence[str], form: str, output: Path | None) -> li
                 "after another, with an --output of their own."
             )
     return files
-
-
-def _stem(name: str) -> str:
-    path = Path(name)
-    return path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
 
 
 def write_transcripts(found: Sequence[Transcript], form: str, output: Path | None) -> None:
@@ -216,7 +214,11 @@ def detection_line(detection: Detection, form: str) -> str:
 
 def rounded(fields: Mapping[str, object]) -> dict[str, object]:
     """Times and scores to a millionth: what adding up steps left behind it is no information."""
-    return {key: round(value, 6) if isinstance(value, float) else value for key, value in fields.items()}
+    return {key: _rounded(value) if isinstance(value, float) else value for key, value in fields.items()}
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None  # -inf is what can't be said at all
 
 
 def refuse_output(output: Path | None, inputs: Iterable[str | Path] = (), folder: bool = False) -> None:

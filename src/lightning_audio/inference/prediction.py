@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_audio.data.batch import pad_waveforms
-from lightning_audio.data.decode import decode, resample
+from lightning_audio.data.decode import channels_of, decode, resample
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.inference.windows import batches_of, windows
 from lightning_audio.networks.base import Network
 
+EACH = "each"
 Audio = str | Path | np.ndarray
 Recordings = Iterable[tuple[str, np.ndarray]]  # id, int16 samples (T,) at the rate of a task
 
@@ -129,16 +130,22 @@ def _answer(task: TrainedTask, batch: Sequence[tuple[int, int, np.ndarray]]) -> 
 
 
 def read_recordings(
-    audio: Sequence[Audio], sample_rate: int, source_rate: int | None
+    audio: Sequence[Audio], sample_rate: int, source_rate: int | None, channel: int | str = "mean"
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`(id, int16 samples (T,))` of files, or of arrays `(T,)` or `(T, channels)` of `source_rate` in Hz.
 
+    Of files with several channels their mean is taken, the one of a number from 0 on, or with `each` every
+    one of them as a recording of its own, whose id ends in `#0`, `#1` and so on.
+
     Raises:
-        UserError: an array comes without its rate, or a file can't be read.
+        UserError: an array comes without its rate, or a file can't be read or has no such channel.
     """
     for number, item in enumerate(audio):
-        if isinstance(item, str | Path):
-            yield str(item), decode(item, sample_rate)
+        if isinstance(item, str | Path) and channel == EACH:
+            for one in range(channels_of(item)):
+                yield f"{item}#{one}", decode(item, sample_rate, channel=one)
+        elif isinstance(item, str | Path):
+            yield str(item), decode(item, sample_rate, channel=channel)
         elif source_rate is None:
             raise UserError("An array says nothing of its rate: call predict(..., sample_rate=HZ).")
         else:

@@ -181,8 +181,8 @@ def _clock(seconds: float, point: str) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
-def ctm(name: str, words: Iterable[Span], channel: str = "1") -> str:
-    """NIST's time-marked words: file, channel, start, duration, word and confidence, a word a line.
+def ctm(name: str, channel: int, words: Iterable[Span]) -> str:
+    """NIST's time-marked words: file, channel from 1 on, start, duration, word and confidence, a word a line.
 
     Fields end at a space: those within names become `_`.
     """

@@ -42,13 +42,15 @@ class Transcript:
     """What was said in a recording of so many `seconds`: segments in the order of their times.
 
     The parts of a segment are its words, and those of a word its tokens. `nbest` has for each segment what
-    the decoder kept of it, best first; where times were asked for a known text, nothing.
+    the decoder kept of it, best first; where times were asked for a known text, nothing. `channel` is that of
+    the file, from 0 on.
     """
 
     id: str
     seconds: float
     segments: tuple[Span, ...]
     nbest: tuple[tuple[Hypothesis, ...], ...] = ()
+    channel: int = 0
 
     @property
     def text(self) -> str:
