@@ -215,7 +215,10 @@ def test_a_header_that_ends_the_samples_within_the_file_is_refused(tmp_path: Pat
         content = written(tmp_path / "a", noise(2), form, "PCM_16")
         size = (1008).to_bytes(4, "little" if form == "WAV" else "big")
         path = put(tmp_path / "a", content[:at] + size + content[at + 4 :])
-        assert "contradicts itself" in reason(path)
+        assert reason(path).startswith("by its header the samples end at byte 1,0")
+    content = written(tmp_path / "a", noise(2), "AU", "PCM_16")
+    fewer = content[:8] + (1000).to_bytes(4, "big") + content[12:]
+    assert "by its header the samples end at byte 1,024 of 64,024" in reason(put(tmp_path / "a", fewer))
 
 
 @pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])

@@ -24,7 +24,6 @@ from lightning_audio.errors import UserError, printable
 
 BLOCK = 2**18  # samples of all channels that are read at once
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz
-SMALL_HEADER = 256  # bytes of a WAV besides its samples: no more of them stand there
 PREROLL = 2**14  # samples before the start from which an MP3 is decoded: its frames lean on those before
 OPEN_ENDED = 2**63 - 1  # frames that libsndfile gives a stream whose header leaves its length open
 # libsndfile's own text for this code speaks of a missing file, but it comes for any .mp3 without MPEG frames.
@@ -108,7 +107,7 @@ class Audio:
         cancels: whether far less is left than of channels without relation.
         deep: whether the file holds more than 16 bits.
         scaled: what float samples beyond full scale were multiplied by.
-        cut: how the file shows that its end is missing, as a clause.
+        cut, doubt: how the file shows that its end is missing, or may be, as clauses.
     """
 
     samples: np.ndarray
@@ -121,6 +120,7 @@ class Audio:
     deep: bool = False
     scaled: float = 1.0
     cut: str | None = None
+    doubt: str | None = None
 
     @property
     def faint(self) -> bool:
@@ -132,6 +132,8 @@ class Audio:
         found = {}
         if self.cut:
             found["cut"] = f"{self.cut}; what is there is read"
+        if self.doubt:
+            found["may_be_cut"] = self.doubt
         if self.scaled != 1:
             found["over_full_scale"] = (
                 f"its peak is {self.peak:.3g} times full scale, so it is scaled down to full scale"
@@ -239,6 +241,7 @@ class _Reader:
         self.mix = Mix()
         self.header_is_ours = False
         self.cut: str | None = None
+        self.doubt: str | None = None
 
     def read(self) -> Audio:
         with self._opened() as file:
@@ -257,18 +260,8 @@ class _Reader:
         if subtype in FLOAT and peak > 1:
             scaled = 1 / peak
             samples *= np.float32(scaled)
-        return Audio(
-            samples,
-            rate,
-            channels,
-            form,
-            peak,
-            self.mix.db,
-            self.mix.cancels,
-            subtype in DEEP,
-            scaled,
-            self.cut,
-        )
+        mixed, kept = (self.mix.db, self.mix.cancels), (subtype in DEEP, scaled)
+        return Audio(samples, rate, channels, form, peak, *mixed, *kept, self.cut, self.doubt)
 
     def _opened(self) -> _Sound:
         try:
@@ -338,11 +331,14 @@ class _Reader:
             if len(links.ranges) > 1:
                 sources, total = [BytesIO(data[a:b]) for a, b in links.ranges], 0  # each page was looked at
         elif file.subtype.startswith("MPEG"):
-            missing, sources, samples = containers.mpeg_sources(self.path.read_bytes())
-            total = samples if sources else total
+            mpeg, sources, samples = containers.mpeg_sources(self.path.read_bytes())
+            missing, self.doubt = mpeg.cut, mpeg.doubt
+            total = samples if sources else max(total, samples)
         elif lacking := containers.missing_bytes(file.extra_info):
             missing = f"at least {lacking:,} bytes of its end are missing"
-        elif file.format in ("WAV", "WAVEX", "AIFF") and self._has_more(file):
+        elif file.format == "CAF" and (lacking := containers.caf_missing_bytes(self.path)):
+            missing = f"{lacking:,} bytes of its end are missing"
+        elif file.format in ("WAV", "WAVEX", "AIFF", "AU") and self._has_more(file):
             containers.refuse_odd_end(self.path)
         self.cut = f"it is cut short: {missing}" if missing else None
         return sources, total
@@ -358,7 +354,7 @@ class _Reader:
     def _has_more(self, file: _Sound) -> bool:
         """Whether there may be samples behind those that the header tells of."""
         header = self.size - 2 * file.channels * file.frames if file.subtype == "PCM_16" else self.size
-        return header > SMALL_HEADER and not self.header_is_ours
+        return header > containers.SMALL_TAG and not self.header_is_ours
 
 
 def _stretch(parts: Sequence[_Sound], first: int, count: int | None) -> Iterator[np.ndarray]:

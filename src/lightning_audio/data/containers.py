@@ -2,11 +2,11 @@
 
 libsndfile reads an MP3 without a Xing header up to an estimate, the first link of a chained Ogg alone, and
 an Ogg with a damaged page past the hole; it reads what is left of a file that was cut and says nothing. Here
-the frames of an MP3, the pages of an Ogg and the chunks of WAV and AIFF are walked.
+the frames of an MP3, the pages of an Ogg and the chunks of WAV, AIFF and CAF are walked.
 
 A cut can't be told where nothing says how long the file was: an MP3 without Xing or Info header, a WAV, AU or
 CAF whose header has the placeholder of a writer to a pipe, a FLAC without length and MD5, and formats that
-are not named here.
+are not named here. An MP3 that ends within a frame is told as one that may have been cut.
 """
 
 from __future__ import annotations
@@ -129,6 +129,12 @@ class Mpeg:
     ends_within: bool
 
     @property
+    def doubt(self) -> str | None:
+        """That the last frame is not whole where nothing says how many there were, as recorded radio ends."""
+        doubtful = self.ends_within and not any(piece.counted for piece in self.pieces)
+        return "it ends within a frame and may have been cut short" if doubtful else None
+
+    @property
     def cut(self) -> str | None:
         missing = sum(max((piece.counted or 0) - piece.frames, 0) for piece in self.pieces)
         if missing > (0 if self.ends_within else 1):  # encoders differ on whether the header counts itself
@@ -171,21 +177,23 @@ def mpeg_frames(data: bytes) -> Mpeg:
         Damaged: its parts differ in rate or channels.
     """
     pieces = [Piece()]
-    forms, ends_within = set(), False
+    forms, end = set(), 0
     for at, length, samples, rate in _walk(data):
-        if at + length > len(data):
-            ends_within = True
+        end = at + length
+        if end > len(data):
             break
         is_mono = data[at + 3] >> 6 == 3
         forms.add(f"{rate} Hz {'mono' if is_mono else 'stereo'}")
-        frame = data[at : at + length]
+        frame = data[at:end]
         is_header, counted = _xing(frame)
         if is_header:
             pieces.append(Piece(frame, counted))
         else:
-            pieces[-1].add(at, at + length, samples)
+            pieces[-1].add(at, end, samples)
     if len(forms) > 1:
         raise Damaged(f"its parts differ in rate or channels ({', '.join(sorted(forms))})")
+    # Also within the header of a frame.
+    ends_within = end > len(data) or (len(data) - end < 4 and data[end : end + 1] == b"\xff")
     return Mpeg([piece for piece in pieces if piece.frames or piece.counted], ends_within)
 
 
@@ -226,8 +234,8 @@ def _xing(frame: bytes) -> tuple[bool, int | None]:
     return True, int.from_bytes(frame[place + 8 : place + 12], "big") if has_count else None
 
 
-def mpeg_sources(data: bytes) -> tuple[str | None, list[io.BytesIO], int]:
-    """What of an MP3 is missing; what to read in place of the file, and the samples that this must give.
+def mpeg_sources(data: bytes) -> tuple[Mpeg, list[io.BytesIO], int]:
+    """The frames of an MP3; what to read in place of the file, and the samples that this must give.
 
     Nothing where the header counts all frames. Else a source for each header, since it also says what to cut
     off at the ends.
@@ -247,7 +255,7 @@ def mpeg_sources(data: bytes) -> tuple[str | None, list[io.BytesIO], int]:
             sources.append(Endless(frames))
             samples += piece.samples
     whole = len(sources) == 1 and not isinstance(sources[0], Endless)
-    return mpeg.cut, [] if whole and len(mpeg.pieces[0].ranges) == 1 else sources, samples
+    return mpeg, [] if whole and len(mpeg.pieces[0].ranges) == 1 else sources, samples
 
 
 class Endless(io.BytesIO):
@@ -298,17 +306,22 @@ class FlacDigest:
 
 # Chunks
 
+SMALL_TAG = 256  # bytes behind the samples that are none
 FREE = b"\0\0\0\0"  # what some writers fill up a file with
 
 
 def refuse_odd_end(path: Path) -> None:
-    """Raises Damaged where the samples of a WAV or AIFF end before its header means them to.
+    """Raises Damaged where the samples of a WAV, AIFF or AU end before its header means them to.
 
-    Behind the samples come other chunks, up to the size of the whole that stands at the beginning. What lies
-    behind that is anybody's.
+    Behind the samples of WAV and AIFF come other chunks, up to the size of the whole that stands at the
+    beginning. What lies behind that is anybody's. Behind those of AU comes nothing.
     """
     with path.open("rb") as file:
         head = file.read(12)
+        if head[:4] == b".snd":
+            there, end = path.stat().st_size, sum(int.from_bytes(head[at : at + 4], "big") for at in (4, 8))
+            if end + SMALL_TAG < there:
+                raise Damaged(f"by its header the samples end at byte {end:,} of {there:,}")
         order: Literal["little", "big"] = "big" if head[:4] == b"FORM" else "little"
         declared = 8 + int.from_bytes(head[4:8], order)
         if head[:4] not in (b"FORM", b"RIFF") or declared > PLACEHOLDER:
@@ -316,10 +329,26 @@ def refuse_odd_end(path: Path) -> None:
         seen = False
         for name, at in _chunks(file, order):
             if seen and not _is_name(name) and name != FREE and at + 8 <= declared:
-                raise Damaged(
-                    f"its header contradicts itself: by it the samples end at byte {at:,} of {declared:,}"
-                )
+                raise Damaged(f"by its header the samples end at byte {at:,} of {declared:,}")
             seen |= name in (b"data", b"SSND")
+
+
+def caf_missing_bytes(path: Path) -> int:
+    """Bytes that the samples of a CAF lack."""
+    with path.open("rb") as file:
+        at, declared = _caf_samples(file)
+    return max(at + 12 + declared - path.stat().st_size, 0)
+
+
+def _caf_samples(file: BinaryIO) -> tuple[int, int]:
+    """Where the header of the samples stands, and their bytes by it; -1 where the writer did not know it."""
+    at, size = 8, file.seek(0, io.SEEK_END)
+    while len(header := _read_at(file, at, 12)) == 12 and at < size:
+        length = int.from_bytes(header[4:], "big", signed=True)
+        if header[:4] == b"data":
+            return at, length
+        at += 12 + max(length, 0)
+    return size, 0
 
 
 def with_length(path: Path) -> bytearray | None:
@@ -330,10 +359,8 @@ def with_length(path: Path) -> bytearray | None:
         if kind == b".snd":
             return _replaced(path, 8, b"\xff" * 4) if file.read(8)[4:] == FREE else None
         if kind == b"caff":
-            at = 8
-            while len(header := _read_at(file, at, 12)) == 12 and header[:4] != b"data" and at < size:
-                at += 12 + int.from_bytes(header[4:], "big")
-            if header[4:] in (b"\xff" * 8, bytes(8)) and size > at + 16:
+            at, length = _caf_samples(file)
+            if length in (-1, 0) and size > at + 16:
                 return _replaced(path, at + 4, (size - at - 12).to_bytes(8, "big"))
         if kind in (b"RIFF", b"RF64"):
             at = next((at for name, at in _chunks(file, "little") if name == b"data"), size)

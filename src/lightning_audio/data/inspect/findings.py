@@ -28,6 +28,10 @@ REMARKS = {
         "one of them",
     ),
     "faint": (True, "are too faint for 16 bits, in which they are kept: raise their level (see each peak)"),
+    "may_be_cut": (
+        False,
+        "may have been cut short: they end within a frame, and nothing says how long they were",
+    ),
     "over_full_scale": (
         False,
         "go beyond full scale: each is scaled down to it, so that levels between clips are not kept",
