@@ -24,7 +24,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.networks.base import Network
-from lightning_audio.networks.bilstm import PaddedLSTM
+from lightning_audio.networks.layers import PaddedLSTM
 from lightning_audio.networks.timm import Timm
 from lightning_audio.tasks.base import AudioTask
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+Size = TypeVar("Size", int, Tensor)
+
 
 class Network(nn.Module):
-    """Plain architecture: features in, logits out.
+    """Architecture: features in, logits or states out.
 
-    A subclass takes `in_shape` (channels, features per frame) and `num_outputs`, which flow from the front
-    end and the data, and its own sizes from YAML. Its `forward` takes features `(B, F, T)` or
-    `(B, C, F, T)` with lengths `(B,)` in frames, and returns logits with their lengths. In eval mode the
-    logits of a clip do not depend on the padding or on the other clips of its batch.
+    A subclass takes `in_shape` `(channels, features per frame)` and `num_outputs`, which come from the front
+    end and the task, and its own sizes from YAML. In eval mode what it says of a clip does not depend on the
+    padding or on the other clips of the batch: a layer that sees several frames finds zeros behind each clip.
     """
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(B, F, T)` or `(B, C, F, T)` with lengths `(B,)` in frames -> logits or states, lengths.
+
+        `num_outputs` numbers for each frame that is left, `(B, T', num_outputs)`, with lengths in these
+        frames as `output_lengths` says them; or for the whole clip, `(B, num_outputs)`, with lengths of 1. A
+        task that labels clips averages what has frames over time, and one that needs frames refuses what has
+        none.
+        """
         raise NotImplementedError
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -54,3 +62,15 @@ class Network(nn.Module):
 
     def start_epoch(self, epoch: int, max_epochs: int) -> None:
         """Called before each training epoch; the state set here is a pure function of the arguments."""
+
+
+def strided(size: Size, *strides: int) -> Size:
+    """What convolutions with these strides, padded to keep their input's size otherwise, leave of a size."""
+    for stride in strides:
+        size = -(-size // stride)
+    return size
+
+
+def as_maps(x: Tensor) -> Tensor:
+    """`(B, F, T)` or `(B, C, F, T)` -> `(B, C, F, T)`."""
+    return x.unsqueeze(1) if x.dim() == 3 else x

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.base import Network, as_maps, strided
 from lightning_audio.networks.norm import BatchNorm
 
 BLOCKS = (2, 2, 4, 4)  # in the stages
@@ -139,9 +139,9 @@ class BCResNet(Network):
         stem, *stages, head = (int(width * tau) for width in WIDTHS)
         self.stem = nn.Conv2d(channels, stem, KERNEL, (2, 1), KERNEL // 2, bias=False)
         self.stem_norm = Norm(stem)
-        bands = [-(-features // 2)]
+        bands = [strided(features, 2)]
         for stride in STRIDES:
-            bands.append(-(-bands[-1] // stride))
+            bands.append(strided(bands[-1], stride))
         refuse_uneven(bands[1:], sub_bands, features)
         self.blocks = nn.ModuleList()
         for stage, (before, width) in enumerate(pairwise([stem, *stages])):
@@ -159,7 +159,7 @@ class BCResNet(Network):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, one frame a clip."""
-        x = x.unsqueeze(1) if x.dim() == 3 else x
+        x = as_maps(x)
         mask = frame_mask(lengths, x.shape[-1]).to(x.dtype)
         x = self.stem(x).permute(1, 2, 0, 3)
         x = functional.relu_(self.stem_norm(x))

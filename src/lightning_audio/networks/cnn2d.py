@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.frontend.mask import frame_mask
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.base import Network, as_maps
 
 
 class Block(nn.Module):
@@ -58,7 +58,7 @@ class ResidualNetwork(Network):
 
     def maps(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> `(B, C', F', T')` and a mask `(B, 1, 1, T')`, 1 within clips."""
-        x = x.unsqueeze(1) if x.dim() == 3 else x
+        x = as_maps(x)
         mask = frame_mask(lengths, x.shape[-1])[:, None, None, ::2].to(x.dtype)
         x = functional.relu(self.stem_norm(self.stem(x))) * mask
         for stage, stride in zip(self.stages, self.time_strides, strict=True):

@@ -12,7 +12,7 @@ from torchaudio.models.conformer import ConformerLayer
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.networks.base import Network
-from lightning_audio.networks.bilstm import Subsampling
+from lightning_audio.networks.layers import Subsampling
 
 
 class Conformer(Network):

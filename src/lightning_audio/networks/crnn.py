@@ -1,6 +1,6 @@
 """Residual convolutions, then LSTM layers where wanted, for CTC: one row of logits for every few frames.
 
-A CRNN (Shi et al. 2015, arXiv:1507.05717) of the residual blocks of `cnn2d` and the layers of `bilstm`.
+A CRNN (Shi et al. 2015, arXiv:1507.05717) of the residual blocks of `cnn2d` and the LSTM of `bilstm`.
 Without LSTM layers a row of logits depends on the receptive field of the convolutions, 0.4 s as it comes: it
 knows less of what makes a word, and carries further to voices that were never heard.
 """
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_audio.errors import UserError
-from lightning_audio.networks.bilstm import PaddedLSTM
+from lightning_audio.networks.base import strided
 from lightning_audio.networks.cnn2d import ResidualNetwork
+from lightning_audio.networks.layers import PaddedLSTM
 
 
 class CRNN(ResidualNetwork):
@@ -49,9 +50,7 @@ class CRNN(ResidualNetwork):
                 "give one [features, time] for each."
             )
         super().__init__(in_shape[0], widths, [(features, time) for features, time in strides])
-        features = -(-in_shape[1] // 2)
-        for stride, _ in strides:
-            features = -(-features // stride)
+        features = strided(in_shape[1], 2, *[stride for stride, _ in strides])
         outputs = [widths[-1] * features] + [2 * hidden] * layers
         self.lstms = nn.ModuleList(PaddedLSTM(width, hidden) for width in outputs[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in outputs[1:])
@@ -60,9 +59,7 @@ class CRNN(ResidualNetwork):
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames in, frames out, both `(B,)`."""
-        for stride in [2, *self.time_strides]:
-            lengths = -(-lengths // stride)
-        return lengths
+        return strided(lengths, 2, *self.time_strides)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, T', num_outputs)`."""

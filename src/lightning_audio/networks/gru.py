@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mean_over_time
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.base import Network, strided
 
 
 class State(NamedTuple):
@@ -80,7 +80,7 @@ class GRU(Network):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, or `(B, T', num_outputs)`."""
         x = self._embed(functional.pad(x.flatten(1, -2), (self.kernel - 1, 0)))
-        lengths = self._strided(lengths)
+        lengths = strided(lengths, self.stride)
         if self.bidirectional:  # what reads from the end has to start at the end of each clip
             packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
             y, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])
@@ -94,10 +94,7 @@ class GRU(Network):
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """As in `Network`, where it is built with `per_frame`."""
-        return self._strided(lengths) if self.per_frame else super().output_lengths(lengths)
-
-    def _strided(self, lengths: Tensor) -> Tensor:
-        return -(-lengths // self.stride)
+        return strided(lengths, self.stride) if self.per_frame else super().output_lengths(lengths)
 
     def step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         """As in `Network`, where it is built with `per_frame`."""

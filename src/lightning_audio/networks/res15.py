@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.frontend.mask import mask_frames
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.base import Network, as_maps
 from lightning_audio.networks.norm import BatchNorm
 
 
@@ -37,8 +37,7 @@ class Res15(Network):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, one frame a clip."""
-        x = x.unsqueeze(1) if x.dim() == 3 else x
-        x = shortcut = mask_frames(functional.relu(self.first(x)), lengths)
+        x = shortcut = mask_frames(functional.relu(self.first(as_maps(x))), lengths)
         for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True), 1):
             x = functional.relu(convolution(x))
             if number % 2 == 0:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError, did_you_mean, refuse_address
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.base import Network, as_maps, strided
 
 LEAST = (1, 2, 4, 8, 16, 32, 64, 128)  # features and frames that are tried on a backbone
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -79,7 +79,7 @@ class Timm(Network):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, one frame a clip."""
-        x = x.unsqueeze(1) if x.dim() == 3 else x
+        x = as_maps(x)
         if self.training:
             if self.scale != 1.0:
                 x = functional.interpolate(x, scale_factor=self.scale, mode="bilinear")
@@ -97,7 +97,8 @@ class Timm(Network):
         """`(B, C, F, T)` of a size that the backbone takes: as it is, filled up, or interpolated."""
         if self.img_size is not None:
             return functional.interpolate(x, self.img_size, mode="bilinear")
-        missing = [-(-max(size, self.least) // self.multiple) * self.multiple - size for size in x.shape[-2:]]
+        wanted = [strided(max(size, self.least), self.multiple) * self.multiple for size in x.shape[-2:]]
+        missing = [new - old for new, old in zip(wanted, x.shape[-2:], strict=True)]
         return functional.pad(x, (0, missing[1], 0, missing[0])) if any(missing) else x
 
     def start_epoch(self, epoch: int, max_epochs: int) -> None:
@@ -180,7 +181,7 @@ def sizes_taken(
             if not takes((rows, least), (rows, least + 1), (rows, 3 * least + 2)):
                 return least, 1
         for multiple in LEAST[1:]:
-            rows = -(-features // multiple) * multiple
+            rows = strided(features, multiple) * multiple
             if not (reason := takes((rows, multiple), (rows, 3 * multiple))):
                 return multiple, multiple
     finally:

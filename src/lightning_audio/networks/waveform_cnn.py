@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mask_frames
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.base import Network, strided
 from lightning_audio.networks.norm import BatchNorm
 
 POOL = 4
@@ -108,7 +108,7 @@ class WaveformCNN(Network):
         """What the mean is taken of: `(B, C, T')`, 0 behind the clips, and lengths in its frames."""
         # One frame for every `stride` samples that are begun, so that a clip of one sample has one.
         x = functional.pad(x.flatten(1, -2), ((self.kernel - 1) // 2, self.kernel // 2))
-        lengths = -(-lengths // self.stride)
+        lengths = strided(lengths, self.stride)
         x, lengths = pool(mask_frames(self.norm(self.filters(x)), lengths), lengths)
         x = functional.relu(x)  # behind the pooling it is the same, and a quarter of the work
         for number, stage in enumerate(self.stages, 1):
@@ -121,4 +121,4 @@ class WaveformCNN(Network):
 
 def pool(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Maxima of 4 frames. Padding is 0: it does not count among what went through a ReLU, or will."""
-    return functional.max_pool1d(x, POOL, ceil_mode=True), -(-lengths // POOL)
+    return functional.max_pool1d(x, POOL, ceil_mode=True), strided(lengths, POOL)
