@@ -302,4 +302,4 @@ def test_an_evaluation_keeps_the_vocabulary_of_the_checkpoint() -> None:
     data.prepare_data()
     data.setup()
     assert len(data.labels) == 37
-    assert data.num_outputs == 38
+    assert data.targets.num_outputs == 38

@@ -101,7 +101,7 @@ def test_one_fold_is_the_test_split(root: Path, fold: int) -> None:
 
 def test_what_the_data_knows_of_itself(root: Path) -> None:
     data = ready(root)
-    assert (data.labels, data.num_outputs, data.sample_rate) == (LABELS, 3, RATE)
+    assert (data.labels, data.targets.num_outputs, data.sample_rate) == (LABELS, 3, RATE)
     lengths = sorted(len(read(clip)) for clip in data.splits["train"].clips)
     assert data.info.clip_seconds == pytest.approx(lengths[(len(lengths) - 1) // 2] / RATE)
     assert data.info.longest_seconds == pytest.approx(lengths[-1] / RATE)

@@ -316,6 +316,22 @@ def damage(store: Any, kind: str) -> None:
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every store is one that is too large to be checked at once."""
+    monkeypatch.setattr("lightning_audio.data.store.CHECKED_AT_ONCE", 0)
+
+
+def test_a_small_store_is_checked_whole_whatever_is_read_of_it(
+    clips: list[Clip], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(WaveStore.open(clips, RATE, cache), "one bit")
+    store = WaveStore.open(clips, RATE, cache)
+    assert capsys.readouterr().out.count("is damaged or out of date: it is built again.") == 1
+    assert_holds(store, clips)
+
+
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("kind", ["zeros", "one bit"])
 @pytest.mark.parametrize("where", ["disk", "memory", "device"])
 def test_damaged_samples_are_built_again_and_told(
@@ -331,6 +347,7 @@ def test_damaged_samples_are_built_again_and_told(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("large")
 def test_damage_behind_the_back_of_a_run_is_mended_when_it_gets_there(clips: list[Clip], cache: Path) -> None:
     store, other = WaveStore.open(clips, RATE, cache), WaveStore.open(clips, RATE, cache)
     store.gather([0])
@@ -342,6 +359,7 @@ def test_damage_behind_the_back_of_a_run_is_mended_when_it_gets_there(clips: lis
     assert store.folder.stat().st_ino == folder, "built once"
 
 
+@pytest.mark.usefixtures("large")
 def test_a_damaged_store_of_which_nothing_is_known_is_one_sentence(clips: list[Clip], cache: Path) -> None:
     damage(WaveStore.open(clips, RATE, cache), "one bit")
     folder = WaveStore.open(clips, RATE, cache).folder
@@ -349,6 +367,7 @@ def test_a_damaged_store_of_which_nothing_is_known_is_one_sentence(clips: list[C
         WaveStore(folder).gather(range(12))
 
 
+@pytest.mark.usefixtures("large")
 def test_samples_that_can_no_longer_be_what_they_were_end_the_run(clips: list[Clip], cache: Path) -> None:
     store = WaveStore.open(clips, RATE, cache)
     damage(store, "zeros")

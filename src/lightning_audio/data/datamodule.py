@@ -178,6 +178,7 @@ class AudioDataModule(pl.LightningDataModule):
             rows = found.rows[left].tolist()
             if out:
                 self.splits[split] = ClipSet([found.clips[p] for p in left], rows, self.store, self.targets)
+        self.__dict__.pop("info", None)  # whose counts are others now
 
     def _refuse_unscorable(self, reasons: Mapping[str, str], clips: int, mend: str) -> None:
         allowed = int(self.max_bad_fraction * clips + 1e-9)
@@ -203,10 +204,8 @@ class AudioDataModule(pl.LightningDataModule):
         out = [row for row in long if clips[row].split == "train"]
         if not out:
             return set()
-        named = (
-            f"{len(out)} training clips are longer than loader.max_duration={self.max_duration:g} s, such as "
-        )
-        named += ", ".join(clips[row].id for row in out[:5])
+        named = f"{len(out)} training clips are longer than loader.max_duration={self.max_duration:g} s"
+        named += f", such as {', '.join(clips[row].id for row in out[:5])}"
         if self.outliers == "refuse":
             raise UserError(f"{named}: cut them, raise loader.max_duration, or set loader.outliers=drop.")
         self.dropped = f"; {named}: dropped"
@@ -234,10 +233,6 @@ class AudioDataModule(pl.LightningDataModule):
     @property
     def sample_rate(self) -> int:
         return self.corpus.sample_rate
-
-    @property
-    def num_outputs(self) -> int:
-        return self.targets.num_outputs
 
     @property
     def has_validation(self) -> bool:
@@ -322,7 +317,6 @@ class AudioDataModule(pl.LightningDataModule):
         """Batches of one split, this rank's share of them.
 
         Args:
-            split: `train`, `val` or `test`.
             shuffle: in another order in every epoch, of those training clips that an epoch draws.
             batch_size: by default that of evaluation.
             features: in place of waveforms, where they are kept.
@@ -333,8 +327,8 @@ class AudioDataModule(pl.LightningDataModule):
         if self.trainer:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             clips.source.move(self.trainer.strategy.root_device)  # of this rank, or the CPU if so chosen
-        order: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed}
-        order |= {"rank": rank, "world_size": world_size}
+        ranks = {"rank": rank, "world_size": world_size}
+        order: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, **ranks}
         if shuffle:
             order |= {"draw": self._draw, "reshuffles": self.reshuffles}
         elif drawn:

@@ -101,7 +101,7 @@ class FeatureStore(Store):
         build = partial(build_once, folder, write=write, what="feature store", needed=needed)
         if not is_current():
             build(is_whole=is_current)
-        return cls(folder, where, device, partial(build, is_whole=is_whole))
+        return cls(folder, where, device, partial(build, is_whole=is_whole)).checked_if_small()
 
     def gather(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Features of the clips of `rows`, `(B, F, T)` or `(B, C, F, T)`, and their lengths `(B,)` in frames.

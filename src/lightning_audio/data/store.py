@@ -1,7 +1,7 @@
 """Store: the values of every clip in one file, from which a batch is a gather, and an index beside it.
 
-A clip is held against its checksum when it is first read: a store whose bytes are not those that were written
-is built again before anything is learned from it or scored.
+A small store is held against its checksums when it is opened, of a large one each clip when it is first read:
+what is damaged is built again before anything is learned from it or scored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from lightning_audio.data.placement import read_array, residence
 from lightning_audio.errors import UserError
 from lightning_audio.io import write_file
 
+CHECKED_AT_ONCE = 2**28  # bytes: a quarter of a second
 INDEX, LENGTHS, CHECKSUMS = "index.json", "lengths.npy", "checksums.npy"
 
 
@@ -201,6 +202,12 @@ class Store(ABC):
             if not self._is_sound(row):
                 self._mend(row)
             self._unchecked[row] = False
+
+    def checked_if_small(self) -> Self:
+        """Itself; all of its clips have been held against their checksums where that takes no time."""
+        if self._index.size <= CHECKED_AT_ONCE:
+            self._check(np.arange(len(self)))
+        return self
 
     def _mend(self, row: int) -> None:
         with self._mending:

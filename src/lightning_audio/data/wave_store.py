@@ -76,7 +76,7 @@ class WaveStore(Store):
         if read_index(folder, SAMPLES) is None:
             build()
         refuse_many(read_quarantine(folder / QUARANTINE), len(clips), max_bad_fraction, folder / QUARANTINE)
-        return cls(folder, where, device, build)
+        return cls(folder, where, device, build).checked_if_small()
 
     def _take_index(self) -> None:
         super()._take_index()

@@ -335,7 +335,7 @@ def test_training_batches_are_drawn_afresh_and_test_batches_are_not(tmp_path: Pa
     data = AudioDataModule(corpus(root), ClassIndex, batch_size=50)
     data.prepare_data()
     data.setup()
-    assert (data.num_outputs, data.labels[10:]) == (12, ("_unknown_", "_silence_"))
+    assert (data.targets.num_outputs, data.labels[10:]) == (12, ("_unknown_", "_silence_"))
     loader = data.train_dataloader()
     assert len(loader) == 3
     orders = []
