@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import TINY_SPEECH, sine, write_wav
 
 from lightning_audio import build, config
@@ -292,8 +293,21 @@ def test_transcripts_too_long_for_their_audio_are_named_before_training() -> Non
     data.prepare_data()
     data.setup()
     task = build.task(cfg, data)
-    with pytest.raises(build.UserError, match=r"need more frames .*train.*lower frontend.hop_length"):
+    with pytest.raises(build.UserError, match=r"train.* tokens need \d+ frames.*lower frontend.hop_length"):
         task.check(data)
+
+
+def test_a_few_transcripts_too_long_for_their_audio_are_left_out() -> None:
+    cfg = config.compose_config([*TINY_SPEECH, "loader.max_bad_fraction=0.2"])
+    data = build.datamodule(cfg)
+    data.prepare_data()
+    data.setup()
+    task, tested = build.task(cfg, data), data.splits["test"]
+    tested.encoded[1] = torch.arange(1, 200)
+    task.check(data)
+    assert [clip.id for clip, _ in data.unscorable["test"]] == [tested.clips[1].id]
+    assert "its 199 tokens need 199 frames" in data.unscorable["test"][0][1]
+    assert len(data.splits["test"]) == 3
 
 
 def test_an_evaluation_keeps_the_vocabulary_of_the_checkpoint() -> None:

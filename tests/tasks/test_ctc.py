@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -306,6 +307,34 @@ def test_scores_are_of_the_corpus_and_not_a_mean_over_utterances() -> None:
     assert scores["wer"] == pytest.approx(1 / 5)
     assert scores["cer"] == pytest.approx(1 / 8)
     assert scores["blank_rate"] == pytest.approx((6 / 7 + 0) / 2)
+
+
+def test_utterances_that_no_loss_can_take_count_as_wrong_in_the_score() -> None:
+    """Two words are heard right; of the others one stands in no vocabulary, and two have no frames."""
+    built = task().eval()
+    logits = torch.full((1, 3, 4), -9.0)
+    for t, output in enumerate([2, 1, 3]):
+        logits[0, t, output] = 9.0  # "a b"
+    batch = Batch(torch.zeros(1, 8000), torch.tensor([8000]), torch.tensor([[2, 1, 3]]), ("heard",))
+    left_out = [
+        (Clip("unknown", "u.wav", text="zzz", group="theo", fold=2), "the character 'z' of 'zzz' is new"),
+        (Clip("short", "s.wav", text="a  A"), "its 3 tokens need 4 frames, and it has 2"),
+        (Clip("silent", "n.wav", text=None), "it has no text"),
+    ]
+    data = SimpleNamespace(unscorable={"val": [], "test": left_out})
+    built._trainer = SimpleNamespace(world_size=1, datamodule=data)  # type: ignore[assignment]
+    built.observe("test", logits, torch.tensor([3]), batch)
+    scores = built.summarise("test")
+    assert scores["wer"] == pytest.approx(3 / 5)
+    assert scores["sentence_error_rate"] == pytest.approx(2 / 3)
+    assert scores["blank_rate"] == 0
+    rows = {row["id"]: row for row in built.rows}
+    assert sorted(rows) == ["heard", "short", "unknown"]
+    assert (rows["unknown"]["hypothesis"], rows["unknown"]["group"]) == ("", "theo")
+    assert rows["short"]["problem"] == "its 3 tokens need 4 frames, and it has 2"
+    assert built.scores([Clip("heard", "h.wav", text="a b")])["wer"].n == 5
+    built.observe("val", logits, torch.tensor([3]), batch)
+    assert built.summarise("val")["wer"] == 0
 
 
 def test_frame_seconds_are_those_of_front_end_and_network() -> None:

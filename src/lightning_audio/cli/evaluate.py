@@ -107,6 +107,7 @@ def evaluate(
     data.setup()
     if tuple(data.labels) != task.labels:
         raise UserError(f"The labels of {data.corpus.root} are not those that {run_folder} was trained on.")
+    task.check(data)
     if cfg.channels_last:  # as in training: another layout rounds otherwise
         task.network.to(memory_format=torch.channels_last)
     if isinstance(task, CTC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +35,6 @@ from lightning_audio.tasks.ctc_doctor import Symptoms, on_plateau, verdict
 from lightning_audio.text.tokenizers import tokenizer_of
 
 WATCHED = ("blank_rate", "entropy")  # means that are logged beside the metrics
-SHOWN = 5  # utterances named in one error
 
 
 class CTC(AudioTask):
@@ -180,8 +179,12 @@ class CTC(AudioTask):
         return self.network.output_lengths(self.frontend.output_lengths(samples))  # type: ignore[operator]
 
     def check(self, data: AudioDataModule) -> None:
-        """Raises UserError where a transcript needs more frames than its audio has, before any training."""
-        bad = []
+        """Leaves out, by name, clips whose transcript needs more frames than their audio gives.
+
+        Raises:
+            UserError: there are more of them than `loader.max_bad_fraction`.
+        """
+        bad = {}
         for split, clips in data.splits.items():
             fastest = self.augment.fastest if split == "train" else 1.0
             samples = (clips.store.lengths[clips.rows] / fastest).long()
@@ -189,14 +192,9 @@ class CTC(AudioTask):
             for clip, target, length in zip(clips.clips, clips.encoded, frames.tolist(), strict=True):
                 needed = frames_needed(target)
                 if needed > length:
-                    bad.append(f"{clip.id} ({needed} for {len(target)} tokens, {length} there)")
+                    bad[clip.id] = f"its {len(target)} tokens need {needed} frames, and it has {length}"
         if bad:
-            more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-            raise UserError(
-                f"{len(bad)} transcripts need more frames than their audio gives, so that none can be "
-                f"aligned: {', '.join(bad[:SHOWN])}{more}; leave them out, lower frontend.hop_length or "
-                "network.strides, or use larger tokens."
-            )
+            data.leave_out(bad, "lower frontend.hop_length or network.strides, use larger tokens")
 
     def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
         log_probs = logits.float().log_softmax(-1).cpu()
@@ -223,7 +221,27 @@ class CTC(AudioTask):
 
     def take_observed(self, stage: str) -> None:
         unique = {row["id"]: row for row in self.gather(self.observed)}
+        if self._trainer is not None:
+            unique |= self._wrong_without_look(self.trainer.datamodule.unscorable[stage])  # type: ignore
         self.observed, self.rows = [], [unique[i] for i in sorted(unique)]
+
+    def _wrong_without_look(self, clips: Iterable[tuple[Clip, str]]) -> dict[str, dict[str, Any]]:
+        """Rows, by id, of the clips that no loss can take: a test without them would be easier, so all their
+        words count as deleted."""
+        rows = {}
+        for clip, reason in clips:
+            if reference := self.normalizer(clip.text or ""):
+                rows[clip.id] = {
+                    "id": clip.id,
+                    "reference": reference,
+                    "hypothesis": "",
+                    "score": None,
+                    "reference_score": None,
+                    "group": clip.group,
+                    "fold": clip.fold,
+                    "problem": reason,
+                }
+        return rows
 
     def predictions(self, clips: Sequence[Clip] | None = None) -> Transcripts:
         return Transcripts(self._grouped(clips or ()))
@@ -231,7 +249,8 @@ class CTC(AudioTask):
     def summarise(self, stage: str) -> dict[str, float]:
         """The values of its metrics; the mean blank rate and entropy of frames tell how training goes."""
         found = super().summarise(stage)
-        return found | {name: float(np.mean([row[name] for row in self.rows])) for name in WATCHED}
+        heard = [row for row in self.rows if "problem" not in row]
+        return found | {name: float(np.mean([row[name] for row in heard])) for name in WATCHED if heard}
 
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
         """Writes predictions.jsonl, and what `write_transcript_report` does."""
