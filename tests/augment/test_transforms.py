@@ -390,7 +390,15 @@ def test_speed_is_catmull_rom_interpolation() -> None:
         assert changed[0, n].item() == pytest.approx(hermite, abs=1e-3)
 
 
-def test_speed_on_a_device_asks_it_for_no_length(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [*WAVEFORM, *FEATURES])
+def test_no_transform_asks_a_device_for_a_number(name: str) -> None:
+    """Tensors without data stand in for it: what Python has to know of them, and would wait for, raises."""
+    x, lengths = clips() if name in WAVEFORM else log_mels()
+    changed, new = (WAVEFORM | FEATURES)[name]()(x.to("meta"), lengths.to("meta"))
+    assert len(changed) == len(new) == len(x)
+
+
+def test_speed_on_a_device_asks_it_for_no_length() -> None:
     """Tensors without data stand in for it: what Python has to know of them raises."""
     x, lengths = torch.empty(3, 500, device="meta"), torch.empty(3, dtype=torch.long, device="meta")
     for keep_length in (True, False):

@@ -13,8 +13,9 @@ class Network(nn.Module):
     """Architecture: features in, logits or states out.
 
     A subclass takes `in_shape` `(channels, features per frame)` and `num_outputs`, which come from the front
-    end and the task, and its own sizes from YAML. In eval mode what it says of a clip does not depend on the
-    padding or on the other clips of the batch: a layer that sees several frames finds zeros behind each clip.
+    end and the task, and its own options from its file in conf/network, which explains them. In eval mode
+    what it says of a clip does not depend on the padding or on the other clips of the batch: a layer that
+    sees several frames finds zeros behind each clip.
     """
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -114,14 +114,6 @@ class Block(nn.Module):
 class BCResNet(Network):
     """Stem, four stages of broadcasted residual blocks, a convolution over all bands, mean over time.
 
-    Args:
-        in_shape: `(channels, features per frame)`; the paper takes 40 log-mel bands.
-        num_outputs: logits for each clip.
-        tau: width; the paper has 1, 1.5, 2, 3, 6 and 8.
-        sub_bands: parts of the frequency axis with statistics of their own; every stage's bands have to be
-            a multiple of it.
-        dropout: of whole channels of what the blocks broadcast.
-
     Raises:
         UserError: the bands of a stage can't be cut into `sub_bands`.
     """

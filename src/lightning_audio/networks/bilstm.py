@@ -11,21 +11,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightning_audio.networks.base import Network
-from lightning_audio.networks.layers import PaddedLSTM, Subsampling
+from lightning_audio.networks.layers import PaddedLSTM, Subsampling, lengths_to_read
 
 
 class BiLSTM(Network):
-    """Subsampling, LSTM layers that read both ways, each with layer norm and dropout, and a linear head.
-
-    Args:
-        in_shape: `(channels, features per frame)`.
-        num_outputs: logits for each frame.
-        channels: of the two convolutions.
-        strides: of the two in time; frames of 10 ms become frames of 40 ms with [2, 2].
-        hidden: units of a layer in each direction.
-        layers: how many there are.
-        dropout: behind the convolutions and behind each layer.
-    """
+    """Subsampling, LSTM layers that read both ways, each with layer norm and dropout, and a linear head."""
 
     def __init__(
         self,
@@ -51,7 +41,7 @@ class BiLSTM(Network):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, T', num_outputs)`."""
         x, lengths = self.subsampling(x, lengths)
-        x = self.dropout(self.norms[0](x))
+        x, read = self.dropout(self.norms[0](x)), lengths_to_read(lengths)
         for norm, lstm in zip(self.norms[1:], self.lstms, strict=True):
-            x = self.dropout(norm(lstm(x, lengths)))
+            x = self.dropout(norm(lstm(x, read)))
         return self.head(x), lengths

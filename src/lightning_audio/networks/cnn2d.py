@@ -68,14 +68,7 @@ class ResidualNetwork(Network):
 
 
 class CNN2d(ResidualNetwork):
-    """Residual stages behind a stem, then mean and maximum over time.
-
-    Args:
-        in_shape: `(channels, features per frame)`.
-        num_outputs: logits for each clip.
-        widths: channels of the stages; each but the first halves frequency and time.
-        dropout: before the linear layer.
-    """
+    """Residual stages behind a stem, then mean and maximum over time."""
 
     def __init__(
         self,

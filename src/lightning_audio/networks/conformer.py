@@ -23,18 +23,6 @@ class Conformer(Network):
     became of the padding; here they see zeros. Batch normalisation stays, since group normalisation, the
     other choice there, takes its mean over time and so over the padding.
 
-    Args:
-        in_shape: `(channels, features per frame)`.
-        num_outputs: logits for each frame.
-        channels: of the two convolutions of the subsampling.
-        strides: of the two in time; frames of 10 ms become frames of 40 ms with [2, 2].
-        width: of the model.
-        heads: of the attention; they divide the width.
-        feedforward: units in the feed-forward modules.
-        layers: how many there are.
-        kernel: frames that a convolution of a layer sees; odd.
-        dropout: behind the subsampling and in the layers.
-
     Raises:
         UserError: the heads do not divide the width, or the kernel is even.
     """

@@ -14,21 +14,11 @@ from torch import Tensor, nn
 from lightning_audio.errors import UserError
 from lightning_audio.networks.base import strided
 from lightning_audio.networks.cnn2d import ResidualNetwork
-from lightning_audio.networks.layers import PaddedLSTM
+from lightning_audio.networks.layers import PaddedLSTM, lengths_to_read
 
 
 class CRNN(ResidualNetwork):
     """Residual stages behind a stem, LSTM layers, and a linear head for every frame.
-
-    Args:
-        in_shape: `(channels, features per frame)`.
-        num_outputs: logits for each frame.
-        widths: channels of the stages.
-        strides: of each stage, `(in features, in time)`; frames of 10 ms become frames of 20 ms in the stem
-            and of 40 ms where one of the stages halves them again.
-        hidden: units of an LSTM layer in each direction.
-        layers: how many of these there are; 0 for none.
-        dropout: behind the convolutions and behind each layer.
 
     Raises:
         UserError: there is not one stride for each width.
@@ -66,6 +56,7 @@ class CRNN(ResidualNetwork):
         x, _ = self.maps(x, lengths)
         lengths = self.output_lengths(lengths)
         x = self.dropout(x.flatten(1, 2).transpose(1, 2))
+        read = lengths_to_read(lengths) if self.lstms else lengths
         for lstm, norm in zip(self.lstms, self.norms, strict=True):
-            x = self.dropout(norm(lstm(x, lengths)))
+            x = self.dropout(norm(lstm(x, read)))
         return self.head(x), lengths

@@ -31,17 +31,6 @@ class GRU(Network):
 
     No frame sees a later one, unless it is bidirectional.
 
-    Args:
-        in_shape: `(channels, features per frame)`; all become channels.
-        num_outputs: logits for each clip, or for each frame.
-        stem: channels of the convolution; 0 for none.
-        kernel, stride: of the convolution, in frames; it sees the current frame and those before.
-        hidden: units of a layer, in each direction.
-        layers: how many there are.
-        dropout: behind each of them.
-        bidirectional: read the clip from its end as well.
-        per_frame: answer for every frame (of `stride` frames that came in), not once for a clip.
-
     Raises:
         UserError: `per_frame` is asked for with `bidirectional`.
     """

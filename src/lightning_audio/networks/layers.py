@@ -45,6 +45,11 @@ class Subsampling(nn.Module):
         return x.flatten(1, 2).transpose(1, 2), lengths
 
 
+def lengths_to_read(lengths: Tensor) -> Tensor:
+    """Lengths for `PaddedLSTM`: on the CPU for cuDNN, fetched once for all layers, since that waits."""
+    return lengths.cpu() if lengths.is_cuda else lengths
+
+
 class PaddedLSTM(nn.LSTM):
     """A layer that reads both ways, the way back from the end of each clip, so that padding is never read.
 
@@ -57,11 +62,12 @@ class PaddedLSTM(nn.LSTM):
         super().__init__(width, hidden, batch_first=True, bidirectional=True)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
-        """`(B, T, width)` with `lengths` `(B,)` -> `(B, T, 2 * hidden)`; behind a clip it means nothing."""
+        """`(B, T, width)`, `lengths_to_read` `(B,)` -> `(B, T, 2 * hidden)`; no meaning behind a clip."""
         return self.packed(x, lengths) if x.is_cuda else self.reversed(x, lengths)
 
     def packed(self, x: Tensor, lengths: Tensor) -> Tensor:
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        """By cuDNN, with lengths on the CPU."""
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(super().forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
     def reversed(self, x: Tensor, lengths: Tensor) -> Tensor:

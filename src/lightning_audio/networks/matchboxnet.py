@@ -64,14 +64,6 @@ class Block(nn.Module):
 class MatchboxNet(Network):
     """MatchboxNet-BxRxC: B blocks of R layers with C channels, and the mean over time.
 
-    Args:
-        in_shape: `(channels, features per frame)`; the paper takes 64 MFCCs. All become channels.
-        num_outputs: logits for each clip.
-        kernels: one odd number of frames for each block.
-        repeat: layers of a block.
-        width: channels of the blocks.
-        dropout: behind every layer.
-
     Raises:
         UserError: a kernel is even, or there is no block.
     """

@@ -17,12 +17,8 @@ from lightning_audio.networks.norm import BatchNorm
 class Res15(Network):
     """3x3 convolutions without biases that keep frequency and time, and the mean over both.
 
-    Args:
-        in_shape: `(channels, features per frame)`; the paper takes 40 MFCCs.
-        num_outputs: logits for each clip.
-        maps: channels of every layer.
-        layers: convolutions behind the first; the dilation doubles with every third of them, and every second
-            one is added to what went in two layers before.
+    The dilation doubles with every third of the `layers` behind the first, and every second one is added to
+    what went in two layers before.
     """
 
     def __init__(self, in_shape: tuple[int, int], num_outputs: int, maps: int = 45, layers: int = 13) -> None:

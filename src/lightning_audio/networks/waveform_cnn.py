@@ -58,15 +58,7 @@ class Residual(nn.Module):
 class WaveformCNN(Network):
     """A bank of filters, stages of blocks with pooling between them, the mean over time.
 
-    Args:
-        in_shape: `(channels, features per frame)`, (1, 1) for waveforms; both go into the first filters.
-        num_outputs: logits for each clip.
-        kernel, stride: of the first layer, in samples; the paper's are for 8 kHz.
-        filters: channels of the first layer.
-        widths: channels of the stages.
-        blocks: how many blocks each stage has.
-        residual: blocks of two convolutions with a shortcut, not of one.
-        pool_last: pool behind the last stage too.
+    The first filters take all channels and features of a frame, the one of waveforms or several.
     """
 
     def __init__(
