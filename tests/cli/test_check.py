@@ -418,6 +418,31 @@ def test_listening_gives_the_numbers_of_the_file(tmp_path: Path) -> None:
     assert summary([heard], [Clip("a", "", split="train")], ())["splits"]["train"]["clips"] == 1  # type: ignore[index]
 
 
+def test_channels_that_cancel_faint_and_loud_files_are_named(tmp_path: Path) -> None:
+    root = healthy(tmp_path / "recordings")
+    left = noise(1)
+    write_wav(root / "cow" / "inverted.wav", np.stack([left, -0.98 * left], 1), RATE)
+    write_wav(root / "cow" / "faint.wav", 2e-4 * left, RATE, "PCM_24")
+    write_wav(root / "cow" / "loud.wav", 2 * left / np.abs(left).max(), RATE, "FLOAT")
+    write_wav(root / "cow" / "thousands.wav", 20_000 * left, RATE, "FLOAT")
+    report = folder(root)
+    items = found(report)
+    assert items["cancelling"] == [
+        "cow/inverted.wav: its 2 channels cancel each other, their mean keeps -40 dB: take one of them"
+    ]
+    assert [item.split(":")[0] for item in items["faint"]] == ["cow/faint.wav"]
+    assert "its peak is 2 times full scale" in items["over_full_scale"][0]
+    assert "divide them by 32768" in items["unreadable"][0]
+    assert grave(report) == {"unreadable", "faint"}
+    for number in range(3):
+        write_wav(root / "dog" / f"{number}.wav", np.stack([noise(number), -noise(number)], 1), RATE)
+    report = folder(root)
+    assert "cancelling" in grave(report)
+    assert "These are all clips of dog." in next(
+        finding["sentence"] for finding in report["findings"] if finding["kind"] == "cancelling"
+    )
+
+
 def test_a_corpus_that_is_not_there_or_several_values_end_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

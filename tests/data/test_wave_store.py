@@ -616,3 +616,14 @@ def test_a_store_is_named_by_the_channels_that_were_chosen(tmp_path: Path) -> No
     }
     assert keys[None] == keys["mean"]
     assert len({*keys.values()}) == 3
+
+
+def test_what_is_odd_about_clips_is_told_at_each_opening(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = noise(1000, 0) / 32768
+    path = write_wav(tmp_path / "cancels.wav", np.stack([left, -left], 1), RATE)
+    for _ in range(2):
+        caplog.clear()
+        WaveStore.open([Clip("a", str(path))], RATE, cache)
+        assert "1 clips (cancelling): a: its 2 channels cancel each other" in caplog.text

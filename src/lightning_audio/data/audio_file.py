@@ -141,8 +141,7 @@ class Audio:
         if self.cancels:
             left = "nothing" if self.mix_db == -math.inf else f"{self.mix_db:.0f} dB"
             found["cancelling"] = (
-                f"the {self.channels} channels cancel each other, their mean keeps {left}: choose a channel "
-                "(channel=0)"
+                f"its {self.channels} channels cancel each other, their mean keeps {left}: take one of them"
             )
         if self.faint:
             found["faint"] = (

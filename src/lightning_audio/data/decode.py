@@ -145,10 +145,13 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
     return at_rate(mono, source_rate, sample_rate)
 
 
-def decode_clips(clips: Iterable[Clip], sample_rate: int) -> Iterator[np.ndarray | AudioError]:
+def decode_clips(
+    clips: Iterable[Clip], sample_rate: int, remarks: list[str] | None = None
+) -> Iterator[np.ndarray | AudioError]:
     """What decoding gives, in the order of the clips; only a few of them wait in memory for their turn.
 
-    What is odd about clips that are read all the same is logged at the end, by its kind.
+    What is odd about clips that are read all the same goes to `remarks` at the end, a sentence for each kind,
+    or is logged where there is no such list.
     """
     # In groups, since handing a short WAV file to a thread takes as long as reading it.
     rows = iter(clips)
@@ -169,7 +172,11 @@ def decode_clips(clips: Iterable[Clip], sample_rate: int) -> Iterator[np.ndarray
     for kind, told in odd.items():
         shown = printable("; ".join(sorted(told)[:SHOWN]))
         more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-        _log.warning("%d clips (%s): %s%s.", len(told), kind.replace("_", " "), shown, more)
+        sentence = f"{len(told)} clips ({kind.replace('_', ' ')}): {shown}{more}."
+        if remarks is None:
+            _log.warning("%s", sentence)
+        else:
+            remarks.append(sentence)
 
 
 def audio_files(paths: Sequence[str | Path]) -> list[Path]:

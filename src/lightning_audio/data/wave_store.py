@@ -32,7 +32,7 @@ from lightning_audio.io import build_once, write_file
 T = TypeVar("T")
 
 SAMPLES, IDS = "samples.int16", "ids.json"
-STORE_VERSION = 4  # of what lies in a folder and of its key: an older store is not misread
+STORE_VERSION = 5  # of what lies in a folder and of its key: an older store is not misread
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class WaveStore(Store):
     Attributes:
         hash: a digest of the samples themselves, the same on every machine that decodes alike.
         unread: the clips that it lacks, since their audio can't be read; listed in its `quarantine.jsonl`.
+        remarks: what is odd about clips that were read, a sentence for each kind; told at each opening.
         lengths: `(N,)` in samples.
         sample_rate: in Hz.
     """
@@ -76,12 +77,16 @@ class WaveStore(Store):
         if read_index(folder, SAMPLES) is None:
             build()
         refuse_many(read_quarantine(folder / QUARANTINE), len(clips), max_bad_fraction, folder / QUARANTINE)
-        return cls(folder, where, device, build).checked_if_small()
+        store = cls(folder, where, device, build).checked_if_small()
+        for remark in store.remarks:
+            _log.warning("%s", remark)
+        return store
 
     def _take_index(self) -> None:
         super()._take_index()
         self.hash, self.sample_rate = self._index.facts["digest"], self._index.facts["sample_rate"]
         self.unread = read_quarantine(self.folder / QUARANTINE)
+        self.remarks: list[str] = self._index.facts["remarks"]
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -165,9 +170,10 @@ def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
     lengths: list[int] = []
     checksums: list[int] = []
     unread: list[Unread] = []
+    remarks: list[str] = []
 
     def samples() -> Iterator[memoryview]:
-        for clip in _decoded(clips, sample_rate, unread):
+        for clip in _decoded(clips, sample_rate, unread, remarks):
             lengths.append(len(clip))
             checksums.append(zlib.crc32(clip.data))
             yield clip.data
@@ -180,7 +186,7 @@ def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
         files = {IDS: json.dumps(ids)} | ({QUARANTINE: as_jsonl(unread)} if unread else {})
         for name, content in files.items():
             write_file(unfinished / name, [content.encode()])
-        facts = {"digest": digest, "sample_rate": sample_rate, "decoder": DECODER}
+        facts = {"digest": digest, "sample_rate": sample_rate, "decoder": DECODER, "remarks": remarks}
         write_index(unfinished, SAMPLES, lengths, checksums, files, **facts)
 
     def needed() -> float:
@@ -196,14 +202,16 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     return track(items, what, total, console=console, transient=True, disable=hidden)
 
 
-def _decoded(clips: Sequence[Clip], sample_rate: int, unread: list[Unread]) -> Iterator[np.ndarray]:
+def _decoded(
+    clips: Sequence[Clip], sample_rate: int, unread: list[Unread], remarks: list[str]
+) -> Iterator[np.ndarray]:
     """The samples of the clips in their order, but of those that cannot be read, which go to `unread`.
 
     Raises:
         UserError: at the end, where the system did not let files be read: that may be other the next time.
     """
     refused: dict[str, str] = {}
-    results = decode_clips(clips, sample_rate)
+    results = decode_clips(clips, sample_rate, remarks)
     for clip, result in zip(clips, progress(results, "Decoding", len(clips)), strict=True):
         if not isinstance(result, AudioError):
             yield result
