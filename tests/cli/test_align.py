@@ -23,7 +23,7 @@ from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode, to_int16
 from lightning_audio.data.info import DataInfo
-from lightning_audio.decoding.alignment import BARE, Extent, boundary_errors, fit_extent
+from lightning_audio.decoding.alignment import FRAMES_ALONE, BoundaryRule, boundary_errors, fit_boundary_rule
 from lightning_audio.errors import UserError
 from lightning_audio.inference.transcribe import posteriors, transcribe
 from lightning_audio.tasks.ctc import CTC
@@ -270,12 +270,12 @@ def test_a_long_recording_is_aligned_in_windows_as_it_is_whole(task: CTC) -> Non
 def test_truth_is_held_against_what_is_aligned(task: CTC, wav: Path) -> None:
     clip = Clip(id="one", path=str(wav), text="a bad bee")
     truth = {"one": [("a", 0.1, 0.2), ("bad", 0.3, 0.9), ("bee", 1.0, 1.9)]}
-    pairs = beside_truth(task, [clip], truth, BARE)
+    pairs = beside_truth(task, [clip], truth, FRAMES_ALONE)
     assert [(word.text, times) for word, times in pairs] == [(word, (s, e)) for word, s, e in truth["one"]]
-    fitted = beside_truth(task, [clip], truth, fit_extent(pairs))
+    fitted = beside_truth(task, [clip], truth, fit_boundary_rule(pairs))
     assert np.mean(boundary_errors(fitted)) <= np.mean(boundary_errors(pairs)) + 0.02
     with pytest.raises(UserError, match="true words of one"):
-        beside_truth(task, [clip], {"one": [("b", 0.0, 1.0)]}, BARE)
+        beside_truth(task, [clip], {"one": [("b", 0.0, 1.0)]}, FRAMES_ALONE)
 
 
 def test_an_extent_is_fitted_on_validation_and_taken_from_then_on(
@@ -291,8 +291,8 @@ def test_an_extent_is_fitted_on_validation_and_taken_from_then_on(
     data.prepare_data()
     data.setup()
     truth = data.corpus.boundaries()  # type: ignore[attr-defined]
-    expected = fit_extent(align.beside_truth(task, data.splits["val"].clips, truth, BARE))
+    expected = fit_boundary_rule(align.beside_truth(task, data.splits["val"].clips, truth, FRAMES_ALONE))
     options = arguments.align([str(run), "one.wav", "1"])
-    assert align.extent_of(options) == expected
-    assert align.extent_of(arguments.align([str(run), "one.wav", "1", "--shift", "0.5"])).shift == 0.5
-    assert align.extent_of(arguments.align([str(speech_run), "one.wav", "1"])) == Extent()
+    assert align.boundary_rule_of(options) == expected
+    assert align.boundary_rule_of(arguments.align([str(run), "one.wav", "1", "--shift", "0.5"])).shift == 0.5
+    assert align.boundary_rule_of(arguments.align([str(speech_run), "one.wav", "1"])) == BoundaryRule()

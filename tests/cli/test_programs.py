@@ -15,7 +15,7 @@ from conftest import TINY
 
 from lightning_audio import __main__ as front
 from lightning_audio.cli import arguments, find_lr
-from lightning_audio.decoding.alignment import Extent
+from lightning_audio.decoding.alignment import BoundaryRule
 from lightning_audio.inference import formats
 
 ARGUMENTS = {"align": ["one", "two", "three"], "ngram": ["one", "--output", "two"]}
@@ -90,8 +90,8 @@ def test_what_the_command_line_names_is_what_there_is(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         arguments.align(["--help"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"words are later [as fitted, or {Extent().shift}]" in printed
-    assert f"beyond its frames [as fitted, or {Extent().reach}]" in printed
+    assert f"words are later [as fitted, or {BoundaryRule().shift}]" in printed
+    assert f"beyond its frames [as fitted, or {BoundaryRule().reach}]" in printed
 
 
 def test_a_program_is_imported_while_nobody_looks_for_garbage(tmp_path: Path) -> None:

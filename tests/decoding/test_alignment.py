@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_audio.decoding.alignment import (
-    BARE,
-    Extent,
-    Span,
+    FRAMES_ALONE,
+    BoundaryRule,
+    TimedText,
     align,
     boundary_errors,
-    fit_extent,
-    joined,
+    fit_boundary_rule,
+    from_parts,
     token_frames,
     widened,
 )
@@ -40,7 +40,7 @@ def path_of(text: str) -> list[int]:
     return [0 if letter == "_" else 1 + " abc".index(letter.replace("-", " ")) for letter in text]
 
 
-def times(spans: Sequence[Span]) -> list[tuple[str, float, float]]:
+def times(spans: Sequence[TimedText]) -> list[tuple[str, float, float]]:
     return [(span.text, round(span.start, 6), round(span.end, 6)) for span in spans]
 
 
@@ -57,7 +57,7 @@ def test_a_planted_path_is_recovered() -> None:
 
 def test_words_and_characters_of_a_planted_path() -> None:
     words = align(
-        along(path_of("__a_b____-___cc__a__"), 5), LETTERS.encode("ab ca"), LETTERS, FRAME, extent=BARE
+        along(path_of("__a_b____-___cc__a__"), 5), LETTERS.encode("ab ca"), LETTERS, FRAME, rule=FRAMES_ALONE
     )
     # Row t is centred on t * FRAME: frames 2 to 4 reach from 1.5 to 4.5 of them.
     assert times(words) == [("ab", 0.06, 0.18), ("ca", 0.5, 0.7)]
@@ -85,7 +85,7 @@ def test_every_word_keeps_a_frame(text: str, shift: float) -> None:
     )
     tokens = LETTERS.encode(spelled.replace("cc", "c"))
     for reach in (0.0, 0.045):
-        words = align(rows, tokens, LETTERS, FRAME, extent=Extent(shift, reach))
+        words = align(rows, tokens, LETTERS, FRAME, rule=BoundaryRule(shift, reach))
         seconds = max(len(rows) - 1, 0.5) * FRAME
         kept = min(FRAME, seconds / len(words))
         assert all(word.end - word.start >= kept - 1e-9 for word in words)
@@ -142,7 +142,7 @@ def test_what_the_network_holds_for_impossible_is_aligned_all_the_same() -> None
 
 def test_words_of_pieces_begin_at_their_marker() -> None:
     tokenizer = BPE(["▁", "a", "b", "▁ab"], [("▁", "a")])
-    words = align(along([0, 4, 0, 2, 0, 1, 0, 3, 0], 5), [3, 1, 0, 2], tokenizer, FRAME, extent=BARE)
+    words = align(along([0, 4, 0, 2, 0, 1, 0, 3, 0], 5), [3, 1, 0, 2], tokenizer, FRAME, rule=FRAMES_ALONE)
     assert [(word.text, [part.text for part in word.parts]) for word in words] == [
         ("aba", ["ab", "a"]),
         ("b", ["b"]),
@@ -168,27 +168,27 @@ def test_too_few_frames_are_a_sentence_with_the_utterance(text: str, frames: int
 
 def test_words_reach_beyond_their_frames_but_not_over_the_middle_between_them() -> None:
     bare = [(0.5, 0.7), (0.8, 1.0), (2.0, 2.1)]
-    assert widened(bare, Extent(0.0, 0.2), 3.0) == [
+    assert widened(bare, BoundaryRule(0.0, 0.2), 3.0) == [
         pytest.approx((0.3, 0.75)),
         pytest.approx((0.75, 1.2)),
         pytest.approx((1.8, 2.3)),
     ]
-    assert widened(bare, Extent(0.1, 0.02), 3.0)[0] == pytest.approx((0.58, 0.82))
+    assert widened(bare, BoundaryRule(0.1, 0.02), 3.0)[0] == pytest.approx((0.58, 0.82))
 
 
 def test_words_stay_within_the_recording() -> None:
-    assert widened([(-0.02, 0.1), (0.9, 1.0)], Extent(0.0, 0.3), 1.0) == [
+    assert widened([(-0.02, 0.1), (0.9, 1.0)], BoundaryRule(0.0, 0.3), 1.0) == [
         pytest.approx((0.0, 0.4)),
         pytest.approx((0.6, 1.0)),
     ]
-    assert widened([(0.9, 1.0)], Extent(0.5, 0.3), 1.0) == [pytest.approx((1.0, 1.0))]
+    assert widened([(0.9, 1.0)], BoundaryRule(0.5, 0.3), 1.0) == [pytest.approx((1.0, 1.0))]
 
 
 def test_words_are_in_order_and_do_not_overlap_whatever_the_posteriors() -> None:
     generator = torch.Generator().manual_seed(1)
     for _ in range(50):
         rows = torch.randn(40, 5, generator=generator).log_softmax(-1)
-        words = align(rows, LETTERS.encode("ab a cab b"), LETTERS, FRAME, extent=Extent(0.05, 0.1))
+        words = align(rows, LETTERS.encode("ab a cab b"), LETTERS, FRAME, rule=BoundaryRule(0.05, 0.1))
         edges = [edge for word in words for edge in (word.start, word.end)]
         assert edges == sorted(edges)
         assert edges[0] >= 0
@@ -206,29 +206,29 @@ def test_a_planted_extent_is_fitted() -> None:
     for start in torch.arange(0, 50, 1.5).tolist():
         end = start + 0.4 + 0.3 * float(torch.rand((), generator=generator))
         wrong = 0.01 * torch.randn(2, generator=generator)
-        found = Span("x", start + 0.07 + float(wrong[0]), end - 0.11 + float(wrong[1]), 1.0)
+        found = TimedText("x", start + 0.07 + float(wrong[0]), end - 0.11 + float(wrong[1]), 1.0)
         pairs.append((found, (start, end)))
-    fitted = fit_extent(pairs)
+    fitted = fit_boundary_rule(pairs)
     assert fitted.reach == pytest.approx(0.09, abs=0.005)
     assert fitted.shift == pytest.approx(0.02, abs=0.005)
     edges = widened([(found.start, found.end) for found, _ in pairs], fitted, 60.0)
-    moved = [Span("x", *edge, 1.0) for edge in edges]
+    moved = [TimedText("x", *edge, 1.0) for edge in edges]
     errors = boundary_errors((span, truth) for span, (_, truth) in zip(moved, pairs, strict=True))
     assert sorted(errors)[len(errors) // 2] < 0.01
 
 
 def test_no_extent_without_a_word() -> None:
     with pytest.raises(ValueError, match="one word at least"):
-        fit_extent([])
+        fit_boundary_rule([])
 
 
 def test_boundary_errors_are_those_of_starts_and_ends() -> None:
-    pairs = [(Span("a", 0.1, 0.5, 1.0), (0.0, 0.5)), (Span("b", 0.5, 0.9, 1.0), (0.55, 0.8))]
+    pairs = [(TimedText("a", 0.1, 0.5, 1.0), (0.0, 0.5)), (TimedText("b", 0.5, 0.9, 1.0), (0.55, 0.8))]
     assert boundary_errors(pairs) == pytest.approx([0.1, 0.0, 0.05, 0.1])
 
 
 def test_the_score_is_the_geometric_mean_over_tokens_and_not_over_words() -> None:
-    long = joined("abc", [Span(letter, i, i + 1, 0.5) for i, letter in enumerate("abc")])
-    short = joined("a", [Span("a", 4, 5, 1.0)])
-    assert joined("abc a", [long, short]).score == pytest.approx(0.5 ** (3 / 4))
-    assert (joined("abc a", [long, short]).start, joined("abc a", [long, short]).end) == (0, 5)
+    long = from_parts("abc", [TimedText(letter, i, i + 1, 0.5) for i, letter in enumerate("abc")])
+    short = from_parts("a", [TimedText("a", 4, 5, 1.0)])
+    assert from_parts("abc a", [long, short]).score == pytest.approx(0.5 ** (3 / 4))
+    assert (from_parts("abc a", [long, short]).start, from_parts("abc a", [long, short]).end) == (0, 5)

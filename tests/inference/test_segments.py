@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_audio.data.decode import to_int16
 from lightning_audio.decoding import Decoder, Greedy
-from lightning_audio.decoding.alignment import Extent
+from lightning_audio.decoding.alignment import BoundaryRule
 from lightning_audio.errors import UserError
 from lightning_audio.inference.segments import segments, sounding, windows_over
 from lightning_audio.inference.transcribe import Transcript, joined_windows, posteriors, transcribe
@@ -269,7 +269,7 @@ def test_segments_have_the_words_and_times_of_their_pieces() -> None:
     assert [word.text for word in words] == ["ab", "cab", "cc", "a"]
     # A letter every six rows of 40 ms, heard in the fourth of them; pieces begin between two rows.
     heard = [2 + 3 * 0.04, 2 + 21 * 0.04, 6.44 + 3 * 0.04, 6.44 + 21 * 0.04]
-    begins = [time - 0.02 - Extent().reach + Extent().shift for time in heard]
+    begins = [time - 0.02 - BoundaryRule().reach + BoundaryRule().shift for time in heard]
     assert [word.start for word in words] == pytest.approx(begins, abs=0.021)
     assert found.segments[1].end == words[-1].end
 

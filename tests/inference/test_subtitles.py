@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_audio.decoding.alignment import Span, joined
+from lightning_audio.decoding.alignment import TimedText, from_parts
 from lightning_audio.errors import UserError
 from lightning_audio.inference.formats import transcript_files, transcripts_as_text, write_transcripts
 from lightning_audio.inference.names import recording_and_channel
@@ -18,13 +18,13 @@ from lightning_audio.inference.subtitles import Cue, ctm, cues, srt, textgrid, v
 from lightning_audio.inference.transcribe import Transcript
 
 
-def spoken(text: str, start: float = 0.0, each: float = 0.4, gap: float = 0.1) -> Span:
+def spoken(text: str, start: float = 0.0, each: float = 0.4, gap: float = 0.1) -> TimedText:
     """A segment of words that take `each` second with `gap` seconds between them."""
     words = [
-        Span(word, start + i * (each + gap), start + i * (each + gap) + each, 0.5)
+        TimedText(word, start + i * (each + gap), start + i * (each + gap) + each, 0.5)
         for i, word in enumerate(text.split())
     ]
-    return joined(text, words)
+    return from_parts(text, words)
 
 
 def read_textgrid(text: str) -> tuple[float, dict[str, list[tuple[float, float, str]]]]:
@@ -53,7 +53,11 @@ def read_textgrid(text: str) -> tuple[float, dict[str, list[tuple[float, float, 
 
 
 def test_a_textgrid_is_read_back() -> None:
-    words = [Span("three", 0.2, 0.5, 1.0), Span('say "oh"', 0.5, 0.9, 1.0), Span("five", 1.25, 1.5, 1.0)]
+    words = [
+        TimedText("three", 0.2, 0.5, 1.0),
+        TimedText('say "oh"', 0.5, 0.9, 1.0),
+        TimedText("five", 1.25, 1.5, 1.0),
+    ]
     duration, tiers = read_textgrid(textgrid({"words": words, 'a "tier"': []}, 2.0))
     assert duration == 2.0
     assert tiers == {
@@ -74,7 +78,7 @@ def test_intervals_of_a_textgrid_cover_it_whatever_the_spans() -> None:
     for _ in range(200):
         starts = sorted(rng.uniform(-0.2, 5.2) for _ in range(rng.randrange(12)))
         spans = [
-            Span(f"w{i}", start, start + rng.choice([0, 0.0003, 0.3, 2.0]), 1.0)
+            TimedText(f"w{i}", start, start + rng.choice([0, 0.0003, 0.3, 2.0]), 1.0)
             for i, start in enumerate(starts)
         ]
         _, tiers = read_textgrid(textgrid({"words": spans}, 5.0))
@@ -118,7 +122,7 @@ def rounded(found: list[Cue]) -> list[Cue]:
     return [Cue(round(cue.start, 3), round(cue.end, 3), cue.lines) for cue in found]
 
 
-def random_segments(seed: int) -> list[Span]:
+def random_segments(seed: int) -> list[TimedText]:
     rng = random.Random(seed)
     segments, at = [], 0.0
     for _ in range(rng.randrange(1, 8)):
@@ -126,9 +130,9 @@ def random_segments(seed: int) -> list[Span]:
         words = []
         for _ in range(rng.randrange(1, 40)):
             end = at + rng.uniform(0.02, 0.8)
-            words.append(Span("x" * rng.randrange(1, 14), at, end, 0.9))
+            words.append(TimedText("x" * rng.randrange(1, 14), at, end, 0.9))
             at = end + rng.choice([0.0, 0.05, 0.3, 1.4])
-        segments.append(joined(" ".join(word.text for word in words), words))
+        segments.append(from_parts(" ".join(word.text for word in words), words))
     return segments
 
 
@@ -163,7 +167,7 @@ def test_a_short_one_stays_for_a_second_where_there_is_time() -> None:
 
 def test_a_pause_of_a_second_and_seven_seconds_end_a_subtitle() -> None:
     before, after = spoken("one two"), spoken("three", 1.95)
-    pause = joined("one two three", [*before.parts, *after.parts])
+    pause = from_parts("one two three", [*before.parts, *after.parts])
     assert [cue.lines for cue in cues([pause])] == [("one two",), ("three",)]
     slow = spoken("a b c d e f g h i j", each=0.9, gap=0.1)
     assert [cue.lines for cue in cues([slow])] == [("a b c d e f g",), ("h i j",)]
@@ -176,7 +180,7 @@ def test_two_lines_are_about_as_long() -> None:
 
 def test_a_text_without_words_is_spread_over_its_time() -> None:
     text = " ".join(["word"] * 30)
-    found = cues([Span(text, 10.0, 20.0, 1.0)])
+    found = cues([TimedText(text, 10.0, 20.0, 1.0)])
     assert [" ".join(cue.lines) for cue in found] == [" ".join(["word"] * 16), " ".join(["word"] * 14)]
     assert [(cue.start, cue.end) for cue in found] == [
         (10.0, pytest.approx(10 + 16 / 3)),
@@ -192,9 +196,9 @@ def test_a_word_that_is_longer_than_a_line_is_broken() -> None:
 @pytest.mark.parametrize("with_tokens", [True, False])
 def test_a_script_without_spaces_holds_the_limits_too(with_tokens: bool) -> None:
     text = "漢字" * 60
-    tokens = tuple(Span(letter, i / 4, (i + 1) / 4, 0.9) for i, letter in enumerate(text))
-    word = Span(text, 0.0, 30.0, 0.9, tokens if with_tokens else ())
-    found = cues([Span(text, 0.0, 30.0, 0.9, (word,))])
+    tokens = tuple(TimedText(letter, i / 4, (i + 1) / 4, 0.9) for i, letter in enumerate(text))
+    word = TimedText(text, 0.0, 30.0, 0.9, tokens if with_tokens else ())
+    found = cues([TimedText(text, 0.0, 30.0, 0.9, (word,))])
     assert "".join(line for cue in found for line in cue.lines) == text
     assert [cue.start for cue in found] == pytest.approx([0, 7, 14, 21, 28])
     assert [cue.end for cue in found] == pytest.approx([7, 14, 21, 28, 30])
@@ -208,7 +212,7 @@ def test_signs_of_markup_are_escaped_in_webvtt() -> None:
 
 
 def test_times_of_hours_and_just_under_a_second() -> None:
-    assert srt([Span("late", 3723.0049, 3725.9996, 1.0)]) == "1\n01:02:03,005 --> 01:02:06,000\nlate\n"
+    assert srt([TimedText("late", 3723.0049, 3725.9996, 1.0)]) == "1\n01:02:03,005 --> 01:02:06,000\nlate\n"
 
 
 def test_nothing_said_makes_files_that_are_whole() -> None:
@@ -217,7 +221,7 @@ def test_nothing_said_makes_files_that_are_whole() -> None:
 
 
 def test_ctm_fields() -> None:
-    words = [Span("three", 0.2, 0.55, 0.98765), Span("five", 1.0, 1.25, 1.0)]
+    words = [TimedText("three", 0.2, 0.55, 0.98765), TimedText("five", 1.0, 1.25, 1.0)]
     assert (
         ctm("my file", 2, words) == "my_file 2 0.200 0.350 three 0.9877\nmy_file 2 1.000 0.250 five 1.0000\n"
     )

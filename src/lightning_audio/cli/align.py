@@ -23,7 +23,14 @@ from lightning_audio.cli.predict import device_of
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
 from lightning_audio.data.manifests import read_manifest
-from lightning_audio.decoding.alignment import BARE, Extent, Span, align, fit_extent, joined
+from lightning_audio.decoding.alignment import (
+    FRAMES_ALONE,
+    BoundaryRule,
+    TimedText,
+    align,
+    fit_boundary_rule,
+    from_parts,
+)
 from lightning_audio.errors import UserError, cli_errors, printable
 from lightning_audio.inference.formats import transcript_files, write_transcripts
 from lightning_audio.inference.transcribe import Transcript, posteriors
@@ -57,7 +64,7 @@ def refuse_others(task: AudioTask, run: str) -> CTC:
     return task
 
 
-def aligned(task: CTC, clip: Clip, extent: Extent) -> tuple[Span, float]:
+def aligned(task: CTC, clip: Clip, rule: BoundaryRule) -> tuple[TimedText, float]:
     """The text of a clip, as the task's normaliser leaves it, as one segment, and where the clip ends.
 
     Times are in seconds of the clip's file. Memory grows as `align` says.
@@ -69,8 +76,8 @@ def aligned(task: CTC, clip: Clip, extent: Extent) -> tuple[Span, float]:
     tokens = _tokens(task, clip)
     samples = decode(clip.path, task.sample_rate, clip.start, clip.duration, channel=clip.channel)
     rows = posteriors(task, samples)
-    words = align(rows, tokens, task.tokenizer, task.frame_seconds, clip.start, extent, clip.id)
-    found = joined(" ".join(word.text for word in words), words)
+    words = align(rows, tokens, task.tokenizer, task.frame_seconds, clip.start, rule, clip.id)
+    found = from_parts(" ".join(word.text for word in words), words)
     if found.score < BAD_SCORE:
         print(
             f"warning: the text of {printable(clip.id)} fits its audio badly (score {found.score:.4f}): "
@@ -80,14 +87,14 @@ def aligned(task: CTC, clip: Clip, extent: Extent) -> tuple[Span, float]:
     return found, clip.start + len(samples) / task.sample_rate
 
 
-def extent_of(options: argparse.Namespace) -> Extent:
+def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
     """What was set, else what was fitted for the run, else the default.
 
     Raises:
         UserError: words would end before they begin.
     """
     file = Path(options.run) / EXTENT
-    known = Extent(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Extent()
+    known = BoundaryRule(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else BoundaryRule()
     given = {name: getattr(options, name) for name in ("shift", "reach")}
     found = replace(known, **{name: value for name, value in given.items() if value is not None})
     if not 0 <= found.reach < math.inf:
@@ -97,8 +104,8 @@ def extent_of(options: argparse.Namespace) -> Extent:
     return found
 
 
-def fit(task: CTC, run: Path, allow: Sequence[str] = ()) -> Extent:
-    """The extent of the smallest errors on the validation utterances of a run; kept in its folder.
+def fit(task: CTC, run: Path, allow: Sequence[str] = ()) -> BoundaryRule:
+    """The rule of the smallest errors on the validation utterances of a run; kept in its folder.
 
     Raises:
         UserError: its corpus does not know when words are said, or there is no validation.
@@ -113,30 +120,33 @@ def fit(task: CTC, run: Path, allow: Sequence[str] = ()) -> Extent:
             f"The corpus of {run} does not know when its validation words are said: fit on a run of "
             "digit_strings, or set --shift and --reach."
         )
-    extent = fit_extent(beside_truth(task, data.splits["val"].clips, boundaries(), BARE))
-    write_atomically(run / EXTENT, to_json(asdict(extent)) + "\n")
-    return extent
+    rule = fit_boundary_rule(beside_truth(task, data.splits["val"].clips, boundaries(), FRAMES_ALONE))
+    write_atomically(run / EXTENT, to_json(asdict(rule)) + "\n")
+    return rule
 
 
 def beside_truth(
-    task: CTC, clips: Iterable[Clip], truth: Mapping[str, Sequence[tuple[str, float, float]]], extent: Extent
-) -> list[tuple[Span, tuple[float, float]]]:
+    task: CTC,
+    clips: Iterable[Clip],
+    truth: Mapping[str, Sequence[tuple[str, float, float]]],
+    rule: BoundaryRule,
+) -> list[tuple[TimedText, tuple[float, float]]]:
     """Each word of the clips as it is aligned, with its true start and end.
 
-    `fit_extent` and `boundary_errors` take them.
+    `fit_boundary_rule` and `boundary_errors` take them.
 
     Args:
         task: in eval mode.
         clips: with their texts.
         truth: word, start and end in seconds of the words of each clip, as `boundaries()` of a corpus gives.
-        extent: `BARE` to fit one.
+        rule: `FRAMES_ALONE` to fit one.
 
     Raises:
         UserError: as `aligned`; or a clip has other words than are true of it.
     """
     pairs = []
     for clip in clips:
-        words = aligned(task, clip, extent)[0].parts
+        words = aligned(task, clip, rule)[0].parts
         if [word.text for word in words] != [word for word, *_ in truth[clip.id]]:
             raise UserError(f"The true words of {clip.id} are not those of its text: mend its boundaries.")
         pairs += [(word, (start, end)) for word, (_, start, end) in zip(words, truth[clip.id], strict=True)]
@@ -156,7 +166,7 @@ def _tokens(task: CTC, clip: Clip) -> list[int]:
         ) from None
 
 
-def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Transcript | UserError]:
+def transcripts(task: CTC, clips: Sequence[Clip], rule: BoundaryRule) -> Iterator[Transcript | UserError]:
     """Of every channel of a file the segments of its clips in order, or what is wrong with one of them."""
     files: dict[tuple[str, int | None], list[Clip]] = {}
     for clip in clips:
@@ -164,7 +174,7 @@ def transcripts(task: CTC, clips: Sequence[Clip], extent: Extent) -> Iterator[Tr
         files.setdefault((clip.path, channel), []).append(clip)
     for (path, channel), own in files.items():
         try:
-            found = [aligned(task, clip, extent) for clip in sorted(own, key=lambda clip: clip.start)]
+            found = [aligned(task, clip, rule) for clip in sorted(own, key=lambda clip: clip.start)]
         except UserError as error:
             yield error
             continue
@@ -179,15 +189,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.align(argv)
     if options.fit:
         task = refuse_others(load(options.run, "cpu", options.allow), options.run)
-        extent = fit(task, Path(options.run), options.allow)
-        print(f"Fitted on validation: --shift {extent.shift:.3f} --reach {extent.reach:.3f}, kept for it.")
+        rule = fit(task, Path(options.run), options.allow)
+        print(f"Fitted on validation: --shift {rule.shift:.3f} --reach {rule.reach:.3f}, kept for it.")
         return
-    extent = extent_of(options)
+    rule = boundary_rule_of(options)
     device, clips = device_of(options.device), clips_to_align(options)
     # Refused before the work, which may be long.
     transcript_files(list(dict.fromkeys(clip.path for clip in clips)), options.format, options.output)
     task = refuse_others(load(options.run, device, options.allow), options.run)
-    answers = list(transcripts(task, clips, extent))
+    answers = list(transcripts(task, clips, rule))
     found = [answer for answer in answers if isinstance(answer, Transcript)]
     errors = [answer for answer in answers if isinstance(answer, UserError)]
     if len(answers) == 1 and errors:

@@ -20,7 +20,7 @@ NEVER = -1e4  # in place of -inf, with which forced_align loses its way
 
 
 @dataclass(frozen=True)
-class Span:
+class TimedText:
     """What was said from `start` to `end`, in seconds of its recording.
 
     `score` in [0, 1] is the geometric mean of the posteriors of its tokens, each over its frames. The `parts`
@@ -31,11 +31,11 @@ class Span:
     start: float
     end: float
     score: float
-    parts: tuple[Span, ...] = ()
+    parts: tuple[TimedText, ...] = ()
 
 
 @dataclass(frozen=True)
-class Extent:
+class BoundaryRule:
     """How the time of a word follows from the frames of its tokens, in seconds.
 
     CTC says a token in one or two frames, somewhere within its sound, and leaves the others to the blank. So
@@ -43,15 +43,15 @@ class Extent:
     its last one, all moved by `shift`, which is later where it is above 0. Where two words would overlap they
     meet in the middle of the frames between them.
 
-    Both belong to a network; `fit_extent` finds them on utterances whose boundaries are known. The defaults
-    were found so for a BiLSTM with frames of 40 ms on the validation utterances of digit_strings.
+    Both belong to a network; `fit_boundary_rule` finds them on utterances whose boundaries are known. The
+    defaults were found so for a BiLSTM with frames of 40 ms on the validation utterances of digit_strings.
     """
 
     shift: float = 0.03
     reach: float = 0.045
 
 
-BARE = Extent(0.0, 0.0)  # the frames alone
+FRAMES_ALONE = BoundaryRule(0.0, 0.0)  # the frames alone
 
 
 def align(
@@ -60,9 +60,9 @@ def align(
     tokenizer: Tokenizer,
     frame_seconds: float,
     offset: float = 0.0,
-    extent: Extent | None = None,
+    rule: BoundaryRule | None = None,
     name: str = "the utterance",
-) -> list[Span]:
+) -> list[TimedText]:
     """The words of an utterance in the order that they are said in, with their tokens as parts.
 
     The most probable alignment is taken (Viterbi over the paths of Graves et al. 2006). Row t of `log_probs`
@@ -76,7 +76,7 @@ def align(
         tokenizer: whose ids they are.
         frame_seconds: from one row to the next.
         offset: seconds at which row 0 lies in the recording.
-        extent: how far words reach.
+        rule: how far words reach.
         name: what an error calls the utterance.
 
     Raises:
@@ -90,7 +90,7 @@ def align(
     ]
     # The recording ends between the centre of the last row and where the next one would be.
     seconds = max(len(log_probs) - 1, 0.5) * frame_seconds
-    edges = widened(bare, Extent() if extent is None else extent, seconds, frame_seconds)
+    edges = widened(bare, BoundaryRule() if rule is None else rule, seconds, frame_seconds)
     return [
         _word([(text, frames[place]) for place, text in word], edge, frame_seconds, offset)
         for word, edge in zip(words, edges, strict=True)
@@ -134,7 +134,7 @@ def _words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[list[tuple[int, 
 
 def _word(
     tokens: Sequence[tuple[str, TokenSpan]], edges: tuple[float, float], frame_seconds: float, offset: float
-) -> Span:
+) -> TimedText:
     start, end = edges
     # The middle between the last frame of a token and the first of the next one; `end` is behind the last.
     inner = [(one.end - 1 + other.start) / 2 * frame_seconds for (_, one), (_, other) in pairwise(tokens)]
@@ -142,23 +142,23 @@ def _word(
     if any(one >= other for one, other in pairwise(times)):  # the word was moved away from its frames
         times = [start + (end - start) * i / len(tokens) for i in range(len(tokens) + 1)]
     parts = tuple(
-        Span(text, offset + times[i], offset + times[i + 1], math.exp(min(frames.score, 0.0)))
+        TimedText(text, offset + times[i], offset + times[i + 1], math.exp(min(frames.score, 0.0)))
         for i, (text, frames) in enumerate(tokens)
     )
-    return joined("".join(text for text, _ in tokens), parts)
+    return from_parts("".join(text for text, _ in tokens), parts)
 
 
-def joined(text: str, parts: Sequence[Span]) -> Span:
+def from_parts(text: str, parts: Sequence[TimedText]) -> TimedText:
     """A span over all of its parts, of which there is one at least."""
     tokens = [token for part in parts for token in part.parts or (part,)]
     mean = sum(math.log(max(token.score, 1e-300)) for token in tokens) / len(tokens)
-    return Span(text, parts[0].start, parts[-1].end, math.exp(mean), tuple(parts))
+    return TimedText(text, parts[0].start, parts[-1].end, math.exp(mean), tuple(parts))
 
 
 def widened(
-    bare: Sequence[tuple[float, float]], extent: Extent, seconds: float, shortest: float = 0.0
+    bare: Sequence[tuple[float, float]], rule: BoundaryRule, seconds: float, shortest: float = 0.0
 ) -> list[tuple[float, float]]:
-    """`(start, end)` of words from those of their frames alone, by the rule of `Extent`.
+    """`(start, end)` of words from those of their frames alone, by a `BoundaryRule`.
 
     Nothing lies before 0 or behind `seconds`. A word that would be moved out of there keeps `shortest`
     seconds, or its even share of all where they are too many for that, and pushes its neighbours.
@@ -166,14 +166,14 @@ def widened(
     # Half of the gap to the word before, then half of that to the one behind.
     gaps = [math.inf, *((after[0] - before[1]) / 2 for before, after in pairwise(bare)), math.inf]
     edges = [
-        (start - min(extent.reach, before), end + min(extent.reach, after))
+        (start - min(rule.reach, before), end + min(rule.reach, after))
         for (start, end), before, after in zip(bare, gaps, gaps[1:], strict=False)
     ]
     shortest = min(shortest, seconds / max(len(edges), 1))
     found: list[tuple[float, float]] = []
     for start, end in edges:
-        start = min(max(start + extent.shift, found[-1][1] if found else 0.0), seconds)
-        found.append((start, max(min(end + extent.shift, seconds), start + shortest)))
+        start = min(max(start + rule.shift, found[-1][1] if found else 0.0), seconds)
+        found.append((start, max(min(end + rule.shift, seconds), start + shortest)))
     limit = seconds
     for i in reversed(range(len(found))):
         end = min(found[i][1], limit)
@@ -182,21 +182,21 @@ def widened(
     return found
 
 
-def fit_extent(words: Iterable[tuple[Span, tuple[float, float]]]) -> Extent:
-    """The extent of the smallest median errors, from words aligned with `BARE` and their true times.
+def fit_boundary_rule(words: Iterable[tuple[TimedText, tuple[float, float]]]) -> BoundaryRule:
+    """The rule of the smallest median errors, from words aligned with `FRAMES_ALONE` and their true times.
 
     Raises:
         ValueError: there is no word.
     """
     pairs = list(words)
     if not pairs:
-        raise ValueError("an extent is fitted on one word at least")
+        raise ValueError("a rule is fitted on one word at least")
     lead = median(found.start - start for found, (start, _) in pairs)
     trail = median(end - found.end for found, (_, end) in pairs)
-    return Extent(shift=(trail - lead) / 2, reach=max((trail + lead) / 2, 0.0))
+    return BoundaryRule(shift=(trail - lead) / 2, reach=max((trail + lead) / 2, 0.0))
 
 
-def boundary_errors(words: Iterable[tuple[Span, tuple[float, float]]]) -> list[float]:
+def boundary_errors(words: Iterable[tuple[TimedText, tuple[float, float]]]) -> list[float]:
     """By how many seconds, in either direction, starts and ends of words are off their true ones."""
     return [
         abs(difference)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_audio.data.decode import AUDIO_SUFFIXES
-from lightning_audio.decoding.alignment import Span
+from lightning_audio.decoding.alignment import TimedText
 from lightning_audio.errors import UserError
 from lightning_audio.inference.events import Event
 from lightning_audio.inference.names import file_stem, recording_and_channel, refuse_same_recordings
@@ -138,7 +138,7 @@ def transcript_json_line(found: Transcript) -> str:
     return json_line({"file": found.id, "seconds": seconds, "text": found.text, "segments": segments})
 
 
-def _nested(span: Span, names: Sequence[str]) -> dict[str, object]:
+def _nested(span: TimedText, names: Sequence[str]) -> dict[str, object]:
     fields: dict[str, object] = {"text": span.text, "start": span.start, "end": span.end, "score": span.score}
     parts = {names[0]: [_nested(part, names[1:]) for part in span.parts]} if names else {}
     return rounded(fields) | parts

@@ -29,10 +29,10 @@ BREAK = 1.0  # and at which always is
 MARGIN = 0.3  # seconds of quiet that a piece keeps at its ends
 OVERLAP = 2.0  # seconds that two windows share, at most a quarter of a piece
 
-Stretch = tuple[int, int]
+SampleRange = tuple[int, int]
 
 
-def segments(samples: np.ndarray, rate: int, longest: float = LONGEST, grid: int = 1) -> list[Stretch]:
+def segments(samples: np.ndarray, rate: int, longest: float = LONGEST, grid: int = 1) -> list[SampleRange]:
     """`(first sample, behind the last)` of pieces in order: all that is not silence, none above `longest`.
 
     What is no longer than `longest` is one piece, silence and all. Otherwise pauses of a second and more are
@@ -58,7 +58,7 @@ def segments(samples: np.ndarray, rate: int, longest: float = LONGEST, grid: int
     return [piece for stretch in stretches for piece in windows_over(*stretch, size, rate, grid)]
 
 
-def windows_over(first: int, last: int, size: int, rate: int, grid: int = 1) -> list[Stretch]:
+def windows_over(first: int, last: int, size: int, rate: int, grid: int = 1) -> list[SampleRange]:
     """The stretch itself, or windows of at most `size` samples that cover it, spread evenly."""
     length, overlap = last - first, min(round(OVERLAP * rate), size // 4)
     if length <= size:
@@ -69,7 +69,7 @@ def windows_over(first: int, last: int, size: int, rate: int, grid: int = 1) -> 
     return [(start, min(start + width, last)) for start in starts[:-1]] + [(starts[-1], last)]
 
 
-def sounding(samples: np.ndarray, rate: int) -> list[Stretch]:
+def sounding(samples: np.ndarray, rate: int) -> list[SampleRange]:
     """Stretches of sound, in samples, with pauses of more than 0.2 s between them.
 
     The background is the level under which a tenth of the frames lie. The level of sound is what a quarter
@@ -103,7 +103,7 @@ def _powers(samples: np.ndarray, frame: int) -> Iterator[np.ndarray]:
         yield np.square(np.pad(block, (0, -len(block) % frame))).reshape(-1, frame).mean(axis=1)
 
 
-def _at_pauses(runs: Sequence[Stretch], total: int, rate: int, size: int) -> Iterator[Stretch]:
+def _at_pauses(runs: Sequence[SampleRange], total: int, rate: int, size: int) -> Iterator[SampleRange]:
     """Stretches of sound, cut at pauses, with what they keep of those at their ends."""
     if not runs:
         return

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from textwrap import wrap
 
-from lightning_audio.decoding.alignment import Span
+from lightning_audio.decoding.alignment import TimedText
 
 LINE_CHARACTERS = 42  # in a line of a subtitle
 MOST_LINES = 2
@@ -26,7 +26,7 @@ class Cue:
     lines: tuple[str, ...]
 
 
-def textgrid(tiers: Mapping[str, Sequence[Span]], duration: float) -> str:
+def textgrid(tiers: Mapping[str, Sequence[TimedText]], duration: float) -> str:
     """A TextGrid in Praat's long format, with an interval tier for each name.
 
     The intervals of a tier cover the whole duration: empty ones lie where nothing is said. A span begins
@@ -54,7 +54,7 @@ def textgrid(tiers: Mapping[str, Sequence[Span]], duration: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _intervals(spans: Iterable[Span], end: float) -> list[tuple[float, float, str]]:
+def _intervals(spans: Iterable[TimedText], end: float) -> list[tuple[float, float, str]]:
     """From 0 to the end without a gap."""
     found: list[tuple[float, float, str]] = []
     at = 0.0
@@ -74,7 +74,7 @@ def _quoted(text: str) -> str:
     return f'"{doubled}"'
 
 
-def cues(segments: Iterable[Span]) -> list[Cue]:
+def cues(segments: Iterable[TimedText]) -> list[Cue]:
     """Subtitles of segments: at most two lines of 42 characters, at most 7 seconds.
 
     A subtitle ends with its segment, before the word that does not fit any more, and where nothing is said
@@ -92,16 +92,16 @@ def cues(segments: Iterable[Span]) -> list[Cue]:
     ]
 
 
-def _end(group: Sequence[Span], following: float) -> float:
+def _end(group: Sequence[TimedText], following: float) -> float:
     """That of the last word; later where it was short, but never within the next subtitle."""
     start = group[0].start
     end = min(max(group[-1].end, start + SHORTEST_CUE), start + LONGEST_CUE)
     return max(min(end, following), start)
 
 
-def _groups(words: Sequence[Span]) -> list[list[Span]]:
+def _groups(words: Sequence[TimedText]) -> list[list[TimedText]]:
     """The words of each subtitle."""
-    groups: list[list[Span]] = []
+    groups: list[list[TimedText]] = []
     for word in (piece for whole in words for piece in _pieces(whole)):
         if groups and _fits(groups[-1], word):
             groups[-1].append(word)
@@ -110,26 +110,26 @@ def _groups(words: Sequence[Span]) -> list[list[Span]]:
     return groups
 
 
-def _pieces(word: Span) -> list[Span]:
+def _pieces(word: TimedText) -> list[TimedText]:
     """The word, or what of it fits one subtitle: a script without spaces has no shorter ones."""
-    pieces: list[Span] = []
+    pieces: list[TimedText] = []
     for letter in [word] if _fit([word]) else word.parts or _spread(word, [*word.text]):
-        joined = (
+        whole = (
             replace(letter, text=pieces[-1].text + letter.text, start=pieces[-1].start) if pieces else letter
         )
-        pieces[-1:] = [joined] if _fit([joined]) else [*pieces[-1:], letter]
+        pieces[-1:] = [whole] if _fit([whole]) else [*pieces[-1:], letter]
     return pieces
 
 
-def _fits(group: Sequence[Span], word: Span) -> bool:
+def _fits(group: Sequence[TimedText], word: TimedText) -> bool:
     return _fit([*group, word]) and word.start - group[-1].end < CUE_PAUSE
 
 
-def _fit(words: Sequence[Span]) -> bool:
+def _fit(words: Sequence[TimedText]) -> bool:
     return len(_lines(words)) <= MOST_LINES and words[-1].end - words[0].start <= LONGEST_CUE
 
 
-def _lines(words: Sequence[Span]) -> tuple[str, ...]:
+def _lines(words: Sequence[TimedText]) -> tuple[str, ...]:
     """As even as they can be where one line is not enough."""
     text = " ".join(word.text for word in words)
     found = wrap(text, LINE_CHARACTERS, break_on_hyphens=False)
@@ -140,18 +140,18 @@ def _lines(words: Sequence[Span]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _spread(segment: Span, words: Sequence[str]) -> list[Span]:
+def _spread(segment: TimedText, words: Sequence[str]) -> list[TimedText]:
     """The words of a text, each as long as it has characters."""
     weights = [len(word) for word in words]
     seconds = (segment.end - segment.start) / max(sum(weights), 1)
     times = [segment.start + seconds * sum(weights[:i]) for i in range(len(words) + 1)]
     return [
-        Span(word, start, end, segment.score)
+        TimedText(word, start, end, segment.score)
         for word, (start, end) in zip(words, pairwise(times), strict=True)
     ]
 
 
-def srt(segments: Iterable[Span]) -> str:
+def srt(segments: Iterable[TimedText]) -> str:
     """SubRip: numbered subtitles, as `cues` makes them."""
     return "\n".join(
         f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n"
@@ -160,7 +160,7 @@ def srt(segments: Iterable[Span]) -> str:
     )
 
 
-def vtt(segments: Iterable[Span]) -> str:
+def vtt(segments: Iterable[TimedText]) -> str:
     """WebVTT of the same subtitles; &, < and > are escaped."""
     blocks = [
         f"\n{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
@@ -181,7 +181,7 @@ def _clock(seconds: float, point: str) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
-def ctm(name: str, channel: int, words: Iterable[Span]) -> str:
+def ctm(name: str, channel: int, words: Iterable[TimedText]) -> str:
     """NIST's time-marked words: file, channel from 1 on, start, duration, word and confidence, a word a line.
 
     Fields end at a space: those within names become `_`.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_audio.data.batch import pad_waveforms
 from lightning_audio.decoding import Decoder, Hypothesis
-from lightning_audio.decoding.alignment import Span, align, joined
-from lightning_audio.inference.segments import LONGEST, Stretch, segments, windows_over
+from lightning_audio.decoding.alignment import TimedText, align, from_parts
+from lightning_audio.inference.segments import LONGEST, SampleRange, segments, windows_over
 from lightning_audio.inference.windows import batches_of
 from lightning_audio.text.tokenizers import Tokenizer
 
@@ -48,7 +48,7 @@ class Transcript:
 
     id: str
     seconds: float
-    segments: tuple[Span, ...]
+    segments: tuple[TimedText, ...]
     nbest: tuple[tuple[Hypothesis, ...], ...] = ()
     channel: int = 0
 
@@ -57,7 +57,7 @@ class Transcript:
         return " ".join(segment.text for segment in self.segments)
 
     @property
-    def words(self) -> list[Span]:
+    def words(self) -> list[TimedText]:
         return [word for segment in self.segments for word in segment.parts]
 
 
@@ -68,7 +68,7 @@ class _Piece:
     number: int
     name: str
     total: int
-    place: Stretch
+    place: SampleRange
     samples: np.ndarray
 
 
@@ -130,14 +130,14 @@ def _answer(task: Transcribing, batch: Sequence[_Piece]) -> list[tuple[_Piece, T
     return [(piece, next(rows) if len(piece.samples) else torch.zeros(0)) for piece in batch]
 
 
-def _segment(task: Transcribing, start: int, rows: Tensor) -> tuple[Span, tuple[Hypothesis, ...]] | None:
+def _segment(task: Transcribing, start: int, rows: Tensor) -> tuple[TimedText, tuple[Hypothesis, ...]] | None:
     """What is said in rows that begin with this sample, and its n-best list; None where it is nothing."""
     found = task.decoder(rows)
     words = align(rows, found[0].tokens, task.tokenizer, task.frame_seconds, start / task.sample_rate)
-    return (joined(" ".join(word.text for word in words), words), tuple(found)) if words else None
+    return (from_parts(" ".join(word.text for word in words), words), tuple(found)) if words else None
 
 
-def joined_windows(pieces: Sequence[tuple[Stretch, Tensor]], grid: int) -> Iterator[tuple[int, Tensor]]:
+def joined_windows(pieces: Sequence[tuple[SampleRange, Tensor]], grid: int) -> Iterator[tuple[int, Tensor]]:
     """`(first sample, log-probabilities (T, C))` of pieces that stand alone, and of windows that overlap.
 
     Windows are joined at the row, in the middle half of what two of them share, at which both are the surest

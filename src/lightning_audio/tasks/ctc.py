@@ -19,7 +19,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import BLANK, PAD, Targets, Tokens, normalizer_of
 from lightning_audio.decoding import Decoder, Greedy
-from lightning_audio.decoding.alignment import joined
+from lightning_audio.decoding.alignment import from_parts
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.inference.prediction import Prediction, Recordings
@@ -279,7 +279,7 @@ class CTC(AudioTask):
             yield Prediction(
                 id=found.id,
                 hypothesis=found.text,
-                score=joined(found.text, found.segments).score if found.segments else 0.0,
+                score=from_parts(found.text, found.segments).score if found.segments else 0.0,
                 scores={},
                 seconds=found.seconds,
                 windows=[(span.start, span.end, span.text, span.score) for span in found.segments],
