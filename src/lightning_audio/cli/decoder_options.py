@@ -108,8 +108,10 @@ def description(decoder: Decoder) -> dict[str, Any]:
     return {"search": "beam", **kept}
 
 
-def refuse_foreign_model(decoder: Decoder | None, task: CTC, data: AudioDataModule) -> None:
+def refuse_foreign_model(decoder: Decoder | None, task: AudioTask, data: AudioDataModule) -> None:
     """Raises UserError where a model of words knows no word of the training transcripts."""
+    if not isinstance(task, CTC):
+        return
     if isinstance(decoder, LMDecoder) and isinstance(decoder.fusion, WordModel):
         words = sorted({word for text in _training_texts(task, data) for word in text.split()})
         if words:

@@ -89,9 +89,8 @@ def evaluate(
 ) -> list[Metric]:
     """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
 
-    Returns the metrics that it was scored by.
-
     `decoding` are the options of a run that transcribes, `allow` packages of one's own that it may build.
+    Returns the metrics that it was scored by.
 
     Raises:
         UserError: it is no run folder, its classes are not those of the data, or options do not fit.
@@ -110,8 +109,7 @@ def evaluate(
     task.check(data)
     if cfg.channels_last:  # as in training: another layout rounds otherwise
         task.network.to(memory_format=torch.channels_last)
-    if isinstance(task, CTC):
-        refuse_foreign_model(decoder, task, data)
+    refuse_foreign_model(decoder, task, data)
     output.mkdir(parents=True, exist_ok=True)
     if decoding and own_model:
         decoder = decoder_of(with_own_model(decoding, task, data, output), task)
