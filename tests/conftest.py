@@ -88,6 +88,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("LIGHTNING_AUDIO_CACHE", str(cache))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_key(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # Nor do they look at the key by which the user's own runs are known.
+    os.environ["LIGHTNING_AUDIO_KEY"] = str(tmp_path_factory.getbasetemp() / "key")
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one tiny run of the demo, made once: look, but write nothing into it."""

@@ -8,6 +8,7 @@ import sys
 from types import ModuleType
 
 from lightning_audio.cli.arguments import OVERRIDDEN, PROGRAMS, READERS, usage_of
+from lightning_audio.errors import UserError, did_you_mean, end_on, leave_at_once, on_signals
 
 
 def imported(module: str) -> ModuleType:
@@ -31,14 +32,21 @@ def main() -> None:
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name not in PROGRAMS:
         lines = [f"  {program:<10}{what}" for program, what in PROGRAMS.items()]
-        print("usage: lightning-audio PROGRAM ...\n" + "\n".join(lines))
-        sys.exit(0 if name in ("-h", "--help") else 2)
+        asked = name in ("-h", "--help")
+        stream = sys.stdout if asked else sys.stderr
+        print("usage: lightning-audio PROGRAM ...\n" + "\n".join(lines), file=stream)
+        if not asked:
+            end_on(UserError(f"There is no program {name!r}{did_you_mean(name, PROGRAMS)}."))
+        sys.exit(0)
     if name in OVERRIDDEN and {"-h", "--help"} & set(arguments):
         print(usage_of(name))
         sys.exit(0)
     if name in READERS:
         READERS[name](arguments)  # ends here on --help or a mistyped option, before seconds of imports
-    module = imported(f"lightning_audio.cli.{name.replace('-', '_')}")
+    with on_signals(leave_at_once):
+        module = imported(f"lightning_audio.cli.{name.replace('-', '_')}")
+    if name in (*OVERRIDDEN, "check"):
+        importlib.import_module("lightning_audio.trust").find_own_packages()
     sys.argv = [str(module.__file__), *arguments]
     # Processes that Lightning starts for other devices run what this names, with the same arguments.
     sys.modules["__main__"].__spec__ = module.__spec__

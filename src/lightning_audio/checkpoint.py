@@ -7,10 +7,11 @@ it needs no other file.
 
 from __future__ import annotations
 
+import json
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.utils import deterministic
 
-from lightning_audio import build
+from lightning_audio import build, trust
 from lightning_audio.config import up_to_date
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, refuse_address
@@ -97,14 +98,25 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
     path = find_checkpoint(place)
     checkpoint = read(path)
     answering, facts = description_of(checkpoint, path)
-    build.refuse_unknown(answering, allow)
+    signed = signed_description(checkpoint["lightning_audio"])
+    if allow:
+        trust.find_own_packages()
+    if own := all(
+        trust.is_own(path.absolute().parent.parent, name, content) for name, content in signed.items()
+    ):
+        trust.find_own_packages()
+        bounds: AbstractContextManager[None] = nullcontext()
+    else:
+        build.refuse_unknown(answering, allow)
+        bounds = modules_within(path.stat().st_size, len(checkpoint["state_dict"]))
     try:
-        with modules_within(path.stat().st_size, len(checkpoint["state_dict"])):
+        with bounds:
             task = build.assemble(without_weights(answering), DataInfo.from_facts(facts))
     except UserError:
         raise
     except Exception as error:  # of any kind, since the description may say anything
-        raise UserError(f"{path} describes a network that can't be built: it is damaged.") from error
+        why = f": {error}" if own else ": it is damaged"
+        raise UserError(f"{path} describes a network that can't be built{why}.") from error
     try:
         task.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -141,6 +153,11 @@ def description_of(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, An
     ):
         raise UserError(f"{path} does not say what it was trained on: give a checkpoint that `train` wrote.")
     return answering, facts
+
+
+def signed_description(description: dict[str, Any]) -> dict[str, bytes]:
+    """What a run signs of the description in its checkpoints, by name: what it makes of the configuration."""
+    return {"checkpoint": json.dumps(description.get("config"), sort_keys=True, default=str).encode()}
 
 
 def without_weights(node: Any) -> Any:

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import platformdirs
-from hydra import compose, initialize_config_dir
-from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import run_job
-from hydra.errors import HydraException
-from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, Node, OmegaConf, flag_override, open_dict, read_write
 
-from lightning_audio.errors import UserError, did_you_mean
+from lightning_audio import options, trust
+from lightning_audio.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
 # A clone reads conf/ at its root; an installed package has it inside.
 CONF = next((p for p in (PACKAGE.parents[1] / "conf", PACKAGE / "conf") if p.is_dir()), PACKAGE / "conf")
 ROOT = "train"
 OPTIONAL = ("experiment", "sweep", "local", "debug")  # groups that may be left out
-# What Hydra's parser says of an override that is not KEY=VALUE.
-UNREADABLE = (
-    "mismatched input",
-    "no viable alternative",
-    "token recognition",
-    "LexerNoViable",
-    "group override",
-    "Error parsing override",
+FORCE = "resume.force"
+# Options that name a file or a folder; some of them may also be words of another kind.
+MAYBE_PLACES = ("data.train", "data.val", "data.test", "network.weights")
+PLACES = (
+    *(f"data.{name}" for name in ("root", "test_root", "cache", "file", "audio")),
+    "augment.waveform.noise.folder",
+    "network.models",
+    *MAYBE_PLACES,
 )
-
 # What older run folders and checkpoints call parts that have moved since.
 MOVED_TARGETS = {
     f"lightning_audio.{old}": f"lightning_audio.{new}"
@@ -54,7 +57,6 @@ MOVED_TARGETS = {
         "schedule.constant": "training.schedule.constant",
         "schedule.cosine": "training.schedule.cosine",
         "schedule.one_cycle": "training.schedule.one_cycle",
-        "sweeps.SweepTable": "reports.sweep.SweepTable",
     }.items()
 }
 
@@ -125,88 +127,181 @@ def _rename_in(cfg: DictConfig) -> None:
     OmegaConf.set_struct(cfg, True)
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that these overrides ask for; of a sweep, its first run.
+@dataclass(frozen=True)
+class Command:
+    """The command line of a program that takes overrides.
+
+    Attributes:
+        arguments: all of it but `resume.force`, under today's names.
+        overrides: what is KEY=VALUE in it.
+        many: whether it starts a multirun.
+        force: whether it says `resume.force=true`, which is no option: there, `resume` is a single value.
+        flags: Hydra's own, such as --config-dir and --cfg.
+    """
+
+    arguments: tuple[str, ...]
+    overrides: tuple[str, ...]
+    many: bool
+    force: bool
+    flags: Any
+
+    @classmethod
+    def read(cls, arguments: Sequence[str]) -> Command:
+        """Raises UserError for a flag that Hydra does not have, or a `resume.force` that is no switch."""
+        said = [a.partition("=")[2].lower() for a in arguments if a.split("=")[0] == FORCE]
+        if any(word not in ("true", "false") for word in said):
+            raise UserError(f"{FORCE}={said[-1]} does not fit: set it to true or false.")
+        left = [renamed(argument) for argument in arguments if argument.split("=")[0] != FORCE]
+        parser = get_args_parser()
+        parser.error = _refuse_flag  # type: ignore[method-assign]
+        flags = parser.parse_intermixed_args(left)  # -m and the like may stand anywhere
+        many = flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides
+        return cls(tuple(left), tuple(flags.overrides), many, said[-1:] == ["true"], flags)
+
+    def alone(self) -> Command:
+        """Without overrides, unless it starts a multirun."""
+        return self if self.many else replace(self, overrides=())
+
+    @property
+    def root(self) -> str:
+        return self.flags.config_name or ROOT
+
+    @property
+    def shows(self) -> bool:
+        """Whether Hydra is asked to show something instead."""
+        flags = self.flags
+        return bool(flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion)
+
+
+def _refuse_flag(message: str) -> NoReturn:
+    raise UserError(f"{message}: write options as KEY=VALUE; --hydra-help lists what else there is.")
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What a command line asks for.
+
+    Attributes:
+        cfgs: the checked configuration of each run; where a sweeper draws values one by one, of the first.
+        runs: the same with Hydra's own part.
+        whole: what Hydra starts: the only run, or the multirun.
+        many: whether it is a multirun.
+        loader: by which Hydra composes the runs of a multirun.
+    """
+
+    cfgs: list[DictConfig]
+    runs: list[DictConfig]
+    whole: DictConfig
+    many: bool
+    loader: ConfigLoaderImpl
+
+    @property
+    def cfg(self) -> DictConfig:
+        return self.cfgs[0]
+
+
+def settle(cfg: DictConfig) -> DictConfig:
+    """Changes what Hydra composed to today's names, and to paths that hold in every folder."""
+    _rename_in(cfg)
+    for key in cfg.paths:
+        cfg.paths[key] = _absolute(str(cfg.paths[key]))
+    for name in PLACES:
+        parent, _, key = name.rpartition(".")
+        node = OmegaConf.select(cfg, parent)
+        value = node._get_node(key) if isinstance(node, DictConfig) and key in node else None
+        given = value._value() if isinstance(value, Node) else None
+        if not isinstance(given, str) or "${" in given or "://" in given:
+            continue
+        if name not in MAYBE_PLACES or Path(given).expanduser().is_file():
+            OmegaConf.update(cfg, name, _absolute(given))
+    return cfg
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def compose_config(arguments: Sequence[str]) -> DictConfig:
+    """The configuration that a command line asks for; of a multirun, its first run.
 
     Raises:
-        UserError: an override names what is not there, can't be read, or gives a value of another kind.
+        UserError: an override names what is not there, can't be read, or gives a value that does not fit.
     """
-    return compose_run(overrides)[0]
+    return compose(Command.read(arguments)).cfg
 
 
-def compose_run(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-    """The same, and beside it the one with Hydra's own part that `run_once` takes."""
-    overrides = [renamed(override) for override in overrides]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name=ROOT):
-        try:
-            first = [
-                _first_of_sweep(override)
-                for override in OverridesParser.create().parse_overrides(list(overrides))
-            ]
-            cfg = compose(ROOT, overrides=first, return_hydra_config=True)
-            _rename_in(cfg)
-            whole, choices = cfg.copy(), cfg.hydra.runtime.choices
-            usual = compose(ROOT, overrides=_groups(choices), return_hydra_config=True)
-            _refuse_unread(cfg.hydra, usual.hydra, "hydra.")
-            for node in (cfg, usual):
-                OmegaConf.set_struct(node, False)
-                del node.hydra
-                OmegaConf.set_struct(node, True)
-                node.run_folder = "run"  # known when Hydra starts the run
-            given, kinds = (OmegaConf.to_container(node, resolve=True) for node in (cfg, usual))
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise UserError(_sentence(str(error), overrides)) from error
-    refuse_other_kinds(given, kinds)
-    return cfg, whole
+def compose(command: Command) -> Composed:
+    """The same with what starts its runs; raises UserError where the configuration of one does not fit."""
+    loader = loader_of(command)
+    with sentences(command, loader):
+        given = OverridesParser.create(loader).parse_overrides(list(command.overrides))
+        for place in (place for override in _searched(given) for place in override.value() or ()):
+            trust.refuse_too_large(Path(str(place).removeprefix("file://")))
+        if command.many:
+            whole = loader.load_configuration(command.root, list(command.overrides), RunMode.MULTIRUN, False)
+            with as_hydra_config(whole):
+                str(whole.hydra.sweep.dir)  # once for all: each run would draw its own time and suffix
+            lists = _override_lists(whole, loader)
+            runs = [loader.load_sweep_config(whole, overrides) for overrides in lists]
+        else:
+            first = [_first_of_sweep(override) for override in given]
+            whole = loader.load_configuration(command.root, first, RunMode.RUN, False)
+            runs = [whole]
+    if whole.hydra.mode == RunMode.MULTIRUN and not command.many:  # as a file says
+        return compose(replace(command, many=True))
+    for number, run in enumerate(runs):
+        with open_dict(run):
+            run.hydra.job.id = run.hydra.job.num = number
+            run.hydra.mode = RunMode.MULTIRUN if command.many else RunMode.RUN
+    usual: dict[tuple[str, ...], tuple[DictConfig, Any]] = {}  # by groups: Hydra's part, and plain values
+    checked = []
+    for run in runs:
+        with sentences(command, loader):
+            settle(run)
+            choices = tuple(
+                _groups(run.hydra.runtime.choices) + [o.input_line or "" for o in _searched(given)]
+            )
+            if choices not in usual:
+                default = loader.load_configuration(command.root, list(choices), RunMode.RUN, False)
+                usual[choices] = default.hydra, _resolved(default)[1]
+            checked.append(_checked(run, *usual[choices]))
+    return Composed(checked, runs, whole, command.many, loader)
 
 
-def run_once(whole: DictConfig, job: Callable[[DictConfig], None]) -> None:
-    """Starts a job as `hydra.main` does, which would compose the same configuration twice more."""
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name=ROOT):
-        callbacks = Callbacks(whole)
-        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
-    callbacks.on_run_start(config=whole, config_name=ROOT)
-    done = run_job(job, whole, "hydra.run.dir", None, context)
-    callbacks.on_run_end(config=whole, config_name=ROOT, job_return=done)
-    _ = done.return_value  # raises what the job raised
+def loader_of(command: Command) -> ConfigLoaderImpl:
+    """Hydra's, over conf/ and folders of the user's: --config-path goes before it, --config-dir behind it."""
+    folders = {name: getattr(command.flags, name) for name in ("config_path", "config_dir")}
+    found = {name: Path(folder).expanduser().absolute() for name, folder in folders.items() if folder}
+    for name, folder in found.items():
+        if not folder.is_dir():
+            raise UserError(
+                f"There is no folder {folder}: --{name.replace('_', '-')} names one of YAML files."
+            )
+        trust.refuse_too_large(folder)
+    path = create_config_search_path(str(found.get("config_path", CONF)))
+    before_schema = SearchPathQuery(provider="schema")
+    if "config_path" in found:
+        path.prepend("lightning_audio", f"file://{CONF}", before_schema)
+    if "config_dir" in found:
+        path.prepend("command-line", f"file://{found['config_dir']}", before_schema)
+    version.setbase("1.3")
+    loader = ConfigLoaderImpl(path)
+    Hydra(ROOT, loader)  # names the job, and registers Hydra's resolvers
+    return loader
 
 
-def _groups(choices: Mapping[str, str | None]) -> list[str]:
-    """The overrides that choose the same groups; what an experiment sets beside them is left out."""
-    named = ((group, name) for group, name in choices.items() if name and (CONF / group).is_dir())
-    return [f"{group}={name}" for group, name in named if group not in OPTIONAL]
+def _searched(overrides: Sequence[Override]) -> list[Override]:
+    return [override for override in overrides if override.get_key_element() == "hydra.searchpath"]
 
 
-def refuse_other_kinds(given: Any, usual: Any, place: str = "") -> None:
-    """Raises UserError for an option that nothing reads, or that is of another kind than its default."""
-    if place in ("", "paths."):  # what is built refuses for itself
-        _refuse_unread(given, usual, place)
-    for key, value in given.items():
-        name, default = f"{place}{key}", usual.get(key)
-        if isinstance(value, dict) and isinstance(default, dict):
-            refuse_other_kinds(value, default, f"{name}.")
-        elif kind := _kind_that_fits(value, default, whole=place in ("loader.", "trainer.")):
-            raise UserError(f"{name}={value} does not fit: give {kind}, such as {default}.")
-
-
-def _refuse_unread(given: Any, usual: Any, place: str) -> None:
-    for key in given:
-        if key not in usual:
-            raise UserError(f"'{place}{key}' is no option{did_you_mean(key, usual)}: nothing reads it.")
-
-
-def _kind_that_fits(value: Any, default: Any, whole: bool) -> str | None:
-    """What belongs in the place of a value that is of another kind than its default; None if it fits."""
-    if value is None or value == "auto" or isinstance(value, dict | list):
-        return None
-    if isinstance(default, dict | list):
-        return "several values"
-    if isinstance(default, bool):
-        return None if isinstance(value, bool) else "true or false"
-    if isinstance(default, int) and (isinstance(value, str) or (whole and isinstance(value, float))):
-        return "a whole number"
-    return "a number" if isinstance(default, float) and isinstance(value, str) else None
+def _override_lists(whole: DictConfig, loader: ConfigLoaderImpl) -> list[list[str]]:
+    """The overrides of each run of a multirun; where a sweeper draws values one by one, of a first one."""
+    sweeper = whole.hydra.sweeper
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    given = OverridesParser.create(loader).parse_overrides([*params, *whole.hydra.overrides.task])
+    if sweeper._target_ == f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
+        return BasicSweeper.split_arguments(given, None)[0]
+    return [[_first_of_sweep(override) for override in given if not override.is_range_sweep()]]
 
 
 def _first_of_sweep(override: Override) -> str:
@@ -216,46 +311,78 @@ def _first_of_sweep(override: Override) -> str:
     return f"{line.split('=', 1)[0]}={next(override.sweep_string_iterator())}"
 
 
-def is_sweep(overrides: Sequence[str]) -> bool:
-    """Whether the overrides name more than one run."""
-    return any(
-        override.is_sweep_override() for override in OverridesParser.create().parse_overrides(list(overrides))
-    )
+def _checked(run: DictConfig, usual_hydra: DictConfig, usual: Any) -> DictConfig:
+    """The configuration of a run without Hydra's part, whose options are known and fit.
 
-
-def _sentence(message: str, overrides: Sequence[str]) -> str:
-    """Hydra's message as one sentence; its advice to add a `+` is dropped: nothing would read the key."""
-    if found := re.search(
-        r"Could not find '(\w+)/([^']*)'.*?Available options in '[^']*':\s*(.*?)(?:\nConfig search|$)",
-        message,
-        re.S,
-    ):
-        group, name, options = found[1], found[2], found[3].split()
-        return (
-            f"There is no {group} {name!r}{did_you_mean(name, options)}: choose one of {', '.join(options)}."
+    What is usual is that of the same groups without what an experiment or the command line sets.
+    """
+    if missing := [group for group in OPTIONAL if isinstance(run.get(group), DictConfig)]:
+        raise UserError(
+            f"{missing[0]}={run.hydra.runtime.choices.get(missing[0])} sets nothing: its file has to begin "
+            "with the line `# @package _global_`."
         )
-    if found := re.search(r"Could not override '([^']*)'", message):
-        key = found[1].split("@")[0]
-        return (
-            f"{key!r} is no option{did_you_mean(key, _all_keys(overrides))}: see conf/ for what can be set."
-        )
-    if found := re.search(r"Environment variable '([^']*)' not found", message):
-        return f"The configuration reads the environment variable {found[1]}, which is not set: set it."
-    if any(words in message for words in UNREADABLE):
-        reason = message.splitlines()[0]
-        return f"An override can't be read ({reason}): write KEY=VALUE, quotes around odd characters."
-    return " ".join(message.split()).rstrip(".") + "."
+    options.refuse_unread(run.hydra, usual_hydra, "hydra.")
+    cfg, given = _resolved(run)
+    options.refuse_other_kinds(given, usual)
+    options.refuse_out_of_range(given)
+    return cfg
 
 
-def _all_keys(overrides: Sequence[str]) -> list[str]:
-    """Every option of the groups that are chosen, by its dotted name."""
-    keys: list[str] = []
+def _resolved(whole: DictConfig) -> tuple[DictConfig, Any]:
+    """A configuration without Hydra's part, and its plain values."""
+    with flag_override(whole, ["readonly", "struct"], [False, False]), as_hydra_config(whole):
+        with read_write(whole.hydra.runtime):
+            whole.hydra.runtime.output_dir = "run"  # known when it starts
+        cfg = whole.copy()
+        del cfg["hydra"]
+        cfg.run_folder = "run"
+        content = OmegaConf.to_container(cfg, resolve=True)
+    OmegaConf.set_struct(cfg, True)
+    return cfg, content
 
-    def walk(node: object, prefix: str) -> None:
-        if isinstance(node, DictConfig):
-            for key in node:
-                keys.append(f"{prefix}{key!s}")
-                walk(node._get_node(key), f"{prefix}{key!s}.")
 
-    walk(compose(ROOT, overrides=[o for o in overrides if (CONF / o.split("=")[0]).is_dir()]), "")
-    return [*keys, *OPTIONAL]
+@contextlib.contextmanager
+def as_hydra_config(whole: DictConfig) -> Iterator[None]:
+    """Within it `${hydra:...}` means this one."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
+    hydra_config.set_config(whole)
+    try:
+        yield
+    finally:
+        hydra_config.cfg = before
+        OmegaConf.set_readonly(whole.hydra, False)
+
+
+def _groups(choices: Mapping[str, str | None]) -> list[str]:
+    """The overrides that choose the same groups; what an experiment sets beside them is left out."""
+    named = ((group, name) for group, name in choices.items() if name and is_group(group))
+    return [f"{group}={name}" for group, name in named if group not in OPTIONAL]
+
+
+def is_group(name: str) -> bool:
+    """Whether the root has such a group; a folder of the user's adds choices to one."""
+    return bool(re.fullmatch(r"\w+", name)) and (CONF / name).is_dir()
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether a command line names more than one run."""
+    command = Command.read(arguments)
+    given = OverridesParser.create().parse_overrides(list(command.overrides))
+    return command.many or any(override.is_sweep_override() for override in given)
+
+
+def sentences(command: Command, loader: ConfigLoaderImpl) -> contextlib.AbstractContextManager[None]:
+    """Turns what Hydra raises into one sentence."""
+
+    def chosen() -> DictConfig:
+        """The groups alone, to tell which options there are."""
+        groups = [
+            o for o in command.overrides if is_group(o.split("=")[0]) or o.startswith("hydra.searchpath=")
+        ]
+        cfg = loader.load_configuration(command.root, groups, RunMode.MULTIRUN, False)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return cfg
+
+    return options.sentences(chosen, OPTIONAL)

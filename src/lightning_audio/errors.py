@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import functools
 import io
 import os
+import re
 import signal
 import sys
+import threading
 import unicodedata
-from collections.abc import Callable, Iterable
-from typing import NoReturn, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,6 +52,11 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if is_control(c) or "\ud800" <= c <= "\udfff" else c for c in text)
 
 
+def masked(text: str) -> str:
+    """Text in which passwords of addresses, as in http://user:password@host, are left out."""
+    return re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)
+
+
 def refuse_address(place: object) -> None:
     """Raises UserError for the address of something in a network: files are read from disks alone."""
     if "://" in str(place):
@@ -63,26 +73,107 @@ def end_on(error: UserError) -> NoReturn:
     sys.exit(2)
 
 
-def cli_errors(program: Callable[P, R]) -> Callable[P, R]:
-    """Lets a program end on a UserError with its sentence and exit status 2.
+@contextlib.contextmanager
+def on_signals(act: Callable[[int], object]) -> Iterator[None]:
+    """Within it SIGINT and SIGTERM act so in this process; a process that it forks ends on them at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread
+        return
+    process = os.getpid()
 
-    On a signal it ends with 128 + its number, as a shell counts: 130 on Ctrl-C, 143 on SIGTERM.
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            act(signum)
+        else:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+
+def interrupt(signum: int) -> NoReturn:
+    """Lets what is running end in order. KeyboardInterrupt would not do: Lightning exits with 1 on that."""
+    raise Interrupted(signum)
+
+
+def leave_at_once(signum: int) -> NoReturn:
+    """Ends the process before it has begun with anything; what is being imported may pass over exceptions."""
+    os.write(2, f"stopped by {signal.Signals(signum).name}\n".encode())
+    os._exit(128 + signum)
+
+
+class _Outliving(io.FileIO):
+    """Standard output that is thrown away once nobody reads it any more."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # a pipe, a terminal that was closed
+                raise
+            _to_nowhere(self.fileno())
+            return len(data)
+
+
+def _to_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def outlive_terminal() -> None:
+    """Lets a program go on whose output nobody reads any more, as in `train | head`."""
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        text, raw = sys.stdout, _Outliving(sys.stdout.fileno(), "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), text.encoding, text.errors, line_buffering=text.line_buffering
+        )
+
+
+def cli_errors(program: Callable[P, R]) -> Callable[P, R]:
+    """Lets a program end in one line: on a UserError with status 2, on a file that it may not use as well.
+
+    On a signal it ends with 128 + its number, as a shell counts: 130 on Ctrl-C, 143 on SIGTERM; where nobody
+    reads its output any more, with 141.
     """
 
     @functools.wraps(program)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in ("stdin", "stdout", "stderr"):  # closed, as by `>&-`: the next file would take its place
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a name that the terminal can't show is spelled out
                 stream.reconfigure(errors="backslashreplace")
         try:
-            return program(*args, **kwargs)
+            with on_signals(interrupt):
+                done = program(*args, **kwargs)
+                sys.stdout.flush()
+                return done
         except UserError as error:
             end_on(error)
-        except KeyboardInterrupt as interrupt:
-            print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        except KeyboardInterrupt as interrupt_:
+            print(": ".join(["interrupted", *map(str, interrupt_.args)]), file=sys.stderr)
             sys.exit(130)
         except Interrupted as interruption:
             print(f"stopped by {signal.Signals(interruption.signum).name}{interruption}", file=sys.stderr)
             sys.exit(128 + interruption.signum)
+        except BrokenPipeError:
+            _to_nowhere(1)
+            sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not error.filename:
+                raise
+            end_on(
+                UserError(
+                    f"{error.filename} can't be used ({error.strerror}): change its permissions, or name "
+                    "another place by paths.logs, paths.cache or --output."
+                )
+            )
 
     return wrapped

@@ -26,10 +26,10 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int,
     root, whole = tmp_path_factory.mktemp("folds"), program.train
     arguments = [*ONE, f"paths.logs={root}", f"paths.cache={tmp_path_factory.getbasetemp() / 'cache'}"]
 
-    def interrupted(cfg: Any, folder: Path, force: bool) -> dict[str, Any]:
+    def interrupted(cfg: Any, folder: Path, *options: Any) -> dict[str, Any]:
         if cfg.data.fold == 3:
             raise KeyboardInterrupt
-        return whole(cfg, folder, force)
+        return whole(cfg, folder, *options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["folds"])
@@ -114,7 +114,7 @@ def test_runs_that_are_not_all_folds_are_not_scored_again(
 
 
 def test_a_fold_that_fails_ends_without_a_result(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(cfg: Any, folder: Path, force: bool) -> dict[str, Any]:
+    def failing(cfg: Any, folder: Path, *options: Any) -> dict[str, Any]:
         raise UserError("No luck.")
 
     monkeypatch.setattr(program, "train", failing)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,20 @@ def test_the_front_door_lists_the_programs(
     printed = capsys.readouterr()
     for name in ("train", "evaluate", "predict", "folds", "find-lr"):
         assert f"  {name} " in printed.out + printed.err
+    assert printed.err.endswith("error: There is no program 'tarin' (did you mean 'train'?).\n") == bool(
+        status
+    )
+
+
+@pytest.mark.parametrize("program", [arguments.predict, arguments.evaluate, arguments.align, arguments.ngram])
+def test_a_package_that_is_allowed_swallows_nothing(
+    program: Callable[[list[str]], argparse.Namespace],
+) -> None:
+    given = {arguments.align: ["text"], arguments.ngram: ["--output", "x"]}.get(program, [])
+    options = program(["run", "--allow", "one", "a=b.wav", "--allow", "two", *given])
+    assert options.allow == ["one", "two"]
+    assert "a=b.wav" in str(options)
+    assert program(["run", "a=b.wav", *given]).allow == []
 
 
 @pytest.mark.parametrize("name", front.PROGRAMS)

@@ -135,7 +135,7 @@ def test_a_run_starts_as_hydra_starts_it_and_composes_no_third_time(
         loaded.append(config_name)
         return load(self, config_name, *args, **options)
 
-    def noted(cfg: DictConfig, folder: Path, force: bool) -> dict[str, Any]:
+    def noted(cfg: DictConfig, folder: Path, *_: Any) -> dict[str, Any]:
         hydra = HydraConfig.get()
         seen.append((folder, cfg.run_folder, hydra.job.name, cfg.optimizer.lr))
         return {}

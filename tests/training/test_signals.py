@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -176,17 +175,21 @@ def test_what_keeps_a_job_from_its_queue_is_said(
 
 
 def test_a_file_of_another_job_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "command", ["seed=1"])
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     for name, job in (("2026-01-01", "5"), ("2026-01-02", "5"), ("2026-01-03", "6")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "slurm.json").write_text(json.dumps({"job": job, "command": ["seed=1"]}))
-    assert slurm.restarted_folder(tmp_path) is None
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        slurm.remember_command(tmp_path / name, ["seed=1"])
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "2026-01-04").mkdir()
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    assert slurm.restarted_folder(tmp_path) == tmp_path / "2026-01-02"
-    monkeypatch.setattr(slurm, "command", ["seed=2"])
-    assert slurm.restarted_folder(tmp_path) is None
+    slurm.remember_command(tmp_path / "2026-01-04", ["seed=1"])  # it was killed before it could be resumed
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert slurm.restarted_folder(tmp_path, ["seed=1"], "config.yaml") is None
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    assert slurm.restarted_folder(tmp_path, ["seed=1"], "config.yaml") == tmp_path / "2026-01-02"
+    assert slurm.restarted_folder(tmp_path, ["seed=2"], "config.yaml") is None
 
 
 def test_force_is_true_or_false(logs: Path) -> None:

@@ -168,7 +168,11 @@ def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "overrides", nargs="*", help="as for train: experiment=NAME, data=NAME, data.root=..."
     )
     parser.add_argument("--json", type=Path, help="write the whole report, with every clip, to this file")
-    return parser.parse_intermixed_args(argv)
+    parser.add_argument("--config-dir", type=Path, help="a conf folder of your own, beside conf/")
+    options = parser.parse_intermixed_args(argv)
+    if options.config_dir:
+        options.overrides.insert(0, f"--config-dir={options.config_dir}")
+    return options
 
 
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.
@@ -188,7 +192,13 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_allow(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--allow", nargs="*", default=[], help="packages of your own that a run may build")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of your own that a run may build, which somebody sent; may be given several times",
+    )
 
 
 def _add_times(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +206,9 @@ def _add_times(parser: argparse.ArgumentParser) -> None:
     both = parser.add_argument_group("events and streams")
     both.add_argument("--on", type=float, help="a label goes on with this score [0.5]")
     both.add_argument("--off", type=float, help="and off below this one [0.3]")
-    both.add_argument("--ignore", nargs="*", help="labels that are no events, such as _silence_")
+    both.add_argument(
+        "--ignore", action="append", metavar="LABEL", help="no event, as _silence_; several times"
+    )
     events = parser.add_argument_group("events")
     events.add_argument("--events", action="store_true", help="what sounds from when to when, in long files")
     events.add_argument("--min-seconds", type=float, help="drop shorter events [0]")

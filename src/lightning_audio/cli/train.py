@@ -4,6 +4,7 @@ lightning-audio train experiment=demo trainer.max_epochs=10
 lightning-audio train -m experiment=demo optimizer.lr=1e-3,3e-4 seed=0,1
 lightning-audio train experiment=demo resume=latest
 lightning-audio train experiment=demo resume=latest trainer.max_epochs=60 resume.force=true
+lightning-audio train --config-dir my_conf experiment=mine
 """
 
 from __future__ import annotations
@@ -11,128 +12,139 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_audio import config
-from lightning_audio.errors import UserError, cli_errors, end_on
+from lightning_audio.config import Command, Composed
+from lightning_audio.errors import UserError, cli_errors, outlive_terminal
 from lightning_audio.reports import sweep
-from lightning_audio.reports.results import (
-    METRICS,
-    write_failure,
-)
-from lightning_audio.training import slurm
+from lightning_audio.reports.results import METRICS, write_failure
+from lightning_audio.training import run_folder, slurm
+from lightning_audio.training.launch import place_sweep, run_folder_of, show, start
 from lightning_audio.training.resume import (
     composed,
-    refuse_other_runs,
+    refuse_other_settings,
     resumed_config,
     resumed_folder,
-    without_force,
 )
-from lightning_audio.training.run import many_runs, print_run, train
-from lightning_audio.training.run_folder import refuse_unwritable
-from lightning_audio.training.saved_config import MULTIRUN_FILE
-
-HYDRA_FLAGS = (
-    "-h",
-    "--help",
-    "--hydra-help",
-    "-c",
-    "--cfg",
-    "-i",
-    "--info",
-    "-sc",
-    "--shell-completion",
-    "--version",
-)
+from lightning_audio.training.run import print_run, train
+from lightning_audio.training.saved_config import CONFIG_FILE, MULTIRUN_FILE, keep_hydra
 
 
-def run_job(cfg: DictConfig, force: bool = False) -> None:
-    """One run as Hydra starts it; a failed run of a multirun is noted, and the others go on."""
-    run_folder = Path(HydraConfig.get().runtime.output_dir)
-    many = many_runs()
-    if many:
-        slurm.remember_command(Path(HydraConfig.get().sweep.dir))
-    if many and (run_folder / METRICS).is_file():
-        print(f"{run_folder} has its scores already.")
-        return
-    cfg.resume = None
-    try:
-        content = train(cfg, run_folder, force)
-    except UserError as error:
-        note_failure(run_folder, str(error))
-        if not many:
-            end_on(error)  # before Hydra adds a traceback
-        print(f"error: {error}", file=sys.stderr)
-    except Exception as error:
-        note_failure(run_folder, f"{type(error).__name__}: {error}")
-        if not many:
-            raise
-        traceback.print_exc()
-    else:
-        if content and not many:
-            print_run(run_folder, content)
-
-
-def note_failure(run_folder: Path, reason: str) -> None:
-    """Leaves the reason in the run folder; a disk that is full may be the reason itself."""
-    with contextlib.suppress(OSError):
-        write_failure(run_folder, reason)
-
-
-def resume_run(cfg: DictConfig, overrides: list[str], force: bool = False) -> None:
-    """Goes on with a run in its own folder by its own configuration, changed by the overrides.
+def launch(arguments: Sequence[str]) -> Path | None:
+    """Starts what a command line asks for; the folder of the run, or of the multirun.
 
     Raises:
-        UserError: as `resumed_config` and `train` say.
+        UserError: something in it is mistyped, the run ended in one, or some runs of a multirun did.
     """
-    changed, folder = resumed_config(cfg, overrides, force)
-    if content := train(changed, folder, force):
-        print_run(folder, content)
+    command = Command.read(arguments)
+    if command.shows:
+        return show(command)
+    asked = composed(command)
+    if config.is_sweep(command.overrides) and not asked.many:
+        raise UserError("Several values for one option make several runs: put -m in front of the options.")
+    logs = Path(asked.cfg.paths.logs)
+    run_folder.refuse_unwritable(logs)
+    marker = MULTIRUN_FILE if asked.many else CONFIG_FILE
+    restarted = slurm.restarted_folder(logs / asked.cfg.name, command.arguments, marker)
+    if restarted and not asked.cfg.resume:
+        print(f"Job {slurm.job_id()} was requeued: it goes on in {restarted}.", flush=True)
+        asked.cfg.resume, command = str(restarted), command.alone()
+    if asked.many:
+        return run_many(command, asked)
+    if asked.cfg.resume:
+        cfg, folder = resumed_config(asked.cfg, command)
+        if content := train(cfg, folder, command.force):
+            print_run(folder, content)
+        return folder
+    return run_one(command, asked)
 
 
-def launch(arguments: list[str]) -> None:
-    """Starts what the command line asks for; raises UserError for what it mistypes."""
-    arguments, force = without_force([config.renamed(argument) for argument in arguments])
-    slurm.command[:] = arguments
-    many = "-m" in arguments or "--multirun" in arguments
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    if not any(argument in HYDRA_FLAGS for argument in arguments):
-        cfg, whole = config.compose_run(overrides) if many else composed(overrides)
-        if config.is_sweep(overrides) and not many:
-            raise UserError(
-                "Several values for one option make several runs: put -m in front of the options."
-            )
-        refuse_unwritable(Path(cfg.paths.logs))
-        if not cfg.resume and (started := slurm.restarted_folder(Path(cfg.paths.logs) / cfg.name)):
-            print(f"Job {slurm.job_id()} was requeued: it goes on in {started}.", flush=True)
-            cfg.resume, overrides = str(started), overrides if many else []
-        if cfg.resume and not many:
-            return resume_run(cfg, overrides, force)
-        if overrides == arguments and whole.hydra.mode != RunMode.MULTIRUN:
-            return config.run_once(whole, run_job)
-        if cfg.resume:
-            folder = resumed_folder(cfg, MULTIRUN_FILE)
-            refuse_other_runs(folder, overrides, force)
-            arguments = [*arguments, f"hydra.sweep.dir={folder}"]
-    sys.argv[1:] = arguments
-    sweep.failed.clear()
+def run_one(command: Command, asked: Composed) -> Path:
+    """One new run, in the folder that Hydra gives it."""
+    folder = run_folder.shared(run_folder_of(asked.whole, many=False))
+    asked.whole.hydra.run.dir = str(folder)
+    with config.as_hydra_config(asked.whole):
+        refuse_other_settings(asked.cfg, folder, command.force)
 
-    def forced_job(cfg: DictConfig) -> None:  # Hydra asks a function where it was written
-        run_job(cfg, force)
+    def job(cfg: DictConfig) -> None:
+        keep_hydra(cfg, folder)
+        slurm.remember_command(folder, command.arguments)
+        cfg.resume = None
+        try:
+            content = train(cfg, folder, command.force)
+        except Exception as error:
+            note_failure(folder, error)
+            raise
+        if content:
+            print_run(folder, content)
 
-    hydra.main(config_path=str(config.CONF), config_name=config.ROOT, version_base="1.3")(forced_job)()
-    if sweep.failed:
-        raise UserError(f"{len(sweep.failed)} runs failed: the table above says why.")
-    return None
+    start(asked, job)
+    return folder
+
+
+def run_many(command: Command, asked: Composed) -> Path:
+    """The runs of a multirun, one after another unless a launcher does otherwise, then a table of them all.
+
+    Those that are done are left out; one that fails is noted, and the others go on.
+    """
+    if asked.cfg.resume:
+        place_sweep(asked, resumed_folder(asked.cfg, MULTIRUN_FILE))
+    sweep_folder = Path(asked.whole.hydra.sweep.dir).absolute()
+    folders = [run_folder_of(run, many=True) for run in asked.runs]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UserError(
+            f"Several runs would share the folder {twice[0]}: let hydra.sweep.subdir name every option that "
+            "varies, or leave it out."
+        )
+    for cfg, run, folder in zip(asked.cfgs, asked.runs, folders, strict=True):
+        with config.as_hydra_config(run):
+            refuse_other_settings(cfg, folder, command.force)
+
+    def job(cfg: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        slurm.remember_command(sweep_folder, command.arguments)
+        cfg.resume = None
+        try:
+            config.settle(cfg)
+            other = refuse_other_settings(cfg, folder, command.force)
+            keep_hydra(cfg, folder, sweep_folder)
+            if (folder / METRICS).is_file() and not other:
+                print(f"{folder} has its scores already.")
+                return
+            train(cfg, folder, command.force, sweep_folder)
+        except Exception as error:
+            note_failure(folder, error)
+            if isinstance(error, UserError):
+                print(f"error: {error}", file=sys.stderr)
+            else:
+                traceback.print_exc()
+
+    start(asked, job)
+    summary = sweep.summarise_sweep(sweep.run_folders(sweep_folder))
+    sweep.write_sweep_report(sweep_folder, summary)
+    sweep.print_sweep_report(summary)
+    if summary.failed:
+        raise UserError(f"{len(summary.failed)} runs failed: the table above says why.")
+    return sweep_folder
+
+
+def note_failure(folder: Path, error: Exception) -> None:
+    """Leaves the reason in the run folder; a disk that is full may be the reason itself."""
+    if (folder / METRICS).is_file():
+        return  # of a run that had come to its end before
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError):
+        write_failure(folder, reason)
 
 
 @cli_errors
 def main() -> None:
+    outlive_terminal()
     launch(sys.argv[1:])
 
 

@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +19,7 @@ from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.errors import UserError, printable
 from lightning_audio.io import terminal, to_json, write_atomically
 from lightning_audio.metrics.intervals import Score, unit_of
+from lightning_audio.trust import read_yaml
 
 METRICS = "metrics.json"
 
@@ -163,8 +163,7 @@ def read_run(folder: Path) -> RunResult:
 def read_overrides(folder: Path) -> dict[str, str]:
     """What the command line said, `optimizer.lr=1e-3` as key and value; empty where Hydra left none."""
     path = folder / ".hydra" / "overrides.yaml"
-    lines = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-    assert isinstance(lines, list)
+    lines = read_yaml(path) if path.is_file() else []
     pairs = (str(line).lstrip("+~").partition("=") for line in lines)
     return {key: value for key, _, value in pairs}
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from lightning_audio.io import terminal, to_json, write_atomically
@@ -23,29 +21,15 @@ from lightning_audio.reports.results import (
     score_text,
 )
 from lightning_audio.reports.tables import markdown_table, print_table
+from lightning_audio.trust import read_yaml
 
 FOLDS_ONLY = ["data.fold"]  # the varying option of runs that are not to be compared
-
-# Of the last multirun in this process: Hydra returns nothing of it.
-last_folder: Path | None = None
-failed: list[str] = []
 
 
 def run_folders(folder: Path) -> list[Path]:
     """The folders of the runs of a multirun."""
-    return sorted(file.parents[1] for file in folder.glob("*/.hydra/overrides.yaml"))
-
-
-class SweepTable(Callback):
-    """Written and printed by Hydra when the last run has ended; `conf/train.yaml` names it."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        global last_folder
-        last_folder = Path(config.hydra.sweep.dir)
-        summary = summarise_sweep(run_folders(last_folder))
-        write_sweep_report(last_folder, summary)
-        failed[:] = [row["folder"] for row in summary.rows if row["error"] is not None]
-        print_sweep_report(summary)
+    found = {file.parents[1] for file in folder.glob("**/.hydra/overrides.yaml")}
+    return sorted(found - {folder})
 
 
 @dataclass(frozen=True)
@@ -79,6 +63,11 @@ class SweepSummary:
             | {"status": "done" if row["error"] is None else "failed"}
             for i, row in enumerate(self.rows)
         ]
+
+    @property
+    def failed(self) -> list[str]:
+        """The folders of the runs that did not come to their end."""
+        return [row["folder"] for row in self.rows if row["error"] is not None]
 
     def remarks(self) -> list[str]:
         """How the best run was found, and the sentence with which each failed run ended."""
@@ -123,8 +112,8 @@ def _sweep_row(folder: Path) -> dict[str, Any]:
 
 def _run_number(folder: Path) -> int:
     path = folder / ".hydra" / "hydra.yaml"
-    number = OmegaConf.select(OmegaConf.load(path), "hydra.job.num") if path.is_file() else None
-    return 0 if number is None else int(number)
+    about = read_yaml(path) if path.is_file() else {}
+    return int(about.get("hydra", {}).get("job", {}).get("num") or 0)
 
 
 def _failure(folder: Path) -> str:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_audio import build, config
-from lightning_audio.errors import UserError, refuse_address
+from lightning_audio import build, config, options, trust
+from lightning_audio.config import FORCE, Command, Composed
+from lightning_audio.errors import UserError, masked, refuse_address
 from lightning_audio.training import run_folder, saved_config
 
-FORCE = "resume.force"
-HYDRA = ".hydra"  # Hydra's folder in that of a run: what was asked for, and what files in conf/ made of it
 # What may be other than it was without another run coming of it; whether the data are the same is asked when
 # they are read.
 HARMLESS = (
+    "allow",
     "test",
     "paths",
     *(f"data.{place}" for place in ("root", "test_root", "cache", "file", "train", "val", "test", "audio")),
@@ -32,74 +33,90 @@ HARMLESS = (
     "callbacks.training_examples",
 )
 NAMES_A_RUN = ("resume", "experiment", "allow")  # options that change nothing of what a run folder says
+WITH_PLACES = ("data", "models", "cache")  # options of `paths` that other options are below
 WITH_PATHS = ("paths", "data", "network", "augment")  # parts that name files of the user's
+CONF_FLAGS = {"config-path": "config_path", "config-dir": "config_dir", "config-name": "config_name"}
 ABSENT = object()
 
 Changes = Mapping[str, tuple[Any, Any]]  # the old and the new value of options, by dotted name
 
 
-def without_force(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments of a command line but `resume.force=...`, and whether that says true.
-
-    It is no option of the configuration, where `resume` is one value; a run is never started with it.
-
-    Raises:
-        UserError: it says something else.
-    """
-    said = [argument.partition("=")[2].lower() for argument in arguments if argument.split("=")[0] == FORCE]
-    if any(word not in ("true", "false") for word in said):
-        raise UserError(f"{FORCE}={said[-1]} does not fit: set it to true or false.")
-    return [a for a in arguments if a.split("=")[0] != FORCE], said[-1:] == ["true"]
-
-
-def composed(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-    """As `config.compose_run`; where a run is resumed, options may be such as only its configuration has.
+def composed(command: Command) -> Composed:
+    """As `config.compose`; where a run is resumed, options may be such as only its configuration has.
 
     Raises:
         UserError: as that; what is no option of the run either is refused by `resumed_config`.
     """
     try:
-        return config.compose_run(overrides)
+        return config.compose(command)
     except UserError:
-        if not any(override.startswith("resume=") for override in overrides):
+        if command.many or not any(override.startswith("resume=") for override in command.overrides):
             raise
-        names = (override.split("=")[0] for override in overrides)
-        chosen = [name in (*NAMES_A_RUN, "name") or (config.CONF / name).is_dir() for name in names]
-        return config.compose_run([o for o, is_chosen in zip(overrides, chosen, strict=True) if is_chosen])
+        plain = {o for o in command.overrides if o[0] not in "+~" and not o.startswith(("hydra.", "resume="))}
+        added = [
+            f"++{o}" if o in plain and not config.is_group(o.split("=")[0]) else o for o in command.overrides
+        ]
+        return config.compose(replace(command, overrides=tuple(added)))
 
 
-def resumed_config(cfg: DictConfig, overrides: Sequence[str], force: bool = False) -> tuple[DictConfig, Path]:
-    """The configuration to go on with, and the run folder that `resume` of `cfg` means.
+def resumed_config(cfg: DictConfig, command: Command) -> tuple[DictConfig, Path]:
+    """The configuration to resume with, and the run folder that `resume` of `cfg` means.
 
     It is that of the folder, changed by the overrides. What files in conf/ say otherwise than when the run
-    was started counts only with `force`; where a folder is all that is given, nobody asks for these files.
+    was started counts only with `resume.force=true`; where a folder is all that is given, nobody asks for
+    these files.
 
     Raises:
         UserError: there is no such run, a group is chosen that is not what the run was started with, or
-            options are other than they were and `force` is not given.
+            options are other than they were and `resume.force=true` is not given.
     """
     folder = resumed_folder(cfg)
     allow = build.packages_of(cfg)
-    before = _where_it_is_now(saved_config.saved_config(folder, allow, training=True), cfg, overrides)
-    now = edited(folder, before)
-    if not force and cfg.resume != "latest" and len(overrides) <= 1:
+    before = _where_it_is_now(saved_config.saved_config(folder, allow, training=True), cfg, command.overrides)
+    if saved_config.is_own(folder):
+        allow += build.packages_of(before)
+    now = edited(folder, before, command)
+    if not command.force and cfg.resume != "latest" and len(command.overrides) <= 1:
         _tell(differences(before, now), f"{folder} goes on without what has changed in conf/ since its start")
         return before, folder
-    saved_config.refuse_foreign(now, folder, allow)
-    named = [override for override in overrides if override.split("=")[0] not in NAMES_A_RUN]
-    groups = [override for override in named if (config.CONF / override.split("=")[0]).is_dir()]
+    if now != before:
+        saved_config.refuse_foreign(now, folder, allow)
+    named = [
+        override
+        for override in command.overrides
+        if override.split("=")[0] not in NAMES_A_RUN and not override.startswith("hydra.")
+    ]
+    groups = [override for override in named if config.is_group(override.split("=")[0])]
     edits, now = now, saved_config.changed(now, [option for option in named if option not in groups])
-    config.refuse_other_kinds(_resolved(now), _resolved(edits))
+    options.refuse_other_kinds(_resolved(now), _resolved(edits))
+    options.refuse_out_of_range(_resolved(now))
     _refuse_other_groups(cfg, groups, now, folder)
-    tell_changes(folder, differences(before, now), force)
+    tell_changes(folder, differences(before, now), command.force)
     return now, folder
+
+
+def refuse_other_settings(cfg: DictConfig, folder: Path, force: bool) -> bool:
+    """Asks the same where a run is to start in the folder of one: whether it has other settings than that.
+
+    Raises:
+        UserError: it has, and `force` is not given.
+    """
+    if not (folder / saved_config.CONFIG_FILE).is_file():
+        return False
+    now = cfg.copy()
+    now.run_folder, now.resume = str(folder), None
+    before = saved_config.load_config(folder)
+    for name in WITH_PLACES:  # where data and weights lie is no setting
+        old, new = (str(OmegaConf.select(one, f"paths.{name}")) for one in (before, now))
+        before = OmegaConf.create(saved_config.moved(_resolved(before), old, new))
+    return tell_changes(folder, differences(before, now), force)
 
 
 def _where_it_is_now(saved: DictConfig, cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """What is saved, with data, weight files and cache where `cfg` has them: if that is asked for, or nothing
     is left where they were."""
     content = _resolved(saved)
-    for name in ("data", "models", "cache"):
+    for name in WITH_PLACES:
         old, new = (str(OmegaConf.select(one, f"paths.{name}")) for one in (saved, cfg))
         asked = [o.partition("=")[2] for o in overrides if o.split("=")[0] == f"paths.{name}"]
         new = asked[-1] if asked else new
@@ -121,22 +138,25 @@ def _refuse_other_groups(cfg: DictConfig, groups: Sequence[str], saved: DictConf
             raise UserError(f"{choice} makes another run than {folder}: leave it out, or start a new run.")
 
 
-def edited(folder: Path, saved: DictConfig) -> DictConfig:
+def edited(folder: Path, saved: DictConfig, command: Command | None = None) -> DictConfig:
     """The configuration `saved` of a run with what files in conf/ say otherwise than when it was started.
 
     Nothing is changed where that can't be said: Hydra's folder is not there, or the command that started the
-    run makes none any more.
+    run makes none any more. `command` says which other conf folders there are.
     """
     try:
-        then = OmegaConf.load(folder / HYDRA / "config.yaml")
-        started = OmegaConf.to_container(OmegaConf.load(folder / HYDRA / "overrides.yaml"))
-        assert isinstance(then, DictConfig)
-        assert isinstance(started, list)
-        now = config.compose_config([str(override) for override in started])
+        then = OmegaConf.create(trust.read_yaml(folder / saved_config.HYDRA / "config.yaml"))
+        started = [
+            str(override) for override in trust.read_yaml(folder / saved_config.HYDRA / "overrides.yaml")
+        ]
+        searched = [o for o in command.overrides if o.startswith("hydra.searchpath=")] if command else []
+        given = vars(command.flags) if command else {}
+        places = [f"--{flag}={given[n]}" for flag, n in CONF_FLAGS.items() if given.get(n)]
+        now = config.compose_config([*places, *searched, *started])
         for cfg in (then, now):
             cfg.run_folder, cfg.resume = str(folder), None
         return OmegaConf.create(_merged(*map(_resolved, (then, now, saved))))
-    except (OSError, ValueError, AssertionError, UserError, yaml.YAMLError, OmegaConfBaseException):
+    except (TypeError, AttributeError, UserError, OmegaConfBaseException):
         return saved
 
 
@@ -166,12 +186,12 @@ def _differences(old: Any, new: Any, place: tuple[str, ...]) -> Iterator[tuple[s
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             yield from _differences(old.get(key), new.get(key), (*place, str(key)))
-    elif old != new:
+    elif masked(str(old)) != masked(str(new)) or type(old) is not type(new):
         yield ".".join(place), (old, new)
 
 
-def tell_changes(folder: Path, found: Changes, force: bool) -> None:
-    """Says which options a run goes on with that it was not trained with before.
+def tell_changes(folder: Path, found: Changes, force: bool) -> bool:
+    """Says with which other options a run goes on than before; returns whether they make another run.
 
     Raises:
         UserError: with them it is another run, and it was not said that it is meant.
@@ -183,29 +203,16 @@ def tell_changes(folder: Path, found: Changes, force: bool) -> None:
             f"resume={folder} alone to go on with the old ones, or add {FORCE}=true to go on with these."
         )
     _tell(found, "Goes on with other settings")
+    return bool(asked)
 
 
 def _text(changes: Changes) -> str:
-    return ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changes.items())
+    return masked(", ".join(f"{name} {before} -> {after}" for name, (before, after) in changes.items()))
 
 
 def _tell(changes: Changes, what: str) -> None:
     if changes:
         print(f"{what}: {_text(changes)}", flush=True)
-
-
-def refuse_other_runs(folder: Path, overrides: Sequence[str], force: bool = False) -> None:
-    """Raises UserError where a multirun was started with other overrides, or, without `force`, where files in
-    conf/ say otherwise than when one of its runs was started: its runs would be mixed up."""
-    saved = OmegaConf.select(
-        OmegaConf.load(folder / saved_config.MULTIRUN_FILE), "hydra.overrides.task", default=[]
-    )
-    started, wanted = ({o for o in side if not o.startswith("resume=")} for side in (saved, overrides))
-    if started != wanted:
-        raise UserError(f"{folder} was started with {' '.join(sorted(started))}: resume it with the same.")
-    for file in sorted(folder.glob(f"*/{saved_config.CONFIG_FILE}")):
-        before = saved_config.load_config(file.parent)
-        tell_changes(file.parent, differences(before, edited(file.parent, before)), force)
 
 
 def resumed_folder(cfg: DictConfig, marker: str = saved_config.CONFIG_FILE) -> Path:
@@ -215,7 +222,7 @@ def resumed_folder(cfg: DictConfig, marker: str = saved_config.CONFIG_FILE) -> P
         UserError: there is none, or it is of the other kind.
     """
     refuse_address(cfg.resume)
-    folder = Path(str(cfg.resume)).expanduser()
+    folder = Path(str(cfg.resume)).expanduser().absolute()
     if cfg.resume == "latest":
         folder = latest(Path(cfg.paths.logs) / cfg.name, marker)
     elif not folder.is_dir():
@@ -224,6 +231,8 @@ def resumed_folder(cfg: DictConfig, marker: str = saved_config.CONFIG_FILE) -> P
         raise UserError(
             f"{folder} can't be resumed here (it has no {marker}): -m and folds resume a multirun."
         )
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} can't be written to: resume a copy of it, elsewhere.")
     return folder
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import sys
 import time
 import warnings
-from datetime import datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -41,54 +40,59 @@ from lightning_audio.training.callbacks.throughput import Throughput
 from lightning_audio.training.fit import check_resumable, fit_with_rollback
 from lightning_audio.training.normalizer import fit_normalizer
 from lightning_audio.training.run_folder import alone_in
-from lightning_audio.training.saved_config import CONFIG_FILE
+from lightning_audio.training.saved_config import CONFIG_FILE, keep_config
 from lightning_audio.training.trainer import build_trainer, refuse_unknown_scores
 
 
-def train(cfg: DictConfig, run_folder: Path, force: bool = False) -> dict[str, Any]:
-    """Trains, or goes on training, in a run folder; then tests and writes the report.
+def train(
+    cfg: DictConfig, run_folder: Path, force: bool = False, sweep_folder: Path | None = None
+) -> dict[str, Any]:
+    """Trains, or resumes training, in a run folder; then tests and writes the report.
 
     Where the folder has `checkpoints/last.ckpt`, training goes on from there; with `force` on data that are
-    not what they were, too.
+    not what they were, too. `sweep_folder` is that of the multirun that the run is part of.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; nothing in a process that helps another one.
 
     Raises:
         UserError: something in the configuration or the data is wrong, the disk is full, or another process
             is in the folder.
         Interrupted: SIGTERM, Ctrl-C or on Slurm SIGUSR1; it is saved, and on Slurm the job is requeued.
     """
+    with _ends_resumable(run_folder, sweep_folder):
+        return _train(cfg, run_folder, force, sweep_folder)
+
+
+@contextlib.contextmanager
+def _ends_resumable(run_folder: Path, sweep_folder: Path | None) -> Iterator[None]:
+    """Lets signals end the run in order; they and a full disk say how to go on."""
     with signals.handling():
         try:
-            return _train(cfg, run_folder, force)
+            yield
         except OSError as error:
             if not is_full(error):
                 raise
             raise UserError(
                 f"The disk of {run_folder} is full; the checkpoint before is whole: free some space, then "
-                f"{resume_hint(run_folder)}."
+                f"{resume_hint(run_folder, sweep_folder)}."
             ) from error
         except Interrupted as interruption:
             requeued = slurm.requeue(interruption.signum)
-            raise Interrupted(interruption.signum, f"{requeued}: {resume_hint(run_folder)}") from None
+            hint = resume_hint(run_folder, sweep_folder)
+            raise Interrupted(interruption.signum, f"{requeued}: {hint}") from None
 
 
-def resume_hint(run_folder: Path) -> str:
+def resume_hint(run_folder: Path, sweep_folder: Path | None = None) -> str:
     """What to do with a run, or with the multirun that it is part of, that was cut."""
-    if not many_runs() and not (run_folder / CONFIG_FILE).is_file():
+    if sweep_folder:
+        return f"go on with the same command and resume={sweep_folder}"
+    if not (run_folder / CONFIG_FILE).is_file():
         return "start it again, for training had not begun"
-    if many_runs():
-        return f"go on with the same command and resume={HydraConfig.get().sweep.dir}"
     return f"go on with resume={run_folder}"
 
 
-def many_runs() -> bool:
-    """Whether this is a run of a Hydra multirun."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def _train(cfg: DictConfig, run_folder: Path, force: bool) -> dict[str, Any]:
+def _train(cfg: DictConfig, run_folder: Path, force: bool, sweep_folder: Path | None) -> dict[str, Any]:
     start = time.perf_counter()
     quiet()
     keep_freed_memory()
@@ -101,14 +105,17 @@ def _train(cfg: DictConfig, run_folder: Path, force: bool) -> dict[str, Any]:
     build.keep_features(cfg, task, data)
     trainer = build_trainer(cfg, run_folder, data, task.monitor)
     refuse_unknown_scores(trainer, task, data)
-    refuse_many_processes_in_multirun(trainer)
+    if trainer.world_size > 1 and sweep_folder:
+        raise UserError(
+            "A multirun can't train on several devices, whose processes would run other trials: set "
+            "trainer=gpu or trainer.devices=1, or start the runs one by one."
+        )
     folder = run_folder / "checkpoints"
     size = checkpoint_bytes(trainer, task)
     checkpoint_files.refuse_too_little_space(folder, size, best=data.has_validation)
     with alone_in(run_folder):
         last = _checked_checkpoint(run_folder, trainer, task, data, force)
-        keep_config(cfg, run_folder)  # now that nothing in it is wrong: this makes the folder one to resume
-        slurm.remember_command(run_folder)
+        keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed
         if last is None:
             fit_normalizer(task, data)
         parameters = sum(p.numel() for p in task.network.parameters())
@@ -159,17 +166,6 @@ def _facts(trainer: pl.Trainer, data: AudioDataModule, start: float) -> dict[str
     return facts
 
 
-def keep_config(cfg: DictConfig, run_folder: Path) -> None:
-    """Leaves the resolved configuration in the run folder; an older, different one is kept beside it."""
-    run_folder.mkdir(parents=True, exist_ok=True)
-    file, content = run_folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True)
-    if file.is_file() and file.read_text(encoding="utf-8") != content:
-        write_atomically(
-            run_folder / f"config_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.yaml", file.read_bytes()
-        )
-    write_atomically(file, content)
-
-
 @rank_zero_only
 def report_quarantined(data: AudioDataModule, run_folder: Path) -> None:
     """Says in a line which clips are in quarantine, and leaves the list of them in the run folder."""
@@ -218,15 +214,6 @@ def print_run(folder: Path, content: dict[str, Any]) -> None:
     print_report(folder, content)
     if "test/wer" in content["scores"]:
         print_transcript_report(read_predictions(folder / PREDICTIONS))
-
-
-def refuse_many_processes_in_multirun(trainer: pl.Trainer) -> None:
-    """Raises UserError where the ranks of a run would each start the whole multirun again."""
-    if trainer.world_size > 1 and many_runs():
-        raise UserError(
-            "A multirun can't train on several devices, since their processes would run different trials: "
-            "set trainer=gpu or trainer.devices=1, or start the runs one by one."
-        )
 
 
 def quiet() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
+from torch.distributed import TCPStore
 
 from lightning_audio.errors import UserError
 
@@ -57,6 +58,19 @@ def alone_in(run_folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def shared(folder: Path) -> Path:
+    """The folder of the run that several processes of torchrun train: the one that the first of them drew.
+
+    Processes that Lightning starts get it on their command line.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return folder
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    if os.environ["RANK"] == "0":  # kept where torchrun starts its processes once more: they resume the run
+        store.compare_set("lightning_audio/run_folder", "", str(folder))
+    return Path(store.get("lightning_audio/run_folder").decode())
 
 
 def newest(folders: Iterable[Path]) -> Path | None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_audio import config, trust
 from lightning_audio.build import refuse_unknown
+from lightning_audio.checkpoint import signed_description
 from lightning_audio.config import up_to_date
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, masked
+from lightning_audio.io import write_atomically
 
 CONFIG_FILE = "config.yaml"
 
 MULTIRUN_FILE = "multirun.yaml"  # Hydra's, in the folder of a multirun
+HYDRA = ".hydra"  # in a run folder: what was asked for, and what files in conf/ made of it
 
 FOLDERS = ("save_dir", "dirpath", "dir", "log_dir", "root_dir", "output_dir")  # options of what writes files
 
@@ -25,28 +32,38 @@ SERVERS, SERVER = ("tracking_uri",), "MLFLOW_TRACKING_URI"
 
 
 def changed(cfg: DictConfig, changes: Sequence[str]) -> DictConfig:
-    """A saved configuration with KEY=VALUE changes of options that it has.
+    """A saved configuration with KEY=VALUE changes of options that it has, or +KEY=VALUE of others.
 
     Raises:
         UserError: a change names what is no single option there.
     """
     cfg = cfg.copy()
     for change in changes:
-        key, equals, _ = change.partition("=")
+        try:
+            override = OverridesParser.create().parse_override(change)
+        except HydraException as error:
+            raise UserError(f"{change!r} is no KEY=VALUE: quote odd characters.") from error
+        key, value = override.key_or_group, override.value()
         absent = object()
         present = OmegaConf.select(cfg, key, default=absent)
-        if not equals or present is absent or OmegaConf.is_dict(present):
+        unknown = present is absent and not override.is_add()
+        if (
+            unknown
+            or override.is_delete()
+            or override.is_sweep_override()
+            or (OmegaConf.is_dict(present) and not (value is None or isinstance(value, dict)))
+        ):
             raise UserError(
                 f"{change!r} changes no option of the run: name one that its {CONFIG_FILE} holds."
             )
-    cfg.merge_with_dotlist(list(changes))
+        OmegaConf.update(cfg, key, value, merge=True, force_add=True)
     return cfg
 
 
 def load_config(run_folder: Path) -> DictConfig:
     """The resolved configuration that a run was trained with; what lay in its folder lies where that is now.
 
-    It may come from anybody: `build.saved_config` looks at what it wants to build.
+    It may come from anybody: `saved_config` looks at what it wants to build.
 
     Raises:
         UserError: the folder holds none, or one that no run wrote.
@@ -54,24 +71,41 @@ def load_config(run_folder: Path) -> DictConfig:
     file = run_folder / CONFIG_FILE
     if not file.is_file():
         raise UserError(f"{run_folder} is no run folder (it has no {CONFIG_FILE}): give one below logs/.")
+    cfg = trust.read_yaml(file)
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("run_folder"), str):
+        raise UserError(f"{file} is no configuration that a run wrote: it is damaged.")
+    return OmegaConf.create(moved(up_to_date(cfg), cfg["run_folder"], str(run_folder.absolute())))
+
+
+def is_own(run_folder: Path) -> bool:
+    """Whether this user trained with the configuration in a run folder, on this machine."""
     try:
-        text = file.read_text(encoding="utf-8")
-        # A few lines of aliases can stand for more values than there is memory, and no run writes any.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("aliases")
-        cfg = OmegaConf.to_container(OmegaConf.create(text))
-        assert isinstance(cfg, dict)
-        return OmegaConf.create(moved(up_to_date(cfg), str(cfg["run_folder"]), str(run_folder)))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        AssertionError,
-        RecursionError,
-        yaml.YAMLError,
-        OmegaConfBaseException,
-    ) as error:
-        raise UserError(f"{file} is no configuration that a run wrote: it is damaged.") from error
+        return trust.is_own(run_folder, CONFIG_FILE, (run_folder / CONFIG_FILE).read_bytes())
+    except OSError:
+        return False
+
+
+@rank_zero_only
+def keep_config(cfg: DictConfig, run_folder: Path, description: dict[str, Any]) -> None:
+    """Leaves the resolved configuration in the run folder, signed, with what its checkpoints describe; an
+    older, different one is kept beside it."""
+    file, content = run_folder / CONFIG_FILE, masked(OmegaConf.to_yaml(cfg, resolve=True))
+    if file.is_file() and file.read_text(encoding="utf-8") != content:
+        kept = run_folder / f"config_until_{datetime.now():%Y-%m-%d_%H-%M-%S}.yaml"
+        write_atomically(kept, file.read_bytes())
+    write_atomically(file, content)
+    trust.sign(run_folder, {CONFIG_FILE: content.encode(), **signed_description(description)})
+
+
+@rank_zero_only
+def keep_hydra(cfg: DictConfig, run_folder: Path, sweep_folder: Path | None = None) -> None:
+    """Leaves in .hydra what was asked for, as Hydra does, but without passwords; a sweep's file loses its."""
+    about = HydraConfig.instance().cfg
+    assert about is not None, "a run starts within Hydra"
+    for name, node in {"config": cfg, "hydra": about, "overrides": about.hydra.overrides.task}.items():
+        write_atomically(run_folder / HYDRA / f"{name}.yaml", masked(OmegaConf.to_yaml(node)))
+    if sweep_folder and (file := sweep_folder / MULTIRUN_FILE).is_file():
+        write_atomically(file, masked(file.read_text(encoding="utf-8")))
 
 
 def refuse_elsewhere(node: Any, run_folder: Path, name: str = "") -> None:
@@ -98,11 +132,25 @@ def _refuse_server(address: str, run_folder: Path) -> None:
     """Lets through what the user set up, and a database that lies in a folder above the run."""
     file = Path(address.removeprefix("sqlite:///")).resolve()
     own = address.startswith("sqlite:///") and file.parent in run_folder.resolve().parents
-    if not own and address != os.environ.get(SERVER):
+    if not own and address != masked(os.environ.get(SERVER, "")):
         raise UserError(
             f"The configuration in {run_folder} wants to log to {address!r}: set {SERVER} to that if it is "
             "yours, or start a new run."
         )
+
+
+def _with_password(cfg: DictConfig, run_folder: Path) -> DictConfig:
+    """A configuration whose tracking server has its password again, which no file keeps."""
+    for name, node in cfg.logger.items():
+        address, given = (node or {}).get("tracking_uri"), os.environ.get(SERVER, "")
+        if isinstance(address, str) and ":***@" in address:
+            if address != masked(given):
+                raise UserError(
+                    f"{run_folder} logs to {address}, and no file keeps the password: set {SERVER} to the "
+                    "whole address."
+                )
+            cfg.logger[name].tracking_uri = given
+    return cfg
 
 
 def moved(node: Any, old: str, new: str) -> Any:
@@ -117,12 +165,14 @@ def moved(node: Any, old: str, new: str) -> Any:
 
 
 def saved_config(run_folder: Path, allow: Sequence[str] = (), training: bool = False) -> DictConfig:
-    """The configuration that lies in a run folder; since somebody may have sent it, it builds no more than is
-    on the allow list, and loggers and callbacks, which only training needs, write nowhere else.
+    """The configuration that lies in a run folder.
+
+    One that this user did not train with on this machine builds no more than is on the allow list, fetches
+    nothing, and writes nowhere else: neither its stores nor loggers and callbacks, which only training needs.
 
     Args:
         allow: as `refuse_unknown` takes it.
-        training: the run is to be gone on with; otherwise it comes without loggers and callbacks.
+        training: the run is to be resumed; otherwise it comes without loggers and callbacks.
 
     Raises:
         UserError: there is none, or it wants more.
@@ -130,13 +180,31 @@ def saved_config(run_folder: Path, allow: Sequence[str] = (), training: bool = F
     cfg = load_config(run_folder)
     if not training:
         cfg.callbacks, cfg.logger = {}, {}
-    refuse_foreign(cfg, run_folder, allow)
-    return cfg
+    own = is_own(run_folder)
+    if own or allow:
+        trust.find_own_packages()
+    if not own:
+        refuse_foreign(cfg, run_folder, allow)
+        _keep_to_this_machine(cfg, run_folder, training)
+    return _with_password(cfg, run_folder) if training else cfg
+
+
+def _keep_to_this_machine(cfg: DictConfig, run_folder: Path, training: bool) -> None:
+    """Puts this machine's cache in the place of the sender's, and takes out what would be fetched."""
+    cache = str(config.compose_config([]).paths.cache)
+    settings = ((cfg.paths, "cache", cache), (cfg.data, "cache", cache), (cfg.data, "download", False))
+    for node, key, value in settings:
+        if OmegaConf.is_dict(node) and key in node:
+            node[key] = value
+    if training and cfg.network.get("weights") is not None:
+        if not any((run_folder / "checkpoints").glob("*.ckpt")):
+            raise UserError(f"{run_folder} has no checkpoint to resume: start a new run.")
+        cfg.network.weights = None  # the checkpoint has them
 
 
 def refuse_foreign(cfg: DictConfig, run_folder: Path, allow: Sequence[str] = ()) -> None:
     """Raises UserError where a run's configuration wants to build more than is on the allow list, or to write
     elsewhere."""
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg))
-    refuse_unknown(config, allow, f"The configuration in {run_folder}")
-    refuse_elsewhere({part: config.get(part) for part in ("callbacks", "logger")}, run_folder)
+    content = cast(dict[str, Any], OmegaConf.to_container(cfg))
+    refuse_unknown(content, allow, f"The configuration in {run_folder}")
+    refuse_elsewhere({part: content.get(part) for part in ("callbacks", "logger")}, run_folder)

@@ -7,19 +7,18 @@ announces the end of the job's time two minutes ahead.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_audio.errors import masked
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.training.run_folder import newest
 
 MARKER = "slurm.json"
 SECONDS = 10  # that scontrol may take
-
-command: list[str] = []  # what this process was started with, since a job may run several
 
 
 def job_id() -> str | None:
@@ -29,18 +28,24 @@ def job_id() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def remember_command(folder: Path) -> None:
+def remember_command(folder: Path, command: Sequence[str]) -> None:
     """Leaves the job and the command in the folder of the run, or of the multirun, that they started."""
     if job_id() and os.environ.get("SLURM_PROCID", "0") == "0":
-        write_atomically(folder / MARKER, to_json({"job": job_id(), "command": command}) + "\n")
+        write_atomically(folder / MARKER, _written(command))
 
 
-def restarted_folder(parent: Path) -> Path | None:
-    """The newest folder below `parent` that this command made when its job ran before; else None."""
+def restarted_folder(parent: Path, command: Sequence[str], marker: str) -> Path | None:
+    """The newest folder below `parent` that this command made when its job ran before and that holds the file
+    `marker`; else None."""
     if not job_id() or int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
         return None
-    mine = {"job": job_id(), "command": command}
-    return newest(file.parent for file in parent.glob(f"*/{MARKER}") if json.loads(file.read_text()) == mine)
+    own = (file.parent for file in parent.glob(f"*/{MARKER}") if file.read_text() == _written(command))
+    return newest(folder for folder in own if (folder / marker).is_file())
+
+
+def _written(command: Sequence[str]) -> str:
+    """A job may run several commands."""
+    return masked(to_json({"job": job_id(), "command": list(command)})) + "\n"
 
 
 def requeue(signum: int) -> str:

@@ -1,0 +1,128 @@
+"""Programs whose terminal, output or time is taken away: one line, the right status, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY, sine, write_wav
+
+from lightning_audio.errors import Interrupted, UserError, cli_errors
+
+PROGRAM = f"exec {sys.executable} -m lightning_audio"
+
+
+def shell(command: str, logs: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "LIGHTNING_AUDIO_LOGS": str(logs), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_training_goes_on_without_its_terminal(tmp_path: Path) -> None:
+    command = " ".join(["train", *TINY, "data.seed=5"])
+    done = shell(f"({PROGRAM} {command}) | head -1", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    (run,) = (tmp_path / "demo").iterdir()
+    assert (run / "metrics.json").is_file()
+
+
+def test_predict_without_an_output_says_nothing(tiny_run: Path, tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", sine(440, 0.5, 16000), 16000)
+    done = shell(f"{PROGRAM} predict {tiny_run} {tmp_path}/a.wav >&-", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("program", ["train", "predict", "evaluate"])
+def test_a_signal_in_the_first_seconds_is_one_line(
+    program: str, signum: signal.Signals, status: int, tiny_run: Path, tmp_path: Path
+) -> None:
+    arguments = {"train": [*TINY], "predict": [str(tiny_run), "nowhere.wav"], "evaluate": [str(tiny_run)]}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_audio", program, *arguments[program]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LIGHTNING_AUDIO_LOGS": str(tmp_path)},
+        start_new_session=True,
+    )
+    # Python takes signals once the program's own module has been imported; torch is loaded by then or later.
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (status, "")
+    assert err == f"stopped by {signum.name}\n"
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_a_program_works(
+    signum: signal.Signals, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signum)
+
+    @cli_errors
+    def program() -> None:
+        try:
+            os.kill(os.getpid(), signum)
+            time.sleep(5)
+        except Exception:  # as libraries do
+            raise AssertionError("a signal is no Exception") from None
+
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f"stopped by {signum.name}\n"
+    assert signal.getsignal(signum) is before
+    assert issubclass(Interrupted, BaseException)
+
+
+def test_a_child_process_ends_on_its_signal() -> None:
+    @cli_errors
+    def program() -> int:
+        child = os.fork()
+        if child == 0:
+            time.sleep(20)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert program() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_file_that_may_not_be_written_is_one_sentence(
+    code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @cli_errors
+    def program() -> None:
+        raise OSError(code, os.strerror(code), "/run/metrics.json")
+
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: /run/metrics.json can't be used (")
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    @cli_errors
+    def program(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(FileNotFoundError):
+        program(FileNotFoundError(errno.ENOENT, "none", "x"))
+    with pytest.raises(SystemExit):
+        program(UserError("a sentence"))

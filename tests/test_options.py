@@ -1,0 +1,143 @@
+"""Values of options: their kind, their range, and what may be added, wherever they are set."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_audio import config, options
+from lightning_audio.config import compose_config
+from lightning_audio.errors import UserError
+from lightning_audio.options import RANGES, refuse_out_of_range
+
+
+def nested(pattern: str, value: Any) -> dict[str, Any]:
+    """A configuration with this value under a name that the pattern fits."""
+    node: Any = value
+    for key in reversed(pattern.split(".")):
+        node = {key.replace("*", "some"): node}
+    return node
+
+
+@pytest.mark.parametrize("pattern", RANGES)
+def test_a_number_outside_of_its_range_is_refused_and_its_ends_are_not(pattern: str) -> None:
+    low, high = RANGES[pattern]
+    for value in (low, high):
+        if math.isfinite(value) and (pattern, value) != ("trainer.max_epochs", -1):
+            refuse_out_of_range(nested(pattern, value))
+            refuse_out_of_range(nested(pattern, [value, value]))
+    for value in (low - 1e-3, high + 1, math.nan, math.inf):
+        with pytest.raises(UserError, match=r"is out of range: give a number "):
+            refuse_out_of_range(nested(pattern, value))
+    with pytest.raises(UserError, match=r"is out of range"):
+        refuse_out_of_range(nested(pattern, [low, low - 1e-3]))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("schedule.warmup=2", r"^schedule\.warmup=2 is out of range: give a number from 0 to 1\.$"),
+        ("callbacks=ema callbacks.ema.decay=5", r"^callbacks\.ema\.decay=5 is out of range"),
+        ("augment.features.masks.freq_width=-3", r"^augment\.features\.masks\.freq_width=-3 is out of range"),
+        ("network.widths=[32,-1]", r"^network\.widths=-1 is out of range: give a number of 1 or more"),
+        ("optimizer.lr=inf", r"^optimizer\.lr=inf is out of range"),
+        ("data.min_snr_db=30", r"^data\.min_snr_db=30 is above data\.max_snr_db=25\.0"),
+        ("trainer.max_epochs=-1", r"^trainer\.max_epochs=-1 never ends.*trainer\.max_steps"),
+        ("name=../x", r"^name=\.\./x names no folder below paths\.logs"),
+        ("name=/tmp/x", r"^name=/tmp/x names no folder below paths\.logs"),
+        ("name=''", r"^name=.* names no folder below paths\.logs"),
+    ],
+)
+def test_on_the_command_line(override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        compose_config(override.split())
+
+
+def test_steps_may_end_a_run_instead_of_epochs() -> None:
+    assert compose_config(["trainer.max_epochs=-1", "trainer.max_steps=10"]).trainer.max_steps == 10
+
+
+def test_every_configuration_that_is_shipped_is_within_its_ranges() -> None:
+    for path in (config.CONF / "experiment").glob("*.yaml"):
+        compose_config([f"experiment={path.stem}"])
+
+
+MISTAKES = {
+    "a value out of range": ("schedule: {warmup: 2}", r"schedule\.warmup=2 is out of range"),
+    "a tab": ("name: own\n\tseed: 1", r"own\.yaml is no YAML at line 4: found character '\\t'"),
+    "a key twice": ("seed: 1\nseed: 2", r"own\.yaml is no YAML at line 4: found duplicate key seed"),
+    "a quote left open": ("name: 'own", r"own\.yaml is no YAML at line "),
+    "a list": ("- seed: 1", r"own"),
+    "an unknown option": ("sede: 1", r"'sede' is no option \(did you mean 'seed'\?\): nothing reads it"),
+}
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(config.CONF, tmp_path / "conf")
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_in_the_file_of_an_experiment(mistake: str, conf: Path) -> None:
+    text, sentence = MISTAKES[mistake]
+    (conf / "experiment" / "own.yaml").write_text(f"# @package _global_\n# Mine.\n{text}\n")
+    with pytest.raises(UserError, match=sentence) as error:
+        compose_config(["experiment=own"])
+    assert "\n" not in str(error.value)
+
+
+def test_an_experiment_without_its_first_line_is_told(conf: Path) -> None:
+    (conf / "experiment" / "own.yaml").write_text("# Mine.\noptimizer: {lr: 0.1}\n")
+    with pytest.raises(UserError, match=r"^experiment=own sets nothing: .*`# @package _global_`"):
+        compose_config(["experiment=own"])
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optimizer.amsgrad=true", r"write \+optimizer\.amsgrad=VALUE"),
+        ("trainer.profiler=simple", r"write \+trainer\.profiler=VALUE"),
+        ("callbacks.own={a: 1}", r"write \+callbacks\.own=VALUE"),
+        ("+optimizer.lr=1", r"'optimizer\.lr' is an option already: write it without the \+"),
+        ("optimizer.amsgard=true", r"'optimizer\.amsgard' is no option(?!.*\+)"),
+        ("loader.shuffle=true", r"'loader\.shuffle' is no option(?!.*\+)"),
+        ("--foo", r"unrecognized arguments: --foo: write options as KEY=VALUE"),
+        ("--config-dir=nowhere", r"There is no folder .*nowhere: --config-dir names one"),
+    ],
+)
+def test_what_a_plus_is_for(override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        compose_config([override])
+    if "write +" in sentence.replace("\\", ""):
+        compose_config([f"+{override}"])
+
+
+def test_flags_stand_anywhere() -> None:
+    for arguments in (["-m", "experiment=demo", "seed=0,1"], ["experiment=demo", "seed=0,1", "--multirun"]):
+        asked = config.compose(config.Command.read(arguments))
+        assert asked.many
+        assert [cfg.seed for cfg in asked.cfgs] == [0, 1]
+
+
+def test_every_run_of_a_multirun_is_checked_before_one_starts() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.lr=-1 is out of range"):
+        config.compose(config.Command.read(["-m", "optimizer.lr=0.1,-1"]))
+
+
+def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LIGHTNING_AUDIO_DATA", raising=False)
+    cfg = compose_config(["data=audio_folder", "data.root=recordings", "paths.models=weights"])
+    assert (cfg.data.root, cfg.paths.models) == (str(tmp_path / "recordings"), str(tmp_path / "weights"))
+    assert cfg.paths.data == str(tmp_path / "data")
+    assert compose_config(["data=esc50"]).data.root == str(tmp_path / "data" / "ESC-50")
+    (tmp_path / "train.csv").touch()
+    cfg = compose_config(["data=manifest", "data.train=train.csv", "data.test=test.csv"])
+    assert cfg.data.train == str(tmp_path / "train.csv")
+    assert "data.train" in set(options.dotted(cfg))

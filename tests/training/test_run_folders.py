@@ -1,0 +1,129 @@
+"""Whatever way a run folder is entered again, other settings than it was trained with are asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from omegaconf import OmegaConf
+
+from lightning_audio.cli import folds
+from lightning_audio.cli.train import launch
+from lightning_audio.errors import UserError
+
+ONE = (*TINY, "trainer.max_epochs=1")
+
+
+def state_of(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def scores_of(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "metrics.json").read_text())["scores"]
+
+
+def test_a_folder_that_hydra_is_given_is_asked_as_resuming_is(logs: Path, tmp_path: Path) -> None:
+    place = f"hydra.run.dir={tmp_path / 'run'}"
+    launch([*ONE, place])
+    before = state_of(tmp_path / "run")
+    for other in ("optimizer.lr=0.125", "seed=1", "network.widths=[4,4]"):
+        with pytest.raises(UserError, match=r"run was trained with other settings \(.*resume\.force=true"):
+            launch([*ONE, place, other])
+    assert state_of(tmp_path / "run") == before
+    launch([*ONE, place])  # the same: it has ended, and is tested again
+    launch([*TINY, place, "resume.force=true"])
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epochs"] == 2
+
+
+def test_the_runs_of_a_sweep_are_asked_before_one_starts(logs: Path, tmp_path: Path) -> None:
+    place = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    launch(["-m", *ONE, place, "optimizer.lr=0.1,0.2"])
+    before = state_of(tmp_path / "sweep")
+    with pytest.raises(UserError, match=r"1 was trained with other settings \(optimizer\.lr 0\.2 -> 0\.3\)"):
+        launch(["-m", *ONE, place, "optimizer.lr=0.1,0.3"])
+    assert state_of(tmp_path / "sweep") == before
+    launch(["-m", *ONE, place, "optimizer.lr=0.1,0.2,0.4"])  # one more
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"]
+    assert [row["overrides"]["optimizer.lr"] for row in rows] == ["0.1", "0.2", "0.4"]
+    for number, row in enumerate(rows):
+        assert row["scores"] == scores_of(tmp_path / "sweep" / str(number))
+
+
+def test_folds_of_another_network_are_asked(logs: Path, tmp_path: Path) -> None:
+    place = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    launch(["-m", *ONE, place, "data.fold=1"])
+    with pytest.raises(UserError, match=r"0 was trained with other settings \(network\.widths"):
+        folds.cross_validate([*ONE, place, "network.widths=[4,4]"])
+
+
+@pytest.mark.parametrize("subdir", ["lr${optimizer.lr}", "same", "${optimizer.lr}/x"])
+def test_runs_that_would_share_a_folder_are_refused_before_one_starts(subdir: str, logs: Path) -> None:
+    with pytest.raises(UserError, match=r"Several runs would share the folder .*: let hydra\.sweep\.subdir"):
+        launch(["-m", *ONE, f"hydra.sweep.subdir='{subdir}'", "optimizer.lr=0.1,0.2", "seed=0,1"])
+    assert not list(logs.glob("*/*"))
+
+
+def test_a_folder_within_a_folder_is_in_the_table(logs: Path) -> None:
+    folder = launch(["-m", *ONE, "hydra.sweep.subdir='lr${optimizer.lr}/seed${seed}'", "seed=0,1"])
+    assert folder is not None
+    runs = json.loads((folder / "sweep.json").read_text())["runs"]
+    assert [Path(row["folder"]).name for row in runs] == ["seed0", "seed1"]
+
+
+def test_options_that_a_run_has_may_be_given_again(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    added = ("+optimizer.amsgrad=true", "augment.mix={_target_:lightning_audio.augment.mix.Mix,mode:power}")
+    launch([*ONE, *added])
+    (run,) = (logs / "demo").iterdir()
+    for again in (added, ("optimizer.amsgrad=true",), ("+optimizer.amsgrad=true", "optimizer.lr=2e-3")):
+        launch([*ONE, *again, "resume=latest"])
+    with pytest.raises(UserError, match=r"with other settings \(optimizer\.amsgrad True -> False\)"):
+        launch([*ONE, "+optimizer.amsgrad=false", "resume=latest"])
+    with pytest.raises(UserError, match=r"'optimizer\.foo=1' changes no option of the run"):
+        launch(["experiment=demo", "optimizer.foo=1", "resume=latest"])
+
+    # By a relative path, too, nothing has changed.
+    monkeypatch.chdir(logs / "demo")
+    launch([f"resume={run.name}"])
+    launch(["experiment=demo", f"resume=./{run.name}"])
+    assert not list(run.glob("config_until_*"))
+    assert OmegaConf.load(run / "config.yaml").run_folder == str(run)
+
+
+def test_a_folder_that_cant_be_written_to_is_one_sentence(
+    tiny_run: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tiny_run))
+    with pytest.raises(UserError, match=r"can't be written to: resume a copy of it"):
+        launch([f"resume={tiny_run}"])
+
+
+def test_two_processes_of_torchrun_make_one_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617"]
+    options = [
+        *ONE,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.precision=32-true",
+    ]
+    done = subprocess.run(
+        [*command, "-m", "lightning_audio", "train", *options, "trainer.sync_batchnorm=false"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "LIGHTNING_AUDIO_LOGS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "demo").iterdir()
+    assert (run / "metrics.json").is_file()
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert not list(run.glob("config_until_*"))
+    assert done.stdout.count("Run folder:") == 1
