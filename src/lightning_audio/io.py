@@ -24,7 +24,6 @@ from lightning_audio.errors import UserError, is_control
 if TYPE_CHECKING:
     from rich.console import Console
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 FLUSHED_AT_ONCE = 32 * 2**20  # bytes
 DEEPEST = 20  # values within values
 MOST_VALUES = 300_000  # large vocabularies have tens of thousands
@@ -132,7 +131,7 @@ def build_once(
             if not is_whole():
                 _build(folder, write)
     except OSError as error:
-        if error.errno in NO_SPACE:
+        if is_full(error):
             size = f"the {what} needs about {needed() / 1e9:.2g} GB, so make room" if needed else ""
             raise UserError(
                 f"The disk of {folder.parent} is full: {size or f'make room for the {what},'} or set "

@@ -7,7 +7,6 @@ import gc
 import hashlib
 import json
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.io import write_file
+from lightning_audio.io import write_atomically
 
 VERSION = 4  # of what a manifest means and how its columns are written: an older table is not read
 NUMBER = "<u4"  # of a value of a column
@@ -42,7 +41,6 @@ def remembered(
     if clips is None:
         clips = read()
         try:
-            table.parent.mkdir(parents=True, exist_ok=True)
             write_columns(clips, table)
         except OSError as error:  # there is no need for it
             _log.info("The table of clips cannot be kept in %s (%s)", table.parent, error.strerror)
@@ -60,12 +58,7 @@ def write_columns(clips: Sequence[Clip], path: Path) -> None:
         numbers = {value: number for number, value in enumerate(dict.fromkeys(column))}
         plain = len(numbers) in (1, len(column))
         columns[field.name] = [[*numbers], None if plain else _packed([numbers[value] for value in column])]
-    unfinished = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        write_file(unfinished, [json.dumps(columns).encode()])
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(columns))
 
 
 def read_columns(path: Path) -> list[Clip] | None:
