@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 
 from lightning_audio.data.clip import SPLITS, Clip
-from lightning_audio.data.splits import hold_out, into_folds, leaks, refuse_leaks, split_by_fold
+from lightning_audio.data.splits import deal_out, hold_out, into_folds, leaks, refuse_leaks, split_by_fold
 from lightning_audio.errors import UserError
 
 LABELS = ("bell", "dog", "rain")
@@ -129,6 +129,64 @@ def test_hold_out_of_clips_without_groups_or_labels_takes_its_share_of_them() ->
 
 def test_hold_out_of_nothing_changes_nothing() -> None:
     assert hold_out(corpus(), 0.0, 0) == corpus()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.34, 0.5])
+def test_deal_out_takes_whole_groups_and_their_share_of_every_label(share: float) -> None:
+    clips = corpus()
+    for seed in range(5):
+        split = deal_out(clips, share, seed)
+        refuse_leaks(split)
+        assert [replace(clip, split="train") for clip in split] == clips
+        taken = Counter(clip.labels[0] for clip in split if clip.split == "val")
+        # 10 groups of 3 clips of each label: as many whole groups as go into the share of 30 clips.
+        assert taken == dict.fromkeys(LABELS, round(share * 30) // 3 * 3)
+
+
+def speakers(num_speakers: int, seed: int) -> list[Clip]:
+    """Speakers who said every label some times, no two alike; every third clip has two labels."""
+    rng = random.Random(seed)
+    return [
+        Clip(f"{speaker}-{label}-{take}", "a.wav", labels=labels, split="train", group=f"s{speaker:02d}")
+        for speaker in range(num_speakers)
+        for label in LABELS
+        for take in range(rng.randint(2, 7))
+        for labels in [(label,) if take % 3 else (label, LABELS[take % 2])]
+    ]
+
+
+def shares(clips: list[Clip], split: str) -> dict[str, float]:
+    every = Counter(label for clip in clips for label in clip.labels)
+    chosen = Counter(label for clip in clips if clip.split == split for label in clip.labels)
+    return {label: chosen[label] / n for label, n in every.items()}
+
+
+def test_a_deal_is_near_the_best_of_all_choices_of_groups() -> None:
+    """Speakers who differ in how much they said: an exhaustive search finds what is least off."""
+    for seed in range(3):
+        clips = speakers(7, seed)
+        names = sorted({clip.group for clip in clips if clip.group})
+
+        def error(clips: list[Clip]) -> float:
+            return sum((share - 0.25) ** 2 for share in shares(clips, "test").values())
+
+        errors = []
+        for choice in product([False, True], repeat=len(names)):
+            chosen = {name for name, taken in zip(names, choice, strict=True) if taken}
+            errors.append(error([replace(c, split="test" if c.group in chosen else "train") for c in clips]))
+        found = deal_out(clips, 0.25, seed, into="test")
+        assert {clip.split for clip in found} == {"train", "test"}
+        refuse_leaks(found)
+        assert sum(e < error(found) for e in errors) < 0.05 * len(errors)
+        assert all(abs(share - 0.25) < 0.1 for share in shares(found, "test").values())
+
+
+def test_one_speaker_who_said_half_of_all_is_trained_on() -> None:
+    small = [Clip(f"{n:02d}", "a.wav", labels=(LABELS[n % 2],), split="train") for n in range(40)]
+    large = [replace(clip, id=f"x{clip.id}", group="large") for clip in small]
+    found = deal_out([*small, *large], 0.2, 0)
+    assert shares(found, "val") == pytest.approx({"bell": 0.2, "dog": 0.2})
+    assert {clip.split for clip in found if clip.group == "large"} == {"train"}
 
 
 @pytest.mark.parametrize("num_folds", [2, 3, 5])

@@ -22,7 +22,7 @@ from lightning_audio.data.manifest_cache import uncollected
 from lightning_audio.data.placement import WHERE, device_of
 from lightning_audio.data.quarantine import QUARANTINE, named
 from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced, balanced_chances
-from lightning_audio.data.splits import refuse_leaks, with_validation
+from lightning_audio.data.splits import refuse_leaks
 from lightning_audio.data.targets import MEND_TEXT, Targets, describe_unfit
 from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
@@ -35,7 +35,7 @@ def clips_of(corpus: Corpus, val_fraction: float = 0.0, seed: int = 0) -> list[C
     Raises:
         UserError: a row is bad, or the share is less than any group of clips.
     """
-    return with_validation(validated(corpus.clips(), str(corpus.root)), val_fraction, seed, corpus.root)
+    return corpus.with_validation(validated(corpus.clips(), str(corpus.root)), val_fraction, seed)
 
 
 class AudioDataModule(pl.LightningDataModule):
@@ -129,7 +129,7 @@ class AudioDataModule(pl.LightningDataModule):
             return
         # A process that has prepared it all does not read a table, or look at its files, once more.
         clips, store = self._prepared or (clips_of(self.corpus), None)
-        clips = with_validation(clips, self.val_fraction, self.seed, self.corpus.root)
+        clips = self.corpus.with_validation(clips, self.val_fraction, self.seed)
         refuse_leaks(clips)
         labels = self.corpus.labels or tuple(sorted(set().union(*set(map(attrgetter("labels"), clips)))))
         self.targets = self.encoding(labels, clips)
@@ -169,16 +169,13 @@ class AudioDataModule(pl.LightningDataModule):
         Raises:
             UserError: there are more of them than `max_bad_fraction`; `mend` says what to do.
         """
-        clips = sum(len(found) + len(self.unscorable[split]) for split, found in self.splits.items())
-        self._refuse_unscorable(reasons, clips, mend)
+        total = sum(len(found) + len(self.unscorable[split]) for split, found in self.splits.items())
+        self._refuse_unscorable(reasons, total, mend)
         for split, found in self.splits.items():
-            out = [position for position, clip in enumerate(found.clips) if clip.id in reasons]
-            self.unscorable[split] += [(found.clips[p], reasons[found.clips[p].id]) for p in out]
-            left = [p for p in range(len(found)) if found.clips[p].id not in reasons]
-            rows = found.rows[left].tolist()
-            if out:
-                self.splits[split] = ClipSet([found.clips[p] for p in left], rows, self.store, self.targets)
-        self.__dict__.pop("info", None)  # whose counts are others now
+            self.unscorable[split] += [(clip, reasons[clip.id]) for clip in found.clips if clip.id in reasons]
+            left = [place for place, clip in enumerate(found.clips) if clip.id not in reasons]
+            clips, rows = [found.clips[place] for place in left], found.rows[left].tolist()
+            self.splits[split] = ClipSet(clips, rows, self.store, self.targets)
 
     def _refuse_unscorable(self, reasons: Mapping[str, str], clips: int, mend: str) -> None:
         allowed = int(self.max_bad_fraction * clips + 1e-9)

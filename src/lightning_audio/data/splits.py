@@ -103,23 +103,30 @@ def _number(name: str, into: str, seed: int) -> float:
     return (first + int(number or 0) * STEPS[into]) % 2**64 / 2**64
 
 
-def into_folds(clips: Sequence[Clip], num_folds: int, seed: int, root: str | Path = "") -> list[Clip]:
+def deal_out(clips: Sequence[Clip], share: float, seed: int, into: str = "val") -> list[Clip]:
+    """Moves `share` of the training clips of every label to the split `into`, as closely as whole groups
+    allow: for a release, whose recordings stay the same. Where some are added, the draw is another one."""
+    place = deal([clip for clip in clips if clip.split == "train"], [1 - share, share], seed)
+    return [replace(clip, split=into) if place.get(clip.id) else clip for clip in clips]
+
+
+def into_folds(clips: Sequence[Clip], num_folds: int, seed: int) -> list[Clip]:
     """Gives every clip a fold from 1 on; whole groups, and about as many clips of every label in each.
 
     Each fold is tested on once, so folds are dealt evenly, and anew when recordings are added.
     """
-    place = deal(clips, [1 / num_folds] * num_folds, seed, root)
+    place = deal(clips, [1 / num_folds] * num_folds, seed)
     return [replace(clip, fold=place[clip.id] + 1) for clip in clips]
 
 
-def deal(clips: Sequence[Clip], shares: Sequence[float], seed: int, root: str | Path = "") -> dict[str, int]:
+def deal(clips: Sequence[Clip], shares: Sequence[float], seed: int) -> dict[str, int]:
     """The bin of every clip by its id, so that bin b gets about `shares[b]` of the clips, and of those of
     every label; whole groups.
 
     Groups are dealt in random orders, and the deal is taken whose chi-squared distance from the shares is the
     smallest: more orders where there are few groups, each of which weighs much.
     """
-    units = unit_names(clips, root)
+    units = {clip.id: clip.group or clip.id for clip in clips}
     counts: dict[str, Counter[str | None]] = defaultdict(Counter)
     for clip in clips:
         # None stands for the clip, whatever its labels.
@@ -152,23 +159,6 @@ def _deal(
             lacking[best][label] -= part
     off = [sum(bin_[label] ** 2 for label in labels) / s for bin_, s in zip(lacking, shares, strict=True)]
     return round(sum(off), 9), place
-
-
-def with_validation(clips: list[Clip], val_fraction: float, seed: int, root: Path) -> list[Clip]:
-    """The clips with a share of those of training moved to val, where there is none.
-
-    Raises:
-        UserError: the share is less than any group of clips.
-    """
-    if not val_fraction or any(clip.split == "val" for clip in clips):
-        return clips
-    clips = hold_out(clips, val_fraction, seed, "val", root)
-    if not any(clip.split == "val" for clip in clips):
-        raise UserError(
-            f"loader.val_fraction={val_fraction} is less than one clip (or group of clips) of any label: "
-            "raise it, or set it to 0."
-        )
-    return clips
 
 
 def leaks(clips: Sequence[Clip]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.splits import deal_out
 from lightning_audio.errors import UserError
 
 
@@ -47,6 +48,26 @@ class Corpus(ABC):
         Raises:
             UserError: the release is not where it should be, or is not whole.
         """
+
+    def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
+        """The clips with this share of those of training, whole groups, in the split `val`."""
+        return deal_out(clips, share, seed)
+
+    def with_validation(self, clips: list[Clip], val_fraction: float, seed: int) -> list[Clip]:
+        """The clips with a share of those of training moved to val, where there is none.
+
+        Raises:
+            UserError: the share is less than any group of clips.
+        """
+        if not val_fraction or any(clip.split == "val" for clip in clips):
+            return clips
+        clips = self.draw_validation(clips, val_fraction, seed)
+        if not any(clip.split == "val" for clip in clips):
+            raise UserError(
+                f"loader.val_fraction={val_fraction} is less than one clip (or group of clips) of any label: "
+                "raise it, or set it to 0."
+            )
+        return clips
 
     def remarks(self) -> list[str]:
         """What a user should know of the tables or folders that the clips come from, a sentence each."""

@@ -12,7 +12,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.data.download import Release
-from lightning_audio.data.splits import deal
+from lightning_audio.data.splits import deal_out
 from lightning_audio.errors import UserError
 
 
@@ -122,14 +122,8 @@ def split_by_seed(clips: Sequence[Clip], val_share: float, test_share: float, se
             raise UserError(
                 f"data.{key}={share} leaves a split empty: set both shares above 0, together below 1."
             )
-    tested = deal(clips, [1 - test_share, test_share], seed)
-    rest = [clip for clip in clips if not tested[clip.id]]
-    share = val_share / (1 - test_share)
-    validated = deal(rest, [1 - share, share], seed)
-    split = [
-        replace(clip, split="test" if tested[clip.id] else "val" if validated[clip.id] else "train")
-        for clip in clips
-    ]
+    train = [replace(clip, split="train") for clip in clips]
+    split = deal_out(deal_out(train, test_share, seed, "test"), val_share / (1 - test_share), seed)
     for key in ("val", "test"):
         if not any(clip.split == key for clip in split):
             raise UserError(

@@ -81,6 +81,10 @@ class OwnRecordings(Corpus):
             rows = [clip for row in rows for clip in _channels(row)]
         return self._grouped_by_file(rows)
 
+    def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
+        """As the test split is drawn: those stay that were there when recordings are added."""
+        return hold_out(clips, share, seed, "val", self.root)
+
     def remarks(self) -> list[str]:
         _ = self._rows
         return self.notes
@@ -124,7 +128,7 @@ class OwnRecordings(Corpus):
                 f"{groups} groups of clips in {self.root} do not make {self.num_folds} folds: set "
                 "data.num_folds to less, or data.group to smaller groups."
             )
-        return split_by_fold(into_folds(rows, self.num_folds, self.split_seed, self.root), self.fold)
+        return split_by_fold(into_folds(rows, self.num_folds, self.split_seed), self.fold)
 
     def _grouped_by_file(self, clips: Sequence[Clip]) -> list[Clip]:
         """Clips of one file that have no group become one, unless the table parts them or has no other file:
