@@ -27,6 +27,10 @@ BANDS = 32  # mel bands multiplied at once: few, so that most of the filters' ze
 class LogMel(nn.Module):
     """Mel spectrogram in decibels: `librosa.feature.melspectrogram` then `librosa.power_to_db`, batched.
 
+    Waveforms `(B, T)` become `(B, F, T')`, or `(B, C, F, T')` with several windows. Frame k is centred at
+    sample `k * hop_length`; what lies beyond the edges of a clip is zeros. Odd transforms and rates are
+    librosa's too.
+
     Args:
         sample_rate: rate of the waveforms in Hz.
         n_fft: samples in a Fourier transform.

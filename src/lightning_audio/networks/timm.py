@@ -71,7 +71,7 @@ class Timm(Network):
         self.img_size = None if img_size is None else (int(img_size[0]), int(img_size[1]))
         self.backbone = create_backbone(backbone, weights, Path(models).expanduser(), options, self.img_size)
         self.least, self.multiple = sizes_taken(self.backbone, in_shape, self.img_size, backbone)
-        for module in classifiers(self.backbone).modules():
+        for module in classifier_modules(self.backbone):
             if isinstance(module, nn.Linear):
                 # Some backbones draw it for 1,000 classes: with 10, its first gradients would wreck the rest.
                 nn.init.normal_(module.weight, std=0.01)
@@ -112,7 +112,7 @@ class Timm(Network):
                 "network.freeze_epochs does not go with several devices: set it to 0, or trainer.devices=1."
             )
         frozen = epoch < self.freeze_epochs
-        classifier = {id(parameter) for parameter in classifiers(self.backbone).parameters()}
+        classifier = {id(p) for module in classifier_modules(self.backbone) for p in module.parameters()}
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(not frozen or id(parameter) in classifier)
         self.scale = 1.0
@@ -141,10 +141,10 @@ class Timm(Network):
         return groups
 
 
-def classifiers(backbone: Any) -> nn.ModuleList:
-    """The last layers of a backbone: one, or those of the class and the distillation token."""
+def classifier_modules(backbone: Any) -> list[nn.Module]:
+    """All of the last layer of a backbone, or of the two for the class and the distillation token."""
     found = backbone.get_classifier()
-    return nn.ModuleList(found if isinstance(found, tuple) else [found])
+    return [part for layer in (found if isinstance(found, tuple) else [found]) for part in layer.modules()]
 
 
 def sizes_taken(
@@ -260,7 +260,7 @@ def refuse_missing(backbone: Any, file: Path) -> None:
 
     timm itself passes over what does not match as soon as the number of classes is another one.
     """
-    classifier = {id(parameter) for parameter in classifiers(backbone).parameters()}
+    classifier = {id(p) for module in classifier_modules(backbone) for p in module.parameters()}
     present = timm.models.load_state_dict(str(file))
     missing = [n for n, p in backbone.named_parameters() if n not in present and id(p) not in classifier]
     if missing:
