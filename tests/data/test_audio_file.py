@@ -183,6 +183,13 @@ def test_a_wav_without_samples_before_another_chunk_is_empty(tmp_path: Path) -> 
     assert reason(put(tmp_path / "a.wav", content + extra)) == "it holds no samples"
 
 
+@pytest.mark.parametrize("form", ["WAV", "AIFF", "AU", "FLAC"])
+def test_files_that_were_joined_and_can_not_be_read_whole_are_refused(form: str, tmp_path: Path) -> None:
+    content = written(tmp_path / "a", noise(1), form, "PCM_16")
+    assert read_audio(tmp_path / "a").remarks() == {}
+    reason(put(tmp_path / "a", content + content))
+
+
 def test_a_flac_whose_header_lies_is_read_in_bounds_or_refused(tmp_path: Path) -> None:
     samples = (noise(2) * 32767).astype(np.int16)
     content = written(tmp_path / "a.flac", samples, "FLAC", "PCM_16")

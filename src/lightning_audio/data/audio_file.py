@@ -30,6 +30,7 @@ OPEN_ENDED = 2**63 - 1  # frames that libsndfile gives a stream whose header lea
 NOT_AN_MP3 = 7
 SYSTEM = 2  # the file could not be opened or read at all
 
+FLAC_START = b"fLaC\0\0\0\x22"
 FLOAT = ("FLOAT", "DOUBLE")
 # Subtypes that hold more than 16 bits do.
 DEEP = (*FLOAT, "PCM_24", "PCM_32", "ALAC_20", "ALAC_24", "ALAC_32")
@@ -335,6 +336,8 @@ class _Reader:
             total = samples if sources else max(total, samples)
         elif lacking := containers.missing_bytes(file.extra_info):
             missing = f"at least {lacking:,} bytes of its end are missing"
+        elif file.format == "FLAC" and (at := self.path.read_bytes().find(FLAC_START, 1)) > 0:
+            raise containers.Damaged(f"another file follows at byte {at:,}, which would not be read")
         elif file.format == "CAF" and (lacking := containers.caf_missing_bytes(self.path)):
             missing = f"{lacking:,} bytes of its end are missing"
         elif file.format in ("WAV", "WAVEX", "AIFF", "AU") and self._has_more(file):

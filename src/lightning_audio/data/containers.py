@@ -5,8 +5,8 @@ an Ogg with a damaged page past the hole; it reads what is left of a file that w
 the frames of an MP3, the pages of an Ogg and the chunks of WAV, AIFF and CAF are walked.
 
 A cut can't be told where nothing says how long the file was: an MP3 without Xing or Info header, a WAV, AU or
-CAF whose header has the placeholder of a writer to a pipe, a FLAC without length and MD5, and formats that
-are not named here. An MP3 that ends within a frame is told as one that may have been cut.
+CAF whose header has the placeholder of a writer to a pipe, a FLAC without length and MD5, other formats. An
+MP3 that ends within a frame is told as one that may have been cut.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class Mpeg:
     @property
     def doubt(self) -> str | None:
         """That the last frame is not whole where nothing says how many there were, as recorded radio ends."""
-        doubtful = self.ends_within and not any(piece.counted for piece in self.pieces)
-        return "it ends within a frame and may have been cut short" if doubtful else None
+        is_counted = any(piece.counted for piece in self.pieces)
+        return "it ends within a frame: was it cut?" if self.ends_within and not is_counted else None
 
     @property
     def cut(self) -> str | None:
@@ -326,6 +326,8 @@ def refuse_odd_end(path: Path) -> None:
         declared = 8 + int.from_bytes(head[4:8], order)
         if head[:4] not in (b"FORM", b"RIFF") or declared > PLACEHOLDER:
             return
+        if _read_at(file, declared, 4) == head[:4]:
+            raise Damaged(f"another file follows at byte {declared:,}, which would not be read")
         seen = False
         for name, at in _chunks(file, order):
             if seen and not _is_name(name) and name != FREE and at + 8 <= declared:
@@ -336,8 +338,7 @@ def refuse_odd_end(path: Path) -> None:
 def caf_missing_bytes(path: Path) -> int:
     """Bytes that the samples of a CAF lack."""
     with path.open("rb") as file:
-        at, declared = _caf_samples(file)
-    return max(at + 12 + declared - path.stat().st_size, 0)
+        return max(sum(_caf_samples(file)) + 12 - path.stat().st_size, 0)
 
 
 def _caf_samples(file: BinaryIO) -> tuple[int, int]:
