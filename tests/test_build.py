@@ -335,7 +335,7 @@ def test_what_the_project_has_is_allowed(group: str) -> None:
         "lightning_audio.frontends.LogMel",
         "lightning_audio.networks.none.Network",
         "lightning_audio.tasks.base.Path",
-        "lightning_audio.tasks.base.Recipe",
+        "lightning_audio.tasks.recipe.Recipe",
         "lightning_audio.data.corpora.demo.Demo",
         "lightning_audio.training.schedule.one_cycle",
         "LogMel",

@@ -30,7 +30,8 @@ from lightning_audio.frontend.waveform import Waveform
 from lightning_audio.io import MOST_OPTIONS, plain
 from lightning_audio.metrics.base import Metric, named_metrics
 from lightning_audio.networks.base import Network
-from lightning_audio.tasks.base import AudioTask, Recipe
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.recipe import Recipe
 
 # The parts of a configuration that a checkpoint carries: what is needed to answer.
 ANSWERING = ("frontend", "normalize", "network", "task")

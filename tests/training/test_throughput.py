@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from lightning_audio.config import compose_config
 from lightning_audio.data import sampler
 from lightning_audio.data.clip_set import ClipSet
-from lightning_audio.tasks.base import AudioTask, seed_draws
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.recipe import seed_draws
 from lightning_audio.training.callbacks import ema, throughput
 from lightning_audio.training.callbacks.ema import EMA
 from lightning_audio.training.checkpoint_files import AtomicCheckpointIO

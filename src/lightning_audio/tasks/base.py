@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +15,6 @@ import torch
 from matplotlib.figure import Figure
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_audio.augment import Augment
 from lightning_audio.data.batch import Batch, samples_to_float
@@ -30,39 +27,18 @@ from lightning_audio.inference.prediction import Audio, Prediction, Recordings, 
 from lightning_audio.metrics.base import Metric, Predictions, named_metrics, scores, values
 from lightning_audio.metrics.intervals import Score, direction
 from lightning_audio.networks.base import Network
+from lightning_audio.tasks.recipe import Recipe, seed_draws
 
 SMALLEST_SHARE = 0.005  # of a soft label that is named
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How weights are learned; a task that only answers needs none.
-
-    `optimizer` takes parameter groups, `lr` and `weight_decay` are its own; `factor` is a schedule.
-    """
-
-    optimizer: Callable[..., Optimizer]
-    lr: float
-    weight_decay: float
-    factor: Callable[..., float]
-
-
-def seed_draws(seed: int, device: torch.device) -> None:
-    """Seeds what is drawn on the CPU and on `device`, as torch.manual_seed does for all kinds of devices.
-
-    That one notes the call stack for each kind that has not been used yet, which takes half a millisecond.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
 
 
 class AudioTask(pl.LightningModule):
     """Waveforms in, answers out: front end, normalisation and network in one module.
 
-    A subclass sets `encoding` and `monitor` (the validation score that picks a checkpoint, and whether `max`
-    or `min` of it is better), and says `loss`, `observe` and `summarise`. Buffers that validation sets, such
-    as thresholds, are named in `fitted`.
+    A subclass sets `encoding`, `monitor` (the validation score that picks a checkpoint, and whether `max` or
+    `min` of it is better) and `scored` (the predictions that metrics are functions of), and says `loss`,
+    `observe`, `take_observed`, `predictions`, `report` and `predict_recordings`. Buffers that validation
+    sets, such as thresholds, are named in `fitted`.
 
     Args:
         frontend, normalize, network: the path of a waveform at any time.
@@ -319,12 +295,7 @@ class AudioTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.recipe is not None, "a task without a recipe cannot be trained"
-        groups = self.network.parameter_groups(self.recipe.weight_decay)
-        for group in groups:
-            group["lr"] = self.recipe.lr * group.pop("lr_scale", 1.0)
-        optimizer = self.recipe.optimizer(groups)
-        factor, total = self.recipe.factor, self.total_steps
-        schedule = LambdaLR(optimizer, lambda step: factor(step, total=total))
+        optimizer, schedule = self.recipe.bind(self.network, self.total_steps)
         self.settings = [
             {k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups
         ]

@@ -141,7 +141,8 @@ def _score_names(task: AudioTask, data: AudioDataModule) -> list[str]:
     clips, training = data.splits["val" if data.has_validation else "train"], task.training
     batch = clips[list(range(min(len(clips), 2)))]
     task.eval()
-    task.observe("test", *task(batch.waveforms, batch.lengths), batch)  # a validation may tune thresholds
+    logits, lengths = task(batch.waveforms, batch.lengths)
+    task.observe("test", logits, lengths, batch)  # a validation may tune thresholds
     names = list(task.summarise("test"))
     task.train(training)
     return names
