@@ -27,7 +27,7 @@ def test_an_update_is_the_mean_gradient_of_its_batches(
     before: list[Tensor] = []
 
     def training_step(task: AudioTask, batch: Batch, batch_idx: int) -> Any:
-        bias = task.network.head.bias  # type: ignore[union-attr]
+        bias: Tensor = task.network.head.bias  # type: ignore[assignment, union-attr]
         before.append(bias.detach().clone())
         monkeypatch.setattr(Classification, "loss", lambda *_: bias.sum() * (batch_idx + 1))
         return step(task, batch, batch_idx)

@@ -1,80 +1,142 @@
 """Looks for a learning rate: raises it step by step over short training and watches the loss (Smith 2017).
 
 lightning-audio find-lr experiment=demo
+lightning-audio find-lr resume=logs/demo/2026-01-31_12-00-00_a1b2
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from omegaconf import DictConfig
-from pytorch_lightning.tuner import Tuner
 
-from lightning_audio import build, config
+from lightning_audio import config
+from lightning_audio.checkpoint import LAST
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.io import to_json, write_atomically
-from lightning_audio.training import run_folder
-from lightning_audio.training.normalizer import fit_normalizer
+from lightning_audio.training import resume, run_folder
 from lightning_audio.training.run import quiet
-from lightning_audio.training.schedule import constant
-from lightning_audio.training.trainer import build_trainer
+from lightning_audio.training.updates import learner
 
 STEPS = 100
 SMALLEST, LARGEST = 1e-6, 1.0
+MEMORY = 0.95  # of the running mean of the loss: about twenty steps
+SKIPPED = 10  # steps at the start, in which the loss is that of few batches
+DIVERGED = 4.0  # times the lowest loss, from which on no step is made any more
 
 
-def find_lr(cfg: DictConfig, folder: Path) -> float:
-    """The suggested rate; writes lr_find.png and lr_find.json into the folder.
+@dataclass(frozen=True)
+class Rates:
+    """What the losses at rising rates suggest; `loss` is the running mean at each of the rates `lr`.
+
+    `valley` is the middle of the longest fall of the loss, as fastai finds it, `steepest` where it falls
+    fastest over the logarithm of the rate, `minimum_tenth` a tenth of where it is lowest.
+    """
+
+    valley: float
+    steepest: float
+    minimum_tenth: float
+    lr: list[float]
+    loss: list[float]
+
+
+def find_lr(cfg: DictConfig, folder: Path, checkpoint: Path | None = None) -> Rates:
+    """Of the start of a run, or of the state that a checkpoint holds; writes lr_find.png and lr_find.json.
 
     Raises:
         UserError: the loss never fell, so that no rate can be suggested.
     """
     quiet()
-    cfg.callbacks, cfg.logger = {}, {}
-    cfg.trainer.max_epochs = STEPS  # of one step at least: an epoch of few batches does not end the search
-    data = build.datamodule(cfg)
-    data.prepare_data()
-    data.setup()
-    task = build.task(cfg, data)
-    build.keep_features(cfg, task, data)
-    fit_normalizer(task, data)
-    assert task.recipe is not None
-    task.recipe = replace(task.recipe, factor=constant)
-    trainer = build_trainer(cfg, folder, data, task.monitor)
-    finder = Tuner(trainer).lr_find(
-        task, data, min_lr=SMALLEST, max_lr=LARGEST, num_training=STEPS, update_attr=False
-    )
-    suggestion = finder.suggestion() if finder is not None else None
-    if finder is None or suggestion is None:
+    learning = learner(cfg, folder, checkpoint)
+    batches, lowest = learning.batches(), math.inf
+    rates = np.geomspace(SMALLEST, LARGEST, STEPS).tolist()
+    losses: list[float] = []
+    for rate in rates:
+        loss = learning.update(
+            list(itertools.islice(batches, learning.trainer.accumulate_grad_batches)), rate
+        )
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        lowest = min(lowest, running_mean(losses)[-1])
+        if running_mean(losses)[-1] > DIVERGED * lowest:
+            break
+    found = suggest(rates[: len(losses)], running_mean(losses))
+    content = {"suggestion": found.valley, **found.__dict__}
+    write_atomically(folder / "lr_find.json", to_json(content, indent=2) + "\n")
+    plot(found, folder / "lr_find.png")
+    return found
+
+
+def running_mean(losses: list[float]) -> list[float]:
+    """Exponential, over about twenty values; without a bias towards 0 at the start (as in Adam)."""
+    mean, means = 0.0, []
+    for number, loss in enumerate(losses, start=1):
+        mean = MEMORY * mean + (1 - MEMORY) * loss
+        means.append(mean / (1 - MEMORY**number))
+    return means
+
+
+def suggest(rates: list[float], losses: list[float]) -> Rates:
+    """The three rates that these smoothed losses suggest.
+
+    Raises:
+        UserError: they never fall.
+    """
+    loss = np.array(losses)
+    length, last = longest_fall(loss)
+    if length < 3:
         raise UserError("The loss never fell while the learning rate rose: check the data, or start lower.")
-    write_atomically(
-        folder / "lr_find.json", to_json({"suggestion": suggestion, **finder.results}, indent=2) + "\n"
-    )
-    plot(finder.results["lr"], finder.results["loss"], suggestion, folder / "lr_find.png")
-    return suggestion
+    # The mean of a few losses says little, and past the lowest one a fall is only noise.
+    begin = min(SKIPPED, max(len(loss) - 2, 0))
+    lowest = begin + int(loss[begin:].argmin())
+    slopes = np.gradient(loss, np.log(rates))[begin : max(lowest, begin + 1)]
+    steepest = begin + int(slopes.argmin())
+    return Rates(rates[last - length // 2], rates[steepest], rates[lowest] / 10, rates, losses)
 
 
-def plot(rates: list[float], losses: list[float], suggestion: float, path: Path) -> None:
-    """The smoothed loss over the learning rate, the suggestion marked."""
+def longest_fall(loss: NDArray[np.floating]) -> tuple[int, int]:
+    """The length of the longest falling subsequence of losses `(N,)`, and the place of its last one."""
+    lengths = np.ones(len(loss), dtype=int)
+    for here in range(len(loss)):
+        lengths[here] += lengths[:here][loss[:here] > loss[here]].max(initial=0)
+    return int(lengths.max(initial=0)), int(lengths.argmax()) if len(loss) else 0
+
+
+def plot(found: Rates, path: Path) -> None:
+    """The smoothed loss over the learning rate, with what it suggests."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
-    axes.plot(rates, losses)
-    axes.axvline(suggestion, color="tab:red", linestyle="--", label=f"suggestion {suggestion:.2g}")
+    axes.plot(found.lr, found.loss)
+    marks = {"valley": found.valley, "steepest": found.steepest, "minimum / 10": found.minimum_tenth}
+    for (name, rate), style in zip(marks.items(), ("-", "--", ":"), strict=True):
+        axes.axvline(rate, color="tab:red", linestyle=style, label=f"{name} {rate:.2g}")
     axes.legend()
     figure.savefig(path, dpi=120)
 
 
 @cli_errors
 def main() -> None:
-    cfg = config.compose_config(sys.argv[1:])
-    if config.is_sweep(sys.argv[1:]):
+    overrides = [config.renamed(argument) for argument in sys.argv[1:]]
+    if config.is_sweep(overrides):
         raise UserError("A learning rate is looked for with one value for every option: give one of each.")
+    cfg, checkpoint = resume.composed(overrides)[0], None
+    if cfg.resume:
+        cfg, run = resume.resumed_config(cfg, overrides, force=True)
+        checkpoint = run / "checkpoints" / LAST
+        if not checkpoint.is_file():
+            raise UserError(f"There is no {checkpoint}: give the folder of a run that has saved one.")
     run_folder.refuse_unwritable(Path(cfg.paths.logs))
     folder = run_folder.new_run_folder(cfg, "lr")
-    print(f"Suggested: optimizer.lr={find_lr(cfg, folder):.2g} (plot: {folder / 'lr_find.png'})")
+    found = find_lr(cfg, folder, checkpoint)
+    print(f"Suggested: optimizer.lr={found.valley:.2g} (plot: {folder / 'lr_find.png'})")
 
 
 if __name__ == "__main__":

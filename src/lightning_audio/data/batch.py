@@ -60,6 +60,24 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+class HostCopy:
+    """A number `()` on its way from the device: reading it later waits for what was asked of the device up to
+    here, and not for what has been asked since."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._value, self._copied = value.detach(), None
+        if value.is_cuda:
+            self._value, self._copied = self._value.to("cpu", non_blocking=True), torch.cuda.Event()
+            self._copied.record()
+        elif value.device.type == "cpu":
+            self._value = self._value.clone()  # what it was computed from may go on changing
+
+    def read(self) -> float:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return float(self._value)
+
+
 def samples_to_float(waveforms: Tensor) -> Tensor:
     """int16 samples as float32 in [-1, 1); floating-point samples as they are."""
     # In place and by a power of two: a third of the time that a division takes, and the same bits.

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lightning_audio.augment.features import SpecAugment
 from lightning_audio.augment.waveform import Speed
-from lightning_audio.data.batch import Batch, samples_to_float
+from lightning_audio.data.batch import Batch, HostCopy, samples_to_float
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import BLANK, PAD, Targets, Tokens, normalizer_of
@@ -90,6 +90,7 @@ class CTC(AudioTask):
         self.register_buffer("prior", torch.full((outputs,), 1 / outputs))
         self.observed: list[dict[str, Any]] = []
         self.diagnosed = False
+        self._blank_rate: HostCopy | None = None  # on its way from the device
 
     @property
     def frame_seconds(self) -> float:
@@ -110,8 +111,14 @@ class CTC(AudioTask):
         logits, lengths = self(waveforms, lengths)
         return logits.float().log_softmax(-1), lengths
 
+    def training_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """As in every task, where augmentation that is delayed begins in time."""
+        last = self._blank_rate or HostCopy(self.blank_rate)  # of the step before; or of a checkpoint
+        self._blank_rate = None
+        self.augment.started = bool(last.read() < self.start_below_blank_rate)
+        return super().training_logits(batch)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.augment.started = bool(self.blank_rate < self.start_below_blank_rate)
         loss = super().training_step(batch, batch_idx)
         self.log("train/blank_rate", self.blank_rate, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
@@ -135,10 +142,17 @@ class CTC(AudioTask):
     @torch.no_grad()
     def _follow(self, log_probs: Tensor, lengths: Tensor) -> None:
         """Takes the running blank rate and the prior a step towards those of a batch."""
-        inside = frame_mask(lengths, log_probs.shape[1])
-        frames = log_probs[inside]
-        self.blank_rate.lerp_((frames.argmax(-1) == BLANK).float().mean(), 1 - self.MEMORY)
-        self.prior.lerp_(frames.exp().mean(0), 1 - self.MEMORY)
+        # Sums over a mask: picking the frames would wait for the device to count them.
+        inside = frame_mask(lengths, log_probs.shape[1])[..., None]
+        count = inside.sum()
+        blank = (log_probs.argmax(-1, keepdim=True) == BLANK) & inside
+        self.blank_rate.lerp_(blank.sum() / count, 1 - self.MEMORY)
+        self.prior.lerp_(log_probs.exp().masked_fill(~inside, 0.0).sum((0, 1)) / count, 1 - self.MEMORY)
+        self._blank_rate = HostCopy(self.blank_rate)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._blank_rate = None  # of a training that has been left
 
     def on_train_epoch_end(self) -> None:
         if not self.diagnosed and on_plateau(float(self.blank_rate), self.trainer.global_step):

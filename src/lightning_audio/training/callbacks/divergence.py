@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from lightning_audio.data.batch import Batch
+from lightning_audio.data.batch import Batch, HostCopy
 from lightning_audio.errors import UserError
 from lightning_audio.io import append_row
 
@@ -47,15 +47,10 @@ class _Loss:
     def __init__(self, epoch: int, step: int, ids: tuple[str, ...], loss: Tensor) -> None:
         self.epoch, self.step, self.ids = epoch, step, ids
         self.is_late = loss.device.type != "cpu"
-        self._value, self._copied = loss, None
-        if loss.is_cuda:  # elsewhere what is read a step later waits for all that was begun until then
-            self._value, self._copied = loss.to("cpu", non_blocking=True), torch.cuda.Event()
-            self._copied.record()
+        self._value = HostCopy(loss)
 
     def read(self) -> float:
-        if self._copied is not None:
-            self._copied.synchronize()
-        return float(self._value)
+        return self._value.read()
 
 
 class Guard(Callback):
