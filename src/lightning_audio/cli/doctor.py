@@ -166,10 +166,9 @@ def missed(task: AudioTask, score: float) -> float:
 
 @cli_errors
 def main() -> None:
-    overrides = [config.renamed(argument) for argument in sys.argv[1:]]
-    if config.is_sweep(overrides):
+    if config.is_sweep(sys.argv[1:]):
         raise UserError("The doctor sees one run at a time: give one value for every option.")
-    cfg = config.compose_config(overrides)
+    cfg = config.compose_config(sys.argv[1:])
     print(f"Learned by heart (score {examine(cfg):.3f}): the path from audio to answer is sound.")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,12 +124,12 @@ def plot(found: Rates, path: Path) -> None:
 
 @cli_errors
 def main() -> None:
-    overrides = [config.renamed(argument) for argument in sys.argv[1:]]
-    if config.is_sweep(overrides):
+    if config.is_sweep(sys.argv[1:]):
         raise UserError("A learning rate is looked for with one value for every option: give one of each.")
-    cfg, checkpoint = resume.composed(overrides)[0], None
+    command = replace(config.Command.read(sys.argv[1:]), force=True)  # nothing is written to a run
+    cfg, checkpoint = resume.composed(command).cfg, None
     if cfg.resume:
-        cfg, run = resume.resumed_config(cfg, overrides, force=True)
+        cfg, run = resume.resumed_config(cfg, command)
         checkpoint = run / "checkpoints" / LAST
         if not checkpoint.is_file():
             raise UserError(f"There is no {checkpoint}: give the folder of a run that has saved one.")
