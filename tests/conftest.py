@@ -68,6 +68,10 @@ def sine(frequency: float, seconds: float, sample_rate: int, level: float = 0.5)
     return level * np.sin(2 * np.pi * frequency * time)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
     """`real_data("ESC-50")` is the data root that holds this corpus; the test skips where it is not there."""

@@ -38,6 +38,7 @@ def tiny(*overrides: str) -> Any:
     return compose_config([*TINY, *overrides])
 
 
+@pytest.mark.long
 def test_the_demo_trains_to_its_score(tmp_path: Path) -> None:
     score = train(compose_config(["experiment=demo", "logger=none"]), tmp_path)["scores"]["test/accuracy"]
     assert 0.90 <= score["value"] <= 0.99
