@@ -83,9 +83,9 @@ class FromFiles(AudioDataModule):
     """What one writes without a store: workers decode the files of a batch, in every epoch anew."""
 
     def loader(
-        self, split: str, shuffle: bool = False, batch_size: int | None = None, features: bool = False
+        self, split: str, shuffle: bool = False, batch_size: int | None = None, *options: bool, **named: bool
     ) -> BatchLoader:
-        loader = super().loader(split, shuffle, batch_size, features)
+        loader = super().loader(split, shuffle, batch_size, *options, **named)
         clips = loader.dataset
 
         def decoded(positions: Sequence[int]) -> Batch:

@@ -22,7 +22,7 @@ PREFIX = "lightning_audio."
 # that are not named here may stand anywhere, but what is reached through them counts.
 ORDER = (
     ("errors", "io", "cli.arguments"),
-    ("options", "trust"),
+    ("config.ranges", "config.trust"),
     ("config",),
     ("text",),
     ("data.clip",),

@@ -46,7 +46,7 @@ def main() -> None:
     with on_signals(leave_at_once):
         module = imported(f"lightning_audio.cli.{name.replace('-', '_')}")
     if name in (*OVERRIDDEN, "check"):
-        importlib.import_module("lightning_audio.trust").find_own_packages()
+        importlib.import_module("lightning_audio.config.trust").find_own_packages()
     sys.argv = [str(module.__file__), *arguments]
     # Processes that Lightning starts for other devices run what this names, with the same arguments.
     sys.modules["__main__"].__spec__ = module.__spec__

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.utils import deterministic
 
-from lightning_audio import build, trust
-from lightning_audio.config import up_to_date
+from lightning_audio import build
+from lightning_audio.config import trust, up_to_date
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, refuse_address
 from lightning_audio.io import plain, sha256_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -702,7 +703,7 @@ def test_a_transform_shows_what_it_was_built_with(module: nn.Module, shown: str)
 @pytest.mark.parametrize("kind", Transform.__subclasses__(), ids=lambda kind: kind.__name__)
 def test_every_option_of_a_transform_is_shown(kind: type[Transform], tmp_path: Path) -> None:
     write_wav(tmp_path / "noise.wav", sine(440, 0.1, RATE), RATE)
-    needed = {
+    needed: dict[str, Any] = {
         "seconds": 0.1,
         "sample_rate": RATE,
         "min_snr_db": 0.0,

@@ -373,7 +373,7 @@ def spoken(root: Path, texts: dict[str, str | None], **options: Any) -> AudioDat
     def change(clip: Clip) -> Clip:
         return replace(clip, labels=(), text=texts.get(clip.id, "ab"))
 
-    corpus = Tones(root, 1, change)
+    corpus: Any = Tones(root, 1, change)
     corpus.labels = ()
     return AudioDataModule(corpus, partial(Tokens, text=TEXT), **options)
 

@@ -87,7 +87,7 @@ def test_log_mel_is_that_of_librosa(settings: dict[str, Any]) -> None:
 def test_log_mel_is_that_of_librosa_for_odd_sizes_too(
     n_fft: int, hop_length: int, win_length: int | None, n_mels: int, sample_rate: int, htk: bool
 ) -> None:
-    options = {
+    options: dict[str, Any] = {
         "sample_rate": sample_rate,
         "n_fft": n_fft,
         "hop_length": hop_length,

@@ -248,7 +248,8 @@ def test_backbones_of_all_kinds_take_clips_of_any_length(name: str, taken: tuple
     if taken is None:
         with pytest.raises(UserError, match=rf"{name} takes no spectrograms of 32 .* network\.img_size=\["):
             backbone(backbone=name)
-    built = backbone(backbone=name, **({} if taken else {"img_size": [224, 224]}))
+    size: dict[str, Any] = {} if taken else {"img_size": [224, 224]}
+    built = backbone(backbone=name, **size)
     if taken:
         assert (built.least, built.multiple) == taken
     x, lengths = features([3, 50, 1, 37], 1)

@@ -18,6 +18,8 @@ def test_statistics_hold_where_the_mean_is_far_larger_than_the_deviation(
     x = deviation * (torch.randn(8, 6, 500, generator=generator) + ratio)
     norm, exact = BatchNorm(6).train(), nn.BatchNorm1d(6).double().train()
     y, expected = norm(x), exact(x.double())
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
     torch.testing.assert_close(norm.running_var.double(), exact.running_var, rtol=1e-4, atol=0)
     torch.testing.assert_close(
         norm.running_mean.double(), exact.running_mean, rtol=1e-5, atol=1e-6 * deviation

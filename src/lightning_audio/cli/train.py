@@ -43,7 +43,8 @@ def launch(arguments: Sequence[str]) -> Path | None:
     """
     command = Command.read(arguments)
     if command.shows:
-        return show(command)
+        show(command)
+        return None
     asked = composed(command)
     if config.is_sweep(command.overrides) and not asked.many:
         raise UserError("Several values for one option make several runs: put -m in front of the options.")

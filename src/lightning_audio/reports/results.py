@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_audio.config.trust import read_yaml
 from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.errors import UserError, printable
 from lightning_audio.io import terminal, to_json, write_atomically
 from lightning_audio.metrics.intervals import Score, unit_of
-from lightning_audio.trust import read_yaml
 
 METRICS = "metrics.json"
 

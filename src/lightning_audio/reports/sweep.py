@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lightning_audio.config.trust import read_yaml
 from lightning_audio.io import terminal, to_json, write_atomically
 from lightning_audio.metrics.intervals import direction
 from lightning_audio.reports.results import (
@@ -21,7 +22,6 @@ from lightning_audio.reports.results import (
     score_text,
 )
 from lightning_audio.reports.tables import markdown_table, print_table
-from lightning_audio.trust import read_yaml
 
 FOLDS_ONLY = ["data.fold"]  # the varying option of runs that are not to be compared
 

@@ -62,7 +62,8 @@ def start(composed: config.Composed, job: Callable[[DictConfig], None]) -> None:
 def show(command: config.Command) -> None:
     """What --cfg, --info, --help and the like print."""
     loader, flags = config.loader_of(command), command.flags
-    app, about = Hydra(config.ROOT, loader), {"config_name": command.root}
+    about: dict[str, Any] = {"config_name": command.root}
+    app = Hydra(config.ROOT, loader)
     with config.sentences(command, loader):
         if flags.help or flags.hydra_help:
             helps = app.app_help if flags.help else app.hydra_help

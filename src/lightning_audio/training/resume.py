@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_audio import build, config, options, trust
-from lightning_audio.config import FORCE, Command, Composed
+from lightning_audio import build, config
+from lightning_audio.config import FORCE, Command, Composed, ranges, trust
 from lightning_audio.errors import UserError, masked, refuse_address
 from lightning_audio.training import run_folder, saved_config
 
@@ -88,8 +88,8 @@ def resumed_config(cfg: DictConfig, command: Command) -> tuple[DictConfig, Path]
     ]
     groups = [override for override in named if config.is_group(override.split("=")[0])]
     edits, now = now, saved_config.changed(now, [option for option in named if option not in groups])
-    options.refuse_other_kinds(_resolved(now), _resolved(edits))
-    options.refuse_out_of_range(_resolved(now))
+    ranges.refuse_other_kinds(_resolved(now), _resolved(edits))
+    ranges.refuse_out_of_range(_resolved(now))
     _refuse_other_groups(cfg, groups, now, folder)
     tell_changes(folder, differences(before, now), command.force)
     return now, folder

@@ -14,10 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_audio import config, trust
+from lightning_audio import config
 from lightning_audio.build import refuse_unknown
 from lightning_audio.checkpoint import signed_description
-from lightning_audio.config import up_to_date
+from lightning_audio.config import trust, up_to_date
 from lightning_audio.errors import UserError, masked
 from lightning_audio.io import write_atomically
 
@@ -100,7 +100,7 @@ def keep_config(cfg: DictConfig, run_folder: Path, description: dict[str, Any]) 
 @rank_zero_only
 def keep_hydra(cfg: DictConfig, run_folder: Path, sweep_folder: Path | None = None) -> None:
     """Leaves in .hydra what was asked for, as Hydra does, but without passwords; a sweep's file loses its."""
-    about = HydraConfig.instance().cfg
+    about: Any = HydraConfig.instance().cfg
     assert about is not None, "a run starts within Hydra"
     for name, node in {"config": cfg, "hydra": about, "overrides": about.hydra.overrides.task}.items():
         write_atomically(run_folder / HYDRA / f"{name}.yaml", masked(OmegaConf.to_yaml(node)))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lightning_audio import config, options
-from lightning_audio.config import compose_config
+from lightning_audio import config
+from lightning_audio.config import compose_config, ranges
+from lightning_audio.config.ranges import RANGES, refuse_out_of_range
 from lightning_audio.errors import UserError
-from lightning_audio.options import RANGES, refuse_out_of_range
 
 
 def nested(pattern: str, value: Any) -> dict[str, Any]:
@@ -140,4 +140,4 @@ def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "train.csv").touch()
     cfg = compose_config(["data=manifest", "data.train=train.csv", "data.test=test.csv"])
     assert cfg.data.train == str(tmp_path / "train.csv")
-    assert "data.train" in set(options.dotted(cfg))
+    assert "data.train" in set(ranges.dotted(cfg))

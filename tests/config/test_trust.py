@@ -13,9 +13,8 @@ import torch
 from conftest import TINY
 from omegaconf import OmegaConf
 
-from lightning_audio import trust
 from lightning_audio.checkpoint import load
-from lightning_audio.config import compose_config
+from lightning_audio.config import compose_config, trust
 from lightning_audio.errors import UserError, masked
 from lightning_audio.training import saved_config
 from lightning_audio.training.run import train

@@ -24,10 +24,10 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf, flag_override, open_dict, read_write
 
-from lightning_audio import options, trust
+from lightning_audio.config import ranges, trust
 from lightning_audio.errors import UserError
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 # A clone reads conf/ at its root; an installed package has it inside.
 CONF = next((p for p in (PACKAGE.parents[1] / "conf", PACKAGE / "conf") if p.is_dir()), PACKAGE / "conf")
 ROOT = "train"
@@ -235,7 +235,8 @@ def compose(command: Command) -> Composed:
     loader = loader_of(command)
     with sentences(command, loader):
         given = OverridesParser.create(loader).parse_overrides(list(command.overrides))
-        for place in (place for override in _searched(given) for place in override.value() or ()):
+        places: list[Any] = [place for override in _searched(given) for place in override.value() or ()]  # type: ignore[union-attr]
+        for place in places:
             trust.refuse_too_large(Path(str(place).removeprefix("file://")))
         if command.many:
             whole = loader.load_configuration(command.root, list(command.overrides), RunMode.MULTIRUN, False)
@@ -321,10 +322,10 @@ def _checked(run: DictConfig, usual_hydra: DictConfig, usual: Any) -> DictConfig
             f"{missing[0]}={run.hydra.runtime.choices.get(missing[0])} sets nothing: its file has to begin "
             "with the line `# @package _global_`."
         )
-    options.refuse_unread(run.hydra, usual_hydra, "hydra.")
+    ranges.refuse_unread(run.hydra, usual_hydra, "hydra.")
     cfg, given = _resolved(run)
-    options.refuse_other_kinds(given, usual)
-    options.refuse_out_of_range(given)
+    ranges.refuse_other_kinds(given, usual)
+    ranges.refuse_out_of_range(given)
     return cfg
 
 
@@ -385,4 +386,4 @@ def sentences(command: Command, loader: ConfigLoaderImpl) -> contextlib.Abstract
             del cfg["hydra"]
         return cfg
 
-    return options.sentences(chosen, OPTIONAL)
+    return ranges.sentences(chosen, OPTIONAL)
