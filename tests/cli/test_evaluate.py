@@ -73,6 +73,15 @@ def test_a_difference_is_named(moved: Path, capsys: pytest.CaptureFixture[str]) 
     assert "Differs from when it was trained: test/accuracy" in capsys.readouterr().out
 
 
+def test_predictions_edited_by_hand_are_told(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (moved / "predictions.jsonl").read_text().splitlines()
+    (moved / "predictions.jsonl").write_text("\n".join(rows[1:]))
+    main([str(moved)])
+    told = capsys.readouterr().out
+    assert f"{moved / 'predictions.jsonl'} has been edited or damaged" in told
+    assert told.rstrip().endswith(SAME), "what is evaluated is the checkpoint"
+
+
 def test_a_key_that_nothing_reads_is_refused(moved: Path) -> None:
     with pytest.raises(UserError, match=r"'data\.folt=2' changes no option of the run"):
         evaluate(moved, ["data.folt=2"], moved / "evaluation")

@@ -1,6 +1,7 @@
 """The files of a run folder, its pictures and tables."""
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -22,6 +23,7 @@ from lightning_audio.reports.results import (
     print_report,
     read_metrics,
     read_predictions,
+    read_run,
     versions,
     write_metrics,
     write_predictions,
@@ -86,6 +88,22 @@ def test_a_second_writing_keeps_the_facts_of_the_first(tmp_path: Path) -> None:
     assert list(content["scores"]) == ["val/accuracy", "test/accuracy"]
     assert (content["seconds"], content["versions"], content["commit"]) == (60.0, {"torch": "1"}, "c")
     assert content["evaluated"] == 1
+
+
+def test_predictions_that_were_not_scored_are_refused(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "reference": "dog", "hypothesis": "cat", "score": 0.5} for i in range(3)]
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, rows)
+    content = write_metrics(tmp_path, {"test/accuracy": ACCURACY})
+    assert content["predictions_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_run(tmp_path).predictions == rows
+    path.write_text(path.read_text().replace('"cat"', '"dog"', 1))  # one answer put right by hand
+    write_metrics(tmp_path, {"val/accuracy": ACCURACY})  # is of no test: it vouches for no predictions
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))} has been edited or damaged .*SHA-256"):
+        read_run(tmp_path)
+    old = {key: value for key, value in content.items() if key != "predictions_sha256"}
+    (tmp_path / "metrics.json").write_text(json.dumps(old))
+    assert len(read_run(tmp_path).predictions) == 3, "runs of earlier versions say nothing of them"
 
 
 def test_commit_says_whether_files_differ(tmp_path: Path, monkeypatch) -> None:

@@ -39,7 +39,14 @@ from lightning_audio.reports.cross_validation import (
     summarise_folds,
     write_fold_report,
 )
-from lightning_audio.reports.results import METRICS, RunResult, read_metrics, read_run, write_metrics
+from lightning_audio.reports.results import (
+    METRICS,
+    RunResult,
+    changed_predictions,
+    read_metrics,
+    read_run,
+    write_metrics,
+)
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.training import saved_config
 from lightning_audio.training.run import print_run, quiet, report_quarantined, test
@@ -114,7 +121,7 @@ def evaluate(
     if decoding and own_model:
         decoder = decoder_of(with_own_model(decoding, task, data, output), task)
     report_quarantined(data, output)
-    tell_other_data(run_folder, data)
+    tell_changes(run_folder, data)
     facts: dict[str, object] = {"data": data.facts()}
     if isinstance(task, CTC):
         (output / DECODING).unlink(missing_ok=True)  # of a tuning that these scores are not of
@@ -131,8 +138,9 @@ def evaluate(
     return task.metrics
 
 
-def tell_other_data(run_folder: Path, data: AudioDataModule) -> None:
-    """Says where the clips of a split are not those of the training, of which some may then be tested."""
+def tell_changes(run_folder: Path, data: AudioDataModule) -> None:
+    """Says where the clips of a split are not those of the training, of which some may then be tested, and
+    where the run's predictions are not those that it was scored by."""
     state = read(find_checkpoint(run_folder)).get(type(data).__qualname__, {})
     told = state.get("identity", {}) if isinstance(state, dict) else {}
     if other := [split for split in SPLITS if split in told and told[split] != data.identity[split]]:
@@ -141,6 +149,8 @@ def tell_other_data(run_folder: Path, data: AudioDataModule) -> None:
             "it learned from may be tested.",
             flush=True,
         )
+    if (run_folder / METRICS).is_file() and (problem := changed_predictions(run_folder)):
+        print(problem, flush=True)
 
 
 def comparison(trained: dict[str, dict], scores: dict[str, Score]) -> str:

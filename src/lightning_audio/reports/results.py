@@ -18,12 +18,13 @@ from rich.table import Table
 from lightning_audio.config.trust import read_yaml
 from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.errors import UserError, printable
-from lightning_audio.io import terminal, to_json, write_atomically
+from lightning_audio.io import sha256_of, terminal, to_json, write_atomically
 from lightning_audio.metrics.intervals import Score, unit_of
 
 METRICS = "metrics.json"
 
 PREDICTIONS = "predictions.jsonl"
+COVERED = "predictions_sha256"  # in metrics.json: of the predictions that its test scores are of
 
 FAILURE = "failure.txt"
 
@@ -67,7 +68,8 @@ def write_metrics(run_folder: Path, scores: Mapping[str, Score], **facts: Any) -
     """Writes metrics.json and returns what it holds.
 
     A second writing, as by evaluate, adds to the first: scores and facts given here replace those of the same
-    name, all others stay, the versions and the commit of the training among them.
+    name, all others stay, the versions and the commit of the training among them. With test scores stands
+    the SHA-256 of the predictions that lie in the folder.
 
     Args:
         run_folder: where it is written.
@@ -81,6 +83,8 @@ def write_metrics(run_folder: Path, scores: Mapping[str, Score], **facts: Any) -
         measured = {"seconds": None, "clips_per_second": None, "loader_wait": None}
         known = {"scores": {}, **measured, "versions": versions(), "commit": commit(), "data": {}}
     known["scores"] |= {name: score.as_dict() for name, score in scores.items()}
+    if any(name.startswith("test/") for name in scores) and (run_folder / PREDICTIONS).is_file():
+        known[COVERED] = sha256_of(run_folder / PREDICTIONS)
     content = json.loads(to_json(known | facts))
     write_atomically(run_folder / METRICS, to_json(content, indent=2) + "\n")
     return content
@@ -96,6 +100,21 @@ def read_metrics(run_folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no {path}: give the folder of a run that has ended.")
     return _json_object(path.read_text(encoding="utf-8"), str(path))
+
+
+def changed_predictions(run_folder: Path) -> str | None:
+    """A sentence where the predictions are not those that the scores of a run are of; None where all is well.
+
+    Runs of earlier versions, whose metrics.json says nothing of them, pass.
+    """
+    path = run_folder / PREDICTIONS
+    told = read_metrics(run_folder).get(COVERED)
+    if told is None or not path.is_file() or sha256_of(path) == told:
+        return None
+    return (
+        f"{path} has been edited or damaged since {METRICS} was written (SHA-256 mismatch): "
+        f"`lightning-audio evaluate {run_folder}` writes both anew, to another folder."
+    )
 
 
 def versions() -> dict[str, str]:
@@ -154,10 +173,12 @@ def read_run(folder: Path) -> RunResult:
     """A run that has ended with its metrics and predictions.
 
     Raises:
-        UserError: one of these files is missing or broken.
+        UserError: one of these files is missing or broken, or the predictions are not those that were scored.
     """
-    predictions = read_predictions(folder / PREDICTIONS)
-    return RunResult(folder, read_metrics(folder), predictions, read_overrides(folder))
+    predictions, metrics = read_predictions(folder / PREDICTIONS), read_metrics(folder)
+    if problem := changed_predictions(folder):
+        raise UserError(problem)
+    return RunResult(folder, metrics, predictions, read_overrides(folder))
 
 
 def read_overrides(folder: Path) -> dict[str, str]:
