@@ -15,6 +15,10 @@ from torch.nn import functional
 from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.networks.base import Network, as_maps
 
+# In channels_last, the gradient of a 1x1 convolution with a stride writes past its memory on a CPU (PyTorch
+# 2.14) where it has fewer channels and an even size. What it passes over is left out before it there.
+FEW_CHANNELS = 8
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions with a shortcut; the first divides frequency and time by `stride`, one or two."""
@@ -25,16 +29,22 @@ class Block(nn.Module):
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
+        self.steps = (1, 1)
         self.shortcut: nn.Module = nn.Identity()
         if stride not in (1, (1, 1)) or channels != channels_in:
-            convolution = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            if channels_in < FEW_CHANNELS:
+                self.steps = (stride, stride) if isinstance(stride, int) else stride
+            convolution = nn.Conv2d(
+                channels_in, channels, 1, 1 if self.steps != (1, 1) else stride, bias=False
+            )
             self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`(B, C, F, T)` -> `(B, C', F/stride, T/stride)`; `mask` `(B, 1, 1, T/stride)` is 1 within clips."""
         # What padding becomes behind a convolution and a norm is no longer 0: each layer clears it again.
         y = functional.relu(self.norm1(self.conv1(x))) * mask
-        return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x)) * mask
+        x = self.shortcut(x[:, :, :: self.steps[0], :: self.steps[1]])
+        return functional.relu(self.norm2(self.conv2(y)) + x) * mask
 
 
 class ResidualNetwork(Network):

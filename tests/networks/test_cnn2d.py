@@ -1,0 +1,33 @@
+"""The residual CNN with few channels: PyTorch's strided 1x1 convolution breaks memory there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own: a gradient that is written past its memory ends it.
+GRADIENTS = """
+import torch
+from lightning_audio.networks.cnn2d import CNN2d
+
+torch.manual_seed(0)
+x, lengths = torch.randn(10, 64, {frames}), torch.full((10,), {frames})
+found = []
+for form in (torch.contiguous_format, torch.channels_last):
+    torch.manual_seed(0)
+    network = CNN2d((1, 64), 2, widths=[{width}, 2 * {width}]).to(memory_format=form).eval()
+    for _ in range(5):
+        network.zero_grad()
+        network(x, lengths)[0].sum().backward()
+    found.append(network.stem.weight.grad)
+torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+"""
+
+
+@pytest.mark.parametrize(("width", "frames"), [(4, 51), (8, 51)])
+def test_channels_last_gives_the_gradient_of_narrow_networks(width: int, frames: int) -> None:
+    code = GRADIENTS.format(width=width, frames=frames)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
