@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 
 from lightning_audio.cli.arguments import OVERRIDDEN, PROGRAMS, READERS, usage_of
-from lightning_audio.errors import UserError, did_you_mean, end_on, leave_at_once, on_signals
+from lightning_audio.errors import UserError, did_you_mean, end_on, handle_signals, leave_at_once
 
 
 def imported(module: str) -> ModuleType:
@@ -43,8 +43,8 @@ def main() -> None:
         sys.exit(0)
     if name in READERS:
         READERS[name](arguments)  # ends here on --help or a mistyped option, before seconds of imports
-    with on_signals(leave_at_once):
-        module = imported(f"lightning_audio.cli.{name.replace('-', '_')}")
+    handle_signals(leave_at_once)  # until torch has been unloaded: the program has handlers of its own
+    module = imported(f"lightning_audio.cli.{name.replace('-', '_')}")
     if name in (*OVERRIDDEN, "check"):
         importlib.import_module("lightning_audio.config.trust").find_own_packages()
     sys.argv = [str(module.__file__), *arguments]

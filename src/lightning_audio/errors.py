@@ -73,12 +73,11 @@ def end_on(error: UserError) -> NoReturn:
     sys.exit(2)
 
 
-@contextlib.contextmanager
-def on_signals(act: Callable[[int], object]) -> Iterator[None]:
-    """Within it SIGINT and SIGTERM act so in this process; a process that it forks ends on them at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers belong to the main thread
-        return
+def handle_signals(act: Callable[[int], object]) -> dict[int, Any]:
+    """From now on SIGINT and SIGTERM act so in this process; returns what handled them before.
+
+    A process that this one forks ends on them at once.
+    """
     process = os.getpid()
 
     def handle(signum: int, frame: FrameType | None) -> None:
@@ -88,7 +87,16 @@ def on_signals(act: Callable[[int], object]) -> Iterator[None]:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
-    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    return {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+
+@contextlib.contextmanager
+def on_signals(act: Callable[[int], object]) -> Iterator[None]:
+    """Within it SIGINT and SIGTERM act as `handle_signals` says."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread
+        return
+    before = handle_signals(act)
     try:
         yield
     finally:
@@ -102,7 +110,7 @@ def interrupt(signum: int) -> NoReturn:
 
 
 def leave_at_once(signum: int) -> NoReturn:
-    """Ends the process before it has begun with anything; what is being imported may pass over exceptions."""
+    """Ends a process before or after its work, where what is imported may pass over exceptions."""
     os.write(2, f"stopped by {signal.Signals(signum).name}\n".encode())
     os._exit(128 + signum)
 
