@@ -102,7 +102,7 @@ def test_an_experiment_without_its_first_line_is_told(conf: Path) -> None:
     ("override", "sentence"),
     [
         ("optimizer.amsgrad=true", r"write \+optimizer\.amsgrad=VALUE"),
-        ("trainer.profiler=simple", r"write \+trainer\.profiler=VALUE"),
+        ("trainer.fast_dev_run=true", r"write \+trainer\.fast_dev_run=VALUE"),
         ("callbacks.own={a: 1}", r"write \+callbacks\.own=VALUE"),
         ("+optimizer.lr=1", r"'optimizer\.lr' is an option already: write it without the \+"),
         ("optimizer.amsgard=true", r"'optimizer\.amsgard' is no option(?!.*\+)"),

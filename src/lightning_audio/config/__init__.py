@@ -60,7 +60,7 @@ MOVED_TARGETS = {
     }.items()
 }
 
-# Options that have another name since version 0.2; the old one is understood for one version.
+# Options that have another name since version 0.1; the old one is understood for one version.
 RENAMED_OPTIONS = {
     "augment.later": "augment.delayed",
     "callbacks.listen": "callbacks.training_examples",
