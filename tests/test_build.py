@@ -46,7 +46,7 @@ def stub(cfg: DictConfig, has_validation: bool = True) -> Any:
         clip_counts={"train": 100, "val": 10 * has_validation, "test": 10},
         encoding=learned,
     )
-    return SimpleNamespace(info=info, targets=targets, has_validation=has_validation)
+    return SimpleNamespace(info=info, targets=targets, has_validation=has_validation, validates=True)
 
 
 @cache

@@ -404,8 +404,6 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = 
     "no whole rate": (lambda c, f: f.update(sample_rate=16000.5), "what it was trained on"),
     "an endless clip": (lambda c, f: f.update(clip_seconds=float("inf")), "what it was trained on"),
     "a clip of no length": (lambda c, f: f.update(clip_seconds=float("nan")), "what it was trained on"),
-    "a fact that is a part": (lambda c, f: f.update(network=1), "can't be built"),
-    "a fact that nothing takes": (lambda c, f: f.update(other=1), "no option"),
     "a part too few": (lambda c, f: c.pop("network"), "does not describe its network"),
     "a part too many": (lambda c, f: c.update(augment={}), "does not describe its network"),
     "a part that is text": (lambda c, f: c.update(network="cnn2d"), "can't be built"),

@@ -93,7 +93,7 @@ def test_above_the_share_nothing_is_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_a_share_that_is_none_is_refused(share: float, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^loader\.max_bad_fraction={share} is no share"):
+    with pytest.raises(UserError, match=rf"^loader\.max_bad_fraction={share} is out of range"):
         build.datamodule(configured(tmp_path, f"loader.max_bad_fraction={share}"))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_audio import build
 from lightning_audio.cli import predict
+from lightning_audio.data.batch import samples_to_float
 from lightning_audio.data.decode import resample
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
@@ -124,8 +125,10 @@ def audio(size: int, seed: int = 0) -> np.ndarray:
 
 @torch.no_grad()
 def scores_of_whole(task: AudioTask, samples: np.ndarray) -> Tensor:
-    logits, _ = task(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
-    return task.label_scores(logits)[0]
+    """Of every frame; a clip task itself would take their mean."""
+    waveforms = samples_to_float(torch.from_numpy(samples)[None])
+    features, frames = task.normalize(*task.frontend(waveforms, torch.tensor([len(samples)])))
+    return task.label_scores(task.network(features, frames)[0])[0]
 
 
 def in_pieces(stream: Stream, samples: np.ndarray, seed: int) -> Tensor:

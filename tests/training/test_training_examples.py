@@ -203,7 +203,7 @@ def test_without_several_features_a_frame_there_is_only_sound(
 
 @pytest.mark.parametrize("options", [{"clips": 0}, {"every_n_epochs": 0}])
 def test_counts_below_one_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(UserError, match=r"^callbacks\.listen counts .*1 or more.*\.$"):
+    with pytest.raises(UserError, match=r"^callbacks\.training_examples counts .*1 or more.*\.$"):
         TrainingExamples(**options)
 
 

@@ -112,11 +112,13 @@ def run_many(command: Command, asked: Composed) -> Path:
         cfg.resume = None
         try:
             config.settle(cfg)
-            other = refuse_other_settings(cfg, folder, command.force)
-            keep_hydra(cfg, folder, sweep_folder)
-            if (folder / METRICS).is_file() and not other:
+            refuse_other_settings(cfg, folder, command.force)
+            if (
+                folder / METRICS
+            ).is_file():  # also by force: its scores are those of the settings that it had
                 print(f"{folder} has its scores already.")
                 return
+            keep_hydra(cfg, folder, sweep_folder)
             train(cfg, folder, command.force, sweep_folder)
         except Exception as error:
             note_failure(folder, error)

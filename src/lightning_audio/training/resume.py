@@ -155,8 +155,11 @@ def edited(folder: Path, saved: DictConfig, command: Command | None = None) -> D
         now = config.compose_config([*places, *searched, *started])
         for cfg in (then, now):
             cfg.run_folder, cfg.resume = str(folder), None
-        return OmegaConf.create(_merged(*map(_resolved, (then, now, saved))))
-    except (TypeError, AttributeError, UserError, OmegaConfBaseException):
+        was, is_now = _resolved(then), _resolved(now)
+        for name in ("logs", *WITH_PLACES):  # where things lie is no edit
+            was = saved_config.moved(was, was["paths"][name], is_now["paths"][name])
+        return OmegaConf.create(_merged(was, is_now, _resolved(saved)))
+    except (TypeError, AttributeError, KeyError, UserError, OmegaConfBaseException):
         return saved
 
 

@@ -192,11 +192,12 @@ def saved_config(run_folder: Path, allow: Sequence[str] = (), training: bool = F
 def _keep_to_this_machine(cfg: DictConfig, run_folder: Path, training: bool) -> None:
     """Puts this machine's cache in the place of the sender's, and takes out what would be fetched."""
     cache = str(config.compose_config([]).paths.cache)
-    settings = ((cfg.paths, "cache", cache), (cfg.data, "cache", cache), (cfg.data, "download", False))
+    paths, data = cfg.get("paths"), cfg.get("data")
+    settings = ((paths, "cache", cache), (data, "cache", cache), (data, "download", False))
     for node, key, value in settings:
         if OmegaConf.is_dict(node) and key in node:
             node[key] = value
-    if training and cfg.network.get("weights") is not None:
+    if training and OmegaConf.select(cfg, "network.weights") is not None:
         if not any((run_folder / "checkpoints").glob("*.ckpt")):
             raise UserError(f"{run_folder} has no checkpoint to resume: start a new run.")
         cfg.network.weights = None  # the checkpoint has them
