@@ -303,7 +303,7 @@ def sent(target: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("group", build.ALLOWED)
 def test_what_the_project_has_is_allowed(group: str) -> None:
-    """Else a run that somebody trained with it could not be evaluated, or gone on with."""
+    """Else a run that somebody trained with it could not be evaluated, or resumed."""
     assert list((CONF / group).glob("*.yaml"))
     for path in (CONF / group).glob("*.yaml"):
         # What stands for an option of another part is known once the whole is composed.

@@ -154,7 +154,7 @@ def test_a_pickle_that_acts_is_refused(
     path = run / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     FORMATS[form](content | {"extra": PICKLES[kind](run.parent / "canary")}, path)
-    if loader == "resume":  # which would go on from the one before
+    if loader == "resume":  # which would resume from the one before
         shutil.copy(path, path.with_name("previous.ckpt"))
     said = "corrupt" if loader == "resume" else "last.ckpt can't be read as a checkpoint"
     assert said in refused(loader, run, capsys)

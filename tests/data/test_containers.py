@@ -128,7 +128,7 @@ def test_what_holds_no_samples_or_no_numbers_goes_into_quarantine(
     clips = [Clip(name, str(tmp_path / f"{name}.wav")) for name in ("bad", "good")]
     store = WaveStore.open(clips, 8000, tmp_path / "cache", max_bad_fraction=0.5)
     assert store.ids == ("good",)
-    assert reason in store.unread[0].reason
+    assert reason in store.quarantined[0].reason
 
 
 def test_a_real_recording_is_called_cut_only_where_it_is(

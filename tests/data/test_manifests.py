@@ -18,10 +18,10 @@ from lightning_audio.config import compose_config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.manifest import Manifest
 from lightning_audio.data.manifests import (
-    describe_unread,
+    describe_unused,
     read_manifest,
     read_manifests,
-    unread_columns,
+    unused_columns,
     write_manifest,
 )
 from lightning_audio.data.splits import hold_out, refuse_leaks
@@ -121,11 +121,11 @@ def test_speakers_have_the_names_that_people_give_them(name: str, tmp_path: Path
 def test_columns_that_nothing_reads_are_named(tmp_path: Path) -> None:
     rows = [{"path": "a.wav", "label": "dog", "end_ms": 100, "speaker": 3}, {"path": "b.wav", "Lable": "cat"}]
     path = manifest(tmp_path, *rows)
-    assert unread_columns(path) == ["end_ms", "lable"]
-    assert unread_columns(path, ()) == ["end_ms", "speaker", "lable"]
-    assert "end_ms" in describe_unread(path)
-    assert "lable (label?)" in describe_unread(path)
-    assert describe_unread(manifest(tmp_path, {"path": "a.wav", "label": "dog"}, name="n.jsonl")) == ""
+    assert unused_columns(path) == ["end_ms", "lable"]
+    assert unused_columns(path, ()) == ["end_ms", "speaker", "lable"]
+    assert "end_ms" in describe_unused(path)
+    assert "lable (label?)" in describe_unused(path)
+    assert describe_unused(manifest(tmp_path, {"path": "a.wav", "label": "dog"}, name="n.jsonl")) == ""
 
 
 @pytest.mark.parametrize(

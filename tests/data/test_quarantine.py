@@ -13,7 +13,7 @@ from lightning_audio import build
 from lightning_audio.cli.evaluate import evaluate
 from lightning_audio.config import compose_config
 from lightning_audio.data.datamodule import AudioDataModule, clips_of
-from lightning_audio.data.quarantine import QUARANTINE, Unread, as_jsonl, read_quarantine, refuse_many
+from lightning_audio.data.quarantine import QUARANTINE, Quarantined, as_jsonl, read_quarantine, refuse_many
 from lightning_audio.errors import UserError
 from lightning_audio.training.run import print_run, train
 
@@ -111,16 +111,19 @@ def test_a_share_that_is_none_is_refused(share: float, tmp_path: Path) -> None:
     ],
 )
 def test_the_budget_counts_all_clips(bad: int, clips: int, share: float, goes_on: bool) -> None:
-    unread = [Unread(str(n), f"{n}.wav", "it is empty") for n in range(bad)]
+    quarantined = [Quarantined(str(n), f"{n}.wav", "it is empty") for n in range(bad)]
     if goes_on:
-        refuse_many(unread, clips, share, Path(QUARANTINE))
+        refuse_many(quarantined, clips, share, Path(QUARANTINE))
     else:
         with pytest.raises(UserError, match=f"^{bad} of {clips} clips"):
-            refuse_many(unread, clips, share, Path(QUARANTINE))
+            refuse_many(quarantined, clips, share, Path(QUARANTINE))
 
 
 def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
-    unread = (Unread("a\u2028b", "ä.wav", 'it "ends"\nearly'), Unread("c", "c.wav", "it is empty"))
-    (tmp_path / QUARANTINE).write_text(as_jsonl(unread), encoding="utf-8")
-    assert read_quarantine(tmp_path / QUARANTINE) == unread
+    quarantined = (
+        Quarantined("a\u2028b", "ä.wav", 'it "ends"\nearly'),
+        Quarantined("c", "c.wav", "it is empty"),
+    )
+    (tmp_path / QUARANTINE).write_text(as_jsonl(quarantined), encoding="utf-8")
+    assert read_quarantine(tmp_path / QUARANTINE) == quarantined
     assert read_quarantine(tmp_path / "nowhere") == ()

@@ -456,7 +456,7 @@ def test_a_store_goes_without_a_few_bad_files_and_lists_them(clips: list[Clip], 
     assert_holds(store, clips[:3] + clips[5:])
     reason = "it cannot be decoded (Format not recognised)"
     expected = [{"id": clip.id, "path": clip.path, "reason": reason} for clip in clips[3:5]]
-    assert quarantined(store.folder) == [asdict(row) for row in store.unread] == expected
+    assert quarantined(store.folder) == [asdict(row) for row in store.quarantined] == expected
     assert_holds(pickle.loads(pickle.dumps(store)), clips[:3] + clips[5:])
 
 
@@ -466,7 +466,7 @@ def test_a_store_that_lacks_clips_is_held_against_the_share_of_each_opening(
     spoil(clips[3:5])
     first = WaveStore.open(clips, RATE, cache, max_bad_fraction=0.5)
     forbid_decoding(monkeypatch)
-    assert WaveStore.open(clips, RATE, cache, max_bad_fraction=0.17).unread == first.unread
+    assert WaveStore.open(clips, RATE, cache, max_bad_fraction=0.17).quarantined == first.quarantined
     for share, allowed in ((0.0, 0), (0.16, 1)):
         with pytest.raises(
             UserError, match=rf"^2 of 12 .*max_bad_fraction={share:g} lets a run go without {allowed}:"
@@ -481,7 +481,7 @@ def test_a_mended_file_is_decoded_anew(clips: list[Clip], cache: Path) -> None:
     write_wav(Path(clips[3].path), noise(700, 3), RATE)
     store = WaveStore.open(clips, RATE, cache)
     assert store.folder != lacking.folder
-    assert store.unread == ()
+    assert store.quarantined == ()
     assert_holds(store, clips)
 
 

@@ -79,7 +79,7 @@ def test_a_resumed_multirun_skips_what_is_done(logs: Path, monkeypatch: pytest.M
     monkeypatch.setattr(program, "train", whole)
     folder = the_sweep(logs)
     before = (folder / "0" / "metrics.json").stat().st_mtime_ns
-    launch([*ONE])  # a later single run is not what a multirun goes on with
+    launch([*ONE])  # a later single run is not what a multirun resumes
     with pytest.raises(UserError, match=r"0 was trained with other settings \(seed 0 -> 1\)"):
         launch(["-m", *ONE, "seed=1,0", "resume=latest"])
     launch(["-m", *ONE, "seed=0,1", "resume=latest"])

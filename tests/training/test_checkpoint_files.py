@@ -206,7 +206,7 @@ def test_a_disk_that_fills_while_training_ends_in_one_sentence(
         write(*args)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=rf"The disk of {tmp_path} is full; .* go on with resume={tmp_path}"):
+    with pytest.raises(UserError, match=rf"The disk of {tmp_path} is full; .* resume with resume={tmp_path}"):
         train(compose_config([*TINY, "test=false", "callbacks=ema"]), tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["epoch"] == 0

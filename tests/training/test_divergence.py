@@ -30,7 +30,7 @@ from lightning_audio.data.sampler import Reshuffles
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.callbacks import divergence
-from lightning_audio.training.callbacks.divergence import DIVERGED, Diverged, Guard
+from lightning_audio.training.callbacks.divergence import DIVERGED, Diverged, DivergenceGuard
 from lightning_audio.training.run import train
 
 RUN = (*TINY, MIX, EMA)  # of two epochs
@@ -96,7 +96,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plant]:
 
 
 def placed(checkpoint: Path, folder: Path, mark: list[int] | None = None) -> Path:
-    """The folder of a run that goes on from this checkpoint; `mark` is written into it."""
+    """The folder of a run that resumes from this checkpoint; `mark` is written into it."""
     state = torch.load(checkpoint, weights_only=True)
     if mark is not None:
         state["AudioDataModule"] = {"reshuffles": [mark]}
@@ -106,14 +106,14 @@ def placed(checkpoint: Path, folder: Path, mark: list[int] | None = None) -> Pat
 
 
 def ended(folder: Path) -> dict[str, Any]:
-    """The last state of a run that is gone on with, or begun, in this folder."""
+    """The last state of a run that is resumed, or begun, in this folder."""
     train(compose_config([*RUN, "test=false"]), folder)
     return state_of(folder)
 
 
 @pytest.fixture(scope="module")
 def hand_made(sound: tuple[Path, Plant], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The last state of a run that goes on from the first epoch in the first other order."""
+    """The last state of a run that resumes from the first epoch in the first other order."""
     return ended(placed(sound[0] / "epoch=0.ckpt", tmp_path_factory.mktemp("hand") / "run", [1, 0, 1]))
 
 
@@ -260,7 +260,7 @@ def trainer(accumulate: int = 1) -> Any:
     return SimpleNamespace(accumulate_grad_batches=accumulate, world_size=1, current_epoch=4)
 
 
-def feed(watching: Guard, losses: list[float], accumulate: int = 1) -> None:
+def feed(watching: DivergenceGuard, losses: list[float], accumulate: int = 1) -> None:
     batch = Batch(torch.zeros(2, 1), torch.ones(2), torch.zeros(2), ("a", "b"))
     for step, loss in enumerate(losses):
         outputs = {"loss": torch.tensor(loss) / accumulate}
@@ -269,7 +269,7 @@ def feed(watching: Guard, losses: list[float], accumulate: int = 1) -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_a_jump_fires_above_the_factor_and_not_at_it(accumulate: int) -> None:
-    watching = Guard(factor=4.0, window=5, least=1.0)
+    watching = DivergenceGuard(factor=4.0, window=5, least=1.0)
     feed(watching, [2.0, 50.0, 1.0, 2.0, 3.0, 8.0], accumulate)  # no window is full before the last of them
     with pytest.raises(Diverged, match=r"jumped from about 3 to 12\.5 in step 1 of epoch 5") as told:
         feed(watching, [12.5], accumulate)
@@ -278,15 +278,16 @@ def test_a_jump_fires_above_the_factor_and_not_at_it(accumulate: int) -> None:
 
 
 def test_a_small_loss_is_no_jump_and_jumps_can_be_left_alone() -> None:
-    feed(Guard(factor=4.0, window=5, least=1.0), [0.01] * 5 + [1.0])
-    feed(Guard(factor=None, window=5, least=1.0), [0.01] * 5 + [1e9])
+    feed(DivergenceGuard(factor=4.0, window=5, least=1.0), [0.01] * 5 + [1.0])
+    feed(DivergenceGuard(factor=None, window=5, least=1.0), [0.01] * 5 + [1e9])
     with pytest.raises(Diverged, match="the loss became inf"):
-        feed(Guard(factor=None), [math.inf])
+        feed(DivergenceGuard(factor=None), [math.inf])
 
 
 def test_what_a_checkpoint_keeps_makes_the_same_jumps() -> None:
-    watching, resumed = Guard(window=3), Guard(window=3)
+    watching, resumed = DivergenceGuard(window=3), DivergenceGuard(window=3)
     feed(watching, [1.0, 2.0, 3.0, 4.0])
+    assert watching.state_key == "Guard", "so do checkpoints of version 0.2 name it"
     resumed.load_state_dict(watching.state_dict())
     with pytest.raises(Diverged, match="from about 3 to 61"):
         feed(resumed, [61.0])
@@ -299,19 +300,19 @@ def test_a_loss_that_is_read_late_is_read_before_a_checkpoint(monkeypatch: pytes
             self.is_late = True
 
     monkeypatch.setattr(divergence, "_Loss", Late)
-    watching = Guard()
+    watching = DivergenceGuard()
     feed(watching, [1.0, math.nan])
     assert list(watching.losses) == [1.0]
     with pytest.raises(Diverged, match="nan in step 2 of epoch 5"):
         watching.state_dict()
     with pytest.raises(Diverged, match="nan in step 2 of epoch 5"):
-        feed(Guard(), [1.0, math.nan, 1.0])
+        feed(DivergenceGuard(), [1.0, math.nan, 1.0])
 
 
 @pytest.mark.parametrize("options", [{"factor": 1.0}, {"window": 0}, {"stop_at": 0}])
 def test_options_out_of_their_range(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"callbacks\.guard: .* do not fit"):
-        Guard(**options)
+        DivergenceGuard(**options)
 
 
 @pytest.mark.parametrize(("frozen", "at_epoch"), [(1, 0), (2, 1)])

@@ -1,4 +1,4 @@
-"""Going on with a run: with other settings, on other data, with another network."""
+"""Resuming a run: with other settings, on other data, with another network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_audio.errors import UserError
 
 @pytest.fixture
 def run(tiny_run: Path, tmp_path: Path) -> Path:
-    """A tiny run of two epochs to go on with."""
+    """A tiny run of two epochs to resume."""
     return shutil.copytree(tiny_run, tmp_path / "run")
 
 
@@ -141,7 +141,7 @@ def test_data_that_changed_are_told_and_want_force(
         resume(folder)
     assert files_of(folder) == files
     resume(folder, "trainer.max_epochs=2", "resume.force=true")
-    assert "Goes on with other data: samples" in capsys.readouterr().out
+    assert "Resumes with other data: samples" in capsys.readouterr().out
     after = checkpoint(folder)["AudioDataModule"]["identity"]
     assert after["labels"] == before["labels"]
     assert after["samples"] != before["samples"]

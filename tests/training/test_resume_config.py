@@ -1,4 +1,4 @@
-"""Going on with a run after files in conf/ were edited: nothing of that counts, or is lost, unasked."""
+"""Resuming a run after files in conf/ were edited: nothing of that counts, or is lost, unasked."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_an_edited_file_is_told_and_counts_only_where_it_is_meant(
     capsys.readouterr()
     launch([f"resume={folder}"])
     assert config_of(folder) == first
-    assert "goes on without what has changed in conf/" in (told := capsys.readouterr().out)
+    assert "resumes without what has changed in conf/" in (told := capsys.readouterr().out)
     assert ": optimizer.lr 0.002 -> 0.001\n" in told
 
     launch([*again, "trainer.max_epochs=3", "resume.force=true"])
     told = capsys.readouterr().out
-    assert "Goes on with other settings: " in told
+    assert "Resumes with other settings: " in told
     assert "optimizer.lr 0.002 -> 0.001" in told
     assert "trainer.max_epochs 2 -> 3" in told
     now = config_of(folder)
@@ -172,7 +172,7 @@ def test_the_latest_run_is_not_one_that_was_renamed(tmp_path: Path) -> None:
 def test_what_to_do_with_a_run_that_had_not_begun(tmp_path: Path) -> None:
     assert resume_hint(tmp_path).startswith("start it again")
     (tmp_path / "config.yaml").touch()
-    assert resume_hint(tmp_path) == f"go on with resume={tmp_path}"
+    assert resume_hint(tmp_path) == f"resume with resume={tmp_path}"
 
 
 @pytest.mark.parametrize(

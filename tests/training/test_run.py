@@ -165,7 +165,7 @@ def test_a_resumed_run_keeps_its_folder_and_its_older_configuration(
         launch(again)
     assert (folder / "config.yaml").read_text() == first
     launch([*again, "resume.force=true"])
-    assert "Goes on with other settings: trainer.max_epochs 2 -> 3\n" in capsys.readouterr().out
+    assert "Resumes with other settings: trainer.max_epochs 2 -> 3\n" in capsys.readouterr().out
     assert list((logs / "demo").iterdir()) == [folder]
     (kept,) = folder.glob("config_until_*.yaml")
     assert kept.read_text() == first
@@ -202,7 +202,7 @@ def test_ctrl_c_ends_with_how_to_go_on(
     with pytest.raises(SystemExit) as ended:
         program.main()
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted: go on with resume=latest\n"
+    assert capsys.readouterr().err == "interrupted: resume with resume=latest\n"
     (folder,) = (logs / "demo").iterdir()
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert not (folder / "metrics.json").exists()

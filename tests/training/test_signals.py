@@ -69,7 +69,7 @@ def test_training_finishes_its_step_and_saves(
     (run,) = (logs / "demo").iterdir()
     assert step_of(run) == 7
     assert not (run / "metrics.json").exists()
-    assert capfd.readouterr().err.endswith(f"stopped by {signum.name}: go on with resume={run}\n")
+    assert capfd.readouterr().err.endswith(f"stopped by {signum.name}: resume with resume={run}\n")
     assert signal.getsignal(signum) is before
     assert end_of(["experiment=demo", "resume=latest"], monkeypatch) == 0
     assert step_of(run) == 10
@@ -104,7 +104,7 @@ def test_a_multirun_ends_as_a_whole_and_goes_on(
     assert end_of(many, monkeypatch) == 143
     (folder,) = (logs / "demo").iterdir()
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["0"]
-    assert f"go on with the same command and resume={folder}\n" in capfd.readouterr().err
+    assert f"resume with the same command and resume={folder}\n" in capfd.readouterr().err
     assert end_of([*many, f"resume={folder}"], monkeypatch) == 0
     assert [(folder / number / "metrics.json").is_file() for number in "01"] == [True, True]
 

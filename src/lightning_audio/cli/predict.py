@@ -55,14 +55,14 @@ class Recordings:
 
     def __init__(self, files: Sequence[Path], sample_rate: int, channel: str) -> None:
         self.files, self.sample_rate, self.channel = files, sample_rate, channel
-        self.unread = 0
+        self.unreadable = 0
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         for file in self.files:
             try:
                 yield from read_recordings([file], self.sample_rate, None, self.channel)
             except UserError as error:
-                self.unread += 1
+                self.unreadable += 1
                 print(f"error: {printable(str(error))}", file=sys.stderr)
 
     @property
@@ -70,11 +70,11 @@ class Recordings:
         """The channel that is taken of all files, as far as one is, from 0 on."""
         return int(self.channel) if self.channel.isdecimal() else 0
 
-    def refuse_unread(self) -> None:
+    def refuse_unreadable(self) -> None:
         """Raises UserError where some files could not be read."""
-        if self.unread:
+        if self.unreadable:
             raise UserError(
-                f"{self.unread} of {len(self.files)} files could not be read: they are named above."
+                f"{self.unreadable} of {len(self.files)} files could not be read: they are named above."
             )
 
 
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if isinstance(task, CTC):
         task.decoder = decoder or task.decoder
         write_speech(task, recordings, options)
-        recordings.refuse_unread()
+        recordings.refuse_unreadable()
         return
     if options.format in TRANSCRIPTS and options.format not in SOUND_FORMATS:
         raise UserError(
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_atomically(options.output, text)
     else:
         print(text, end="")
-    recordings.refuse_unread()
+    recordings.refuse_unreadable()
 
 
 def write_speech(task: CTC, recordings: Recordings, options: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def launch(arguments: Sequence[str]) -> Path | None:
     marker = MULTIRUN_FILE if asked.many else CONFIG_FILE
     restarted = slurm.restarted_folder(logs / asked.cfg.name, command.arguments, marker)
     if restarted and not asked.cfg.resume:
-        print(f"Job {slurm.job_id()} was requeued: it goes on in {restarted}.", flush=True)
+        print(f"Job {slurm.job_id()} was requeued: it resumes in {restarted}.", flush=True)
         asked.cfg.resume, command = str(restarted), command.alone()
     if asked.many:
         return run_many(command, asked)

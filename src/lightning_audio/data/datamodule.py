@@ -106,7 +106,7 @@ class AudioDataModule(pl.LightningDataModule):
         self._prepared: tuple[list[Clip], WaveStore] | None = None
         self.featured: dict[str, ClipSet] = {}
         self.dropped = ""
-        self.unread: Counter[str] = Counter()  # clips of each split that are in quarantine
+        self.quarantined: Counter[str] = Counter()  # clips of each split that are in quarantine
         self.unscorable: dict[str, list[tuple[Clip, str]]] = {split: [] for split in SPLITS}  # and why
         self.reshuffles = Reshuffles()
 
@@ -136,7 +136,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.labels = self.targets.labels
         self.store = self._open_store(clips, "disk" if self.features else self.where, store)
         self._prepared = None
-        clips = self._without_unread(clips)  # the store's now, in the order of its rows
+        clips = self._without_quarantined(clips)  # the store's now, in the order of its rows
         outliers, places = self._outliers(clips), [clip.split for clip in clips]
         unfit = self.targets.unfit(clip for clip in clips if clip.split)
         self._refuse_unscorable(unfit, len(clips), MEND_TEXT)
@@ -185,13 +185,13 @@ class AudioDataModule(pl.LightningDataModule):
                 f"run go without {allowed}: {mend}, or raise it."
             )
 
-    def _without_unread(self, clips: list[Clip]) -> list[Clip]:
+    def _without_quarantined(self, clips: list[Clip]) -> list[Clip]:
         """Behind the check for leaks and the draw of validation clips: a mended file changes neither."""
-        unread = {row.id for row in self.store.unread}
-        if not unread:
+        quarantined = {row.id for row in self.store.quarantined}
+        if not quarantined:
             return clips
-        self.unread = Counter(clip.split for clip in clips if clip.id in unread and clip.split)
-        return [clip for clip in clips if clip.id not in unread]
+        self.quarantined = Counter(clip.split for clip in clips if clip.id in quarantined and clip.split)
+        return [clip for clip in clips if clip.id not in quarantined]
 
     def _outliers(self, clips: list[Clip]) -> set[int]:
         """The rows of the training clips that are too long to be learned from; named, and dropped."""
@@ -270,8 +270,8 @@ class AudioDataModule(pl.LightningDataModule):
         }
         if self.corpus.folds:
             facts |= {"fold": self.corpus.fold, "folds": list(self.corpus.folds)}
-        if self.unread:
-            facts["quarantine"] = {split: self.unread[split] for split in self.splits}
+        if self.quarantined:
+            facts["quarantine"] = {split: self.quarantined[split] for split in self.splits}
         if any(self.unscorable.values()):
             facts["unscorable"] = {split: len(found) for split, found in self.unscorable.items()}
         return facts
@@ -293,14 +293,14 @@ class AudioDataModule(pl.LightningDataModule):
 
     def describe_quarantined(self) -> str:
         """A sentence on the clips in quarantine; nothing where there are none."""
-        unread = self.store.unread
-        if not unread:
+        quarantined = self.store.quarantined
+        if not quarantined:
             return ""
-        clips = len(unread) + len(self.store)
-        counts = ", ".join(f"{count} {split}" for split, count in self.unread.items()) or "unused"
+        clips = len(quarantined) + len(self.store)
+        counts = ", ".join(f"{count} {split}" for split, count in self.quarantined.items()) or "unused"
         return (
-            f"{len(unread)} of {clips} clips are in quarantine ({counts}): "
-            f"{named(unread, self.store.folder / QUARANTINE)}"
+            f"{len(quarantined)} of {clips} clips are in quarantine ({counts}): "
+            f"{named(quarantined, self.store.folder / QUARANTINE)}"
         )
 
     def loader(

@@ -46,7 +46,7 @@ def fetch(
 ) -> Path:
     """The file at `url`, in `folder`; one that is there already with the right SHA-256 is used as it is.
 
-    A transfer that was cut goes on where it ended, in this call and in the next one, if the server knows
+    A transfer that was cut resumes where it ended, in this call and in the next one, if the server knows
     HTTP ranges; otherwise it starts over. The file has its name only once its checksum is right.
 
     Args:
@@ -107,7 +107,7 @@ def _download(url: str, part: Path, size: int | None, timeout: float) -> None:
             cut = error
     raise UserError(
         f"The transfer of {url} was cut {ATTEMPTS} times ({cut!r}): run the same command again, "
-        "it goes on where it ended."
+        "it resumes where it ended."
     )
 
 

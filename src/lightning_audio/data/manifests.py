@@ -103,7 +103,7 @@ def read_manifests(
     return sorted(clips, key=lambda clip: clip.id)
 
 
-def unread_columns(path: Path, group: Sequence[str] = GROUP) -> list[str]:
+def unused_columns(path: Path, group: Sequence[str] = GROUP) -> list[str]:
     """The columns of a manifest that `read_manifests` does not read, in their order."""
     present: dict[str, None] = {}
     for _, values in islice(_rows(path), MOST_LOOKED_AT):
@@ -112,10 +112,10 @@ def unread_columns(path: Path, group: Sequence[str] = GROUP) -> list[str]:
     return [name or "(without a name)" for name in present if name not in known]
 
 
-def describe_unread(path: Path, group: Sequence[str] = GROUP) -> str:
+def describe_unused(path: Path, group: Sequence[str] = GROUP) -> str:
     """A sentence on the columns that nothing reads, with what may have been meant; empty without any."""
     known = [name for names in (*COLUMNS.values(), _group_names(group)) for name in names]
-    meant = {name: get_close_matches(name, known, 1, cutoff=0.75) for name in unread_columns(path, group)}
+    meant = {name: get_close_matches(name, known, 1, cutoff=0.75) for name in unused_columns(path, group)}
     names = [f"{name} ({close[0]}?)" if close else name for name, close in meant.items()]
     return f"Nothing reads these columns of {path.name}: {', '.join(names)}." if names else ""
 

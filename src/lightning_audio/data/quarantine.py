@@ -14,7 +14,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class Quarantined:
     """A clip in quarantine, with its file and, as a clause, why that can't be read."""
 
     id: str
@@ -22,13 +22,13 @@ class Unread:
     reason: str
 
 
-def as_jsonl(unread: Iterable[Unread]) -> str:
+def as_jsonl(quarantined: Iterable[Quarantined]) -> str:
     """One JSON object a line; what is no UTF-8 in a name is spelled out, as JSON can."""
-    rows = "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in unread)
+    rows = "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in quarantined)
     return rows.encode(errors="backslashreplace").decode()
 
 
-def read_quarantine(file: Path) -> tuple[Unread, ...]:
+def read_quarantine(file: Path) -> tuple[Quarantined, ...]:
     """The rows of a list; none where there is no such file.
 
     Raises:
@@ -39,24 +39,24 @@ def read_quarantine(file: Path) -> tuple[Unread, ...]:
     except FileNotFoundError:
         return ()
     try:
-        return tuple(Unread(**json.loads(line)) for line in lines if line)
+        return tuple(Quarantined(**json.loads(line)) for line in lines if line)
     except TypeError as error:
         raise ValueError(f"{file} is no list of clips") from error
 
 
-def named(unread: Sequence[Unread], file: Path) -> str:
+def named(quarantined: Sequence[Quarantined], file: Path) -> str:
     """The first ones with their reasons, and where all of them are listed."""
-    reasons = dict.fromkeys(f"{row.path}: {row.reason}" for row in unread)
+    reasons = dict.fromkeys(f"{row.path}: {row.reason}" for row in quarantined)
     more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
     return f"{'; '.join([*reasons][:SHOWN])}{more} (all of them in {file})"
 
 
-def refuse_many(unread: Sequence[Unread], clips: int, share: float, file: Path) -> None:
+def refuse_many(quarantined: Sequence[Quarantined], clips: int, share: float, file: Path) -> None:
     """Raises UserError where more than this share of all clips is in quarantine, or none is left."""
     allowed = int(share * clips + 1e-9)  # 0.29 * 100 is a little less than 29
-    if unread and (len(unread) > allowed or len(unread) == clips):
+    if quarantined and (len(quarantined) > allowed or len(quarantined) == clips):
         raise UserError(
-            f"{len(unread)} of {clips} clips cannot be read, and loader.max_bad_fraction={share:g} lets a "
-            f"run go "
-            f"without {allowed}: mend them, leave them out of the corpus, or raise it: {named(unread, file)}."
+            f"{len(quarantined)} of {clips} clips cannot be read, and loader.max_bad_fraction={share:g} lets "
+            f"a run go without {allowed}: mend them, leave them out of the corpus, or raise it: "
+            f"{named(quarantined, file)}."
         )

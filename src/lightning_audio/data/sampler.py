@@ -66,7 +66,7 @@ class Reshuffles:
         return next((number for at, batch, number in self.marks[::-1] if (at, batch) <= (epoch, 0)), 0)
 
     def within(self, epoch: int) -> list[tuple[int, int]]:
-        """The batches from which on an epoch that has begun goes on in another order, and its number."""
+        """The batches from which on an epoch that has begun continues in another order, and its number."""
         return [(batch, number) for at, batch, number in self.marks if at == epoch and batch > 0]
 
 
@@ -149,7 +149,7 @@ class BatchSampler(Sampler[list[int]]):
 
 class BatchLoader(DataLoader):
     """A DataLoader over whole batches that knows where it stands, so that a run killed in the middle of an
-    epoch goes on with the next batch. Lightning saves and restores what `state_dict` returns.
+    epoch resumes with the next batch. Lightning saves and restores what `state_dict` returns.
 
     Args:
         dataset: gives a batch for a list of positions.
@@ -172,11 +172,11 @@ class BatchLoader(DataLoader):
         super().__init__(dataset, sampler=sampler, batch_size=None, **options)
         self.threads, self.patience = threads, patience
         self._batches = 0
-        self._goes_on: tuple[int | None, int] = (None, 0)  # in this epoch (None: any), with this batch
+        self._resume_at: tuple[int | None, int] = (None, 0)  # in this epoch (None: any), with this batch
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.asked = time.perf_counter()
-        (epoch, batch), self._goes_on = self._goes_on, (None, 0)
+        (epoch, batch), self._resume_at = self._resume_at, (None, 0)
         # A state saved behind the last batch belongs to an epoch that is over; that batch may be one before
         # the sampler's last, where the trainer is told to take fewer.
         first = batch % max(len(self), 1) if epoch in (None, self.sampler.epoch) else 0
@@ -209,4 +209,4 @@ class BatchLoader(DataLoader):
         return {"batches": self._batches, "epoch": self.sampler.epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._goes_on = state.get("epoch"), state["batches"]
+        self._resume_at = state.get("epoch"), state["batches"]

@@ -24,7 +24,7 @@ from lightning_audio.data.batch import sent
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
 from lightning_audio.data.placement import gather_on_device, residence
-from lightning_audio.data.quarantine import QUARANTINE, Unread, as_jsonl, read_quarantine, refuse_many
+from lightning_audio.data.quarantine import QUARANTINE, Quarantined, as_jsonl, read_quarantine, refuse_many
 from lightning_audio.data.store import Store, read_index, write_index
 from lightning_audio.errors import UserError
 from lightning_audio.io import build_once, write_file
@@ -42,7 +42,7 @@ class WaveStore(Store):
 
     Attributes:
         hash: a digest of the samples themselves, the same on every machine that decodes alike.
-        unread: the clips that it lacks, since their audio can't be read; listed in its `quarantine.jsonl`.
+        quarantined: clips that it lacks, since their audio can't be read; `quarantine.jsonl` lists them.
         remarks: what is odd about clips that were read, a sentence for each kind; told at each opening.
         lengths: `(N,)` in samples.
         sample_rate: in Hz.
@@ -85,7 +85,7 @@ class WaveStore(Store):
     def _take_index(self) -> None:
         super()._take_index()
         self.hash, self.sample_rate = self._index.facts["digest"], self._index.facts["sample_rate"]
-        self.unread = read_quarantine(self.folder / QUARANTINE)
+        self.quarantined = read_quarantine(self.folder / QUARANTINE)
         self.remarks: list[str] = self._index.facts["remarks"]
 
     @property
@@ -169,11 +169,11 @@ def _stats(paths: Sequence[str]) -> np.ndarray:
 def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
     lengths: list[int] = []
     checksums: list[int] = []
-    unread: list[Unread] = []
+    quarantined: list[Quarantined] = []
     remarks: list[str] = []
 
     def samples() -> Iterator[memoryview]:
-        for clip in _decoded(clips, sample_rate, unread, remarks):
+        for clip in _decoded(clips, sample_rate, quarantined, remarks):
             lengths.append(len(clip))
             checksums.append(zlib.crc32(clip.data))
             yield clip.data
@@ -181,9 +181,9 @@ def _build(clips: Sequence[Clip], sample_rate: int, folder: Path) -> None:
     def write(unfinished: Path) -> None:
         _log.info("Decoding %d clips at %d Hz to %s", len(clips), sample_rate, folder)
         digest = write_file(unfinished / SAMPLES, samples())
-        lacking = {row.id for row in unread}
+        lacking = {row.id for row in quarantined}
         ids = [clip.id for clip in clips if clip.id not in lacking]
-        files = {IDS: json.dumps(ids)} | ({QUARANTINE: as_jsonl(unread)} if unread else {})
+        files = {IDS: json.dumps(ids)} | ({QUARANTINE: as_jsonl(quarantined)} if quarantined else {})
         for name, content in files.items():
             write_file(unfinished / name, [content.encode()])
         facts = {"digest": digest, "sample_rate": sample_rate, "decoder": DECODER, "remarks": remarks}
@@ -203,9 +203,9 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
 
 
 def _decoded(
-    clips: Sequence[Clip], sample_rate: int, unread: list[Unread], remarks: list[str]
+    clips: Sequence[Clip], sample_rate: int, quarantined: list[Quarantined], remarks: list[str]
 ) -> Iterator[np.ndarray]:
-    """The samples of the clips in their order, but of those that cannot be read, which go to `unread`.
+    """The samples of the clips in their order, but of those that cannot be read, which go to `quarantined`.
 
     Raises:
         UserError: at the end, where the system did not let files be read: that may be other the next time.
@@ -216,7 +216,7 @@ def _decoded(
         if not isinstance(result, AudioError):
             yield result
         elif result.lasting:
-            unread.append(Unread(clip.id, clip.path, result.reason))
+            quarantined.append(Quarantined(clip.id, clip.path, result.reason))
         else:
             refused[clip.path] = result.reason
     if refused:

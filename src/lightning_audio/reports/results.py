@@ -229,10 +229,10 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
         table.add_row("waiting for data", f"{100 * content['loader_wait']:.1f} % of the time", "")
     console.print(table)
     data = content.get("data") or {}
-    if unread := data.get("quarantine", {}).get("test", 0):
+    if quarantined := data.get("quarantine", {}).get("test", 0):
         console.print(
-            f"Attention: {unread} of {unread + data['clips']['test']} test clips cannot be read and count in "
-            f"no score above: {QUARANTINE} names them.",
+            f"Attention: {quarantined} of {quarantined + data['clips']['test']} test clips cannot be read "
+            f"and count in no score above: {QUARANTINE} names them.",
             style="bold red",
             soft_wrap=True,
             highlight=False,

@@ -23,7 +23,7 @@ def check_resumable(
     """Looks at a checkpoint before anything is changed.
 
     Raises:
-        UserError: it is none, training as it is configured now can't go on from it, or it was made on other
+        UserError: it is none, training as it is configured now can't resume from it, or it was made on other
             data and `force` is not given.
     """
     saved, mend = read(checkpoint), "leave out what changes it, or start a new run"
@@ -45,7 +45,7 @@ def check_resumable(
             dict(saved.get(type(data).__qualname__, {}).get("identity", {})),
         )
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{checkpoint} holds weights, but no state of training to go on from.") from None
+        raise UserError(f"{checkpoint} holds weights, but no state of training to resume from.") from None
     if groups != trained:
         raise UserError(f"{checkpoint} has other groups of weights for the optimizer: {mend}.")
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs < epoch:
@@ -60,7 +60,7 @@ def check_resumable(
                 f"The data changed ({differing}), so that clips that were trained on may be tested: put them "
                 "back as they were, start a new run, or add resume.force=true."
             )
-        trainer.print(f"Goes on with other data: {differing}")
+        trainer.print(f"Resumes with other data: {differing}")
 
 
 def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint: Path | None) -> None:
@@ -69,7 +69,7 @@ def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint:
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         if trainer.interrupted:  # Lightning turns it into an exit without a word
-            raise KeyboardInterrupt("go on with resume=latest") from None
+            raise KeyboardInterrupt("resume with resume=latest") from None
         raise
 
 

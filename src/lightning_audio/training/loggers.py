@@ -20,7 +20,7 @@ from lightning_audio.io import write_atomically
 def resume_loggers(
     running: Iterable[loggers.Logger], step: int, row: Mapping[str, float] | None = None
 ) -> None:
-    """Training starts or goes on with this step: what a killed run wrote of later ones is written again.
+    """Training starts or resumes with this step: what a killed run wrote of later ones is written again.
 
     `row` is what was to be logged of the step before, when the run was saved.
     """

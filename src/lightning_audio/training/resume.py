@@ -1,4 +1,4 @@
-"""Going on with a run: by the configuration in its folder, where it is not meant to be changed."""
+"""Resuming a run: by the configuration in its folder, where it is not meant to be changed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def resumed_config(cfg: DictConfig, command: Command) -> tuple[DictConfig, Path]
         allow += build.packages_of(before)
     now = edited(folder, before, command)
     if not command.force and cfg.resume != "latest" and len(command.overrides) <= 1:
-        _tell(differences(before, now), f"{folder} goes on without what has changed in conf/ since its start")
+        _tell(differences(before, now), f"{folder} resumes without what has changed in conf/ since its start")
         return before, folder
     if now != before:
         saved_config.refuse_foreign(now, folder, allow)
@@ -194,7 +194,7 @@ def _differences(old: Any, new: Any, place: tuple[str, ...]) -> Iterator[tuple[s
 
 
 def tell_changes(folder: Path, found: Changes, force: bool) -> bool:
-    """Says with which other options a run goes on than before; returns whether they make another run.
+    """Says with which other options a run resumes than before; returns whether they make another run.
 
     Raises:
         UserError: with them it is another run, and it was not said that it is meant.
@@ -203,9 +203,9 @@ def tell_changes(folder: Path, found: Changes, force: bool) -> bool:
     if asked and not force:
         raise UserError(
             f"{folder} was trained with other settings ({_text(found)}): leave them out, give "
-            f"resume={folder} alone to go on with the old ones, or add {FORCE}=true to go on with these."
+            f"resume={folder} alone to resume with the old ones, or add {FORCE}=true to resume with these."
         )
-    _tell(found, "Goes on with other settings")
+    _tell(found, "Resumes with other settings")
     return bool(asked)
 
 
@@ -249,6 +249,6 @@ def latest(parent: Path, marker: str) -> Path:
     if folder is None:
         kind = "multirun" if marker == saved_config.MULTIRUN_FILE else "run"
         raise UserError(
-            f"There is no {kind} in {parent} to go on with: start one without `resume`, or give its folder."
+            f"There is no {kind} in {parent} to resume: start one without `resume`, or give its folder."
         )
     return folder

@@ -49,7 +49,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains, or resumes training, in a run folder; then tests and writes the report.
 
-    Where the folder has `checkpoints/last.ckpt`, training goes on from there; with `force` on data that are
+    Where the folder has `checkpoints/last.ckpt`, training resumes from there; with `force` on data that are
     not what they were, too. `sweep_folder` is that of the multirun that the run is part of.
 
     Returns:
@@ -66,7 +66,7 @@ def train(
 
 @contextlib.contextmanager
 def _ends_resumable(run_folder: Path, sweep_folder: Path | None) -> Iterator[None]:
-    """Lets signals end the run in order; they and a full disk say how to go on."""
+    """Lets signals end the run in order; they and a full disk say how to resume."""
     with signals.handling():
         try:
             yield
@@ -86,10 +86,10 @@ def _ends_resumable(run_folder: Path, sweep_folder: Path | None) -> Iterator[Non
 def resume_hint(run_folder: Path, sweep_folder: Path | None = None) -> str:
     """What to do with a run, or with the multirun that it is part of, that was cut."""
     if sweep_folder:
-        return f"go on with the same command and resume={sweep_folder}"
+        return f"resume with the same command and resume={sweep_folder}"
     if not (run_folder / CONFIG_FILE).is_file():
         return "start it again, for training had not begun"
-    return f"go on with resume={run_folder}"
+    return f"resume with resume={run_folder}"
 
 
 def _train(cfg: DictConfig, run_folder: Path, force: bool, sweep_folder: Path | None) -> dict[str, Any]:
@@ -142,13 +142,13 @@ def _train(cfg: DictConfig, run_folder: Path, force: bool, sweep_folder: Path | 
 def _checked_checkpoint(
     run_folder: Path, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, force: bool
 ) -> Path | None:
-    """The checkpoint to go on from, looked at before anything in the folder is changed; None of a new run."""
+    """The checkpoint to resume from, looked at before anything in the folder changes; None of a new run."""
     last = checkpoint_files.to_resume(run_folder / "checkpoints")
     if last is not None:
         check_resumable(last, trainer, task, data, force)
     elif (run_folder / METRICS).is_file():
         raise UserError(
-            f"{run_folder} has scores, but neither last.ckpt nor previous.ckpt to go on from: put one back, "
+            f"{run_folder} has scores, but neither last.ckpt nor previous.ckpt to resume from: put one back, "
             "or start a new run, for this one would be written over."
         )
     return last
@@ -172,7 +172,7 @@ def report_quarantined(data: AudioDataModule, run_folder: Path) -> None:
     if line := data.describe_quarantined():
         print(line, flush=True)
     if line or (run_folder / QUARANTINE).is_file():  # what an earlier start left there may be mended
-        write_atomically(run_folder / QUARANTINE, as_jsonl(data.store.unread))
+        write_atomically(run_folder / QUARANTINE, as_jsonl(data.store.quarantined))
 
 
 def use_best(run_folder: Path, task: AudioTask) -> str:

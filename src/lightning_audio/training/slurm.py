@@ -1,4 +1,4 @@
-"""Jobs on a Slurm cluster: one whose time is up goes back into the queue, and goes on in its run folder.
+"""Jobs on a Slurm cluster: one whose time is up goes back into the queue, and resumes in its run folder.
 
 Slurm starts the same command again under the same job id, and counts that in SLURM_RESTART_COUNT. Where the
 run lies is kept in its folder, in a file that names the job and the command. `sbatch --signal=USR1@120`

@@ -68,7 +68,7 @@ class Learner:
 
 
 def learner(cfg: DictConfig, folder: Path, checkpoint: Path | None = None) -> Learner:
-    """What a run would begin with, or go on with from this checkpoint; nothing is written to `folder`.
+    """What a run would begin with, or resume with from this checkpoint; nothing is written to `folder`.
 
     Raises:
         UserError: as training would before its first step.

@@ -10,7 +10,7 @@ from typing import Any
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.user_recordings import OwnRecordings
 from lightning_audio.data.manifest_cache import remembered
-from lightning_audio.data.manifests import GROUP, describe_unread, read_manifests, refuse_absent_group
+from lightning_audio.data.manifests import GROUP, describe_unused, read_manifests, refuse_absent_group
 from lightning_audio.errors import UserError
 
 
@@ -80,7 +80,7 @@ class Manifest(OwnRecordings):
             self.cache,
             lambda: read_manifests(self.files, *options),
         )
-        self.notes += filter(None, (describe_unread(path, self.group) for path in paths))
+        self.notes += filter(None, (describe_unused(path, self.group) for path in paths))
         if all(clip.group == clips[0].group for clip in clips):
             return [replace(clip, group=None) for clip in clips]
         return clips

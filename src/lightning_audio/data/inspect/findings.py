@@ -71,7 +71,7 @@ class Inspection:
         drawn: Sequence[Clip] | None = None,
     ) -> None:
         self.read = [one for one in heard if not one.problem]
-        self.unread = [one for one in heard if one.problem]
+        self.unreadable = [one for one in heard if one.problem]
         self.runs, self.labels, self.sample_rate, self.name = runs, labels, sample_rate, name
         self.drawn = runs[0] if drawn is None else drawn
         splits = [{clip.id: clip.split for clip in clips} for clips in runs]
@@ -105,7 +105,7 @@ class Inspection:
         return f"{self.name(clip)} ({', '.join((place, *clip.labels))})"
 
     def _unreadable(self) -> Iterator[Finding]:
-        items = tuple(f"{self.name(one.clip)}: {one.problem}" for one in self.unread)
+        items = tuple(f"{self.name(one.clip)}: {one.problem}" for one in self.unreadable)
         if items:
             yield Finding(
                 "unreadable", True, f"{len(items)} clips can't be read: mend or remove them.", items

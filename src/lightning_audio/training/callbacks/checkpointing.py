@@ -1,6 +1,6 @@
 """When a run is saved: after every epoch, in the middle of long ones, and when a signal asks it to end.
 
-A run that is resumed goes on with the next batch as if nothing had happened. What Lightning leaves out of its
+A run that is resumed starts with the next batch as if nothing had happened. What Lightning leaves out of its
 checkpoints for that is kept here: sums behind the means of an epoch, an early stop, where the loggers stood.
 """
 
@@ -309,7 +309,7 @@ def means_of_epoch(trainer: pl.Trainer) -> list[list[dict[str, Any]]]:
 def restore_means(
     trainer: pl.Trainer, task: pl.LightningModule, ranks: Sequence[Sequence[dict[str, Any]]]
 ) -> None:
-    """Goes on with the sums that `means_of_epoch` gave, where there are as many ranks as there were."""
+    """Resumes with the sums that `means_of_epoch` gave, where there are as many ranks as there were."""
     if len(ranks) != trainer.world_size:
         return
     hook, task._current_fx_name = task._current_fx_name, STEP

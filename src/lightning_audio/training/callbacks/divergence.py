@@ -1,6 +1,6 @@
 """What happens when training diverges: back to the last good state, and on with the clips in another order.
 
-Skipping the data at which a loss spikes and going on from an earlier checkpoint: Chowdhery et al. 2022, PaLM,
+Skipping the data at which a loss spikes and resuming from an earlier checkpoint: Chowdhery et al. 2022, PaLM,
 section 5.1. Here no clip is left out; the batches that follow are others.
 """
 
@@ -28,7 +28,7 @@ SHOWN = 5  # ids in a sentence
 
 
 class Diverged(Exception):
-    """Training has left the rails: raised out of it before a checkpoint of its state can be written.
+    """Training diverged: raised out of it before a checkpoint of its state can be written.
 
     `step` counts the batches of its epoch, both from 0; `ids` are the clips of this rank's batch; the
     `stop_at`-th time is one too many.
@@ -53,7 +53,7 @@ class _Loss:
         return self._value.read()
 
 
-class Guard(Callback):
+class DivergenceGuard(Callback):
     """Raises Diverged when the loss becomes NaN or infinite, when it jumps, or when weights are not finite.
 
     The loss is the mean over ranks, so that all of them go back together. On an accelerator it is read when
@@ -82,6 +82,10 @@ class Guard(Callback):
         self._coming: _Loss | None = None
         self._last: _Loss | None = None
         self._sound_at = -1  # the update after which all weights were finite
+
+    @property
+    def state_key(self) -> str:
+        return "Guard"  # its name in checkpoints of version 0.2, which are still resumed
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
