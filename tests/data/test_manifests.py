@@ -81,6 +81,9 @@ NAMES = {
     "filename,LABEL,start_time,end_time": "a.wav,dog,0.5,2.5",
     "filepath,tags,start_seconds,end_seconds": "a.wav,dog,0.5,2.5",
     "Audio,labels,Start Time,End Time": "a.wav,dog,0.5,2.5",
+    "audio_file,label,Begin Time (s),End Time (s)": "a.wav,dog,0.5,2.5",  # as Raven writes them
+    "wav_file,label,start_sec,stop": "a.wav,dog,0.5,2.5",
+    "path,label,start_s,duration_s": "a.wav,dog,0.5,2",
     "wav,event_label,onset,offset": "a.wav,dog,0.5,2.5",  # DCASE: the offset is the end
     "file_name,event-labels,onset,duration": "a.wav,dog,0.5,2",
     "path,file,label,class,start,begin,end,duration": "a.wav,a.wav,dog,dog,0.5,0.50,2.5,2",  # all agree

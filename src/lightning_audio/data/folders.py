@@ -14,10 +14,10 @@ _log = logging.getLogger(__name__)
 def files_below(folder: str | Path) -> Iterator[Path]:
     """All files below a folder in the order of their names; what is left out for a reason is told.
 
-    A link to a folder is followed unless it leads to one that was looked through already, such as one above
-    it. A folder that can't be read is left out.
+    A link to a folder is followed unless it leads to one that was looked through already, or to one that
+    `folder` lies in: below that stand the files of its neighbours. A folder that can't be read is left out.
     """
-    seen: set[tuple[int, int]] = set()
+    seen = {(status.st_dev, status.st_ino) for status in map(os.stat, Path(folder).resolve().parents)}
 
     def unreadable(error: OSError) -> None:
         _warn_once(f"Left out: the folder {error.filename}, which can't be read ({error.strerror}).")
@@ -27,7 +27,9 @@ def files_below(folder: str | Path) -> Iterator[Path]:
         known = (status.st_dev, status.st_ino) in seen
         seen.add((status.st_dev, status.st_ino))
         if known:
-            _warn_once(f"Left out: the link {path}, since the folder that it leads to is looked through.")
+            _warn_once(
+                f"Left out: the link {path}, since the folder that it leads to is looked through or holds it."
+            )
         return not known
 
     is_new(Path(folder))

@@ -23,11 +23,14 @@ from lightning_audio.errors import UserError, did_you_mean
 COLUMNS = {
     "path": (
         *("path", "audio_filepath", "file", "filename", "filepath", "file_name", "file_path"),
-        *("audio", "audio_path", "wav", "wav_path"),
+        *("audio", "audio_path", "audio_file", "wav", "wav_path", "wav_file"),
     ),
-    "start": ("start", "offset", "begin", "onset", "start_time", "begin_time", "start_seconds"),
-    "end": ("end", "end_time", "end_seconds"),
-    "duration": ("duration", "duration_seconds"),
+    "start": (
+        *("start", "offset", "begin", "onset", "start_time", "begin_time"),
+        *("start_seconds", "start_sec", "start_s"),
+    ),
+    "end": ("end", "stop", "end_time", "stop_time", "end_seconds", "end_sec", "end_s"),
+    "duration": ("duration", "duration_seconds", "duration_sec", "duration_s"),
     "label": ("label", "category", "class", "event_label"),
     "labels": ("labels", "categories", "classes", "event_labels", "tags"),
     "text": ("text", "transcript", "transcription", "sentence"),
@@ -36,7 +39,7 @@ COLUMNS = {
     "channel": ("channel",),
     "id": ("id",),
 }
-SPEAKER = ("speaker", "speaker_id", "client_id")
+SPEAKER = ("speaker", "speaker_id", "spk_id", "client_id")
 GROUP = ("group", "speaker")
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 DELIMITERS = (",", ";", "\t")
@@ -140,8 +143,9 @@ def _group_names(group: Sequence[str]) -> list[str]:
 
 
 def _column(name: str) -> str:
-    """The name of a column as it is compared: `Start Time ` is `start_time`."""
-    return re.sub(r"[\s-]+", "_", name.strip().lower())
+    """The name of a column as it is compared: `Start Time (s)` is `start_time`."""
+    name = re.sub(r"\s*[(\[](s|sec|seconds)[)\]]$", "", name.strip().lower())
+    return re.sub(r"[\s-]+", "_", name)
 
 
 def _rows(path: Path) -> Iterator[Row]:
