@@ -83,7 +83,10 @@ def test_what_num2words_misreads_is_refused(language: str, raw: str) -> None:
         ("en", "3٫14 1٬234", "three point one four one thousand two hundred and thirty four"),
         ("fa", "۱۲٬۳۴۵", "دوازده هزار و سیصد و چهل و پنج"),
         ("fr_CH", "1’000", "mille"),
-        ("de", "1'000.000", "eintausend null null null"),  # one sign groups a number
+        ("de", "1'000.000", "eintausend komma null null null"),  # one sign groups a number
+        ("fr_CH", "1’000.5", "mille virgule cinq"),
+        ("de", "1'000.50", "eintausend komma fünf null"),
+        ("it", "1'000. 5", "mille cinque"),
         (
             "de",
             "1'234'567,5",

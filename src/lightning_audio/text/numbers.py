@@ -97,7 +97,9 @@ class NumberVerbalizer:
         groups = rf"(?!0\d*\s)\d{{1,3}}(?P<comma>{self.comma})\d{{3}}(?:(?P=comma)\d{{3}}){{0,3}}(?!\d)"
         # Lakh and crore: 1,00,000.
         indian = r"\d{1,2}(?:,\d{2}){1,4},\d{3}(?!\d)|" if "," in self.comma else ""
-        return rf"(?P<whole>{indian}{groups}|\d+{bare})(?:{self.point}(?P<fraction>\d+))?"
+        # Behind groups with apostrophes a point is one of decimals everywhere: 1'000.50.
+        point = rf"(?:{self.point}|(?<=['’]\d{{3}})\.)"
+        return rf"(?P<whole>{indian}{groups}|\d+{bare})(?:{point}(?P<fraction>\d+))?"
 
     def read(self, text: str) -> str:
         """Digit by digit."""
