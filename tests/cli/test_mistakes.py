@@ -64,7 +64,7 @@ PARTS = {
     "a program as a part": ("network._target_=os.system", "network can't be built"),
 }
 FILES = {
-    "no corpus": ([*ESC], "put meta/ and audio/ of the ESC-50 release into nowhere/ESC-50"),
+    "no corpus": ([*ESC], "put meta/ and audio/ of the ESC-50 release into {here}/nowhere/ESC-50"),
     "no such backbone": ([*TIMM, "network.backbone=resnet19"], "timm has no backbone 'resnet19'"),
     "no weight file": (
         [*TIMM, "network.weights=nowhere/r.safetensors"],
@@ -73,7 +73,7 @@ FILES = {
     "a file as the cache": ([*TINY, "paths.cache={file}/cache"], "set paths.cache to a folder"),
     "a file as the logs": ([*TINY, "paths.logs={file}/logs"], "set paths.logs to a folder"),
     "no run to resume": ([*TINY, "resume=latest"], "There is no run in"),
-    "an unknown folder to resume": ([*TINY, "resume=nowhere"], "There is no run folder nowhere"),
+    "an unknown folder to resume": ([*TINY, "resume=nowhere"], "There is no run folder {here}/nowhere"),
     "no run folder to resume": ([*TINY, "resume={folder}"], "can't be resumed"),
     "no multirun to resume": (["-m", *TINY, "seed=0,1", "resume=latest"], "There is no multirun in"),
 }
@@ -128,6 +128,7 @@ def test_of_files_and_folders(
     arguments, said = FILES[mistake]
     places = {"file": tmp_path / "file", "folder": tmp_path}
     filled = [argument.format_map(places) if "{" in argument else argument for argument in arguments]
+    said = said.replace("{here}", str(Path.cwd()))
     assert said in sentence(started(monkeypatch, filled))
 
 

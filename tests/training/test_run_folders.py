@@ -106,15 +106,9 @@ def test_a_folder_that_cant_be_written_to_is_one_sentence(
 
 def test_two_processes_of_torchrun_make_one_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617"]
-    options = [
-        *ONE,
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "trainer.devices=2",
-        "trainer.precision=32-true",
-    ]
+    options = [*ONE, "trainer=ddp", "trainer.accelerator=cpu"]
     done = subprocess.run(
-        [*command, "-m", "lightning_audio", "train", *options, "trainer.sync_batchnorm=false"],
+        [*command, "-m", "lightning_audio", "train", *options],
         env={**os.environ, "OMP_NUM_THREADS": "1", "LIGHTNING_AUDIO_LOGS": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -127,3 +121,13 @@ def test_two_processes_of_torchrun_make_one_folder(tmp_path: Path) -> None:
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert not list(run.glob("config_until_*"))
     assert done.stdout.count("Run folder:") == 1
+
+
+def test_another_number_of_devices_than_torchrun_has_processes_is_refused(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"torchrun has started 2 processes, and trainer\.devices=1"):
+        launch([*ONE, "trainer.accelerator=cpu", "trainer.devices=1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import profilers
 from pytorch_lightning.callbacks import EarlyStopping
@@ -47,7 +48,7 @@ def build_trainer(
         UserError: options do not fit one another, the device, or the data.
     """
     options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
-    options |= _for_device(options)
+    options |= _for_device(options) | _for_torchrun(options)
     if not options.get("limit_train_batches", 1):
         raise UserError("trainer.limit_train_batches=0 leaves nothing to train on: set it to 1 or more.")
     nodes = {name: _watching(node, monitor) for name, node in cfg.callbacks.items() if node}
@@ -95,6 +96,27 @@ def _for_device(options: dict[str, Any]) -> dict[str, Any]:
         precision = "bf16-mixed" if in_hardware else "16-mixed" if on_cuda else "32-true"
     # SyncBatchNorm runs on GPUs alone; elsewhere every process has the statistics of its own batches.
     return {"precision": precision, "sync_batchnorm": on_cuda and bool(options.get("sync_batchnorm"))}
+
+
+def _for_torchrun(options: dict[str, Any]) -> dict[str, Any]:
+    """As many devices as torchrun has started processes, where it has and options leave their number open.
+
+    Raises:
+        UserError: options say another number.
+    """
+    if not TorchElasticEnvironment.detect():
+        return {}
+    local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    devices = options.get("devices", "auto")
+    if devices in ("auto", -1, "-1"):
+        return {"devices": local, "num_nodes": world // local}
+    given = len(devices) if isinstance(devices, list) else devices
+    if given != local or options.get("num_nodes", 1) * local != world:
+        raise UserError(
+            f"torchrun has started {world} processes, and trainer.devices={devices} is another number: set "
+            "trainer=ddp, whose trainer.devices=auto counts them."
+        )
+    return {}
 
 
 def _watching(node: DictConfig, monitor: tuple[str, str]) -> Any:
