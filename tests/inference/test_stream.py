@@ -161,7 +161,8 @@ def test_a_stream_in_pieces_gives_the_scores_of_the_whole(options: dict[str, Any
     for seed, size in enumerate((30001, 24000, 200, 80, 79, 1)):
         samples = audio(size, seed)
         expected = scores_of_whole(task, samples)
-        assert len(expected) == (size // options["hop_length"]) // options.get("stride", 1) + 1
+        frames = (size - options["n_fft"] % 2) // options["hop_length"]
+        assert len(expected) == frames // options.get("stride", 1) + 1
         if size > 20000:
             assert float(expected.std(0).max()) > 0.01  # the scores say something of the sound
         found = in_pieces(Stream(task), samples, seed)

@@ -109,7 +109,7 @@ def compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("compare")
     parser.add_argument("run", type=Path, help="run folder, or the folder that evaluate wrote")
     parser.add_argument("other", type=Path, help="another one, tested on the same clips")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def align(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -133,7 +133,7 @@ def align(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--fit", action="store_true", help="fit both on validation, where the corpus knows the true times"
     )
     _add_loading(parser)
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     if options.fit:
         return options
     if (options.manifest is None) == (options.text is None) or (options.manifest and options.audio):
@@ -159,7 +159,7 @@ def ngram(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     _add_allow(parser)
     parser.add_argument("--words", type=Path, help="write the words here too, one a line: a lexicon")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
