@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.targets import ClassIndex, MultiHot
+from lightning_audio.data.targets import ClassIndex, MultiHot, Tokens
 from lightning_audio.errors import UserError
 
 
@@ -74,3 +74,15 @@ def test_one_label_is_no_choice_but_may_be_there_or_not() -> None:
     with pytest.raises(UserError, match=r"All clips have one label, 'a': a choice takes two"):
         ClassIndex(["a"], clips)
     assert MultiHot(["a"], clips).num_outputs == 1
+
+
+def test_a_number_without_words_is_the_fault_of_its_clip_alone() -> None:
+    texts = {"a": "der 2te", "b": "eins zwei", "c": "90er", "d": "zwei"}
+    clips = [Clip(name, "x.wav", text=text, split="train") for name, text in texts.items()]
+    tokens = Tokens((), clips, {"steps": ["numbers", "spaces"], "language": "de"})
+    assert {name: "can't be read" in why for name, why in tokens.unfit(clips).items()} == {
+        "a": True,
+        "c": True,
+    }
+    assert [len(found) for found in tokens.encode([clips[1], clips[3]])] == [9, 4]
+    assert tokens.normalizer.leniently("  der 2te") == "der 2te"

@@ -37,6 +37,7 @@ from lightning_audio.inference.transcribe import Transcript, posteriors
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc import CTC
+from lightning_audio.text.numbers import UnreadableNumber
 from lightning_audio.text.tokenizers import UnknownCharacter
 from lightning_audio.training import saved_config
 
@@ -154,11 +155,15 @@ def beside_truth(
 
 
 def _tokens(task: CTC, clip: Clip) -> list[int]:
-    text = task.normalizer(clip.text or "")
-    if not text.strip():
-        raise UserError(f"The text of {clip.id} has no word to align, as it is {clip.text!r}: write one.")
     try:
+        text = task.normalizer(clip.text or "")
+        if not text.strip():
+            raise UserError(f"The text of {clip.id} has no word to align, as it is {clip.text!r}: write one.")
         return task.tokenizer.encode(text)
+    except UnreadableNumber as error:
+        raise UserError(
+            f"The text of {clip.id} can't be aligned ({error.reason}): write it in words."
+        ) from None
     except UnknownCharacter as error:
         raise UserError(
             f"The text of {clip.id} has the character {error.character!r}, which the run does not know: "

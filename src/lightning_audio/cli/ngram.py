@@ -11,6 +11,7 @@ memory for every n-gram: for a few million words that is well; for more, use `lm
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from lightning_audio import build
@@ -26,6 +27,7 @@ from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.io import write_atomically
 from lightning_audio.text.normalizer import Normalizer
+from lightning_audio.text.numbers import UnreadableNumber
 from lightning_audio.text.tokenizers import UnknownCharacter, tokenizer_of
 from lightning_audio.training import saved_config
 
@@ -143,7 +145,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = options.run or next((source for source in options.texts if source.is_dir()), None)
     normalize, split = normalizer_of_run(run), splitter(unit, run, options.allow)
     sources = (training_texts(source, run, options.allow) for source in options.texts)
-    texts = [normalize(text) for source in sources for text in source]
+    texts, left_out = [], []
+    for text in chain.from_iterable(sources):
+        try:
+            texts.append(normalize(text))
+        except UnreadableNumber as error:
+            left_out.append(error.reason)
+    if left_out:
+        print(
+            f"Left out: sentences with numbers that can't be read, {len(left_out)} of them, as {left_out[0]}."
+        )
     refuse_output(options.output, options.texts)
     refuse_output(options.words, [*options.texts, options.output])
     model = NGramModel((split(text) for text in texts), order)

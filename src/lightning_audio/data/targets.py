@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.errors import UserError
 from lightning_audio.text.normalizer import Normalizer
+from lightning_audio.text.numbers import UnreadableNumber
 from lightning_audio.text.tokenizers import UnknownCharacter, fit_tokenizer, tokenizer_of
 
 PAD = -1  # behind the tokens of the shorter transcripts of a batch
@@ -146,7 +148,11 @@ class Tokens(Targets):
         if vocabulary:
             self.tokenizer = tokenizer_of(dict(vocabulary))
         else:
-            said = [self.normalizer(clip.text) for clip in clips if clip.split == "train" and clip.text]
+            said = []
+            for clip in clips:
+                if clip.split == "train" and clip.text:
+                    with contextlib.suppress(UnreadableNumber):  # one of the `unfit`
+                        said.append(self.normalizer(clip.text))
             if not said:
                 raise UserError(
                     "The training clips have no transcripts: give each row a `text`, or choose a task for "
@@ -164,7 +170,7 @@ class Tokens(Targets):
         return len(labels) + 1
 
     def unfit(self, clips: Iterable[Clip]) -> dict[str, str]:
-        """Clips without a transcript, or with a character that is in no vocabulary."""
+        """Clips without a transcript, with a number that has no words, or a character of no vocabulary."""
         found = {clip.id: self._tokens(clip) for clip in clips}
         return {name: reason for name, reason in found.items() if isinstance(reason, str)}
 
@@ -179,9 +185,11 @@ class Tokens(Targets):
         if clip.text is None:
             return "it has no text"
         if clip.text not in self._encoded:
-            text = self.normalizer(clip.text)
             try:
+                text = self.normalizer(clip.text)
                 self._encoded[clip.text] = torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) + 1
+            except UnreadableNumber as error:
+                self._encoded[clip.text] = error.reason
             except UnknownCharacter as error:
                 reason = f"the character {error.character!r} of {text[:60]!r} is in no training text"
                 self._encoded[clip.text] = reason

@@ -244,7 +244,7 @@ class CTC(AudioTask):
         words count as deleted."""
         rows = {}
         for clip, reason in clips:
-            if reference := self.normalizer(clip.text or ""):
+            if reference := self.normalizer.leniently(clip.text or ""):
                 rows[clip.id] = {
                     "id": clip.id,
                     "reference": reference,

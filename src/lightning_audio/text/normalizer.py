@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from lightning_audio.errors import UserError, did_you_mean
-from lightning_audio.text.numbers import NumberVerbalizer, apart, is_english
+from lightning_audio.text.numbers import NumberVerbalizer, UnreadableNumber, apart, is_english
 
 STEPS = ("annotations", "unicode", "abbreviations", "numbers", "lower", "punctuation", "spaces")
 
@@ -56,6 +56,7 @@ class Normalizer:
 
     Raises:
         UserError: there is no such step or language.
+        UnreadableNumber: when called, that a number of the text has no words.
     """
 
     def __init__(
@@ -87,12 +88,21 @@ class Normalizer:
                     f"choose from {', '.join(makers)}."
                 )
         ordered = sorted(self.steps, key=lambda step: step == "spaces")
-        self._chain = [makers[step]() for step in ordered]
+        self._chain = [(step, makers[step]()) for step in ordered]
 
     def __call__(self, text: str) -> str:
-        for step in self._chain:
+        for _, step in self._chain:
             text = step(text)
         return text
+
+    def leniently(self, text: str) -> str:
+        """The same, with its digits as they stand where a number can't be read."""
+        try:
+            return self(text)
+        except UnreadableNumber:
+            for name, step in self._chain:
+                text = text if name == "numbers" else step(text)
+            return text
 
 
 # In round brackets and braces words are said, too, so that only usual notes go.

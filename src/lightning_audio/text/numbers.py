@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from num2words import CONVERTER_CLASSES, num2words
 
 from lightning_audio.errors import UserError, did_you_mean
-from lightning_audio.text import english
+from lightning_audio.text import english, ordinals
 
 # The others write a comma before decimals. By CLDR; U+066B and U+066C are understood in every language.
 POINT_LANGUAGES = ("en", "am", "bn", "cy", "he", "ja", "kn", "ko", "te", "th", "es_GT", "es_NI")
@@ -21,11 +21,11 @@ LONGEST_CARDINAL = 6  # digits; what is longer and not grouped is a telephone or
 CLINGING = ".,;:!?'\")]}/-([{"  # what may touch a word without running into it
 # Languages in which num2words gives several whole numbers the same words; a slow test finds no others.
 AMBIGUOUS = ("az", "cy", "tet", "tr")
-LARGEST = {"am": 999_999}  # num2words never comes back from 1,001,100 in Amharic
+# num2words never comes back from 1,001,100 in Amharic, and reads 2,00,000 in Kannada as two one lakh.
+LARGEST = {"am": 999_999, "kn": 99_999}
+DECADE = r"1[1-9]\d0|20\d0"  # 1990s is read as a year is
 SAMPLES = ("0", "3", "0.5", "0.05", "3.5", "3.05", "3.005", "3.0005", "3.14", "3.141")
 ZEROS = ("0", "00", "000", "000000")
-FEMININE = ("es", "pt", "it")  # whose ordinals end in a where the masculine ones end in o
-ORDINAL_LANGUAGES = (*FEMININE, "ca")  # that write 1º
 
 _DIGIT = re.compile(r"\d")
 _MINUS = r"(?P<minus>(?<![^\s(\[{\"'=:<>])-)?"
@@ -35,6 +35,21 @@ _PHONE = r"""(?<![\d-])(?:\d{1,3}[-. ])?\(\d{3}\)\s?\d{3}[-. ]\d{4}(?![\d-])  # 
       \d{3}(?P=part)\d{4}(?![\d-]|[.,]\d)"""
 
 _log = logging.getLogger(__name__)
+
+
+class UnreadableNumber(UserError):
+    """A number that has no words, or no words of its own, in a language; `reason` says why as a clause."""
+
+    def __init__(self, number: str, language: str, why: str) -> None:
+        super().__init__(number, language, why)
+        self.language = language
+        self.reason = f"the number {number} can't be read, for num2words {why}"
+
+    def __str__(self) -> str:
+        return (
+            f"In task.text.language={self.language} {self.reason}: write it in words, or leave `numbers` out "
+            "of task.text.steps."
+        )
 
 
 def is_english(language: str) -> bool:
@@ -55,7 +70,8 @@ class NumberVerbalizer:
     words are those of another number is refused, and so are the forms that num2words lacks in a language.
 
     Raises:
-        UserError: num2words does not know the language; when called, it can't read a number.
+        UserError: num2words does not know the language.
+        UnreadableNumber: when called, that it can't read a number.
     """
 
     def __init__(self, language: str) -> None:
@@ -116,7 +132,7 @@ class NumberVerbalizer:
         """A number as its parts stand in the text."""
         words = self._decimal(whole, fraction) if fraction else self.cardinal(whole)
         if minus and not self.minus_word:
-            raise self._refusal(f"-{whole}", "has no word for the minus")
+            raise UnreadableNumber(f"-{whole}", self.language, "has no word for the minus")
         return f"{self.minus_word} {words}" if minus else words
 
     def _minus_word(self) -> str:
@@ -158,7 +174,7 @@ class NumberVerbalizer:
     def _decimal(self, whole: str, fraction: str) -> str:
         number = f"{int(_bare(whole) or 0)}.{_bare(fraction)}"
         if self.fraction_words is None:
-            raise self._refusal(number, "reads decimals as other ones")
+            raise UnreadableNumber(number, self.language, "reads decimals as other ones")
         if not self.point_word:
             return self.fraction_words(number)
         before = self.cardinal(whole) if whole else ""
@@ -172,27 +188,24 @@ class NumberVerbalizer:
         if is_english(self.language):  # .5, 22nd, 90s
             bare, endings = r"|(?<![^\s(-])(?=\.\d)", r"(?P<ordinal>(?:st|nd|rd|th)\b)|(?P<plural>s\b)"
         else:
-            bare, endings = "", r"\.?(?P<ordinal>[ºª])(?!\s?[CF]\b)|(?P<plural>(?!))"
+            bare, endings = "", rf"(?P<ordinal>{ordinals.pattern(self.language)})|(?P<plural>(?!))"
         return re.compile(rf"{_MINUS}{self.number(bare)}(?:{endings})?", re.IGNORECASE)
 
     def _plain(self, found: re.Match[str]) -> str:
         if not found["ordinal"] or found["fraction"]:
+            if found["plural"] and re.fullmatch(DECADE, found["whole"]):
+                return _plural(num2words(int(found["whole"]), lang=self.language, to="year"))
             words = self.amount(found["whole"], found["fraction"], found["minus"])
             return _plural(words) if found["plural"] else words
-        if found["ordinal"] in "ºª":
-            return self._sign_ordinal(found)
-        return self.cardinal(found["whole"], ordinal=True)
-
-    def _sign_ordinal(self, found: re.Match[str]) -> str:
-        """1º, 1ª."""
-        root = self.language.split("_")[0]
-        if root not in ORDINAL_LANGUAGES or (found["ordinal"] == "ª" and root not in FEMININE):
-            raise self._refusal(found[0], "has no ordinals of this sign")
         words = self.cardinal(found["whole"], ordinal=True)
-        return re.sub(r"o\b", "a", words) if found["ordinal"] == "ª" else words
-
-    def _refusal(self, number: str, reason: str) -> UserError:
-        return refusal(number, self.language, reason)
+        words = (
+            words
+            if is_english(self.language)
+            else ordinals.with_ending(words, found["ordinal"], self.language)
+        )
+        if not words:
+            raise UnreadableNumber(found[0], self.language, f"has no ending {found['ordinal']}")
+        return words
 
     def _warn_of_units(self, text: str) -> None:
         signs = re.escape(self.unread)
@@ -207,21 +220,14 @@ def distinct_words(number: str, language: str, ordinal: bool = False) -> str:
         number: digits, with a point before its decimals.
 
     Raises:
-        UserError: num2words has no words for it, or the same ones for another number.
+        UnreadableNumber: num2words has no words for it, or the same ones for another number.
     """
     words, other = _words_and_rival(number, language, ordinal)
     if not words:
-        raise refusal(number, language, "has no words for it")
+        raise UnreadableNumber(number, language, "has no right words for it")
     if other:
-        raise refusal(number, language, f"reads {other} in the same words, {words!r}")
+        raise UnreadableNumber(number, language, f"reads {other} in the same words, {words!r}")
     return words
-
-
-def refusal(number: str, language: str, reason: str) -> UserError:
-    return UserError(
-        f"The number {number} can't be read in task.text.language={language}, for which num2words {reason}: "
-        "write it in words, or leave `numbers` out of task.text.steps."
-    )
 
 
 @lru_cache(maxsize=10_000)
