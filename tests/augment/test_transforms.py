@@ -598,6 +598,18 @@ def test_a_mask_of_frames_is_no_wider_than_its_share_of_the_clip(share: float, w
     assert widths.float().mean(0).tolist() == pytest.approx([w / 2 for w in widest], abs=0.8)
 
 
+@pytest.mark.parametrize(("bins", "widest"), [(1, 0), (4, 1), (13, 4), (40, 8)])
+def test_a_mask_of_bands_leaves_few_features_readable(bins: int, widest: int) -> None:
+    """13 MFCCs, or the one band of waveforms, are not erased by masks that were meant for 64 mel bands."""
+    x = torch.randn(2000, bins, 30)
+    lengths = torch.full((len(x),), 30)
+    widths = (SpecAugment(1, 8, 0, 0)(x, lengths)[0] != x).all(2).sum(1)
+    assert widths.max() == widest
+    assert widths.float().mean().item() == pytest.approx(widest / 2, abs=0.3)
+    changed = SpecAugment(2, 8, 0, 0)(x, lengths)[0] != x
+    assert changed.all(2).sum(1).max() <= 0.7 * bins
+
+
 def test_the_masks_of_every_recipe_leave_most_frames_of_a_short_clip() -> None:
     lengths = torch.arange(1, 25).repeat(50)
     x = torch.randn(len(lengths), 64, 24)

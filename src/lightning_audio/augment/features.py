@@ -21,9 +21,9 @@ class SpecAugment(Transform):
     """Masks bands of mel bins and stretches of frames with the clip's mean value.
 
     Each mask is drawn by itself: its width is uniform in 0..width, its place uniform within the bins or the
-    clip's own length; masks may overlap. No mask of frames is wider than `max_time_share` of its clip: on a
-    short one the masks would else leave nothing to learn from (Park et al. 2019, arXiv:1904.08779: the upper
-    bound p of the time mask; no warping here).
+    clip's own length; masks may overlap. No mask of frames is wider than `max_time_share` of its clip (the
+    upper bound p of Park et al. 2019, arXiv:1904.08779; no warping here), and none of bins wider than
+    `max_freq_share` of them: of a short clip, or of few features, the masks would else leave nothing.
     """
 
     def __init__(
@@ -34,15 +34,17 @@ class SpecAugment(Transform):
         time_width: int = 20,
         p: float = 1.0,
         max_time_share: float = 0.2,
+        max_freq_share: float = 0.35,
     ) -> None:
         super().__init__(p)
-        if min(freq_masks, freq_width, time_masks, time_width) < 0 or not 0 <= max_time_share <= 1:
+        shares = (max_time_share, max_freq_share)
+        if min(freq_masks, freq_width, time_masks, time_width, *shares) < 0 or max(shares) > 1:
             raise UserError(
                 f"SpecAugment has freq_masks={freq_masks}, freq_width={freq_width}, time_masks={time_masks}, "
-                f"time_width={time_width} and max_time_share={max_time_share}: give numbers from 0 on, and a "
-                "share between 0 and 1."
+                f"time_width={time_width}, max_time_share={max_time_share} and "
+                f"max_freq_share={max_freq_share}: give numbers from 0 on, and shares between 0 and 1."
             )
-        self.max_time_share = max_time_share
+        self.max_time_share, self.max_freq_share = max_time_share, max_freq_share
         self.freq_masks, self.freq_width = freq_masks, freq_width
         self.time_masks, self.time_width = time_masks, time_width
 
@@ -50,7 +52,8 @@ class SpecAugment(Transform):
         bins, frames = x.shape[-2:]
         chosen = self.draw(x, 1.0, 1.0, neutral=0.0).bool()
         every = torch.full_like(lengths, bins)
-        freq = random_stretches(every, self.freq_masks, every.clamp(max=self.freq_width), bins)
+        most = min(int(bins * self.max_freq_share), self.freq_width)
+        freq = random_stretches(every, self.freq_masks, torch.full_like(lengths, most), bins)
         widest = (lengths * self.max_time_share).long().clamp(max=self.time_width)
         time = random_stretches(lengths, self.time_masks, widest, frames)
         inside = frame_mask(lengths, frames)[:, None, :]
