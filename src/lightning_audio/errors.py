@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+# Verbs of sentences on several things as they are of one.
+SINGULAR = {"are": "is", "have": "has", "go": "goes", "end": "ends", "lie": "lies", "stand": "stands"}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -40,6 +43,15 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     """` (did you mean 'OPTION'?)` where an option is close to the word, otherwise nothing."""
     close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def counted(number: int, words: str) -> str:
+    """`2 labels have no clip`, `1 label has no clip`: the number with a plural noun and, maybe, its verb."""
+    if number != 1:
+        return f"{number} {words}"
+    noun, space, rest = words.partition(" ")
+    verb, *more = rest.split(" ", 1)
+    return " ".join([f"1 {noun.removesuffix('s')}{space}{SINGULAR.get(verb, verb)}", *more])
 
 
 def is_control(character: str) -> bool:

@@ -211,7 +211,37 @@ def test_rare_labels_do_not_all_go_to_the_first_folds() -> None:
         for n in range(2)
     ]
     counts = Counter(clip.fold for clip in into_folds(clips, 5, 0))
-    assert counts == dict.fromkeys(range(1, 6), 8)
+    assert set(counts.values()) <= {7, 8, 9}
+
+
+@pytest.mark.parametrize(("more", "most"), [(1, 0.1), (8, 0.15)])
+def test_most_groups_keep_their_fold_when_recordings_are_added(more: int, most: float) -> None:
+    """As measured, 0.07 and 0.09; dealt anew, 0.6 to 0.8 would move."""
+    moved = []
+    for seed in range(20):
+        before, after = (
+            {clip.group: clip.fold for clip in into_folds(_heard(count), 5, seed)}
+            for count in (40, 40 + more)
+        )
+        moved.append(sum(after[group] != fold for group, fold in before.items()) / 40)
+        assert set(Counter(before.values()).values()) == {8}
+    assert sum(moved) / len(moved) < most
+
+
+def test_no_fold_is_empty_where_one_group_is_most_of_all() -> None:
+    clips = _heard(5) + [replace(clip, id=f"{n}-{clip.id}") for n in range(50) for clip in _heard(1)]
+    for seed in range(20):
+        assert {clip.fold for clip in into_folds(clips, 5, seed)} == {1, 2, 3, 4, 5}
+
+
+def _heard(count: int) -> list[Clip]:
+    """So many speakers, each with the same clips."""
+    return [
+        Clip(f"{n}-{label}-{take}", "a.wav", labels=(label,), group=f"speaker {n}")
+        for n in range(count)
+        for label in LABELS
+        for take in range(4)
+    ]
 
 
 def test_one_fold_is_tested_on() -> None:
@@ -228,7 +258,7 @@ def test_a_leak_is_named_with_its_splits() -> None:
     clips = corpus()
     clips[0] = replace(clips[0], split="test")
     with pytest.raises(
-        UserError, match=r"1 groups stand in more than one split, such as g00 \(test and train\)"
+        UserError, match=r"1 group stands in more than one split, such as g00 \(test and train\)"
     ):
         refuse_leaks(clips)
     clips[0] = replace(clips[0], split=None)  # a clip in no split leaks nowhere

@@ -21,8 +21,9 @@ class OwnRecordings(Corpus):
     """Recordings with their own split or folds, or with one that depends on the seed and the groups alone.
 
     About `test_share` of the clips of every label are tested on, as `hold_out` draws them: what was tested on
-    stays so when recordings are added. With `num_folds` one of so many folds is, dealt evenly and anew. A
-    group stays whole. What is validated on is for `loader.val_fraction` to say, where the recordings do not.
+    stays so when recordings are added. With `num_folds` one of so many folds is, as `into_folds` makes them:
+    most recordings keep theirs. A group stays whole. What is validated on is for `loader.val_fraction` to
+    say, where the recordings do not.
 
     Clips of one file that have no group are one group, unless their own split or folds part them.
 
@@ -128,7 +129,7 @@ class OwnRecordings(Corpus):
                 f"{groups} groups of clips in {self.root} do not make {self.num_folds} folds: set "
                 "data.num_folds to less, or data.group to smaller groups."
             )
-        return split_by_fold(into_folds(rows, self.num_folds, self.split_seed), self.fold)
+        return split_by_fold(into_folds(rows, self.num_folds, self.split_seed, self.root), self.fold)
 
     def _grouped_by_file(self, clips: Sequence[Clip]) -> list[Clip]:
         """Clips of one file that have no group become one, unless the table parts them or has no other file:
