@@ -29,7 +29,9 @@ ORDER = (
     (
         "data.batch",
         "data.threads",
-        "data.truncated",
+        "data.containers",
+        "data.mpeg",
+        "data.audio_file",
         "data.decode",
         "data.quarantine",
         "data.store",

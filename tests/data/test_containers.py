@@ -70,6 +70,13 @@ def test_a_whole_file_is_not(name: str, tmp_path: Path) -> None:
         assert problem(tmp_path / name) is None
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_behind_another_is_read_or_told(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(2 * made(tmp_path, name))
+    if problem(tmp_path / name) is None:
+        assert len(decode(tmp_path / name, 8000)) == pytest.approx(2 * SECONDS * 8000, abs=2500)
+
+
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFDB, 0xFFFFFF00, 0x80000000])
 def test_the_placeholder_of_a_recorder_is_no_promise(size: int, tmp_path: Path) -> None:
     whole = bytearray(made(tmp_path, "16.wav"))

@@ -1,5 +1,9 @@
 """The one place that reads audio files: by libsndfile, in blocks, to their real end, mixed to one channel.
 
+`read_audio` opens a file (with a length of our own in its header where that leaves it open), asks
+`containers` and `mpeg` where its samples end in truth, reads them block by block, and mixes the channels
+(`Mix`). `decode` makes of that the 16 bits at one rate that a store keeps.
+
 Whatever libsndfile raises becomes the file's own reason. What a header says of a length is held against what
 was read, and no header makes the reader allocate more than the file can hold.
 """
@@ -18,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lightning_audio.data import containers
+from lightning_audio.data import containers, mpeg
 from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.errors import UserError, printable
 
@@ -30,6 +34,7 @@ OPEN_ENDED = 2**63 - 1  # frames that libsndfile gives a stream whose header lea
 NOT_AN_MP3 = 7
 SYSTEM = 2  # the file could not be opened or read at all
 
+CHUNKED = ("WAV", "WAVEX", "RF64", "AIFF", "AU", "CAF")
 FLAC_START = b"fLaC\0\0\0\x22"
 FLOAT = ("FLOAT", "DOUBLE")
 # Subtypes that hold more than 16 bits do.
@@ -137,7 +142,7 @@ class Audio:
             found["may_be_cut"] = self.doubt
         if self.scaled != 1:
             found["over_full_scale"] = (
-                f"its peak is {self.peak:.3g} times full scale, so it is scaled down to full scale"
+                f"its peak is {self.peak:.5g} times full scale, so it is scaled down to that"
             )
         if self.cancels:
             left = "nothing" if self.mix_db == -math.inf else f"{self.mix_db:.0f} dB"
@@ -180,7 +185,7 @@ def read_audio(
     if status.st_size == 0:
         raise AudioError(path, "it is empty")
     try:
-        return _Reader(path, status.st_size, start, duration, _number(channel)).read()
+        return _Reader(path, status.st_size, start, duration, channel_number(channel)).read()
     except UserError:
         raise
     except containers.Damaged as error:
@@ -193,7 +198,8 @@ def read_audio(
         raise AudioError(path, f"it cannot be decoded ({type(error).__name__}: {error})") from None
 
 
-def _number(channel: int | str | None) -> int | None:
+def channel_number(channel: int | str | None) -> int | None:
+    """The number of one channel, None for the mean of all; raises UserError for what is neither."""
     if channel is None or channel == "mean":
         return None
     if not str(channel).isdecimal():
@@ -331,8 +337,8 @@ class _Reader:
             if len(links.ranges) > 1:
                 sources, total = [BytesIO(data[a:b]) for a, b in links.ranges], 0  # each page was looked at
         elif file.subtype.startswith("MPEG"):
-            mpeg, sources, samples = containers.mpeg_sources(self.path.read_bytes())
-            missing, self.doubt = mpeg.cut, mpeg.doubt
+            found, sources, samples = mpeg.sources_of(self.path.read_bytes())
+            missing, self.doubt = found.cut, found.doubt
             total = samples if sources else max(total, samples)
         elif lacking := containers.missing_bytes(file.extra_info):
             missing = f"at least {lacking:,} bytes of its end are missing"
@@ -340,7 +346,7 @@ class _Reader:
             raise containers.Damaged(f"another file follows at byte {at:,}, which would not be read")
         elif file.format == "CAF" and (lacking := containers.caf_missing_bytes(self.path)):
             missing = f"{lacking:,} bytes of its end are missing"
-        elif file.format in ("WAV", "WAVEX", "AIFF", "AU") and self._has_more(file):
+        elif file.format == "W64" or (file.format in CHUNKED and self._has_more(file)):
             containers.refuse_odd_end(self.path)
         self.cut = f"it is cut short: {missing}" if missing else None
         return sources, total
