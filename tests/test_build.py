@@ -284,7 +284,7 @@ def test_early_stopping_without_validation_is_one_sentence(tmp_path: Path) -> No
     ("override", "sentence"),
     [
         ("loader.batchsize=3", r"^loader\.batchsize is no option \(did you mean 'batch_size'\?\)"),
-        ("loader.batch_size=0", r"^loader\.batch_size=0 is too low"),
+        ("loader.batch_size=0", r"^loader\.batch_size=0 is out of range"),
         ("data.seconds_=3", r"^data\.seconds_ is no option \(did you mean 'seconds'\?\)"),
         ("data.fold=6", r"^There is no fold 6 of the demo: set data\.fold"),
     ],

@@ -39,12 +39,12 @@ def test_labels_in_a_list_end_in_a_sentence() -> None:
 
 
 def test_labels_that_look_alike_stand_side_by_side() -> None:
-    labels = ("Dog", "dog", "cat", "c\u200bat", "cow", "c\u043ew", "bird", "big bird", "big  bird")
+    labels = ("Dog", "dog", "cat", "c\u200bat", "cow", "c\u043ew", "bird", "big bird", "big_bird", "-1", "1")
     assert look_alikes(labels) == [
         "'Dog' and 'dog'",
         "'cat' and 'c\\u200bat'",
         "'cow' and 'c\u043ew'",
-        "'big  bird' and 'big bird'",
+        "'big bird' and 'big_bird'",
     ]
     assert clean_label(" cafe\u0301 ") == "caf\u00e9"
 

@@ -295,7 +295,7 @@ def test_a_split_that_leaks_is_refused(root: Path) -> None:
     def leak(clip: Clip) -> Clip:
         return replace(clip, split="train") if clip.id == "1-low-0-A" else clip
 
-    with pytest.raises(UserError, match=r"The split leaks: 1 groups .* such as 1-low-0 \(test and train\)"):
+    with pytest.raises(UserError, match=r"The split leaks: 1 group .* such as 1-low-0 \(test and train\)"):
         module(root, change=leak).setup()
 
 

@@ -361,6 +361,36 @@ def test_a_manifest_without_clips_or_columns_or_not_there_is_one_sentence(tmp_pa
     assert "There is no manifest" in refusal(lambda: read_manifest(tmp_path / "none.jsonl"))[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", "path,label\na.wav,x\n".encode("utf-16"), "is UTF-16, .*: save it as UTF-8"),
+        ("a.json", b'[\n{"path": "a.wav", "label": "x"}\n]', "is one JSON list: write each"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_sentence(
+    name: str, content: bytes, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read_manifest(tmp_path / name)
+
+
+def test_a_comma_in_a_label_is_told(tmp_path: Path) -> None:
+    """As the table of FSD50K has it: fname,labels,mids,split."""
+    rows = "".join(f'{n}.wav,"Guitar,Music",/m/0,train\n' for n in range(3))
+    for n in range(3):
+        (tmp_path / f"{n}.wav").touch()
+    (tmp_path / "dev.csv").write_text(f"fname,labels,mids,split\n{rows}")
+
+    def made(**options: str) -> Manifest:
+        return Manifest(str(tmp_path / "cache"), file=str(tmp_path / "dev.csv"), **options)
+
+    assert any("3 clips have a comma in a label, such as 'Guitar,Music'" in told for told in made().remarks())
+    assert made(separator=",").clips()[0].labels == ("Guitar", "Music")
+    assert not any("comma" in told for told in made(separator=",").remarks())
+
+
 def test_an_open_quote_does_not_hide_the_rows_behind_it(tmp_path: Path) -> None:
     path = manifest(tmp_path, "path,label", 'a.wav,"dog', "b.wav,dog", "c.wav,dog", name="clips.csv")
     assert (

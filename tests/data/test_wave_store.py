@@ -626,4 +626,4 @@ def test_what_is_odd_about_clips_is_told_at_each_opening(
     for _ in range(2):
         caplog.clear()
         WaveStore.open([Clip("a", str(path))], RATE, cache)
-        assert "1 clips (cancelling): a: its 2 channels cancel each other" in caplog.text
+        assert "1 clip (cancelling): a: its 2 channels cancel each other" in caplog.text

@@ -36,7 +36,7 @@ from lightning_audio.io import terminal, to_json, write_atomically
 from lightning_audio.reports.tables import print_table
 from lightning_audio.tasks.ctc import CTC, frames_needed
 
-MOST_SHOWN = {True: 50, False: 5}  # items of a grave finding, and of a remark
+MOST_SHOWN = {True: 20, False: 5}  # items of a grave finding, and of a remark
 
 
 def check(cfg: DictConfig) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _transcripts(
             unfit |= _too_few_frames(cfg, tokens, clips, unfit, seconds, sample_rate)
         except UserError as error:  # front end, network and task do not go together
             misfit = [Finding("misfit", True, str(error))]
-    found = Transcripts(clips, normalizer_of(text), seconds, unfit, name)
+    found = Transcripts(clips, normalizer_of(text).leniently, seconds, unfit, name)
     return found.counts(), [*misfit, *found.findings()]
 
 

@@ -86,11 +86,13 @@ def clean_label(label: str) -> str:
 
 
 def look_alikes(labels: Iterable[str]) -> list[str]:
-    """The labels that differ in case, in spaces or in what can't be seen alone: `'Dog' and 'dog'`."""
+    """The labels that differ in case, in spaces or `_`, or in what can't be seen alone: `'Dog' and 'dog'`."""
     alike: dict[str, list[str]] = {}
     for label in labels:
         seen = "".join(c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
-        alike.setdefault("".join(seen.translate(ALIKE).casefold().split()), []).append(label)
+        alike.setdefault("".join(seen.translate(ALIKE).casefold().replace("_", " ").split()), []).append(
+            label
+        )
     # repr spells out what can't be seen.
     return [" and ".join(map(repr, sorted(found))) for found in alike.values() if len(found) > 1]
 

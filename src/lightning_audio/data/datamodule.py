@@ -12,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from lightning_audio.config.ranges import refuse_out_of_range
 from lightning_audio.data.clip import SPLITS, Clip, clips_digest, look_alikes, validated
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.corpora.base import Corpus
@@ -101,7 +102,11 @@ class AudioDataModule(pl.LightningDataModule):
         self.max_batch_duration = max_batch_duration
         self.jitter, self.curriculum_epochs = jitter, curriculum_epochs
         self.max_duration, self.outliers = max_duration, outliers
-        check_loader_options(self)
+        ranged = ["batch_size", "eval_batch_size", "val_fraction", "workers", "timeout", "max_bad_fraction"]
+        ranged += ["max_batch_duration", "jitter", "curriculum_epochs", "max_duration"]
+        refuse_out_of_range({"loader": {name: getattr(self, name) for name in ranged}})
+        if outliers not in ("refuse", "drop"):
+            raise UserError(f"loader.outliers={outliers} is unknown: set it to refuse or drop.")
         self.splits: dict[str, ClipSet] = {}
         self._prepared: tuple[list[Clip], WaveStore] | None = None
         self.featured: dict[str, ClipSet] = {}
@@ -369,25 +374,3 @@ class AudioDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> BatchLoader:
         return self.loader("test")
-
-
-def check_loader_options(data: AudioDataModule) -> None:
-    """Raises UserError where an option of the loader is out of its range."""
-    least = dict.fromkeys(("workers", "timeout", "jitter", "curriculum_epochs"), 0)
-    for name, lowest in (least | {"batch_size": 1, "eval_batch_size": 1}).items():
-        if getattr(data, name) < lowest:
-            raise UserError(f"loader.{name}={getattr(data, name)} is too low: set it to {lowest} or more.")
-    for name in ("max_batch_duration", "max_duration"):
-        seconds = getattr(data, name)
-        if seconds is not None and seconds <= 0:
-            raise UserError(f"loader.{name}={seconds} is no duration: set it above 0, or to null.")
-    if not 0 <= data.val_fraction < 1:
-        raise UserError(
-            f"loader.val_fraction={data.val_fraction} is no share: set it to 0 or a number below 1."
-        )
-    if not 0 <= data.max_bad_fraction <= 1:
-        raise UserError(
-            f"loader.max_bad_fraction={data.max_bad_fraction} is no share of the clips: set it to 0 up to 1."
-        )
-    if data.outliers not in ("refuse", "drop"):
-        raise UserError(f"loader.outliers={data.outliers} is unknown: set it to refuse or drop.")

@@ -20,6 +20,7 @@ from lightning_audio.data.audio_file import (
     Audio,
     AudioError,
     Mix,
+    channel_number,
     channels_of,
     read_audio,
 )
@@ -27,7 +28,7 @@ from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.folders import files_below
 from lightning_audio.data.threads import in_threads
-from lightning_audio.errors import UserError, printable
+from lightning_audio.errors import UserError, counted, printable
 
 __all__ = ["AUDIO_SUFFIXES", "AudioError", "audio_files", "channels_of", "decode", "decode_clips", "resample"]
 
@@ -106,12 +107,17 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
-def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
-    """int16 `(T,)` at `sample_rate` from `(T,)` or `(T, channels)`, float in [-1, 1] or int16, mono by mean.
+def resample(
+    samples: np.ndarray, source_rate: int, sample_rate: int, channel: int | str | None = None
+) -> np.ndarray:
+    """int16 `(T,)` at `sample_rate` from `(T,)` or `(T, channels)`, float in [-1, 1] or int16.
+
+    Args:
+        channel: as for `read_audio`.
 
     Raises:
-        UserError: the array has another shape or type, holds no samples, or holds what is no number; or the
-            rate is none.
+        UserError: the array has another shape or type or no such channel, holds no samples, or holds what is
+            no number; or the rate is none.
     """
     if not LOWEST_RATE <= source_rate <= HIGHEST_RATE:
         raise UserError(
@@ -138,8 +144,11 @@ def resample(samples: np.ndarray, source_rate: int, sample_rate: int) -> np.ndar
                 "what is its full scale (32768 for 16 bits), or by its peak."
             )
         samples = samples.astype(np.float32)
-    mix = Mix()
-    mono = mix.add(samples.reshape(len(samples), -1))
+    mix, channels = Mix(), samples.reshape(len(samples), -1)
+    number = channel_number(channel)
+    if number is not None and number >= channels.shape[1]:
+        raise UserError(f"The array has no channel {number}, but {channels.shape[1]}, counted from 0.")
+    mono = mix.add(channels if number is None else channels[:, number, None])
     if mix.cancels:
         _log.warning("The channels of an array cancel each other in their mean: give one of them.")
     return at_rate(mono, source_rate, sample_rate)
@@ -172,7 +181,7 @@ def decode_clips(
     for kind, told in odd.items():
         shown = printable("; ".join(sorted(told)[:SHOWN]))
         more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-        sentence = f"{len(told)} clips ({kind.replace('_', ' ')}): {shown}{more}."
+        sentence = f"{counted(len(told), 'clips')} ({kind.replace('_', ' ')}): {shown}{more}."
         if remarks is None:
             _log.warning("%s", sentence)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -22,7 +23,7 @@ from lightning_audio.errors import UserError, did_you_mean
 # What each field of a clip is called in the tables that people have; the first name is ours.
 COLUMNS = {
     "path": (
-        *("path", "audio_filepath", "file", "filename", "filepath", "file_name", "file_path"),
+        *("path", "audio_filepath", "file", "filename", "filepath", "file_name", "file_path", "fname"),
         *("audio", "audio_path", "audio_file", "wav", "wav_path", "wav_file"),
     ),
     "start": (
@@ -156,6 +157,12 @@ def _rows(path: Path) -> Iterator[Row]:
     """
     if not path.is_file():
         raise UserError(f"There is no manifest {path}: give a JSONL or CSV file with one clip a row.")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise UserError(f"{path} is UTF-16, as some spreadsheets save it: save it as UTF-8.")
+    if start[:1] == b"[" and path.suffix.lower() not in CSV_SUFFIXES:
+        raise UserError(f"{path} is one JSON list: write each of its objects in a line of its own.")
     return (_csv_rows if path.suffix.lower() in CSV_SUFFIXES else _json_rows)(path)
 
 

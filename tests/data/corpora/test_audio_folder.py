@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,7 @@ NAMES = [
     *(("train", val, "test") for val in ("val", "valid", "validation", "dev", "Dev")),
     *(("training", "val", test) for test in ("testing", "eval", "evaluation", "Test")),
     ("my_train-set", "my_dev-set", "my_test-set"),
+    ("trainset", "DevSet", "testset2"),
     ("Train2021", None, "Eval2021"),
 ]
 
@@ -162,15 +163,46 @@ def test_a_root_that_is_one_level_too_high_is_told(tmp_path: Path) -> None:
     two = corpus(filled(tmp_path / "two", *(f"{part}/{file}" for part in ("2020", "2021") for file in files)))
     assert {clip.labels[0] for clip in two.clips()} == {"2020", "2021"}
     assert len(two.remarks()) == 1
-    assert "2020/cat/: if these are the labels, data.root is one level too high" in two.remarks()[0]
+    assert "hold the same folders, such as 2020/cat/: if these are the labels" in two.remarks()[0]
     assert corpus(two.root, group="folder", test_share=0.5).remarks() == []
     assert corpus(filled(tmp_path / "three", *files)).remarks() == []
 
 
-def test_splits_below_the_labels_are_refused(tmp_path: Path) -> None:
-    files = [f"{label}/{split}/a.wav" for label in ("cat", "dog") for split in ("Training", "testing")]
-    with pytest.raises(UserError, match=r"hold Training, testing: put these above .*, as Training/cat/"):
-        corpus(filled(tmp_path / "r", *files)).clips()
+@pytest.mark.parametrize("beside", [(), ("cat/b.wav",), ("dog/b.wav", "cat/deeper/c.wav")])
+def test_splits_below_a_label_are_refused(beside: tuple[str, ...], tmp_path: Path) -> None:
+    labels = ("cat", "dog") if not beside else ("dog",)
+    files = [f"{label}/{split}/a.wav" for label in labels for split in ("Training", "testing")]
+    with pytest.raises(UserError, match=r"holds Training, testing: put these above .*, as Training/\w+/"):
+        corpus(filled(tmp_path / "r", *files, *beside)).clips()
+
+
+def test_labels_below_a_label_are_refused(tmp_path: Path) -> None:
+    files = [f"{label}/{n}.wav" for label in ("cat", "dog") for n in range(5)]
+    root = filled(tmp_path / "r", *files, *(f"validation/{file}" for file in files))
+    with pytest.raises(UserError, match=r"validation holds cat, dog, which are labels beside it: put its"):
+        corpus(root).clips()
+
+
+def test_a_recording_in_two_formats_is_told_and_in_one_split(tmp_path: Path) -> None:
+    files = [
+        f"{label}/{n}{suffix}" for label in ("cat", "dog") for n in range(9) for suffix in (".wav", ".flac")
+    ]
+    made = corpus(filled(tmp_path / "r", *files, "cat/x.wav"))
+    splits: dict[str, set[str | None]] = defaultdict(set)
+    for clip in made.clips():
+        splits[clip.id.partition(".")[0]].add(clip.split)
+    assert {len(found) for found in splits.values()} == {1}
+    assert made.notes == [
+        "18 recordings are there in two formats, such as cat/0, and count twice: leave out one of each."
+    ]
+
+
+def test_a_single_split_below_a_label_is_told(tmp_path: Path) -> None:
+    files = [f"{label}/{n}.wav" for label in ("cat", "dog") for n in range(9)]
+    made = corpus(filled(tmp_path / "r", *files, "dog/Test/a.wav"))
+    assert {clip.labels[0] for clip in made.clips()} == {"cat", "dog"}
+    (told,) = made.remarks()
+    assert "dog holds Test/, taken for a part of dog: if it is a split" in told
 
 
 def test_links_are_followed_and_what_is_left_out_is_told(
@@ -192,8 +224,8 @@ def test_links_are_followed_and_what_is_left_out_is_told(
     assert len(told) == 4
     assert all("looked through" in line for line in told)
     assert made.notes == [
-        f"1 audio files in {root} lie beside the folders of labels and are left out, such as loose.wav: put "
-        "them into the folder of their label."
+        f"1 file beside the folders of labels in {root} left out, such as loose.wav: put audio into the "
+        "folder of its label."
     ]
     assert len(audio_files([root])) == 24  # the loose one, but not the broken link
 
@@ -211,7 +243,11 @@ def test_labels_may_be_called_as_a_split_that_is_not_train_or_test(tmp_path: Pat
 MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no root": ([], {}, "There is no folder .*r: set data.root"),
     "no labels": (["a.wav"], {}, "holds no folders of labels"),
-    "no audio": (["dog/a.wav", "cat/a.m4a", "cat/b.txt"], {}, r"cat holds no audio \(only .m4a, .txt\)"),
+    "no audio": (
+        ["dog/a.wav", "cat/a.m4a", "cat/b.txt"],
+        {},
+        r"cat holds no audio that can be read \(only .m4a, .txt\): convert",
+    ),
     "a pattern": (["dog/a.wav", "cat/a.wav"], {"group": "(a"}, r"data.group=\(a is no regular expression"),
     "no match": (["dog/a1.wav", "cat/b.wav"], {"group": r"\d"}, "names no group in cat/b.wav"),
     "an empty match": (["dog/a1.wav", "cat/b.wav"], {"group": r"(\d*)\.wav"}, "names no group in cat/b.wav"),

@@ -7,11 +7,13 @@ import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import write_wav
 
 from lightning_audio.data.clip import Clip, validated
@@ -380,7 +382,7 @@ def test_balanced_is_tested_on_the_archive_alone(tmp_path: Path) -> None:
 def test_a_speaker_of_the_archive_who_trains_is_a_leak(tmp_path: Path) -> None:
     root, archive = write_release(tmp_path / "release"), write_test_set(tmp_path / "test_set")
     (archive / "yes" / "train03_nohash_2.wav").touch()
-    with pytest.raises(UserError, match=r"1 groups .* train03"):
+    with pytest.raises(UserError, match=r"1 group .* train03"):
         refuse_leaks(corpus(root, convention="balanced", test_root=str(archive)).clips())
 
 
@@ -497,6 +499,26 @@ def test_what_is_not_asked_for_may_be_missing(tmp_path: Path) -> None:
     root = write_release(tmp_path / "release", dict.fromkeys(KEYWORDS, (2, 1, 1)), noises={})
     clips = corpus(root, silence_share=0, unknown_share=0).clips()
     assert Counter(clip.split for clip in clips) == {"train": 20, "val": 10, "test": 10}
+
+
+@pytest.mark.parametrize("lists", [".wav", ".flac"])
+def test_a_mirror_may_have_another_format(lists: str, tmp_path: Path) -> None:
+    root = write_release(tmp_path / "release")
+    archive = write_test_set(tmp_path / "test_set")
+    options: tuple[dict[str, Any], ...] = ({}, {"convention": "balanced", "test_root": str(archive)})
+    before = [corpus(root, **one).clips() for one in options]
+    for path in (*root.rglob("*.wav"), *archive.rglob("*.wav")):
+        if path.stat().st_size:
+            soundfile.write(path.with_suffix(".flac"), *soundfile.read(path, dtype="int16"))
+            path.unlink()
+        else:
+            path.rename(path.with_suffix(".flac"))
+    for name in ("validation_list.txt", "testing_list.txt"):
+        (root / name).write_text((root / name).read_text().replace(".wav", lists))
+    for clips, one in zip(before, options, strict=True):
+        after = corpus(root, **one).clips()
+        assert [replace(clip, path="") for clip in after] == [replace(clip, path="") for clip in clips]
+        assert {Path(clip.path).suffix for clip in after} == {".flac"}
 
 
 def test_noise_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,22 @@ def test_a_wrong_option_is_one_sentence(options: dict[str, Any], sentence: str, 
         corpus(root, **options).clips()
 
 
+def test_a_mirror_may_have_another_format(root: Path) -> None:
+    before = corpus(root).clips()
+    for n, path in enumerate(sorted((root / "recordings").iterdir())):
+        path.rename(path.with_suffix((".flac", ".MP3", ".opus")[n % 3]))
+    after = corpus(root).clips()
+    assert [replace(clip, path="") for clip in after] == [replace(clip, path="") for clip in before]
+    assert {Path(clip.path).suffix for clip in after} == {".flac", ".MP3", ".opus"}
+    (root / "recordings" / "0_anna_0.wav").touch()  # of two files of one recording one counts
+    assert [clip.id for clip in corpus(root).clips()] == [clip.id for clip in before]
+
+
 def test_missing_and_foreign_recordings_are_one_sentence(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recordings in .*recordings: clone https://github\.com/"):
         corpus(tmp_path / "nowhere").clips()
     (root / "recordings" / "seven_anna_1.wav").touch()
-    with pytest.raises(UserError, match=r"1 files in .* such as seven_anna_1\.wav: move them away"):
+    with pytest.raises(UserError, match=r"1 file in .* such as seven_anna_1\.wav: move them away"):
         corpus(root).clips()
 
 

@@ -6,7 +6,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.speech import SpeechCorpus, audio_in
+from lightning_audio.data.corpora.base import audio_in
+from lightning_audio.data.corpora.speech import SpeechCorpus
 from lightning_audio.data.download import Release
 from lightning_audio.errors import UserError
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_audio.data.clip import SPLIT_NAMES, Clip, clean_label
 from lightning_audio.data.corpora.user_recordings import OwnRecordings
-from lightning_audio.data.decode import AUDIO_SUFFIXES, warn_of_unreadable
+from lightning_audio.data.decode import AUDIO_SUFFIXES, UNREADABLE, warn_of_unreadable
 from lightning_audio.data.folders import files_below
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, counted
 
 
 class AudioFolder(OwnRecordings):
@@ -65,16 +66,22 @@ class AudioFolder(OwnRecordings):
         self._look_below_labels(files)
         self._note_loose_files({self.root, *splits.values()})
         warn_of_unreadable(others, self.root)
+        stems = Counter(file.with_suffix("") for found in files.values() for file in found)
+        if twice := [stem.relative_to(self.root).as_posix() for stem, n in stems.items() if n > 1]:
+            self.notes.append(
+                f"{counted(len(twice), 'recordings are')} there in two formats, such as {twice[0]}, and "
+                "count twice: leave out one of each."
+            )
         return [
             Clip(
                 id=file.relative_to(self.root).as_posix(),
                 path=str(file),
                 labels=(clean_label(folder.name),),
                 split=split,
-                group=self._group(file, folder),
+                group=self._group(file, folder) or (str(stem) if stems[stem] > 1 else None),
             )
             for (split, folder), found in files.items()
-            for file in found
+            for file, stem in ((file, file.with_suffix("")) for file in found)
         ]
 
     def _splits(self) -> dict[str | None, Path]:
@@ -111,29 +118,44 @@ class AudioFolder(OwnRecordings):
         Raises:
             UserError: `root` holds nothing but the folder with the labels, or each label a train and a test.
         """
-        below: dict[Path, list[str]] = {}
+        below: dict[Path, list[str]] = {}  # folders below each label
+        with_own: set[Path] = set()  # labels with audio of their own
         for (_, label), found in files.items():
             parts = [file.relative_to(label).parts for file in found]
-            if any(len(part) == 1 for part in parts):
-                return  # it has audio of its own
-            below[label] = sorted({part[0] for part in parts})
+            below[label] = sorted({part[0] for part in parts if len(part) > 1})
+            with_own |= {label} if any(len(part) == 1 for part in parts) else set()
+        for label, within in below.items():
+            splits = {SPLIT_NAMES.get(name.lower()) for name in within}
+            if {"train", "test"} <= splits <= {"train", "val", "test"}:
+                raise UserError(
+                    f"The label folder {label} holds {', '.join(within)}: put these above the labels, as "
+                    f"{within[0]}/{label.name}/, since they are the split."
+                )
+            if named := [name for name in within if name.lower() in SPLIT_NAMES]:
+                self.notes.append(
+                    f"The label folder {label} holds {named[0]}/, taken for a part of {label.name}: if it "
+                    f"is a split, it belongs above the labels, as {named[0]}/{label.name}/."
+                )
+            beside = {other.name for other in with_own if other.parent == label.parent}
+            if within and label not in with_own and beside.issuperset(within):
+                raise UserError(
+                    f"The folder {label} holds {', '.join(within)}, which are labels beside it: put its "
+                    "audio into these, or, if it is a split, all labels below train/ and test/."
+                )
         label, within = next(iter(below.items()))
-        if len(below) == 1 and len(within) > 1 and self.group is None:
+        if with_own or self.group is not None:
+            return
+        if len(below) == 1 and len(within) > 1:
             raise UserError(
                 f"{self.root} holds one folder, {label.name}/, and that {', '.join(within[:3])}: set "
                 f"data.root={label} if these are the labels or the splits, otherwise add a second label."
             )
-        splits = [{SPLIT_NAMES.get(name.lower()) for name in names} for names in below.values()]
-        if all({"train", "test"} <= found <= {"train", "val", "test"} for found in splits):
-            raise UserError(
-                f"The labels in {self.root} hold {', '.join(within)}: put these above the labels, as "
-                f"{within[0]}/{label.name}/, since they are the split."
-            )
-        if len(below) > 1 and self.group is None and sum(map(len, below.values())) > len(below):
+        if len(below) > 1 and sum(map(len, below.values())) > len(below):
+            alike = "the same folders" if len(set(map(tuple, below.values()))) == 1 else "folders"
             self.notes.append(
-                f"All audio in {self.root} lies in folders below those of the labels, such as "
-                f"{label.name}/{within[0]}/: if these are the labels, data.root is one level too high; if "
-                "they are speakers or sessions, set data.group=folder, or the split cuts them apart."
+                f"All labels in {self.root} hold {alike}, such as {label.name}/{within[0]}/: if these are "
+                f"the labels, and {label.name}/ is a split, call it train/ or test/, or set data.root to it; "
+                "if they are speakers or sessions, set data.group=folder, or the split cuts them apart."
             )
 
     def _note_loose_files(self, folders: Iterable[Path]) -> None:
@@ -145,8 +167,8 @@ class AudioFolder(OwnRecordings):
         ]
         if loose:
             self.notes.append(
-                f"{len(loose)} audio files in {self.root} lie beside the folders of labels and are left out, "
-                f"such as {loose[0].relative_to(self.root)}: put them into the folder of their label."
+                f"{counted(len(loose), 'files')} beside the folders of labels in {self.root} left out, such "
+                f"as {loose[0].relative_to(self.root)}: put audio into the folder of its label."
             )
 
     def _group(self, file: Path, label: Path) -> str | None:
@@ -169,7 +191,7 @@ def _splits_by_word(folders: Sequence[Path]) -> dict[str | None, Path] | None:
     """The folders by the split that a word of their names says; None unless all of them have another one,
     train and test among them: a label may be called `train_horn`."""
     words = [re.split(r"[\W_\d]+", folder.name.lower()) for folder in folders]
-    splits = [{SPLIT_NAMES[word] for word in found if word in SPLIT_NAMES} for found in words]
+    splits = [{SPLIT_NAMES.get(word.removesuffix("set")) for word in found} - {None} for found in words]
     named: dict[str | None, Path] = {
         next(iter(found)): folder for found, folder in zip(splits, folders, strict=True) if len(found) == 1
     }
@@ -188,8 +210,8 @@ def _audio_below(label: Path, others: list[Path]) -> list[Path]:
     if not audio:
         kinds = sorted({path.suffix or path.name for path in files})
         seen = f" (only {', '.join(kinds[:5])})" if kinds else ""
+        mend = "convert it to WAV or FLAC" if UNREADABLE.intersection(kinds) else "put some there"
         raise UserError(
-            f"The label folder {label} holds no audio{seen}: put {', '.join(AUDIO_SUFFIXES)} files there, or "
-            "remove it."
+            f"The label folder {label} holds no audio that can be read{seen}: {mend}, or remove the folder."
         )
     return audio

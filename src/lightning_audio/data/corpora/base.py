@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.decode import AUDIO_SUFFIXES
+from lightning_audio.data.download import Release
 from lightning_audio.data.splits import deal_out
 from lightning_audio.errors import UserError
 
@@ -16,8 +20,8 @@ from lightning_audio.errors import UserError
 class Corpus(ABC):
     """Where the audio of a corpus is and what its official split is; no audio is read here.
 
-    A subclass sets `labels` in the order of the class indices. Where the protocol is cross-validation it
-    also sets `folds` and takes `fold`, the one that is tested on.
+    A subclass sets `labels` in the order of the class indices and, where it can be fetched, its `release`.
+    Where the protocol is cross-validation it also sets `folds` and takes `fold`, the one that is tested on.
 
     Args:
         root: folder of the release, in the release's own layout; it may be read-only.
@@ -26,6 +30,7 @@ class Corpus(ABC):
         download: fetch the release where it is not there.
     """
 
+    release: Release | None = None
     labels: tuple[str, ...] = ()
     folds: tuple[int, ...] = ()
     fold: int = 0  # the test fold, where there are folds
@@ -38,8 +43,15 @@ class Corpus(ABC):
         self.sample_rate = sample_rate
         self.wants_download = download
 
-    def prepare(self) -> None:  # noqa: B027 - most corpora have nothing to make
+    def prepare(self) -> None:
         """Makes or fetches what is not there yet; called once, by one process, before `clips`."""
+        if self.wants_download and self.release:
+            self.release.fetch(self.root, self.cache)
+
+    @property
+    def folder(self) -> Path:
+        """Where the release is: `root`, or what was fetched into the cache."""
+        return self.release.find(self.root, self.cache) if self.release else self.root
 
     @abstractmethod
     def clips(self) -> list[Clip]:
@@ -79,3 +91,37 @@ class Corpus(ABC):
         All of them, unless a corpus draws a part afresh; then it is one of equal size in every epoch.
         """
         return np.arange(len(clips))
+
+
+def located(clips: Sequence[Clip], title: str) -> list[Clip]:
+    """The clips of a release with the path of their audio in whatever format it is there: mirrors convert it.
+
+    Raises:
+        UserError: files are missing.
+    """
+    # Each folder is listed once: to ask for each of 100,000 files takes minutes on a network drive.
+    folders = {folder: audio_in(folder) for folder in sorted({Path(clip.path).parent for clip in clips})}
+    found, missing = [], []
+    for clip in clips:
+        path = Path(clip.path)
+        names = folders[path.parent].get(path.stem, [])
+        missing += [] if names else [path]
+        is_there = path.name in names or not names
+        found.append(clip if is_there else replace(clip, path=str(path.with_name(names[0]))))
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(clips)} audio files that {title} lists are not there, such as "
+            f"{', '.join(map(str, sorted(missing)[:3]))}: the release is not whole, unpack it anew."
+        )
+    return found
+
+
+def audio_in(folder: Path) -> dict[str, list[str]]:
+    """The audio files of a folder by their name without its suffix; the format that reads best first."""
+    found: dict[str, list[str]] = defaultdict(list)
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    for suffix in AUDIO_SUFFIXES:
+        for name in names:
+            if Path(name).suffix.lower() == suffix and not name.startswith("."):
+                found[Path(name).stem].append(name)
+    return found

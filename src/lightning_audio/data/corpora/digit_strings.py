@@ -107,7 +107,7 @@ class DigitStrings(MadeUtterances, SpokenDigits):
         refuse_swapped(digits=self.digits, gap=self.gaps, snr_db=self.snr_db)
 
     def made_of(self) -> Sequence[Any]:
-        stats = [(match.string, (self.root / "recordings" / match.string).stat()) for match in self._matches]
+        stats = [(path.name, path.stat()) for path in self._recordings.values()]
         sources = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
         options = (self.split, self.counts, self.digits, self.gaps, self.snr_db, self.seed)
         return (VERSION, SYNTHESIS_VERSION, LEVEL_DB, QUIET_DB, *options, sources)
@@ -174,9 +174,10 @@ class DigitStrings(MadeUtterances, SpokenDigits):
 
     def _takes(self, speaker: str) -> dict[tuple[int, int], Recording]:
         """All recordings of a speaker by digit and take."""
-        folder, found = self.root / "recordings", [m for m in self._matches if m["speaker"] == speaker]
         return {
-            (int(m["digit"]), int(m["take"])): recorded(folder / m.string, int(m["digit"])) for m in found
+            (int(found["digit"]), int(found["take"])): recorded(path, int(found["digit"]))
+            for found, path in self._recordings.items()
+            if found["speaker"] == speaker
         }
 
     def _pools(

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.corpora.base import Corpus, located
 from lightning_audio.data.download import Release
 from lightning_audio.data.splits import split_by_fold
 from lightning_audio.errors import UserError
@@ -64,18 +64,7 @@ class ESC50(Corpus):
             raise UserError(f"There is no subset {subset!r} of ESC-50: set data.subset to esc50 or esc10.")
         if fold not in self.folds:
             raise UserError(f"There is no fold {fold!r} of ESC-50: set data.fold to one of {self.folds}.")
-        self.subset = subset
-        self.fold = fold
-
-    def prepare(self) -> None:
-        """Fetches the release, if that is wanted and it is not there."""
-        if self.wants_download:
-            RELEASE.fetch(self.root, self.cache)
-
-    @property
-    def folder(self) -> Path:
-        """Where the release is: `root`, or what was fetched into the cache."""
-        return RELEASE.find(self.root, self.cache)
+        self.subset, self.fold, self.release = subset, fold, RELEASE
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]  # known once the table is read
@@ -95,7 +84,6 @@ class ESC50(Corpus):
             UserError: the table or some of its files are missing, or it holds less than the subset.
         """
         audio = self.folder / "audio"
-        self._refuse_missing(audio)
         clips = [
             Clip(
                 id=Path(row["filename"]).stem,
@@ -106,7 +94,7 @@ class ESC50(Corpus):
             )
             for row in self._rows
         ]
-        return _without_tested_recordings(split_by_fold(clips, self.fold))
+        return _without_tested_recordings(split_by_fold(located(clips, str(TABLE)), self.fold))
 
     @cached_property
     def _rows(self) -> list[dict[str, str]]:
@@ -131,15 +119,6 @@ class ESC50(Corpus):
                 "put the release's own table there."
             )
         return rows
-
-    def _refuse_missing(self, audio: Path) -> None:
-        present = {path.name for path in audio.iterdir()} if audio.is_dir() else set()
-        missing = [row["filename"] for row in self._rows if row["filename"] not in present]
-        if missing:
-            raise UserError(
-                f"{len(missing)} of {len(self._rows)} files of {TABLE} are not in {audio}, such as "
-                f"{', '.join(missing[:3])}: put the whole release there."
-            )
 
 
 def _read(table: Path) -> list[dict[str, str]]:

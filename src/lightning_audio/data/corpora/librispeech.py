@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.speech import SpeechCorpus, audio_in
+from lightning_audio.data.corpora.base import audio_in
+from lightning_audio.data.corpora.speech import SpeechCorpus
 from lightning_audio.data.download import Release
 from lightning_audio.errors import UserError, did_you_mean
 

@@ -11,7 +11,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.user_recordings import OwnRecordings
 from lightning_audio.data.manifest_cache import remembered
 from lightning_audio.data.manifests import GROUP, describe_unused, read_manifests, refuse_absent_group
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, counted
 
 
 class Manifest(OwnRecordings):
@@ -81,6 +81,13 @@ class Manifest(OwnRecordings):
             lambda: read_manifests(self.files, *options),
         )
         self.notes += filter(None, (describe_unused(path, self.group) for path in paths))
+        joined = [clip for clip in clips if any("," in label for label in clip.labels)]
+        if joined and self.separator is None:
+            self.notes.append(
+                f"{counted(len(joined), 'clips have')} a comma in a label, such as "
+                f"{joined[0].labels[0]!r}: if these are several, call the column `labels` and set "
+                "data.separator=','."
+            )
         if all(clip.group == clips[0].group for clip in clips):
             return [replace(clip, group=None) for clip in clips]
         return clips

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.data.decode import AUDIO_SUFFIXES
-from lightning_audio.data.download import Release
+from lightning_audio.data.corpora.base import Corpus, located
 from lightning_audio.data.splits import deal_out
 from lightning_audio.errors import UserError
 
@@ -19,24 +16,13 @@ from lightning_audio.errors import UserError
 class SpeechCorpus(Corpus):
     """A release in its own layout, with the transcript of every utterance as its authors wrote it.
 
-    A subclass sets `title` and, where it can be fetched, `release`, and says its `utterances`.
+    A subclass sets its `title` and says its `utterances`.
     """
 
     title: str
-    release: Release | None = None
 
     def __init__(self, root: str, cache: str, sample_rate: int = 16000, download: bool = False) -> None:
         super().__init__(root, cache, sample_rate, download)
-
-    def prepare(self) -> None:
-        """Fetches the release, if that is wanted and it is not there."""
-        if self.wants_download and self.release:
-            self.release.fetch(self.root, self.cache)
-
-    @property
-    def folder(self) -> Path:
-        """Where the release is: `root`, or what was fetched into the cache."""
-        return self.release.find(self.root, self.cache) if self.release else self.root
 
     @abstractmethod
     def utterances(self) -> list[Clip]:
@@ -52,23 +38,7 @@ class SpeechCorpus(Corpus):
         Raises:
             UserError: the release is not there, a table is damaged, or audio files that it lists are missing.
         """
-        clips, missing = self.utterances(), []
-        # Each folder is listed once: to ask for each of 100,000 files takes minutes on a network drive.
-        folders = {folder: audio_in(folder) for folder in sorted({Path(clip.path).parent for clip in clips})}
-        found = []
-        for clip in clips:
-            path = Path(clip.path)
-            names = folders[path.parent].get(path.stem, ())
-            missing += [] if names else [path]
-            found.append(
-                clip if path.name in names or not names else replace(clip, path=str(path.with_name(names[0])))
-            )
-        if missing:
-            raise UserError(
-                f"{len(missing)} of {len(clips)} audio files that {self.title} lists are not there, such as "
-                f"{', '.join(map(str, sorted(missing)[:3]))}: the release is not whole, unpack it anew."
-            )
-        return found
+        return located(self.utterances(), self.title)
 
     def table(self, path: Path) -> list[str]:
         """The lines of a table of the release, without their ends.
@@ -98,17 +68,6 @@ class SpeechCorpus(Corpus):
         return UserError(
             f"{path} is damaged at line {line}, which is not `{expected}`: put the file of the release there."
         )
-
-
-def audio_in(folder: Path) -> dict[str, list[str]]:
-    """The audio files of a folder by their name without its suffix; the format that reads best first."""
-    found: dict[str, list[str]] = defaultdict(list)
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    for suffix in AUDIO_SUFFIXES:
-        for name in names:
-            if Path(name).suffix.lower() == suffix and not name.startswith("."):
-                found[Path(name).stem].append(name)
-    return found
 
 
 def split_by_seed(clips: Sequence[Clip], val_share: float, test_share: float, seed: int) -> list[Clip]:

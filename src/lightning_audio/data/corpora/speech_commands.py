@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
+from lightning_audio.data.audio_file import read_audio
 from lightning_audio.data.clip import SPLITS, Clip
-from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.corpora.base import Corpus, audio_in
 from lightning_audio.data.corpora.speech_commands_rules import (
     DIGITS,
     KEYWORDS,
@@ -26,7 +26,6 @@ from lightning_audio.data.corpora.speech_commands_rules import (
     speaker_of,
     split_by_hash,
 )
-from lightning_audio.data.decode import AudioError
 from lightning_audio.errors import UserError
 
 VARIANTS = (12, 20, 35)
@@ -68,7 +67,8 @@ class SpeechCommands(Corpus):
     it needs, and validation and test take all there are.
 
     Args:
-        root: folder of the release: `WORD/SPEAKER_nohash_N.wav`, the two lists, `_background_noise_`.
+        root: folder of the release: `WORD/SPEAKER_nohash_N.wav`, the two lists, `_background_noise_`. The
+            audio may be in any format that is read; clips are named as in the release all the same.
         cache: folder for the download.
         sample_rate: the rate in Hz at which the clips are to be read; the release has 16,000.
         download: fetch the release, and the test archive where it is needed and is one of v0.02.
@@ -102,6 +102,7 @@ class SpeechCommands(Corpus):
         self.version, self.variant, self.convention, self.seed = str(version), variant, convention, seed
         self.shares = {UNKNOWN: unknown_share, SILENCE: silence_share}
         self._refuse_bad_options()
+        self.release = RELEASES[self.version]
         has_archive = variant == 12 and convention == "balanced" and test_root is not None
         self.test_root = Path(str(test_root)).expanduser() if has_archive else None
         words = {12: (*KEYWORDS, UNKNOWN, SILENCE), 20: KEYWORDS + DIGITS, 35: KEYWORDS + DIGITS + OTHERS}
@@ -124,15 +125,9 @@ class SpeechCommands(Corpus):
 
     def prepare(self) -> None:
         """Fetches what is not there, if that is wanted."""
-        if self.wants_download:
-            RELEASES[self.version].fetch(self.root, self.cache)
-            if self.test_root is not None and self.version in TEST_SETS:
-                TEST_SETS[self.version].fetch(self.test_root, self.cache)
-
-    @property
-    def folder(self) -> Path:
-        """Where the release is: `root`, or what was fetched into the cache."""
-        return RELEASES[self.version].find(self.root, self.cache)
+        super().prepare()
+        if self.wants_download and self.test_root is not None and self.version in TEST_SETS:
+            TEST_SETS[self.version].fetch(self.test_root, self.cache)
 
     def clips(self) -> list[Clip]:
         """All clips of the variant, named as in the release's lists; `group` is the speaker.
@@ -144,11 +139,13 @@ class SpeechCommands(Corpus):
         Raises:
             UserError: words, lists, clips that these name, noise or the test archive are missing.
         """
-        names = self._names()
-        splits = self._splits(names)
-        labels = {name: self._label(name.partition("/")[0]) for name in names}
+        paths = self._paths()
+        splits = self._splits(paths)
+        words = {name: name.partition("/")[0] for name in paths}
+        other = UNKNOWN if self.variant == 12 else None
+        labels = {name: word if word in self.labels else other for name, word in words.items()}
         clips = [
-            Clip(name, str(self.folder / name), labels=(label,), split=splits[name], group=speaker_of(name))
+            Clip(name, str(paths[name]), labels=(label,), split=splits[name], group=speaker_of(name))
             for name, label in labels.items()
             if label is not None
         ]
@@ -173,16 +170,12 @@ class SpeechCommands(Corpus):
         share = 1 / len(KEYWORDS) if self.convention == "balanced" else self.shares[label]
         return math.ceil(round(share * keywords, 6))  # rounded first: 0.1 * 30 is a little more than 3
 
-    def _label(self, word: str) -> str | None:
-        other = UNKNOWN if self.variant == 12 else None
-        return word if word in self.labels else other
-
-    def _names(self) -> list[str]:
-        """WORD/FILE of every clip of a word."""
+    def _paths(self) -> dict[str, Path]:
+        """By the name that the release has for it, WORD/FILE, the path of every clip of a word."""
         words = self.folder.iterdir() if self.folder.is_dir() else ()
         folders = sorted(path for path in words if path.is_dir() and not path.name.startswith(("_", ".")))
-        names = [f"{folder.name}/{path.name}" for folder in folders for path in _recordings(folder)]
-        found = {name.partition("/")[0] for name in names}
+        paths = {f"{one.name}/{name}": path for one in folders for name, path in _recordings(one).items()}
+        found = {name.partition("/")[0] for name in paths}
         wanted = set(self.labels) - {UNKNOWN, SILENCE}
         if not found & wanted:
             raise UserError(
@@ -190,7 +183,7 @@ class SpeechCommands(Corpus):
                 "fetch it with data.download=true, or set LIGHTNING_AUDIO_DATA to the folder above "
                 "SpeechCommands."
             )
-        if self.variant == 12 and not found - wanted and self._count(UNKNOWN, len(names)):
+        if self.variant == 12 and not found - wanted and self._count(UNKNOWN, len(paths)):
             raise UserError(
                 f"{self.folder} holds no words but the keywords, so that nothing is unknown: put the other "
                 "words of the release there, or set data.convention=tensorflow and data.unknown_share=0."
@@ -202,9 +195,9 @@ class SpeechCommands(Corpus):
             )
         if self.version == "0.01" and (newer := sorted(found & set(NEW_IN_002))):
             raise UserError(f"{self.folder} is not v0.01, it holds {newer[0]}: set data.version=0.02.")
-        return names
+        return paths
 
-    def _splits(self, names: Sequence[str]) -> dict[str, str]:
+    def _splits(self, names: Iterable[str]) -> dict[str, str]:
         """The split of each name, by the two lists, or by the SHA-1 rule where there is neither."""
         lists = {split: self.folder / name for split, name in LISTS.items()}
         absent = [path for path in lists.values() if not path.is_file()]
@@ -215,7 +208,11 @@ class SpeechCommands(Corpus):
                 f"There is no {absent[0]}, but its twin is there: put both lists of the release there, or "
                 "remove both, and the SHA-1 rule of the release splits the clips."
             )
-        listed = {name: split for split, path in lists.items() for name in path.read_text("utf-8").split()}
+        listed = {  # a mirror may have converted the names in the lists, too
+            f"{name.rpartition('.')[0]}.wav": split
+            for split, path in lists.items()
+            for name in path.read_text("utf-8").split()
+        }
         if missing := sorted(listed.keys() - set(names)):
             raise UserError(
                 f"{len(missing)} of the {len(listed)} clips that the lists in {self.folder} name are not "
@@ -242,16 +239,18 @@ class SpeechCommands(Corpus):
         folder = self.folder / NOISE
         clips = [
             Clip(
-                f"{NOISE}/{path.name}/{start:.2f}",
+                f"{NOISE}/{name}/{start:.2f}",
                 str(path),
                 start,
                 duration=1.0,
                 labels=(SILENCE,),
                 split=split,
-                group=f"{NOISE}/{path.name}, {split}",
+                group=f"{NOISE}/{name}, {split}",
             )
-            for path in _recordings(folder)
-            for start, split in silence_stretches(_seconds(path))
+            for name, path in _recordings(folder).items()
+            # Read to its end: what a header says of its length need not be so.
+            for audio in [read_audio(path)]
+            for start, split in silence_stretches(len(audio.samples) / audio.rate)
         ]
         if {clip.split for clip in clips} != set(SPLITS):
             raise UserError(
@@ -270,24 +269,17 @@ class SpeechCommands(Corpus):
             )
         return [
             Clip(
-                id=(name := f"{folder.name}/{label}/{path.name}"),
+                id=(id_ := f"{folder.name}/{label}/{name}"),
                 path=str(path),
                 labels=(label,),
                 split="test",
-                group=name if label == SILENCE else speaker_of(path.name),
+                group=id_ if label == SILENCE else speaker_of(name),
             )
             for label, paths in found.items()
-            for path in paths
+            for name, path in paths.items()
         ]
 
 
-def _recordings(folder: Path) -> list[Path]:
-    # Hidden ones are mostly the `._NAME.wav` that macOS leaves on foreign disks, which hold no audio.
-    return sorted(path for path in folder.glob("*.wav") if not path.name.startswith("."))
-
-
-def _seconds(path: Path) -> float:
-    try:
-        return soundfile.info(path).duration
-    except soundfile.LibsndfileError:
-        raise AudioError(path, "it cannot be decoded") from None
+def _recordings(folder: Path) -> dict[str, Path]:
+    """The audio files of a folder, whatever their format, by the names that the release has for them."""
+    return {f"{stem}.wav": folder / names[0] for stem, names in sorted(audio_in(folder).items())}

@@ -7,17 +7,18 @@ from functools import cached_property
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.errors import UserError, did_you_mean
+from lightning_audio.data.corpora.base import Corpus, audio_in
+from lightning_audio.errors import UserError, counted, did_you_mean
 
 ADDRESS = "https://github.com/Jakobovski/free-spoken-digit-dataset"
-NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>.+)_(?P<take>\d+)\.wav")
+NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>.+)_(?P<take>\d+)")
 TESTED_TAKES = range(5)
 SPLITTINGS = ("official", "speaker")
 
 
 class SpokenDigits(Corpus):
-    """`recordings/DIGIT_SPEAKER_TAKE.wav`, 3,000 clips of six speakers; the labels are "0" to "9".
+    """`recordings/DIGIT_SPEAKER_TAKE.wav`, 3,000 clips of six speakers; the labels are "0" to "9". The files
+    may be in any format that is read.
 
     official: takes 0 to 4 of every digit and speaker are the test split, so that every speaker was heard in
     training. speaker: all clips of one speaker are the test split; each speaker is a fold, in the order of
@@ -85,7 +86,7 @@ class SpokenDigits(Corpus):
     @cached_property
     def speakers(self) -> tuple[str, ...]:
         """Their names by the alphabet."""
-        return tuple(sorted({match["speaker"] for match in self._matches}))
+        return tuple(sorted({match["speaker"] for match in self._recordings}))
 
     def clips(self) -> list[Clip]:
         """All clips; `group` is the speaker who is held out or not, or officially the clip alone.
@@ -97,14 +98,14 @@ class SpokenDigits(Corpus):
         held_out = self.speakers[self.fold - 1] if by_speaker else None
         return [
             Clip(
-                id=Path(match.string).stem,
-                path=str(self.root / "recordings" / match.string),
+                id=match.string,
+                path=str(path),
                 labels=(match["digit"],),
                 split="test" if self._is_tested(match, held_out) else "train",
                 fold=self.speakers.index(match["speaker"]) + 1 if by_speaker else None,
-                group=match["speaker"] if by_speaker else Path(match.string).stem,
+                group=match["speaker"] if by_speaker else match.string,
             )
-            for match in self._matches
+            for match, path in self._recordings.items()
         ]
 
     @staticmethod
@@ -112,19 +113,19 @@ class SpokenDigits(Corpus):
         return int(match["take"]) in TESTED_TAKES if held_out is None else match["speaker"] == held_out
 
     @cached_property
-    def _matches(self) -> list[re.Match[str]]:
+    def _recordings(self) -> dict[re.Match[str], Path]:
+        """The files by what their names say, in the order of these."""
         folder = self.root / "recordings"
-        names = sorted(path.name for path in folder.glob("*.wav") if not path.name.startswith("."))
+        names = audio_in(folder)
         if not names:
             raise UserError(
                 f"There are no recordings in {folder}: clone {ADDRESS} as {self.root}, or set "
                 "LIGHTNING_AUDIO_DATA to the folder that holds free-spoken-digit-dataset."
             )
-        matches = [match for name in names if (match := NAME.fullmatch(name))]
-        if len(matches) < len(names):
-            other = sorted(set(names) - {match.string for match in matches})
+        if other := sorted(names[stem][0] for stem in names if not NAME.fullmatch(stem)):
             raise UserError(
-                f"{len(other)} files in {folder} are not named DIGIT_SPEAKER_TAKE.wav, such as {other[0]}: "
-                "move them away."
+                f"{counted(len(other), 'files')} in {folder} not named DIGIT_SPEAKER_TAKE.wav, such as "
+                f"{other[0]}: move them away."
             )
-        return matches
+        found = ((NAME.fullmatch(stem), folder / names[stem][0]) for stem in sorted(names))
+        return {match: path for match, path in found if match}

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.speech import SpeechCorpus, audio_in, split_by_seed
+from lightning_audio.data.corpora.base import audio_in
+from lightning_audio.data.corpora.speech import SpeechCorpus, split_by_seed
 from lightning_audio.data.download import Release
 from lightning_audio.errors import UserError
 

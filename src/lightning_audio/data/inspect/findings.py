@@ -12,6 +12,7 @@ from statistics import median
 from lightning_audio.data.clip import SPLITS, Clip, look_alikes, visible
 from lightning_audio.data.inspect.clips import SILENT_PEAK, ClipReport
 from lightning_audio.data.splits import leaks
+from lightning_audio.errors import counted
 
 CLIPPED_SHARE = 1e-3  # of the samples at full scale
 SHORT_SECONDS = 0.1
@@ -108,7 +109,7 @@ class Inspection:
         items = tuple(f"{self.name(one.clip)}: {one.problem}" for one in self.unreadable)
         if items:
             yield Finding(
-                "unreadable", True, f"{len(items)} clips can't be read: mend or remove them.", items
+                "unreadable", True, counted(len(items), "clips can't be read: mend or remove them."), items
             )
 
     def _leaks(self) -> Iterator[Finding]:
@@ -118,7 +119,7 @@ class Inspection:
             yield Finding(
                 "leak",
                 True,
-                f"{len(items)} groups stand in two splits: give all clips of a group the same split.",
+                counted(len(items), "groups stand in two splits: give all clips of a group the same split."),
                 items,
             )
 
@@ -135,10 +136,10 @@ class Inspection:
                 found = across if self._divided(clips) else within
                 found.append(" = ".join(map(self._place, clips)))
         if across:
-            text = f"{len(across)} recordings stand in two splits: leave out all but one of each."
+            text = counted(len(across), "recordings stand in two splits: leave out all but one of each.")
             yield Finding("duplicate_across_splits", True, text, tuple(across))
         if within:
-            text = f"{len(within)} recordings stand twice within a split: they count double."
+            text = counted(len(within), "recordings stand twice within a split, where it counts double.")
             yield Finding("duplicate_within_split", False, text, tuple(within))
 
     def _cut_files(self) -> Iterator[Finding]:
@@ -154,10 +155,13 @@ class Inspection:
             overlapping += [f"{self._place(a.clip)} and {self._place(b.clip)}" for a, b in over]
             parted += [] if over else [self._place(ones[0].clip)]
         if overlapping:
-            text = f"{len(overlapping)} stretches of a file overlap in two splits: give them the same split."
+            text = counted(
+                len(overlapping),
+                "pairs of stretches of a file overlap in two splits: give them the same split.",
+            )
             yield Finding("overlap_across_splits", True, text, tuple(overlapping))
         if parted:
-            text = f"{len(parted)} files are cut into two splits: is each of them more than one recording?"
+            text = counted(len(parted), "files are cut into two splits: does each hold several recordings?")
             yield Finding("file_across_splits", False, text, tuple(parted))
 
     def _one_file(self) -> Iterator[Finding]:
@@ -176,23 +180,28 @@ class Inspection:
                 yield Finding("no_split", True, f"There are no {split} clips: check the split.")
         alike = tuple(look_alikes(self.labels))
         if alike:
-            text = f"{len(alike)} labels stand under names that look alike, each as a label of its own."
+            text = counted(
+                len(alike), "labels stand under names that look alike, each as a label of its own."
+            )
             yield Finding("alike_labels", True, text, alike)
         train = {label: counts["train"][label] for label in self.labels}
         asked = counts["val"] | counts["test"]
         untaught = tuple(label for label, n in train.items() if not n)
         if untaught:
-            text = f"{len(untaught)} labels have no training clip: add some, or leave the labels out."
+            text = counted(len(untaught), "labels have no training clip: add some, or leave the labels out.")
             grave = any(asked[label] for label in untaught)
             yield Finding("untaught_label", grave, text, tuple(map(visible, untaught)))
         untested = tuple(label for label in self.labels if not counts["test"][label])
         if untested:
-            text = f"{len(untested)} labels have no test clip: the test says nothing of them."
+            text = counted(len(untested), "labels have no test clip: the test says nothing of them.")
             yield Finding("untested_label", False, text, untested)
         few = tuple(f"{visible(label)} ({n})" for label, n in train.items() if 0 < n < FEW_CLIPS)
         if few:
             yield Finding(
-                "few_clips", False, f"{len(few)} labels have less than {FEW_CLIPS} training clips.", few
+                "few_clips",
+                False,
+                counted(len(few), f"labels have less than {FEW_CLIPS} training clips."),
+                few,
             )
         present = [*_label_counts(self.drawn, "train").values()] or [1]
         if max(present) >= UNEVEN_TIMES * min(present):
@@ -212,7 +221,7 @@ class Inspection:
             if odd:
                 items = tuple(f"{self.name(one.clip)}: {one.remarks[kind]}" for one in odd)
                 grave |= bool(more) or (kind == "cancelling" and len(odd) == len(self.read))
-                yield Finding(kind, grave, f"{len(odd)} clips {what}.{more}", items)
+                yield Finding(kind, grave, counted(len(odd), f"clips {what}.{more}"), items)
 
     def _clips(self) -> Iterator[Finding]:
         """What is odd about single clips."""
@@ -220,7 +229,7 @@ class Inspection:
         for kind, (what, is_odd, says) in _oddities(self.sample_rate, typical).items():
             items = tuple(f"{self.name(one.clip)}: {says(one)}" for one in self.read if is_odd(one))
             if items:
-                yield Finding(kind, False, f"{len(items)} clips {what}.", items)
+                yield Finding(kind, False, counted(len(items), f"clips {what}."), items)
 
 
 Oddity = tuple[str, Callable[[ClipReport], bool], Callable[[ClipReport], str]]
@@ -231,7 +240,8 @@ def _oddities(sample_rate: int, typical: float) -> dict[str, Oddity]:
     return {
         "silent": (
             f"are silent (no sample above {SILENT_PEAK:g} of full scale)",
-            lambda one: one.is_silent,
+            # What is silent by its channels or its level is told as such.
+            lambda one: one.is_silent and not {"cancelling", "faint"} & one.remarks.keys(),
             lambda one: f"{one.peak:.5f}",
         ),
         "clipped": (

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.inspect.findings import Finding
+from lightning_audio.errors import counted
 
 FASTEST = 25.0  # characters a second; who reads fast says about 20
 
@@ -61,8 +62,8 @@ class Transcripts:
         if bad:
             items = tuple(f"{self.name(clip)} ({clip.split}): {self.unfit[clip.id]}" for clip in bad)
             text = (
-                f"{len(bad)} transcripts can't be learned or scored: training leaves them out and a test "
-                "counts them as wrong, up to loader.max_bad_fraction of all clips; more refuse the run."
+                f"{counted(len(bad), 'transcripts')} can't be learned or scored: training leaves them out "
+                "and a test counts them as wrong, up to loader.max_bad_fraction of all; more refuse the run."
             )
             yield Finding("unscorable", True, text, items)
         rates = {
@@ -74,8 +75,8 @@ class Transcripts:
         if fast:
             items = tuple(f"{self.name(clip)}: {rates[clip.id]:.0f} a second" for clip in fast)
             text = (
-                f"{len(fast)} transcripts are too long for their audio (more than {FASTEST:g} characters a "
-                "second): is it cut, or the text that of another clip?"
+                f"{counted(len(fast), 'transcripts are')} too long for the audio (more than {FASTEST:g} "
+                "characters a second): is that cut, or the text that of another clip?"
             )
             yield Finding("fast_text", False, text, items)
         learned = {self.texts[clip.id] for clip in self.of_split["train"]} - {""}
