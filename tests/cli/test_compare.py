@@ -13,8 +13,8 @@ from scipy.stats import binomtest, ttest_rel
 
 from lightning_audio.cli import compare
 from lightning_audio.errors import UserError
-from lightning_audio.metrics.base import metrics_of, scores
-from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.base import metric, metrics_of, scores
+from lightning_audio.metrics.intervals import Draws, Score
 from lightning_audio.metrics.transcripts import Transcripts, wer
 from lightning_audio.reports.comparison import (
     Difference,
@@ -75,6 +75,27 @@ def test_a_planted_difference_is_found(tmp_path: Path) -> None:
     assert back.differences[0].difference == -wer.difference
     assert (back.differences[0].p, back.differences[0].better) == pytest.approx((wer.p, 1 - wer.better))
     assert (back.only_run, back.only_other) == (found.only_other, found.only_run)
+
+
+def test_a_metric_of_ones_own_is_compared(tmp_path: Path) -> None:
+    @metric(better="min", unit="points")
+    def wrong_words(predictions: Transcripts, draws: Draws) -> np.ndarray:
+        return draws.sums(predictions.words[:, 0].astype(float))
+
+    runs = []
+    for name, rate in (("a", 0.1), ("b", 0.2)):
+        run = run_of(tmp_path / name, rows := heard(rate, 1))
+        own = scores([wrong_words], Transcripts(rows))
+        write_metrics(run.folder, {**run.scores, "test/wrong_words": own["wrong_words"]})
+        runs.append(read_run(run.folder))
+    assert "wrong_words" not in [row.name for row in compare_runs(*runs).differences]
+    found = compare_runs(*runs, [wrong_words]).differences[-1]
+    assert (found.name, found.unit) == ("wrong_words", "points")
+    assert (found.run, found.other) == tuple(run.scores["test/wrong_words"].value for run in runs)
+    assert found.better > 0.99
+    content = io.StringIO()
+    print_comparison(compare_runs(*runs, [wrong_words]), Console(file=content, width=120))
+    assert f"{found.run:.2f}" in content.getvalue()  # no share of a hundred
 
 
 def test_what_is_no_better_gets_a_large_p(tmp_path: Path) -> None:

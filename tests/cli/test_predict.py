@@ -132,6 +132,17 @@ def test_channels_are_taken_as_asked_for(
     assert [row["id"] for row in rows] == [f"{stereo}#0", f"{stereo}#1"]
     for row, scores in zip(rows, expected, strict=True):
         assert row["scores"] == pytest.approx(scores, abs=2e-6)
+    # The same in Python, of files and of arrays.
+    array = np.stack([half, -sound[len(half) :]], axis=1)
+    for audio, rate in ((stereo, None), (array, RATE)):
+        found = model.predict(audio, rate, channel="each")
+        assert [answer.id.rpartition("#")[2] for answer in found] == ["0", "1"]
+        for answer, scores in zip(
+            [*found, *model.predict(audio, rate, channel=1)], [*expected, expected[1]], strict=True
+        ):
+            assert answer.scores == pytest.approx(scores, abs=1e-4)
+        with pytest.raises(UserError, match="has no channel 2, but 2, counted from 0"):
+            model.predict(audio, rate, channel=2)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +160,9 @@ def test_channels_that_are_not_there(
     with pytest.raises(SystemExit) as ended:
         main([str(tiny_run), str(path), "--channel", channel])
     assert ended.value.code == 2
-    assert sentence in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert told.out == ""  # no table without a row
 
 
 def test_files_up_to_the_longest_training_clip_are_taken_whole(

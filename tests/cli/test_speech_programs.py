@@ -237,6 +237,22 @@ def test_predict_writes_every_format_of_transcripts(
     assert (tmp_path / "out.txt").is_file()
 
 
+def test_subtitles_of_each_channel_are_refused_before_the_work(
+    speech_run: Path,
+    spoken: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples, rate = soundfile.read(spoken)
+    soundfile.write(tmp_path / "call.wav", np.stack([samples, samples], 1), rate)
+    options = [str(speech_run), str(tmp_path / "call.wav"), "--channel", "each", "--format", "srt"]
+    predict.main([*options, "--output", str(tmp_path / "subtitles")])
+    assert {file.name for file in (tmp_path / "subtitles").iterdir()} == {"call#0.srt", "call#1.srt"}
+    monkeypatch.setattr(predict, "transcribe", None)
+    assert "makes a file for each recording, and there are 2" in error_of(predict.main, options, capsys)
+
+
 def test_predict_gives_each_segment_its_n_best_list(speech_run: Path, spoken: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     options = ["--format", "jsonl", "--beam", "8", "--nbest", "3", "--output", str(output)]

@@ -76,6 +76,20 @@ def test_folds_by_hand(tmp_path: Path) -> None:
     assert "80.0 ± 17.3" in screen.export_text()
 
 
+def test_what_is_no_function_of_clips_is_not_pooled(tmp_path: Path) -> None:
+    runs = []
+    for fold in (1, 2, 3):
+        run = read_run(write_run(tmp_path / str(fold), fold, 9))
+        alarms = Score(float(fold), 0.5, 9.0, fold)
+        scores = {**run.scores, "test/false_alarms_per_hour": alarms}
+        write_metrics(run.folder, scores, seconds=60.0, data=run.data)
+        runs.append(read_run(run.folder))
+    *_, mean, pooled = summarise_folds(runs).table()
+    assert mean["test/false_alarms_per_hour"] == "2.00 ± 1.00"
+    assert pooled["test/false_alarms_per_hour"] == "-"
+    assert pooled["test/accuracy"].startswith("90.0")
+
+
 def test_folds_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     first, second, third = (read_run(write_run(tmp_path / str(k), k, 9)) for k in (1, 2, 3))
     other = read_run(write_run(tmp_path / "other", 3, 9, labels=("cat", "cow", "dog")))

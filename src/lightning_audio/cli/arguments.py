@@ -109,6 +109,7 @@ def compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("compare")
     parser.add_argument("run", type=Path, help="run folder, or the folder that evaluate wrote")
     parser.add_argument("other", type=Path, help="another one, tested on the same clips")
+    _add_allow(parser)
     return parser.parse_intermixed_args(argv)
 
 

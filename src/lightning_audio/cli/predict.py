@@ -25,7 +25,7 @@ from lightning_audio.checkpoint import load
 from lightning_audio.cli import arguments
 from lightning_audio.cli.arguments import SOUND_FORMATS
 from lightning_audio.cli.decoder_options import decoder_of
-from lightning_audio.data.decode import audio_files
+from lightning_audio.data.decode import audio_files, channels_of
 from lightning_audio.errors import UserError, cli_errors, printable
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.formats import (
@@ -64,6 +64,17 @@ class Recordings:
             except UserError as error:
                 self.unreadable += 1
                 print(f"error: {printable(str(error))}", file=sys.stderr)
+
+    def names(self) -> list[str]:
+        """What the recordings are called; a file that can't be read is told when it is."""
+        names = []
+        for file in map(str, self.files):
+            try:
+                channels = channels_of(file) if self.channel == EACH else 0
+            except UserError:
+                channels = 0
+            names += [f"{file}#{number}" for number in range(channels)] or [file]
+        return names
 
     @property
     def number(self) -> int:
@@ -185,10 +196,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_output(options.output, files)
     to_terminal = sys.stdout.isatty() and options.output is None
     text = found_in(task, recordings, options, to_terminal)
-    if options.output:
-        write_atomically(options.output, text)
-    else:
-        print(text, end="")
+    if recordings.unreadable < len(files):  # else a table without a row
+        if options.output:
+            write_atomically(options.output, text)
+        else:
+            print(text, end="")
     recordings.refuse_unreadable()
 
 
@@ -204,10 +216,11 @@ def write_speech(task: CTC, recordings: Recordings, options: argparse.Namespace)
             f"The run transcribes speech: take one of --format {', '.join(TRANSCRIPTS)}, without --events, "
             "--stream, --windows and --hop."
         )
-    transcript_files([str(file) for file in recordings.files], form, options.output)  # before the work
+    transcript_files(recordings.names(), form, options.output)  # refused before the work
     longest = LONGEST if options.window is None else options.window
     found = list(transcribe(task, recordings, longest, options.batch_size))
-    write_transcripts([replace(one, channel=recordings.number) for one in found], form, options.output)
+    if found:
+        write_transcripts([replace(one, channel=recordings.number) for one in found], form, options.output)
 
 
 def device_of(name: str) -> torch.device:

@@ -134,19 +134,22 @@ def read_recordings(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`(id, int16 samples (T,))` of files, or of arrays `(T,)` or `(T, channels)` of `source_rate` in Hz.
 
-    Of files with several channels their mean is taken, the one of a number from 0 on, or with `each` every
-    one of them as a recording of its own, whose id ends in `#0`, `#1` and so on.
+    Of several channels the mean is taken, the one of a number from 0 on, or with `each` every one of them as
+    a recording of its own, whose id ends in `#0`, `#1` and so on.
 
     Raises:
         UserError: an array comes without its rate, or a file can't be read or has no such channel.
     """
     for number, item in enumerate(audio):
-        if isinstance(item, str | Path) and channel == EACH:
-            for one in range(channels_of(item)):
-                yield f"{item}#{one}", decode(item, sample_rate, channel=one)
-        elif isinstance(item, str | Path):
-            yield str(item), decode(item, sample_rate, channel=channel)
-        elif source_rate is None:
-            raise UserError("An array says nothing of its rate: call predict(..., sample_rate=HZ).")
-        else:
-            yield f"array {number}", resample(item, source_rate, sample_rate)
+        name = str(item) if isinstance(item, str | Path) else f"array {number}"
+        names: dict[int | str, str] = {channel: name}
+        if channel == EACH:
+            there = channels_of(item) if isinstance(item, str | Path) else (*item.shape, 1)[1]
+            names = {one: f"{name}#{one}" for one in range(there)}
+        for one, called in names.items():
+            if isinstance(item, str | Path):
+                yield called, decode(item, sample_rate, channel=one)
+            elif source_rate is None:
+                raise UserError("An array says nothing of its rate: call predict(..., sample_rate=HZ).")
+            else:
+                yield called, resample(item, source_rate, sample_rate, one)

@@ -34,6 +34,7 @@ class Difference:
     """
 
     name: str
+    unit: str
     run: float
     other: float
     low: float
@@ -62,8 +63,9 @@ class Comparison:
     mcnemar: float
 
 
-def compare_runs(run: RunResult, other: RunResult) -> Comparison:
-    """The paired comparison of two runs on the same clips, by every metric that both have scores of.
+def compare_runs(run: RunResult, other: RunResult, metrics: Sequence[Metric] = ()) -> Comparison:
+    """The paired comparison of two runs on the same clips, by every metric that both have scores of; by one's
+    own `metrics` too, which no name finds.
 
     Groups of clips, speakers for instance, are drawn anew with replacement, the same for both runs. Source:
     Bisani and Ney, ICASSP 2004, 409-412.
@@ -82,9 +84,10 @@ def compare_runs(run: RunResult, other: RunResult) -> Comparison:
         )
     labels = run.data.get("labels") or sorted({row[k] for row in first + second for k in TEXTS})
     own, others = (kind.from_rows(rows, labels) for rows in sides)
+    known = {**metrics_of(kind), **{metric.name: metric for metric in metrics}}
     differences = [
         paired_difference(metric, own, others)
-        for name, metric in metrics_of(kind).items()
+        for name, metric in known.items()
         if f"test/{name}" in run.scores and f"test/{name}" in other.scores
     ]
     right = np.array([[row["reference"] == row["hypothesis"] for row in rows] for rows in sides])
@@ -139,6 +142,7 @@ def paired_difference(metric: Metric, run: Predictions, other: Predictions) -> D
     wins = above if (metric.better or direction(metric.name)) == "max" else below
     return Difference(
         metric.name,
+        metric.unit or unit_of(metric.name),
         *values,
         low=min(low, difference),
         high=max(high, difference),
@@ -172,7 +176,7 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
     console = console or terminal()
     rows = []
     for row in found.differences:
-        scale = 100 if unit_of(row.name) == "percent" else 1
+        scale = 100 if row.unit == "percent" else 1
         run, other, difference, low, high = (
             scale * value for value in (row.run, row.other, row.difference, row.low, row.high)
         )

@@ -91,7 +91,10 @@ class FoldSummary:
             name: " ± ".join(number_text(name, value, known[name]) for value in (mean(folds), stdev(folds)))
             for name, folds in values.items()
         }
-        pooled = {name: score_text(name, score) for name, score in self.pooled.items()}
+        # What is measured on long audio is no function of clips, and is not pooled.
+        pooled = {
+            name: score_text(name, self.pooled[name]) if name in self.pooled else "-" for name in values
+        }
         return [*rows, {"fold": "mean", **spread}, {"fold": "pooled", **pooled}]
 
 

@@ -176,6 +176,7 @@ class AudioTask(pl.LightningModule):
         window: float | None = None,
         hop: float | None = None,
         batch_size: int = 16,
+        channel: int | str = "mean",
     ) -> list[Prediction]:
         """Answers for recordings of any length, format, rate and number of channels.
 
@@ -185,12 +186,13 @@ class AudioTask(pl.LightningModule):
             window: seconds of one look at a longer recording; by default as long as the training clips.
             hop: seconds from one window to the next; by default half a window.
             batch_size: windows that run together.
+            channel: what is taken of several: `mean`, a number from 0 on, or `each` for an answer of its own.
 
         Raises:
-            UserError: a file can't be read, or an array comes without its rate.
+            UserError: a file can't be read or has no such channel, or an array comes without its rate.
         """
         many = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
-        training, recordings = self.training, read_recordings(many, self.sample_rate, sample_rate)
+        training, recordings = self.training, read_recordings(many, self.sample_rate, sample_rate, channel)
         self.eval()
         predictions = list(self.predict_recordings(recordings, window, hop, batch_size))
         self.train(training)
