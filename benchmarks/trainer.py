@@ -20,7 +20,6 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from timing import arguments, report
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lightning_audio import build, config
@@ -54,10 +53,8 @@ class Bare:
         assert task.recipe is not None
         self.task, self.data, self.steps, self.epochs = task, data, steps, epochs
         self.loader = data.train_dataloader()
-        groups = task.network.parameter_groups(task.recipe.weight_decay)
-        self.optimizer = task.recipe.optimizer([{**group, "lr": task.recipe.lr} for group in groups])
-        factor, total = task.recipe.factor, steps * epochs
-        self.schedule = LambdaLR(self.optimizer, lambda step: factor(step, total=total))
+        groups = task.finetuning.groups(task.recipe.lr, task.recipe.weight_decay)
+        self.optimizer, self.schedule = task.recipe.bind(groups, steps * epochs)
         self.average: nn.Module | None = None
         if averaged:
             self.average = AveragedModel(task, multi_avg_fn=get_ema_multi_avg_fn(0.99), use_buffers=True)
@@ -66,7 +63,7 @@ class Bare:
         """Trains one epoch; `seed` is called before each step."""
         task = self.task.train()
         self.loader.sampler.set_epoch(number)
-        task.network.start_epoch(number, self.epochs)
+        task.start_epoch(number, self.epochs)
         for step, batch in zip(range(self.steps), self.loader, strict=False):
             seed(step)
             task.augment.progress = (number + step / self.steps) / self.epochs

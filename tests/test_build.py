@@ -98,10 +98,8 @@ def test_every_part_of_an_experiment_builds(name: str, tmp_path: Path) -> None:
     assert trainer.max_epochs == cfg.trainer.max_epochs
     task = build.task(cfg, data)
     assert task.recipe is not None
-    assert [
-        len(group["params"])
-        for group in task.recipe.optimizer(task.network.parameter_groups(0.1)).param_groups
-    ]
+    groups = task.recipe.optimizer(task.finetuning.groups(task.recipe.lr, 0.1)).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(list(task.network.parameters()))
     samples = cfg.data.sample_rate
     logits, _ = task.eval()(torch.zeros(1, samples, dtype=torch.int16), torch.tensor([samples]))
     assert logits.shape[-1] == data.targets.num_outputs

@@ -31,7 +31,9 @@ from lightning_audio.io import MOST_OPTIONS, plain
 from lightning_audio.metrics.base import Metric, named_metrics
 from lightning_audio.networks.base import Network
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.tasks.recipe import Recipe
+from lightning_audio.tasks.finetuning import FineTuning
+from lightning_audio.tasks.lora import add_lora
+from lightning_audio.tasks.recipe import Recipe, Schedule
 
 # The parts of a configuration that a checkpoint carries: what is needed to answer.
 ANSWERING = ("frontend", "normalize", "network", "task")
@@ -263,6 +265,13 @@ def task(cfg: DictConfig, data: AudioDataModule) -> AudioTask:
     answering = {part: OmegaConf.to_container(cfg, resolve=True)[part] for part in ANSWERING}  # type: ignore
     augment = instantiate(cfg.augment, "augment")
     built = assemble(answering, data.info, augment, recipe(cfg), cfg.seed)
+    finetune: Any = OmegaConf.to_container(cfg.get("finetune") or OmegaConf.create())
+    if lora := finetune.pop("lora", None):
+        node = {"_target_": f"{add_lora.__module__}.add_lora", **lora}
+        built.description["lora"] = instantiate(node, "finetune.lora", network=built.network)
+    node = {"_target_": f"{FineTuning.__module__}.FineTuning", **finetune}
+    roots, stages = built.learned()
+    built.finetuning = instantiate(node, "finetune", roots=roots, stages=stages)
     if cfg.channels_last:
         built.network.to(memory_format=torch.channels_last)
     if cfg.compile:
@@ -329,8 +338,8 @@ def recipe(cfg: DictConfig) -> Recipe:
     optimizer = instantiate(cfg.optimizer, "optimizer")
     factor = instantiate(cfg.schedule, "schedule")
     # Both are used once on nothing: a wrong option shows here, not when training starts.
-    instantiate(
-        {**cfg.optimizer, "_partial_": False}, "optimizer", params=[torch.zeros(1, requires_grad=True)]
-    )
-    instantiate({**cfg.schedule, "_partial_": False}, "schedule", step=0, total=1)
+    weights = [torch.zeros(1, requires_grad=True)]
+    used = instantiate({**cfg.optimizer, "_partial_": False}, "optimizer", params=weights)
+    at = instantiate({**cfg.schedule, "_partial_": False}, "schedule", step=0, total=1)
+    Schedule(used, lambda _: at)
     return Recipe(optimizer, cfg.optimizer.lr, cfg.optimizer.get("weight_decay", 0.0), factor)

@@ -21,14 +21,15 @@ from torch.nn.modules import module as registration
 from torch.utils import deterministic
 
 from lightning_audio import build
-from lightning_audio.config import trust, up_to_date
+from lightning_audio.config import trust
+from lightning_audio.config.renamed import up_to_date
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, refuse_address
 from lightning_audio.io import plain, sha256_of
 from lightning_audio.reports.results import read_metrics
 from lightning_audio.tasks.base import AudioTask
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+LAST, PREVIOUS, BEST, AVERAGE = "last.ckpt", "previous.ckpt", "best.ckpt", "average.ckpt"
 HIGHEST_RATE = 1_000_000  # Hz
 LONGEST_CLIP = 1e6  # seconds
 BESIDE = 2_000_000  # numbers that a module may hold beside its weights: filters, windows
@@ -118,7 +119,7 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
         why = f": {error}" if own else ": it is damaged"
         raise UserError(f"{path} describes a network that can't be built{why}.") from error
     try:
-        task.load_state_dict(checkpoint["state_dict"])
+        task.load_state_dict(merged(checkpoint, path))
     except RuntimeError as error:
         raise UserError(
             f"{path} holds weights that do not fit the network that it describes: it is damaged, or was "
@@ -129,6 +130,29 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
     return task.to(device).eval()
 
 
+def merged(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint, with what LoRA adds to them: base + scale B A.
+
+    Raises:
+        UserError: what it adds does not fit.
+    """
+    weights, scale = checkpoint["state_dict"], checkpoint["lightning_audio"].get("lora")
+    if scale is None:
+        return weights
+    found = {}
+    for name, value in weights.items():
+        layer, base, kind = name.rpartition(".base_layer.")
+        if base and kind == "weight":
+            try:
+                a, b = (weights[f"{layer}.lora_{side}.default.weight"] for side in "AB")
+                value = value + scale * (b @ a)
+            except (LookupError, RuntimeError, TypeError) as error:
+                raise UserError(f"{path} has additions that do not fit {layer}: it is damaged.") from error
+        if ".lora_" not in name:
+            found[f"{layer}.{kind}" if base else name] = value
+    return found
+
+
 def description_of(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parts that answer, and the facts of the data, as plain values.
 
@@ -137,6 +161,8 @@ def description_of(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, An
     """
     description = plain(checkpoint["lightning_audio"], f"The description in {path}", path.stat().st_size)
     answering, facts = up_to_date(description.get("config")), description.get("facts")
+    if isinstance(answering, dict):
+        answering.pop("finetune", None)  # options of an older network, which answers without them
     if (
         not isinstance(answering, dict)
         or set(answering) != set(build.ANSWERING)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,7 @@ def test_a_learner_has_the_state_of_the_run_and_keeps_its_frozen_layers(
         "network=timm",
         "network.backbone=test_resnet",
         "network.weights=null",
-        "network.freeze_epochs=1",
+        "finetune.unfreeze=1",
     ]
     options = [option for option in TINY if "network" not in option]
     learning = learner(compose_config([*options, *frozen]), tmp_path)
@@ -73,3 +75,26 @@ def test_a_learner_has_the_state_of_the_run_and_keeps_its_frozen_layers(
     classifier = {name for name in before if name.startswith("backbone.fc.")}
     assert moved == classifier
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_of_a_stage_nothing_else_learns_and_its_rate_is_the_one_that_is_set(tmp_path: Path) -> None:
+    options = ["finetune.lr_decay=0.5", "finetune.unfreeze={head: 0}"]
+    learning = learner(compose_config([*TINY, *options]), tmp_path, stage="stages")
+    before = {name: value.clone() for name, value in learning.task.network.named_parameters()}
+    learning.update([next(learning.batches())], 0.125)
+    moved = {n for n, value in learning.task.network.named_parameters() if not torch.equal(value, before[n])}
+    assert moved == {name for name in before if name.startswith("stages.")}
+    assert {group["lr"] for group in learning.optimizer.param_groups} == {0.125}
+
+
+def test_a_stage_on_the_command_line(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(find_lr, "STEPS", 30)
+    monkeypatch.setattr(sys, "argv", ["find-lr", *TINY, "--stage", "head"])
+    find_lr.main()
+    assert re.search(r"Suggested: finetune\.lr=\{head: [\d.e-]+\} \(plot", capsys.readouterr().out)
+    monkeypatch.setattr(sys, "argv", ["find-lr", *TINY, "--stage=haed"])
+    with pytest.raises(SystemExit):
+        find_lr.main()
+    assert "names 'haed', which is no stage" in capsys.readouterr().err

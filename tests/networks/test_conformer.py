@@ -15,7 +15,7 @@ from lightning_audio import build
 from lightning_audio.config import CONF, compose_config
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mask_frames
-from lightning_audio.networks.conformer import Conformer, conform
+from lightning_audio.networks.conformer import Conformer, Layer
 
 BINS, OUTPUTS = 20, 7
 SIZES = {"width": 24, "heads": 4, "feedforward": 32, "layers": 3, "kernel": 9, "channels": 4}
@@ -82,13 +82,13 @@ def test_without_padding_the_layers_answer_as_in_torchaudio() -> None:
     expected, _ = reference(x, lengths)
     found = x.transpose(0, 1)
     for layer in reference.conformer_layers:
-        found = conform(layer, found, torch.zeros(3, 17, dtype=torch.bool))
+        found = Layer.forward(layer, found, torch.zeros(3, 17, dtype=torch.bool))
     torch.testing.assert_close(found.transpose(0, 1), expected, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()
 def test_torchaudio_alone_would_let_the_padding_leak() -> None:
-    """The reason for `conform`: when this fails, torchaudio's own forward will do."""
+    """The reason for `Layer`: when this fails, torchaudio's own forward will do."""
     torch.manual_seed(0)
     reference = torchaudio.models.Conformer(24, 4, 32, 3, 9).eval()
     x = torch.randn(1, 17, 24)

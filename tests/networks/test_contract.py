@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import timm
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
 from lightning_audio import build
@@ -27,6 +25,7 @@ from lightning_audio.networks.base import Network
 from lightning_audio.networks.layers import PaddedLSTM
 from lightning_audio.networks.timm import Timm
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.finetuning import FineTuning
 
 BINS, OUTPUTS = 32, 5
 BACKBONE = "test_resnet"
@@ -175,9 +174,30 @@ def test_every_parameter_learns(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_stages_go_from_the_features_to_the_logits_and_hold_every_module_once(name: str) -> None:
+    """In the order in which gradients reach them from the logits, the other way round."""
+    torch.manual_seed(0)
+    built = build.instantiate(config_of(name), "network", in_shape=(1, BINS), num_outputs=OUTPUTS)
+    unsettle(built)  # a norm that starts at 0 lets nothing through at first
+    stages = built.named_stages()
+    assert len(stages) > 2
+    parts = [part for modules in stages.values() for part in modules]
+    held = [parameter for part in parts for parameter in part.parameters()]
+    assert len(held) == len({id(parameter) for parameter in held})
+    if name != "timm":
+        assert {id(parameter) for parameter in held} == {id(parameter) for parameter in built.parameters()}
+    reached: list[str] = []
+    for stage, modules in stages.items():
+        weights = max((p for part in modules for p in part.parameters()), key=lambda p: p.ndim)
+        weights.register_post_accumulate_grad_hook(lambda _, stage=stage: reached.append(stage))
+    built(*features([64, 40], 1))[0].sum().backward()
+    assert reached == list(stages)[::-1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_is_in_one_group_and_only_weights_are_decayed(name: str) -> None:
     built = network(name, 1)
-    groups = built.parameter_groups(0.05)
+    groups = FineTuning([built], built.named_stages()).groups(1e-3, 0.05)
     found = [(id(p), group["weight_decay"]) for group in groups for p in group["params"]]
     assert sorted(number for number, _ in found) == sorted(id(p) for p in built.parameters())
     decay = dict(found)
@@ -189,7 +209,7 @@ def test_every_parameter_is_in_one_group_and_only_weights_are_decayed(name: str)
 def test_groups_are_those_of_timm_whatever_the_decay(weight_decay: float) -> None:
     built = nn.Sequential(network("bc_resnet", 1), nn.Conv2d(2, 2, 1))
     expected = param_groups_weight_decay(built, 0.05)
-    groups = Network.parameter_groups(built, weight_decay)  # type: ignore[arg-type]
+    groups = FineTuning([built], {"all": [built]}).groups(1e-3, weight_decay)
     assert [group["weight_decay"] for group in groups] == [0.0, weight_decay]
     for group, other in zip(groups, expected, strict=True):
         assert [id(p) for p in group["params"]] == [id(p) for p in other["params"]]
@@ -202,36 +222,6 @@ def backbone(channels: int = 1, **options: Any) -> Timm:
     torch.manual_seed(0)
     settings = {"backbone": BACKBONE, "weights": None} | options
     return Timm((channels, BINS), OUTPUTS, **settings)
-
-
-@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
-def test_groups_hold_all_parameters_also_while_some_are_frozen(layer_decay: float) -> None:
-    built = backbone(layer_decay=layer_decay, freeze_epochs=2)
-    before = [[id(p) for p in group["params"]] for group in built.parameter_groups(0.05)]
-    built.start_epoch(0, 10)
-    frozen = learning(built)
-    assert [[id(p) for p in group["params"]] for group in built.parameter_groups(0.05)] == before
-    assert sum(map(len, before)) == len(list(built.parameters()))
-    assert learning(built) == frozen == {"fc.weight", "fc.bias"}
-
-
-def test_an_optimizer_made_while_frozen_trains_what_is_unfrozen_later() -> None:
-    """A run that is rolled back in its first epochs builds its optimizer again there."""
-    built = backbone(freeze_epochs=1)
-    built.start_epoch(0, 10)
-    optimizer = torch.optim.AdamW(built.parameter_groups(0.05), lr=1e-2)
-    moved = []
-    for epoch in range(2):
-        built.start_epoch(epoch, 10)
-        before = {name: p.clone() for name, p in built.backbone.named_parameters()}
-        optimizer.zero_grad()
-        built.train()(*features([64, 64, 64, 64], 1))[0].square().sum().backward()
-        optimizer.step()
-        moved.append({n for n, p in built.backbone.named_parameters() if not torch.equal(p, before[n])})
-    assert moved[0] <= {"fc.weight", "fc.bias"}
-    assert len(moved[1]) > 20
-    other = torch.optim.AdamW(backbone(freeze_epochs=1).parameter_groups(0.05))
-    other.load_state_dict(optimizer.state_dict())  # as one that was made before anything was frozen
 
 
 @pytest.mark.parametrize(
@@ -268,54 +258,13 @@ def test_two_ways_to_set_the_input_size_are_refused() -> None:
         backbone(backbone="test_convnext", img_size=[3, 3])
 
 
-def learning(built: Timm) -> set[str]:
-    return {name for name, parameter in built.backbone.named_parameters() if parameter.requires_grad}
-
-
-def test_only_the_classifier_learns_while_frozen() -> None:
-    built = backbone(freeze_epochs=2)
-    everything = learning(built)
-    for epoch, expected in enumerate([{"fc.weight", "fc.bias"}] * 2 + [everything] * 2):
-        built.start_epoch(epoch, 10)
-        assert learning(built) == expected
-    built.start_epoch(0, 10)  # a state of the epoch, whichever came before
-    assert learning(built) == {"fc.weight", "fc.bias"}
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-def test_batch_norm_keeps_its_statistics_where_it_is_frozen(frozen: bool) -> None:
-    built = backbone(freeze_batch_norm=frozen).train()
-    before = {name: buffer.clone() for name, buffer in built.named_buffers()}
-    built(*features([64, 64, 64, 64], 1))
-    kept = [torch.equal(buffer, before[name]) for name, buffer in built.named_buffers()]
-    assert len(kept) > 10
-    assert set(kept) == {frozen}
-    assert built.training
-    assert built.backbone.training
-
-
-def test_lower_layers_learn_slower() -> None:
-    built = backbone(layer_decay=0.5)
-    groups = built.parameter_groups(0.05)
-    names = {id(parameter): name for name, parameter in built.backbone.named_parameters()}
-    scale = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(names) == len(scale)
-    depths = [
-        {scale[name] for name in names.values() if name.startswith(part)}
-        for part in ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")
-    ]
-    assert depths[-1] == {1.0}
-    for lower, upper in pairwise(depths):
-        assert max(lower) < min(upper)
-    steps = {round(-math.log2(value), 6) for value in scale.values()}
-    assert steps == set(range(len(steps)))  # each layer half of the one above it
-    decay = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
-    assert {value for name, value in decay.items() if name.endswith("bias")} == {0.0}
-    assert decay["fc.weight"] == 0.05
-
-
-def test_without_layer_decay_all_learn_alike() -> None:
-    assert {group.get("lr_scale", 1.0) for group in backbone().parameter_groups(0.05)} == {1.0}
+@pytest.mark.parametrize("name", [BACKBONE, "test_vit", "test_convnext", "tf_efficientnet_lite0"])
+def test_rates_by_depth_are_those_of_timm(name: str) -> None:
+    built = backbone(backbone=name)
+    groups = FineTuning([built], built.named_stages(), lr_decay=0.5).groups(1.0, 0.05)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    theirs = param_groups_layer_decay(built.backbone, 0.05, layer_decay=0.5)
+    assert found == {id(p): (g["lr_scale"], g["weight_decay"]) for g in theirs for p in g["params"]}
 
 
 def test_progressive_sizes_are_those_of_their_epochs() -> None:

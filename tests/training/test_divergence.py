@@ -324,10 +324,10 @@ def test_a_divergence_while_the_backbone_is_frozen_leaves_all_of_it_to_be_learne
         "network=timm",
         "network.backbone=test_resnet",
         "network.weights=null",
-        f"network.freeze_epochs={frozen}",
+        f"finetune.unfreeze={frozen}",
     ]
     options = [
-        "network.layer_decay=0.9",
+        "finetune.lr_decay=0.9",
         "channels_last=false",
         "callbacks.ema=null",
         f"trainer.max_epochs={frozen + 1}",

@@ -46,7 +46,7 @@ def examine(cfg: DictConfig) -> float:
     quiet()
     learning = learner(cfg, Path())
     task, clips = learning.task, learning.data.splits["train"]
-    task.network.start_epoch(UPDATES, UPDATES)  # nothing is frozen any more
+    task.start_epoch(UPDATES, UPDATES)  # nothing is frozen any more
     batch = clips[few_clips(learning)].to(task.device)
     print(f"{learning.data.describe()}; {len(batch)} of them are learned by heart")
     task.augment.eval()

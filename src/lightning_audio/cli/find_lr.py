@@ -2,10 +2,12 @@
 
 lightning-audio find-lr experiment=demo
 lightning-audio find-lr resume=logs/demo/2026-01-31_12-00-00_a1b2
+lightning-audio find-lr experiment=esc10_transfer init=RUN --stage blocks.6
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import sys
@@ -47,14 +49,16 @@ class Rates:
     loss: list[float]
 
 
-def find_lr(cfg: DictConfig, folder: Path, checkpoint: Path | None = None) -> Rates:
+def find_lr(cfg: DictConfig, folder: Path, checkpoint: Path | None = None, stage: str | None = None) -> Rates:
     """Of the start of a run, or of the state that a checkpoint holds; writes lr_find.png and lr_find.json.
+
+    Of a `stage` it is the rate at which that learns while all others are frozen.
 
     Raises:
         UserError: the loss never fell, so that no rate can be suggested.
     """
     quiet()
-    learning = learner(cfg, folder, checkpoint)
+    learning = learner(cfg, folder, checkpoint, stage)
     batches, lowest = learning.batches(), math.inf
     rates = np.geomspace(SMALLEST, LARGEST, STEPS).tolist()
     losses: list[float] = []
@@ -124,9 +128,12 @@ def plot(found: Rates, path: Path) -> None:
 
 @cli_errors
 def main() -> None:
-    if config.is_sweep(sys.argv[1:]):
+    parser = argparse.ArgumentParser("lightning-audio find-lr", add_help=False, allow_abbrev=False)
+    parser.add_argument("--stage")
+    options, overrides = parser.parse_known_args(sys.argv[1:])
+    if config.is_sweep(overrides):
         raise UserError("A learning rate is looked for with one value for every option: give one of each.")
-    command = replace(config.Command.read(sys.argv[1:]), force=True)  # nothing is written to a run
+    command = replace(config.Command.read(overrides), force=True)  # nothing is written to a run
     cfg, checkpoint = resume.composed(command).cfg, None
     if cfg.resume:
         cfg, run = resume.resumed_config(cfg, command)
@@ -135,8 +142,10 @@ def main() -> None:
             raise UserError(f"There is no {checkpoint}: give the folder of a run that has saved one.")
     run_folder.refuse_unwritable(Path(cfg.paths.logs))
     folder = run_folder.new_run_folder(cfg, "lr")
-    found = find_lr(cfg, folder, checkpoint)
-    print(f"Suggested: optimizer.lr={found.valley:.2g} (plot: {folder / 'lr_find.png'})")
+    found = find_lr(cfg, folder, checkpoint, options.stage)
+    option = f"finetune.lr={{{options.stage}: {found.valley:.2g}}}"
+    option = option if options.stage else f"optimizer.lr={found.valley:.2g}"
+    print(f"Suggested: {option} (plot: {folder / 'lr_find.png'})")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf, flag_override, open_dict, read_write
 
 from lightning_audio.config import ranges, trust
+from lightning_audio.config.renamed import rename_in, renamed
 from lightning_audio.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -39,93 +39,14 @@ PLACES = (
     *(f"data.{name}" for name in ("root", "test_root", "cache", "file", "audio")),
     "augment.waveform.noise.folder",
     "network.models",
+    "init",
     *MAYBE_PLACES,
 )
-# What older run folders and checkpoints call parts that have moved since.
-MOVED_TARGETS = {
-    f"lightning_audio.{old}": f"lightning_audio.{new}"
-    for old, new in {
-        "callbacks.EMA": "training.callbacks.ema.EMA",
-        "callbacks.EpochLines": "training.callbacks.epoch_lines.EpochLines",
-        "callbacks.Throughput": "training.callbacks.throughput.Throughput",
-        "frontend.LogMel": "frontend.log_mel.LogMel",
-        "frontend.MFCC": "frontend.mfcc.MFCC",
-        "frontend.Waveform": "frontend.waveform.Waveform",
-        "guard.Guard": "training.callbacks.divergence.DivergenceGuard",
-        "listen.Listen": "training.callbacks.training_examples.TrainingExamples",
-        "loggers.CSVLogger": "training.loggers.CSVLogger",
-        "training.callbacks.divergence.Guard": "training.callbacks.divergence.DivergenceGuard",
-        "schedule.constant": "training.schedule.constant",
-        "schedule.cosine": "training.schedule.cosine",
-        "schedule.one_cycle": "training.schedule.one_cycle",
-    }.items()
-}
-
-# Options that have another name since version 0.1; the old one is understood for one version.
-RENAMED_OPTIONS = {
-    "augment.later": "augment.delayed",
-    "callbacks.listen": "callbacks.training_examples",
-    "loader.bad_files": "loader.max_bad_fraction",
-    "loader.batch_seconds": "loader.max_batch_duration",
-    "loader.longest": "loader.max_duration",
-    "loader.shortest_first": "loader.curriculum_epochs",
-    "loader.validation": "loader.val_fraction",
-    "task.in_a_row": "task.clips_per_sequence",
-    "task.wake": "task.start_below_blank_rate",
-}
-RENAMED_VALUES = {"normalize": {"bin": "per_feature", "clip": "per_clip", "clip_bin": "per_clip_cmn"}}
-
 OmegaConf.register_new_resolver(
     "user_cache", lambda: platformdirs.user_cache_dir("lightning_audio"), replace=True
 )
 # Two runs that start in the same second still get folders of their own.
 OmegaConf.register_new_resolver("suffix", lambda: secrets.token_hex(2), use_cache=True, replace=True)
-
-
-def up_to_date(config: Any) -> Any:
-    """A saved configuration, plain values, under the names that parts, options and values have today."""
-
-    def moved(node: Any, place: str) -> Any:
-        if isinstance(node, dict):
-            here = {key: f"{place}.{key}".lstrip(".") for key in node}
-            names = {key: RENAMED_OPTIONS.get(here[key], here[key]).rpartition(".")[2] for key in node}
-            return {names[key]: moved(value, here[key]) for key, value in node.items()}
-        if isinstance(node, list):
-            return [moved(value, place) for value in node]
-        if not isinstance(node, str):
-            return node
-        return MOVED_TARGETS.get(node) or RENAMED_VALUES.get(place, {}).get(node, node)
-
-    return moved(config, "")
-
-
-def renamed(override: str) -> str:
-    """A command-line override under today's names; where it has an older one, stderr says the new one."""
-    key, equals, value = override.partition("=")
-    name = key.lstrip("+~")
-    old = next((one for one in RENAMED_OPTIONS if f"{name}.".startswith(f"{one}.")), name)
-    new = RENAMED_OPTIONS.get(old, old) + name[len(old) :]
-    value = RENAMED_VALUES.get(name, {}).get(value, value)
-    current = f"{key[: len(key) - len(name)]}{new}{equals}{value}"
-    if current != override:
-        print(f"{override} is now written {current}.", file=sys.stderr)
-    return current
-
-
-def _rename_in(cfg: DictConfig) -> None:
-    """Moves what YAML files of the user's own give under older names."""
-    OmegaConf.set_struct(cfg, False)
-    for old, new in RENAMED_OPTIONS.items():
-        parent, _, key = old.rpartition(".")
-        node = OmegaConf.select(cfg, parent)
-        if isinstance(node, DictConfig) and key in node:
-            print(f"{old} is now named {new}.", file=sys.stderr)
-            OmegaConf.update(cfg, new, node.pop(key))
-    for name, values in RENAMED_VALUES.items():
-        if (value := OmegaConf.select(cfg, name)) in values:
-            print(f"{name}: {value} is now written {values[value]}.", file=sys.stderr)
-            OmegaConf.update(cfg, name, values[value])
-    OmegaConf.set_struct(cfg, True)
 
 
 @dataclass(frozen=True)
@@ -203,7 +124,7 @@ class Composed:
 
 def settle(cfg: DictConfig) -> DictConfig:
     """Changes what Hydra composed to today's names, and to paths that hold in every folder."""
-    _rename_in(cfg)
+    rename_in(cfg)
     for key in cfg.paths:
         cfg.paths[key] = _absolute(str(cfg.paths[key]))
     for name in PLACES:

@@ -48,18 +48,24 @@ class Network(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} does not run on a stream.")
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for an optimizer, the same ones for every decay; biases and norms do not decay.
+    def named_stages(self) -> dict[str, list[nn.Module]]:
+        """Its modules by stage, in order of depth from the features on; the last stage is the head.
 
-        All parameters are in them, also those that are frozen now: they may learn later, and the groups of a
-        run that is resumed or rolled back have to be those of its checkpoint. An optimizer passes over
-        parameters without a gradient. `lr_scale` in a group scales its rate.
+        What learns from when on and how fast follows from it (`finetune` in conf/train.yaml). By default each
+        child is a stage, and each element of a `ModuleList`, in the order in which they were registered; what
+        holds nothing but norms belongs to the stage before. Parameters that are in no stage belong to the
+        first.
         """
-        learned = list(self.named_parameters())
-        spared = [p for name, p in learned if p.ndim <= 1 or name.endswith(".bias")]
-        kept = {id(p) for p in spared}
-        groups = [(spared, 0.0), ([p for _, p in learned if id(p) not in kept], weight_decay)]
-        return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+        stages: dict[str, list[nn.Module]] = {}
+        for name, child in self.named_children():
+            elements = child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]
+            for element, module in elements:
+                dims = [parameter.ndim for parameter in module.parameters()]
+                if dims and stages and max(dims) <= 1:
+                    list(stages.values())[-1].append(module)
+                elif dims:
+                    stages[f"{name}.{element}".rstrip(".")] = [module]
+        return stages
 
     def start_epoch(self, epoch: int, max_epochs: int) -> None:
         """Called before each training epoch; the state set here is a pure function of the arguments."""

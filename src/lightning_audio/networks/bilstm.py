@@ -35,6 +35,11 @@ class BiLSTM(Network):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(2 * hidden, num_outputs)
 
+    def named_stages(self) -> dict[str, list[nn.Module]]:
+        read = zip(self.lstms, self.norms[1:], strict=True)
+        layers = {f"lstms.{number}": list(pair) for number, pair in enumerate(read)}
+        return {"subsampling": [self.subsampling, self.norms[0]], **layers, "head": [self.head]}
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return self.subsampling.output_lengths(lengths)
 

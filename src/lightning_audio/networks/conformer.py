@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torchaudio
 from torch import Tensor, nn
 from torchaudio.models.conformer import ConformerLayer
 
@@ -49,8 +48,7 @@ class Conformer(Network):
             raise UserError(f"network.kernel={kernel} has no frame in its middle: set it to an odd number.")
         self.subsampling = Subsampling(in_shape, channels, strides)
         self.embedding = nn.Sequential(nn.Linear(self.subsampling.width, width), nn.Dropout(dropout))
-        stack = torchaudio.models.Conformer(width, heads, feedforward, layers, kernel, dropout)
-        self.layers = stack.conformer_layers
+        self.layers = nn.ModuleList(Layer(width, feedforward, heads, kernel, dropout) for _ in range(layers))
         self.head = nn.Linear(width, num_outputs)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -62,19 +60,24 @@ class Conformer(Network):
         padding = ~frame_mask(lengths, x.shape[1])
         x = self.embedding(x).transpose(0, 1)
         for layer in self.layers:
-            x = conform(layer, x, padding)
+            x = layer(x, padding)
         return self.head(x.transpose(0, 1)), lengths
 
 
-def conform(layer: ConformerLayer, x: Tensor, padding: Tensor) -> Tensor:
-    """A layer on `x` `(T, B, D)`, in which `padding` `(B, T)`, True behind a clip, does not leak into it."""
-    x = x + layer.ffn1(x) / 2
-    attended = layer.self_attn_layer_norm(x)
-    attended, _ = layer.self_attn(attended, attended, attended, key_padding_mask=padding, need_weights=False)
-    x = x + layer.self_attn_dropout(attended)
-    x = x + _convolve(layer.conv_module, x, padding)
-    x = x + layer.ffn2(x) / 2
-    return layer.final_layer_norm(x)
+class Layer(ConformerLayer):
+    """A layer of torchaudio's into which padding does not leak."""
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:  # type: ignore[override]
+        """`x` `(T, B, D)`, `padding` `(B, T)`, True behind a clip."""
+        x = x + self.ffn1(x) / 2
+        attended = self.self_attn_layer_norm(x)
+        attended, _ = self.self_attn(
+            attended, attended, attended, key_padding_mask=padding, need_weights=False
+        )
+        x = x + self.self_attn_dropout(attended)
+        x = x + _convolve(self.conv_module, x, padding)
+        x = x + self.ffn2(x) / 2
+        return self.final_layer_norm(x)
 
 
 def _convolve(module: Any, x: Tensor, padding: Tensor) -> Tensor:

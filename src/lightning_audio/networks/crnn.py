@@ -47,6 +47,13 @@ class CRNN(ResidualNetwork):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(outputs[-1], num_outputs)
 
+    def named_stages(self) -> dict[str, list[nn.Module]]:
+        stages = super().named_stages()
+        head = stages.pop("head")
+        for number, (lstm, norm) in enumerate(zip(self.lstms, self.norms, strict=True)):
+            stages[f"lstms.{number}"] = [lstm, norm]
+        return {**stages, "head": head}
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames in, frames out, both `(B,)`."""
         return strided(lengths, 2, *self.time_strides)

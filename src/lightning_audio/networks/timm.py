@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,7 +17,6 @@ from lightning_audio.errors import UserError, did_you_mean, refuse_address
 from lightning_audio.networks.base import Network, as_maps, strided
 
 LEAST = (1, 2, 4, 8, 16, 32, 64, 128)  # features and frames that are tried on a backbone
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class Timm(Network):
@@ -36,9 +36,6 @@ class Timm(Network):
             path of a weight file, or null to start from scratch.
         models: the folder MODELS.
         dropout: before the classifier.
-        freeze_epochs: epochs in which only the classifier learns.
-        freeze_batch_norm: keep the statistics of the pretrained BatchNorms.
-        layer_decay: each group of layers learns this much slower than the one above it; 1 for no difference.
         sizes: `[share of the epochs, scale]` pairs for progressive input size: from that share on, training
             spectrograms are resized by that scale.
         img_size: `[features, frames]` that all spectrograms are resized to, however long they are.
@@ -56,17 +53,13 @@ class Timm(Network):
         weights: str | None = None,
         models: str = "models",
         dropout: float = 0.0,
-        freeze_epochs: int = 0,
-        freeze_batch_norm: bool = False,
-        layer_decay: float = 1.0,
         sizes: Sequence[Sequence[float]] = (),
         img_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if sizes and img_size:
             raise UserError("network.sizes and network.img_size both set the input size: leave out one.")
-        self.freeze_epochs, self.freeze_batch_norm = freeze_epochs, freeze_batch_norm
-        self.layer_decay, self.sizes, self.scale = layer_decay, sizes, 1.0
+        self.sizes, self.scale = sizes, 1.0
         options: dict[str, Any] = {"in_chans": in_shape[0], "num_classes": num_outputs, "drop_rate": dropout}
         self.img_size = None if img_size is None else (int(img_size[0]), int(img_size[1]))
         self.backbone = create_backbone(backbone, weights, Path(models).expanduser(), options, self.img_size)
@@ -102,43 +95,31 @@ class Timm(Network):
         return functional.pad(x, (0, missing[1], 0, missing[0])) if any(missing) else x
 
     def start_epoch(self, epoch: int, max_epochs: int) -> None:
-        """Freezes or unfreezes, and sets the input size of the epoch.
-
-        Raises:
-            UserError: several processes train, which would not exchange what is unfrozen later.
-        """
-        if self.freeze_epochs and torch.distributed.is_available() and torch.distributed.is_initialized():
-            raise UserError(
-                "network.freeze_epochs does not go with several devices: set it to 0, or trainer.devices=1."
-            )
-        frozen = epoch < self.freeze_epochs
-        classifier = {id(p) for module in classifier_modules(self.backbone) for p in module.parameters()}
-        for parameter in self.backbone.parameters():
-            parameter.requires_grad_(not frozen or id(parameter) in classifier)
+        """Sets the input size of the epoch."""
         self.scale = 1.0
         for share, scale in self.sizes:
             if epoch >= share * max_epochs:
                 self.scale = scale
 
-    def train(self, mode: bool = True) -> Timm:
-        super().train(mode)
-        if self.freeze_batch_norm:
-            for module in self.backbone.modules():
-                if isinstance(module, BATCH_NORMS):
-                    module.eval()
-        return self
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As in every network; with `layer_decay` below 1 also by depth (Clark et al. 2020, ELECTRA)."""
-        if self.layer_decay == 1.0:
-            return super().parameter_groups(weight_decay)
-        frozen = [parameter for parameter in self.backbone.parameters() if not parameter.requires_grad]
-        for parameter in frozen:  # timm leaves them out
-            parameter.requires_grad_(True)
-        groups = param_groups_layer_decay(self.backbone, weight_decay, layer_decay=self.layer_decay)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        return groups
+    def named_stages(self) -> dict[str, list[nn.Module]]:
+        """The groups of timm's own rates by depth, named as it matches them: `layer4.1`, `blocks.2.0`."""
+        matcher = self.backbone.group_matcher(coarse=False)
+        specs = matcher.values() if isinstance(matcher, dict) else ()
+        patterns = [
+            one if isinstance(one, str) else one[0]
+            for spec in specs
+            for one in ([spec] if isinstance(spec, str) else spec or ())
+        ]
+        stages: dict[str, list[nn.Module]] = {}
+        for _, group in sorted(group_parameters(self.backbone, matcher).items()):
+            found = next(filter(None, (re.match(pattern, group[0]) for pattern in patterns)), None)
+            name = found[0] if found else group[0].split(".")[0]
+            # The backbone's own parameters, such as positions, are in no part of it: they are the stem's.
+            owners = {n.rpartition(".")[0] for n in group} - {""}
+            outside = sorted(owner for owner in owners if not f"{owner}.".startswith(f"{name}."))
+            whole = [name] if len(outside) < len(owners) else []
+            stages[name] = [self.backbone.get_submodule(part) for part in (*whole, *outside)]
+        return stages
 
 
 def classifier_modules(backbone: Any) -> list[nn.Module]:

@@ -6,6 +6,7 @@ import math
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_audio.augment import Augment
 from lightning_audio.data.batch import Batch, samples_to_float
@@ -27,6 +29,7 @@ from lightning_audio.inference.prediction import Audio, Prediction, Recordings, 
 from lightning_audio.metrics.base import Metric, Predictions, named_metrics, scores, values
 from lightning_audio.metrics.intervals import Score, direction
 from lightning_audio.networks.base import Network
+from lightning_audio.tasks.finetuning import FineTuning
 from lightning_audio.tasks.recipe import Recipe, seed_draws
 
 SMALLEST_SHARE = 0.005  # of a soft label that is named
@@ -113,6 +116,10 @@ class AudioTask(pl.LightningModule):
     def targets_for_training(self, targets: Tensor) -> Tensor:
         """Targets in the form that mixing and the loss take."""
         return targets
+
+    def targets_of(self, batch: Batch) -> Tensor:
+        """Those of the clips of a training batch."""
+        return self.targets_for_training(batch.targets)
 
     def name_target(self, target: Tensor) -> str:
         """Soft labels `(C,)` in words: `dog`, or `dog 0.70 + rain 0.30` where two clips were mixed."""
@@ -215,7 +222,7 @@ class AudioTask(pl.LightningModule):
 
     def training_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, their lengths and targets of a batch as training takes it: all that augmentation does."""
-        targets = self.targets_for_training(batch.targets)
+        targets = self.targets_of(batch)
         if batch.features is None:
             waveforms = samples_to_float(batch.waveforms)
             waveforms, lengths, targets = self.augment.waveforms(waveforms, batch.lengths, targets)
@@ -282,10 +289,38 @@ class AudioTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         # A run that is resumed in the middle of an epoch does not start that epoch again.
-        self.network.start_epoch(self.current_epoch, self._epochs)
+        self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
-        self.network.start_epoch(self.current_epoch, self._epochs)
+        self.start_epoch(self.current_epoch, self._epochs)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        for parameter in self.finetuning.dropped:
+            parameter.grad = None
+
+    @cached_property
+    def finetuning(self) -> FineTuning:
+        """What learns from when on; build.py sets what the configuration says of it."""
+        return FineTuning(*self.learned())
+
+    def learned(self) -> tuple[list[nn.Module], dict[str, list[nn.Module]]]:
+        """The network and what a task has of its own behind it; their stages in order of depth."""
+        before = (self.frontend, self.normalize, self.augment, self.network)
+        own = {name: child for name, child in self.named_children() if child not in before}
+        behind = {name: [child] for name, child in own.items() if any(True for _ in child.parameters())}
+        return [self.network, *own.values()], {**self.network.named_stages(), **behind}
+
+    def start_epoch(self, epoch: int, max_epochs: int) -> None:
+        """Sets what an epoch has of its own, such as what learns in it."""
+        self.network.start_epoch(epoch, max_epochs)
+        self.finetuning.start_epoch(epoch, self._trainer is not None and self.trainer.world_size > 1)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> AudioTask:
+        super().train(mode)
+        for norm in self.finetuning.still if "finetuning" in self.__dict__ else ():
+            norm.eval()
+        return self
 
     def gather(self, rows: list[Any]) -> list[Any]:
         """Rows of all ranks, on each of them."""
@@ -297,7 +332,8 @@ class AudioTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.recipe is not None, "a task without a recipe cannot be trained"
-        optimizer, schedule = self.recipe.bind(self.network, self.total_steps)
+        groups = self.finetuning.groups(self.recipe.lr, self.recipe.weight_decay)
+        optimizer, schedule = self.recipe.bind(groups, self.total_steps)
         self.settings = [
             {k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups
         ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_audio.networks.base import Network
+from lightning_audio.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,15 +24,53 @@ class Recipe:
     optimizer: Callable[..., Optimizer]
     lr: float
     weight_decay: float
-    factor: Callable[..., float]
+    factor: Callable[..., float | tuple[float, float]]
 
-    def bind(self, network: Network, total_steps: int) -> tuple[Optimizer, LambdaLR]:
-        """Optimizer and schedule of a network, the latter by the step."""
-        groups = network.parameter_groups(self.weight_decay)
-        for group in groups:
-            group["lr"] = self.lr * group.pop("lr_scale", 1.0)
-        optimizer, factor = self.optimizer(groups), self.factor
-        return optimizer, LambdaLR(optimizer, lambda step: factor(step, total=total_steps))
+    def bind(self, groups: list[dict[str, Any]], total_steps: int) -> tuple[Optimizer, Schedule]:
+        """Optimizer and schedule of groups of parameters, the latter by the step."""
+        optimizer = self.optimizer(groups)
+        return optimizer, Schedule(optimizer, partial(self.factor, total=total_steps))
+
+
+class Schedule(LambdaLR):
+    """Rates by the factor of each step, and momentum as well where `at` gives `(factor, momentum)`.
+
+    Raises:
+        UserError: there is a momentum, and the optimizer has none.
+    """
+
+    def __init__(self, optimizer: Optimizer, at: Callable[[int], float | tuple[float, float]]) -> None:
+        self.at = at
+        super().__init__(optimizer, lambda step: found[0] if isinstance(found := at(step), tuple) else found)
+
+    def get_lr(self) -> list[float]:
+        self._set_momentum()
+        return super().get_lr()
+
+    def _set_momentum(self) -> None:
+        found = self.at(self.last_epoch)
+        for group in self.optimizer.param_groups if isinstance(found, tuple) else ():
+            if "betas" in group:
+                group["betas"] = (found[1], *group["betas"][1:])
+            elif group.get("momentum"):
+                group["momentum"] = found[1]
+            else:
+                raise UserError(
+                    f"schedule.momentum is for optimizers with momentum, and {type(self.optimizer).__name__} "
+                    "has none here: set it to null, or another optimizer."
+                )
+
+    def restore(self, settings: list[dict[str, Any]]) -> None:
+        """Lets settings of the groups count, such as rates and decays, from the step on that was loaded."""
+        self.base_lrs = [group["initial_lr"] for group in settings]
+        groups = zip(self.optimizer.param_groups, settings, self.lr_lambdas, strict=True)
+        for group, configured, factor in groups:
+            group |= configured
+            group["lr"] = configured["initial_lr"] * factor(self.last_epoch)
+        self._set_momentum()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "at"}
 
 
 def seed_draws(seed: int, device: torch.device) -> None:

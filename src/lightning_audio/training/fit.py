@@ -36,8 +36,7 @@ def check_resumable(
             f"{checkpoint} has other weights than this network ({other[0]} is {was} there and {now} here; "
             f"{len(other)} differ): {mend}."
         )
-    assert task.recipe is not None
-    groups = [len(group["params"]) for group in task.network.parameter_groups(task.recipe.weight_decay)]
+    groups = [len(group["params"]) for group in task.finetuning.groups(0.0, 0.0)]
     try:
         trained = [len(group["params"]) for group in saved["optimizer_states"][0]["param_groups"]]
         epoch, identity = (

@@ -35,10 +35,11 @@ from lightning_audio.reports.results import (
 from lightning_audio.reports.transcripts import print_transcript_report
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training import checkpoint_files, signals, slurm
+from lightning_audio.training.callbacks.checkpoint_average import CheckpointAverage
 from lightning_audio.training.callbacks.checkpointing import checkpoint_bytes
 from lightning_audio.training.callbacks.throughput import Throughput
 from lightning_audio.training.fit import check_resumable, fit_with_rollback
-from lightning_audio.training.normalizer import fit_normalizer
+from lightning_audio.training.initial import initialise
 from lightning_audio.training.run_folder import alone_in
 from lightning_audio.training.saved_config import CONFIG_FILE, keep_config
 from lightning_audio.training.trainer import build_trainer, refuse_unknown_scores
@@ -117,16 +118,16 @@ def _train(cfg: DictConfig, run_folder: Path, force: bool, sweep_folder: Path | 
         last = _checked_checkpoint(run_folder, trainer, task, data, force)
         keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed
         if last is None:
-            fit_normalizer(task, data)
+            initialise(cfg, task, data)
         parameters = sum(p.numel() for p in task.network.parameters())
         trainer.print(
             f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
         )
-        for remark in data.remarks():
+        for remark in filter(None, [task.finetuning.describe(), *data.remarks()]):
             trainer.print(remark)
         report_quarantined(data, run_folder)
         trainer = fit_with_rollback(cfg, trainer, task, data, last)
-        facts = {"checkpoint": use_best(run_folder, task)}
+        facts = {"checkpoint": use_best(run_folder, task, trainer)}
         scores = validate(trainer, task, data)
         if cfg.test and trainer.limit_test_batches:
             scores |= test(trainer, task, data, run_folder)
@@ -175,13 +176,17 @@ def report_quarantined(data: AudioDataModule, run_folder: Path) -> None:
         write_atomically(run_folder / QUARANTINE, as_jsonl(data.store.quarantined))
 
 
-def use_best(run_folder: Path, task: AudioTask) -> str:
-    """Takes the weights that the validation chose, or else the last ones; names their checkpoint.
+def use_best(run_folder: Path, task: AudioTask, trainer: pl.Trainer) -> str:
+    """Takes the average that was asked for, the weights that the validation chose, or else the last ones;
+    names their checkpoint.
 
     The last ones too are read: what training left in memory may not be what was averaged and saved.
     """
     folder = run_folder / "checkpoints"
     name = checkpoint_files.BEST if (folder / checkpoint_files.BEST).is_file() else checkpoint_files.LAST
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, CheckpointAverage) and callback.ranks:
+            name = callback.average(trainer)
     if (folder / name).is_file():  # training for 0 epochs writes none
         task.load_state_dict(read(folder / name)["state_dict"])
     return name

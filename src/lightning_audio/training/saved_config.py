@@ -17,7 +17,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_audio import config
 from lightning_audio.build import refuse_unknown
 from lightning_audio.checkpoint import signed_description
-from lightning_audio.config import trust, up_to_date
+from lightning_audio.config import trust
+from lightning_audio.config.renamed import up_to_date
 from lightning_audio.errors import UserError, masked
 from lightning_audio.io import write_atomically
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 
 from lightning_audio import build
@@ -21,7 +21,7 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.recipe import seed_draws
 from lightning_audio.training.fit import check_resumable
-from lightning_audio.training.normalizer import fit_normalizer
+from lightning_audio.training.initial import initialise
 from lightning_audio.training.trainer import build_trainer
 
 
@@ -67,13 +67,19 @@ class Learner:
         return float(torch.stack(losses).mean())
 
 
-def learner(cfg: DictConfig, folder: Path, checkpoint: Path | None = None) -> Learner:
+def learner(
+    cfg: DictConfig, folder: Path, checkpoint: Path | None = None, stage: str | None = None
+) -> Learner:
     """What a run would begin with, or resume with from this checkpoint; nothing is written to `folder`.
+
+    Of a `stage` of the network nothing else learns, whatever its epoch, and its rate is the update's own.
 
     Raises:
         UserError: as training would before its first step.
     """
     cfg.callbacks, cfg.logger = {}, {}
+    if stage:
+        OmegaConf.update(cfg, "finetune.unfreeze", {stage: 0}, merge=False, force_add=True)
     data = build.datamodule(cfg)
     data.prepare_data()
     data.setup()
@@ -84,7 +90,7 @@ def learner(cfg: DictConfig, folder: Path, checkpoint: Path | None = None) -> Le
     recipe, epoch, saved = task.recipe, 0, dict[str, Any]()
     assert recipe is not None
     if checkpoint is None:
-        fit_normalizer(task, data)
+        initialise(cfg, task, data)
     else:
         check_resumable(checkpoint, trainer, task, data, force=True)
         saved = read(checkpoint)
@@ -92,12 +98,10 @@ def learner(cfg: DictConfig, folder: Path, checkpoint: Path | None = None) -> Le
         task.load_state_dict(saved.get("current_model_state", saved["state_dict"]))
         epoch = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     task.to(trainer.strategy.root_device).train()
-    task.network.start_epoch(epoch, max(cfg.trainer.max_epochs or 0, epoch, 1))
-    groups = task.network.parameter_groups(recipe.weight_decay)
-    scales = [group.pop("lr_scale", 1.0) for group in groups]
-    optimizer = recipe.optimizer(
-        [{**group, "lr": recipe.lr * scale} for group, scale in zip(groups, scales, strict=True)]
-    )
+    task.start_epoch(epoch, max(cfg.trainer.max_epochs or 0, epoch, 1))
+    lr = recipe.lr or 1.0
+    optimizer = recipe.optimizer(task.finetuning.groups(lr, recipe.weight_decay))
+    scales = [1.0 if stage else group["lr"] / lr for group in optimizer.param_groups]
     if saved:
         optimizer.load_state_dict(saved["optimizer_states"][0])
     return Learner(task, data, trainer, optimizer, scales, epoch)

@@ -23,6 +23,7 @@ from lightning_audio.checkpoint import BEST, LAST
 from lightning_audio.data.batch import Batch
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.recipe import Schedule
 from lightning_audio.training import signals
 from lightning_audio.training.loggers import resume_loggers
 
@@ -47,17 +48,17 @@ class Best(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
-        self.rank: tuple[float, ...] = ()  # of the best, by `_rank`
+        self.rank: tuple[float, ...] = ()  # of the best, by `rank_of`
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         if current is None:
             return False
-        rank = self._rank(trainer.callback_metrics)
+        rank = self.rank_of(trainer.callback_metrics)
         better = trainer.strategy.reduce_boolean_decision(not self.best_k_models or rank <= self.rank)
         self.rank = rank if better else self.rank
         return better
 
-    def _rank(self, scores: Mapping[str, Tensor]) -> tuple[float, ...]:
+    def rank_of(self, scores: Mapping[str, Tensor]) -> tuple[float, ...]:
         """What to compare a validation by, the least being the best."""
         score = float(scores[str(self.monitor)])
         values = (score if self.mode == "min" else -score, *(float(scores.get(n, 0)) for n in TIES))
@@ -273,12 +274,8 @@ def restore_settings(trainer: pl.Trainer, task: pl.LightningModule, patience: Se
         callback.patience = epochs
     settings: list[dict[str, Any]] = getattr(task, "settings", [])
     for schedule in (one.scheduler for one in trainer.lr_scheduler_configs if settings):
-        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
-        schedule.base_lrs = [group["initial_lr"] for group in settings]
-        groups = zip(schedule.optimizer.param_groups, settings, schedule.lr_lambdas, strict=True)
-        for group, configured, factor in groups:
-            group |= configured
-            group["lr"] = configured["initial_lr"] * factor(schedule.last_epoch)
+        assert isinstance(schedule, Schedule)
+        schedule.restore(settings)
 
 
 def row_of(trainer: pl.Trainer) -> dict[str, float]:

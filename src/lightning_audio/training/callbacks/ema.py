@@ -1,6 +1,9 @@
-"""Weight averaging."""
+"""Weight averaging in every step: validation, tests and checkpoints are of the average."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
@@ -8,22 +11,23 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lightning_audio.tasks.base import AudioTask
 
-class EMA(WeightAveraging):
-    """Exponential moving average of weights and buffers: validation, tests, checkpoints are of the average.
 
-    Its memory grows with the steps made, up to `decay`, so that the random weights of the start are forgotten
-    in short runs as well.
-    """
+class _StepAverage(WeightAveraging):
+    """An average of weights and buffers that keeps a share of itself in every step."""
 
-    def __init__(self, decay: float = 0.99) -> None:
+    def __init__(self) -> None:
         def average(averages: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
             assert self._average_model is not None
             made = int(self._average_model.n_averaged)  # that of the host: `steps` is on the device
-            share = min(decay, (1 + made) / (10 + made))
-            get_ema_multi_avg_fn(share)(averages, current, steps)
+            get_ema_multi_avg_fn(self.kept(made))(averages, current, steps)
 
         super().__init__(multi_avg_fn=average)
+
+    @abstractmethod
+    def kept(self, made: int) -> float:
+        """The share that the average of so many steps keeps in the next one."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # The weights are still on the host, and an average there would have them sent to it in every step.
@@ -33,3 +37,34 @@ class EMA(WeightAveraging):
             self._average_model = None  # or it would be scored in place of the weights that were chosen
         elif self._average_model is not None:
             self._average_model.n_averaged = torch.tensor(0)  # on the host, since it is read in every step
+
+
+class EMA(_StepAverage):
+    """Exponential moving average.
+
+    Its memory grows with the steps made, up to `decay`, so that the random weights of the start are forgotten
+    in short runs as well.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+
+    def kept(self, made: int) -> float:
+        return min(self.decay, (1 + made) / (10 + made))
+
+
+class SWA(_StepAverage):
+    """Stochastic weight averaging (Izmailov et al. 2018, arXiv:1803.05407): the mean of the weights of all
+    steps from a share `start` of them on; before, it is the weights themselves."""
+
+    def __init__(self, start: float = 0.75) -> None:
+        super().__init__()
+        self.start, self.first = start, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.first = round(self.start * cast(AudioTask, pl_module).total_steps)
+
+    def kept(self, made: int) -> float:
+        averaged = max(made - self.first, 0)
+        return averaged / (averaged + 1)

@@ -1,0 +1,113 @@
+"""What a run begins with: its own first weights, or by `init` those of a run that has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
+
+from lightning_audio.checkpoint import description_of, find_checkpoint, merged, read
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.errors import UserError
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training.normalizer import fit_normalizer
+
+SHOWN = 8  # weights that begin anew, each in a line
+
+
+def initialise(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> None:
+    """Fits the normaliser; where `init` names a run, takes what fits of it, and tells what that is.
+
+    Raises:
+        UserError: as `take_weights`.
+    """
+    if not cfg.get("init"):
+        fit_normalizer(task, data)
+        return
+    checkpoint, lines = take_weights(task, cfg.init)
+    other = other_features(task, checkpoint)
+    if other:
+        lines.append(f"It has another {other}: the normaliser is fitted to the clips of this run.")
+        fit_normalizer(task, data)
+    else:
+        for name, buffer in task.normalize.named_buffers():
+            buffer.copy_(checkpoint["state_dict"][f"normalize.{name}"])
+    for line in [*lines, *may_know_the_test(checkpoint, data)]:
+        rank_zero_only(print)(line, flush=True)
+
+
+def take_weights(task: AudioTask, place: str) -> tuple[dict[str, Any], list[str]]:
+    """Takes over by name and shape what fits of a run or a checkpoint; of that nothing but weights is used.
+
+    What depends on the labels is taken where these are the same, in the same order.
+
+    Returns:
+        The checkpoint, and what was taken of it and what begins anew, in lines.
+
+    Raises:
+        UserError: there is no such checkpoint, or none of its weights fits.
+    """
+    path = find_checkpoint(place)
+    checkpoint = read(path)
+    answering, facts = description_of(checkpoint, path)
+    checkpoint["lightning_audio"] |= {"config": answering, "facts": facts}  # under the names of today
+    roots, stages = task.learned()
+    learned = tuple(f"{name}." for name, child in task.named_children() if child in roots)
+    every = {n: v for n, v in task.state_dict(keep_vars=True).items() if n.startswith(learned)}
+    # What LoRA adds is not looked for: it begins with nothing.
+    own = {n.replace(".base_layer.", "."): v for n, v in every.items() if ".lora_" not in n}
+    weights = {name for name, value in own.items() if isinstance(value, nn.Parameter)}
+    saved = merged(checkpoint, path)
+    shapes = {n: f"is {list(v.shape)} there" for n, v in saved.items()}
+    new = {name: shapes.get(name, "is not there") for name in own}
+    there = {n: v for n, v in saved.items() if n in own and v.shape == own[n].shape}
+    head = {id(p) for part in list(stages.values())[-1] for p in part.parameters()}
+    if list(facts["labels"]) != list(task.labels):
+        outputs = type(task).encoding.outputs_for(task.labels)
+        for name in [n for n in there if id(own[n]) in head and own[n].shape[:1] == (outputs,)]:
+            del there[name]
+            new[name] = "is of other labels there"
+    # Biases fit by chance; a head alone counts where the network is nothing else.
+    large = {name for name in weights if own[name].ndim > 1}
+    if not {n for n in large if id(own[n]) not in head or len(stages) == 1} & there.keys():
+        raise UserError(
+            f"No weight of {path} fits {type(task.network).__name__}: set network and its options to those "
+            "of that run, or init=null."
+        )
+    if lost := [name for name, value in there.items() if not value.isfinite().all()]:
+        raise UserError(f"{path} holds infinite weights such as {lost[0]}: use another checkpoint.")
+    with torch.no_grad():
+        for name, value in there.items():
+            own[name].copy_(value)
+    anew = [f"  new: {n} {list(own[n].shape)} {new[n]}" for n in own if n in weights and n not in there]
+    lines = [f"Starts from {path}: {len(weights) - len(anew)} of {len(weights)} weights.", *anew[:SHOWN]]
+    return checkpoint, lines + [f"  new: {len(anew) - SHOWN} more"] * (len(anew) > SHOWN)
+
+
+def other_features(task: AudioTask, checkpoint: dict[str, Any]) -> str:
+    """What of the features of a checkpoint is not as in a task, in words; nothing where they are the same."""
+    answering, facts = (checkpoint["lightning_audio"][part] for part in ("config", "facts"))
+    ours = task.description["config"]
+    if facts["sample_rate"] != task.sample_rate:
+        return f"sample rate ({facts['sample_rate']} Hz)"
+    if answering["frontend"] != ours["frontend"]:
+        there, here = answering["frontend"], ours["frontend"]
+        differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        return f"front end ({', '.join(differing)})"
+    return "" if answering["normalize"] == ours["normalize"] else f"normaliser ({answering['normalize']})"
+
+
+def may_know_the_test(checkpoint: dict[str, Any], data: AudioDataModule) -> list[str]:
+    """A warning where a run has split the same recordings in another way, otherwise nothing."""
+    state = checkpoint.get(type(data).__qualname__)
+    told = state.get("identity") if isinstance(state, dict) else None
+    same = {p: isinstance(told, dict) and told.get(p) == data.identity[p] for p in ("samples", "test")}
+    if same["test"] or not same["samples"]:
+        return []
+    return [
+        "It was tested on other clips of the same recordings: it may have learned from some of those that "
+        "are tested here, and the score would be too good."
+    ]
