@@ -15,6 +15,7 @@ from conftest import TINY
 from lightning_audio.cli import evaluate, folds
 from lightning_audio.cli import train as program
 from lightning_audio.errors import UserError
+from lightning_audio.reports.sweep import run_folders
 
 ONE = (*TINY, "trainer.max_epochs=1", "data.clips_per_class=1")
 
@@ -109,7 +110,7 @@ def test_runs_that_are_not_all_folds_are_not_scored_again(
     shutil.copytree(folder, tmp_path / "some")
     shutil.rmtree(tmp_path / "some" / "1")
     with pytest.raises(UserError, match=r"The runs of folds \[2\] are missing"):
-        evaluate.evaluate_folds(tmp_path / "some", [], tmp_path / "again")
+        evaluate.evaluate_folds([[run] for run in run_folders(tmp_path / "some")], [], tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 

@@ -73,3 +73,37 @@ def test_training_takes_a_batch_through_every_part_once() -> None:
     _, _, mixed = mixing.training_logits(batch)
     assert (mixed.max(1).values < 1).any()
     torch.testing.assert_close(mixed.sum(1), torch.ones(4))
+
+
+def test_a_teacher_is_learned_from_beside_the_labels() -> None:
+    """By hand: Hinton et al.'s sum, with the divergence of softened probabilities."""
+    task = make(temperature=3.0, teacher_weight=0.25).train()
+    told = torch.randn(4, 3)
+    task.learn_from(told.flip(0), ["d", "c", "b", "a"])
+    batch = Batch(
+        torch.randn(4, 2000) / 9, torch.full((4,), 2000), torch.tensor([0, 1, 2, 0]), ids=("a", "b", "c", "d")
+    )
+    logits, lengths, targets = task.training_logits(batch)
+    torch.testing.assert_close(targets[:, 3:], (told / 3).softmax(-1))
+    divergence = functional.kl_div(
+        (logits / 3).log_softmax(-1), (told / 3).softmax(-1), reduction="batchmean"
+    )
+    expected = 0.75 * functional.cross_entropy(logits, batch.targets) + 0.25 * 9 * divergence
+    torch.testing.assert_close(task.loss(logits, lengths, targets), expected)
+    # Validation has labels alone.
+    whole = task.targets_for_training(batch.targets)
+    torch.testing.assert_close(
+        task.loss(logits, lengths, whole), functional.cross_entropy(logits, batch.targets)
+    )
+
+
+def test_what_a_teacher_says_is_mixed_as_labels_are() -> None:
+    task = make(Augment(mix=Mix("mixup"))).train()
+    told = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]])
+    task.learn_from(told * 100, list("abcd"))
+    batch = Batch(
+        torch.randn(4, 2000) / 9, torch.full((4,), 2000), torch.tensor([0, 1, 2, 0]), ids=tuple("abcd")
+    )
+    _, _, targets = task.training_logits(batch)
+    torch.testing.assert_close(targets[:, :3], targets[:, 3:])
+    assert (targets.max(1).values < 1).any()

@@ -12,7 +12,7 @@ PROGRAMS = {
     "evaluate": "scores a run again",
     "predict": "says what a run hears in audio files",
     "folds": "cross-validation over the folds of a corpus",
-    "find-lr": "looks for a learning rate",
+    "find-lr": "looks for a learning rate (--stage NAME: of one stage of the network)",
     "compare": "asks whether one run is better than another",
     "align": "says when each word of a known text is spoken",
     "ngram": "makes an n-gram language model from text",
@@ -54,8 +54,8 @@ def usage_of(name: str) -> str:
 def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The run, what is other than in training, and how transcripts are decoded."""
     parser = _parser("evaluate")
-    parser.add_argument("run", type=Path, help="run folder, or the folder of all folds")
-    parser.add_argument("overrides", nargs="*", help="KEY=VALUE: what is other than in training")
+    parser.add_argument("run", type=Path, help="run folder, or the folder of all folds; several: an ensemble")
+    parser.add_argument("overrides", nargs="*", help="more runs; KEY=VALUE: what is other than in training")
     parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
     _add_allow(parser)
     _add_search(parser)
@@ -76,8 +76,10 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The run, the audio, the format of what is said, and how transcripts are decoded."""
     parser = _parser("predict")
-    parser.add_argument("run", help="run folder or checkpoint")
-    parser.add_argument("audio", nargs="*", help="files, folders or globs; WAV, FLAC, Ogg, MP3, AIFF")
+    parser.add_argument("run", help="run folder or checkpoint, or the folder of several: an ensemble")
+    parser.add_argument(
+        "audio", nargs="*", help="more runs; files, folders or globs; WAV, FLAC, Ogg, MP3, AIFF"
+    )
     every = dict.fromkeys([*SOUND_FORMATS, *TRANSCRIPT_FORMATS])
     parser.add_argument("--format", choices=every, help="[table, or text where the run transcribes speech]")
     parser.add_argument("--output", type=Path, help="write to this file instead of the terminal")
@@ -92,6 +94,12 @@ def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=3, help="labels to name for a file [3]")
     parser.add_argument("--windows", action="store_true", help="a row for every window of longer files, too")
     parser.add_argument("--batch-size", type=int, default=16, help="windows that run together [16]")
+    parser.add_argument(
+        "--pseudo-labels",
+        type=float,
+        metavar="SCORE",
+        help="write a manifest to --output of the files whose answer has this score, to train on",
+    )
     parser.add_argument(
         "--channel", default="mean", help="of files with several: mean, a number from 0 on, or each [mean]"
     )

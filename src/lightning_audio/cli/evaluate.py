@@ -3,6 +3,7 @@
 lightning-audio evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere ...]
 lightning-audio evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
 lightning-audio evaluate logs/digits_bilstm/2026-..._sweep --lm-from-training
+lightning-audio evaluate RUN OTHER_RUN ...      (an ensemble; of folders of folds, one for each fold)
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 import torch
 
 from lightning_audio import build
-from lightning_audio.checkpoint import find_checkpoint, load, read
-from lightning_audio.cli import arguments
+from lightning_audio.checkpoint import find_checkpoint, read
+from lightning_audio.cli import arguments, ensembles
 from lightning_audio.cli.decoder_options import (
     DECODING,
     decoder_of,
@@ -32,7 +33,6 @@ from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.metrics.base import Metric
 from lightning_audio.metrics.intervals import Score
-from lightning_audio.reports import sweep
 from lightning_audio.reports.cross_validation import (
     check_folds,
     print_fold_report,
@@ -56,32 +56,40 @@ from lightning_audio.training.trainer import build_trainer
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.evaluate(argv)
-    output = options.output or options.run / "evaluation"
-    run = evaluate_folds if sweep.run_folders(options.run) else evaluate
-    run(options.run, options.overrides, output, options, options.allow)
+    places, overrides = ensembles.runs_first([str(options.run), *options.overrides])
+    runs = ensembles.members(places)
+    groups = ensembles.by_fold(runs) if len(runs) > 1 else [runs]
+    several = len(groups) < len(runs)
+    output = options.output or places[0] / ("ensemble" if several else "evaluation")
+    if len(groups) > 1:
+        evaluate_folds(groups, overrides, output, options, options.allow)
+    else:
+        evaluate(runs[0], overrides, output, options, options.allow, runs[1:])
+        if several:
+            ensembles.compare_with_best(output, runs)
 
 
 def evaluate_folds(
-    folder: Path,
+    groups: Sequence[Sequence[Path]],
     overrides: Sequence[str],
     output: Path,
     decoding: argparse.Namespace | None = None,
     allow: Sequence[str] = (),
 ) -> None:
-    """`evaluate` of every run of a cross-validation, each to a folder of its name in `output`; then the mean
+    """`evaluate` of a cross-validation, each fold's run or ensemble to a folder in `output`; then the mean
     and the pooled scores as `folds` gives them.
 
     Raises:
         UserError: as of `evaluate`, or the runs are not those of all folds.
     """
-    run_folders = sweep.run_folders(folder)
-    check_folds([RunResult(run_folder, read_metrics(run_folder)) for run_folder in run_folders])
+    check_folds([RunResult(runs[0], read_metrics(runs[0])) for runs in groups])
     if decoding:
         warn_of_one_model(decoding)
-    for run_folder in run_folders:
-        own = of_fold(decoding, read_metrics(run_folder)["data"]["fold"]) if decoding else None
-        metrics = evaluate(run_folder, overrides, output / run_folder.name, own, allow)
-    summary = summarise_folds([read_run(output / run_folder.name) for run_folder in run_folders], metrics)
+    folders = [output / runs[0].name for runs in groups]
+    for runs, folder in zip(groups, folders, strict=True):
+        own = of_fold(decoding, read_metrics(runs[0])["data"]["fold"]) if decoding else None
+        metrics = evaluate(runs[0], overrides, folder, own, allow, runs[1:])
+    summary = summarise_folds([read_run(folder) for folder in folders], metrics)
     write_fold_report(output, summary)
     print_fold_report(summary)
     print(f"Folder: {output}")
@@ -93,19 +101,19 @@ def evaluate(
     output: Path,
     decoding: argparse.Namespace | None = None,
     allow: Sequence[str] = (),
+    others: Sequence[Path] = (),
 ) -> list[Metric]:
     """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
 
-    `decoding` are the options of a run that transcribes, `allow` packages of one's own that it may build.
-    Returns the metrics that it was scored by.
-
-    Raises:
-        UserError: it is no run folder, its classes are not those of the data, or options do not fit.
+    `decoding` are the options of a run that transcribes, `allow` packages of one's own that it may build,
+    `others` runs that answer together with it. Returns the metrics that it was scored by. Raises UserError
+    where it is no run folder, its classes are not those of the data, or options do not fit.
     """
     quiet()
     refuse_output(output, folder=True)
+    run_folder, *others = ensembles.highest_rate_first([run_folder, *others])
     cfg = saved_config.changed(saved_config.saved_config(run_folder, allow), overrides)
-    task = load(find_checkpoint(run_folder), allow=allow)
+    task = ensembles.load_all([run_folder, *others], allow=allow)
     own_model = decoding is not None and decoding.lm_from_training
     decoder = decoder_of(decoding, task) if decoding and not own_model else None
     data = build.datamodule(cfg, task.description["facts"])
@@ -122,7 +130,8 @@ def evaluate(
         decoder = decoder_of(with_own_model(decoding, task, data, output), task)
     report_quarantined(data, output)
     tell_changes(run_folder, data)
-    facts: dict[str, object] = {"data": data.facts()}
+    together = {"ensemble": [str(run) for run in (run_folder, *others)]} if others else {}
+    facts: dict[str, object] = {"data": data.facts(), **together}
     if isinstance(task, CTC):
         (output / DECODING).unlink(missing_ok=True)  # of a tuning that these scores are not of
         if decoding and decoding.tune:
@@ -131,7 +140,7 @@ def evaluate(
         facts["decoding"] = description(task.decoder)
     scores = test(build_trainer(cfg, output, data, task.monitor), task, data, output)
     print_run(output, write_metrics(output, scores, **facts))
-    if not overrides and not decoder and (run_folder / METRICS).is_file():
+    if not (overrides or decoder or others) and (run_folder / METRICS).is_file():
         trained = read_metrics(run_folder)["scores"]
         if trained.keys() & scores.keys():  # with test=false the test was not looked at before
             print(comparison(trained, scores))

@@ -3,7 +3,9 @@
 lightning-audio predict logs/demo/2026-01-31_12-00-00_a1b2 recordings/ "more/*.mp3" --format csv
 lightning-audio predict RUN long.wav --events --format audacity --output labels.txt
 lightning-audio predict SPEECH_RUN lecture.mp3 --format srt --output subtitles/
+lightning-audio predict RUN unlabelled/ --pseudo-labels 0.95 --output sure.jsonl
 lightning-audio predict SPEECH_RUN call.wav --channel each --format ctm
+lightning-audio predict RUN OTHER_RUN FOLDS recordings/      (by the mean of the probabilities of all)
 arecord -t raw -f S16_LE -r 16000 | lightning-audio predict RUN --stream --rate 16000
 """
 
@@ -21,8 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_audio.checkpoint import load
-from lightning_audio.cli import arguments
+from lightning_audio.cli import arguments, ensembles
 from lightning_audio.cli.arguments import SOUND_FORMATS
 from lightning_audio.cli.decoder_options import decoder_of
 from lightning_audio.data.decode import audio_files, channels_of
@@ -38,13 +39,14 @@ from lightning_audio.inference.formats import (
     write_transcripts,
 )
 from lightning_audio.inference.names import refuse_same_recordings
-from lightning_audio.inference.prediction import EACH, read_recordings, window_and_hop
+from lightning_audio.inference.prediction import EACH, Prediction, read_recordings, window_and_hop
 from lightning_audio.inference.segments import LONGEST
 from lightning_audio.inference.stream import Detector, Stream, raw_audio
 from lightning_audio.inference.transcribe import transcribe
-from lightning_audio.io import write_atomically
+from lightning_audio.io import to_json, write_atomically
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc import CTC
+from lightning_audio.tasks.multilabel import MultiLabel
 
 EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
 STREAM_FORMATS = ("table", "jsonl")
@@ -156,6 +158,14 @@ def refuse_misfits(options: argparse.Namespace) -> None:
             "--stream prints line by line what it hears: leave out --events and --output, and take no "
             f"--format but {' or '.join(STREAM_FORMATS)}."
         )
+    if options.pseudo_labels is not None:
+        if not 0 < options.pseudo_labels <= 1 or options.output is None:
+            raise UserError("--pseudo-labels takes a score from 0 to 1, and --output FILE.jsonl beside it.")
+        if options.format or options.events or options.stream or options.channel != "mean":
+            raise UserError(
+                "--pseudo-labels writes a manifest of whole files: leave out --format, --events, --stream "
+                "and --channel."
+            )
     if options.channel not in ("mean", EACH) and not options.channel.isdecimal():
         raise UserError(f"--channel {options.channel} is none: take mean, each, or a number from 0 on.")
     if options.stream and options.channel != "mean":
@@ -168,7 +178,11 @@ def refuse_misfits(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints, or writes to a file, what the run hears in audio files or on standard input."""
     options = arguments.predict(argv)
+    places, options.audio = ensembles.runs_first([options.run, *options.audio])
+    runs = ensembles.members(places)
     refuse_misfits(options)
+    if options.stream and len(runs) > 1:
+        raise UserError(f"--stream listens with one run, not with {len(runs)}: name one.")
     files = [] if options.stream else audio_files(options.audio)
     if options.format == "audacity" and len(files) > 1:
         raise UserError(
@@ -176,11 +190,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if options.format == "rttm":
         refuse_same_recordings(map(str, files))
-    task = load(options.run, device_of(options.device), options.allow)
+    task = ensembles.load_all(runs, device_of(options.device), options.allow)
     decoder = decoder_of(options, task)
     recordings = Recordings(files, task.sample_rate, options.channel)
     if isinstance(task, CTC):
         task.decoder = decoder or task.decoder
+    if options.pseudo_labels is not None:
+        write_pseudo_labels(task, recordings, options)
+        recordings.refuse_unreadable()
+        return
+    if isinstance(task, CTC):
         write_speech(task, recordings, options)
         recordings.refuse_unreadable()
         return
@@ -202,6 +221,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             print(text, end="")
     recordings.refuse_unreadable()
+
+
+def write_pseudo_labels(task: AudioTask, recordings: Recordings, options: argparse.Namespace) -> None:
+    """Writes a manifest of the files whose answer is sure enough to be learned from, and says how many are.
+
+    Raises:
+        UserError: an option is of another format, or the file can't be written.
+    """
+    refuse_output(options.output, recordings.files)
+    answers = list(task.predict_recordings(recordings, options.window, options.hop, options.batch_size))
+    several, transcribed = isinstance(task, MultiLabel), isinstance(task, CTC)
+    rows = [pseudo_label(answer, options.pseudo_labels, several, transcribed) for answer in answers]
+    sure = [row for row in rows if row is not None]
+    write_atomically(options.output, "".join(f"{to_json(row)}\n" for row in sure))
+    print(f"{len(sure)} of {len(rows)} files are sure by {options.pseudo_labels:g}: {options.output}")
+
+
+def pseudo_label(
+    answer: Prediction, least: float, several: bool = False, transcribed: bool = False
+) -> dict[str, Any] | None:
+    """The row of a manifest for what a run says of a file; None where it is not sure.
+
+    Of `several` labels each has to be there or not there with a probability of `least`; of what is
+    transcribed the score of the text counts.
+    """
+    path = {"path": str(Path(answer.id).absolute())}
+    if several:
+        sure = all(score >= least or score <= 1 - least for score in answer.scores.values())
+        labels = [label for label, score in answer.scores.items() if score >= least]
+        return {**path, "labels": labels} if sure and labels else None
+    if answer.score < least or not answer.hypothesis:
+        return None
+    return {**path, "text" if transcribed else "label": answer.hypothesis}
 
 
 def write_speech(task: CTC, recordings: Recordings, options: argparse.Namespace) -> None:

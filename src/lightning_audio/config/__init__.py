@@ -40,6 +40,7 @@ PLACES = (
     "augment.waveform.noise.folder",
     "network.models",
     "init",
+    "task.teacher",
     *MAYBE_PLACES,
 )
 OmegaConf.register_new_resolver(

@@ -108,6 +108,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "task.label_smoothing": SHARE,
     "task.class_weights": COUNT,
     "task.shifts": SIZE,
+    "task.temperature": (0.01, math.inf),
+    "task.teacher_weight": SHARE,
     "task.gamma": COUNT,
     "task.margin": COUNT,
     "task.refractory": COUNT,

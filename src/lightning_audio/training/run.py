@@ -42,6 +42,7 @@ from lightning_audio.training.fit import check_resumable, fit_with_rollback
 from lightning_audio.training.initial import initialise
 from lightning_audio.training.run_folder import alone_in
 from lightning_audio.training.saved_config import CONFIG_FILE, keep_config
+from lightning_audio.training.teacher import distil
 from lightning_audio.training.trainer import build_trainer, refuse_unknown_scores
 
 
@@ -126,6 +127,7 @@ def _train(cfg: DictConfig, run_folder: Path, force: bool, sweep_folder: Path | 
         for remark in filter(None, [task.finetuning.describe(), *data.remarks()]):
             trainer.print(remark)
         report_quarantined(data, run_folder)
+        distil(task, data, trainer.strategy.root_device)
         trainer = fit_with_rollback(cfg, trainer, task, data, last)
         facts = {"checkpoint": use_best(run_folder, task, trainer)}
         scores = validate(trainer, task, data)

@@ -22,6 +22,7 @@ from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.recipe import seed_draws
 from lightning_audio.training.fit import check_resumable
 from lightning_audio.training.initial import initialise
+from lightning_audio.training.teacher import distil
 from lightning_audio.training.trainer import build_trainer
 
 
@@ -97,6 +98,7 @@ def learner(
         # Beside averaged weights those that are trained are kept, too.
         task.load_state_dict(saved.get("current_model_state", saved["state_dict"]))
         epoch = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    distil(task, data, trainer.strategy.root_device)
     task.to(trainer.strategy.root_device).train()
     task.start_epoch(epoch, max(cfg.trainer.max_epochs or 0, epoch, 1))
     lr = recipe.lr or 1.0

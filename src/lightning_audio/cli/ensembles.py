@@ -1,0 +1,92 @@
+"""Several runs where one is asked for: their folders, and which of them may answer for the same clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lightning_audio.checkpoint import description_of, find_checkpoint, load, read
+from lightning_audio.errors import UserError
+from lightning_audio.metrics.intervals import direction
+from lightning_audio.reports import sweep
+from lightning_audio.reports.comparison import compare_runs, paired_rows, print_comparison
+from lightning_audio.reports.results import RunResult, read_metrics, read_run
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.ensemble import ensemble
+from lightning_audio.training import saved_config
+
+
+def runs_first(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The run folders and checkpoints at the beginning of a command line, and what stands behind them."""
+    count = next((n for n, word in enumerate(words) if n and not _is_run(Path(word))), len(words))
+    return [Path(word) for word in words[:count]], list(words[count:])
+
+
+def _is_run(place: Path) -> bool:
+    if place.suffix == ".ckpt" or (place / saved_config.MULTIRUN_FILE).is_file():
+        return True
+    return (place / saved_config.CONFIG_FILE).is_file() and (place / "checkpoints").is_dir()
+
+
+def members(places: Sequence[Path]) -> list[Path]:
+    """The runs that places are: a run or a checkpoint itself, of folds or a sweep each one."""
+    several = {place: (place / saved_config.MULTIRUN_FILE).is_file() for place in places}
+    return [run for place in places for run in (sweep.run_folders(place) if several[place] else [place])]
+
+
+def load_all(
+    runs: Sequence[Path], device: torch.device | str = "cpu", allow: Sequence[str] = ()
+) -> AudioTask:
+    """One trained task of them all; raises UserError as `load` and `ensemble`."""
+    tasks = [load(run, device, allow) for run in runs]
+    return ensemble(tasks) if len(tasks) > 1 else tasks[0]
+
+
+def highest_rate_first(runs: Sequence[Path]) -> list[Path]:
+    """Runs in the order of their sample rates, those of the same rate as they stand."""
+    if len(runs) == 1:
+        return list(runs)
+    paths = {run: find_checkpoint(run) for run in runs}
+    rates = {run: description_of(read(path), path)[1]["sample_rate"] for run, path in paths.items()}
+    return sorted(runs, key=lambda run: -rates[run])
+
+
+def by_fold(runs: Sequence[Path]) -> list[list[Path]]:
+    """Runs that were tested on the same clips, together, in the order of the folds.
+
+    A fold's run has learned from what other folds test on, so that those answer for no clip together.
+
+    Raises:
+        UserError: one has not been tested, folds have different numbers of runs, or runs of a group were
+            tested on different clips.
+    """
+    groups: dict[object, list[Path]] = {}
+    for run in runs:
+        groups.setdefault(read_metrics(run)["data"].get("fold"), []).append(run)
+    counts = {fold: len(group) for fold, group in groups.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} of fold {fold}" for fold, count in counts.items())
+        raise UserError(f"Every fold needs as many runs as the others, and there are {told}.")
+    for first, *others in groups.values():
+        for other in others:
+            paired_rows(read_run(first), read_run(other))
+    return [groups[fold] for fold in sorted(groups, key=str)]
+
+
+def compare_with_best(output: Path, runs: Sequence[Path]) -> None:
+    """Prints the paired comparison of an ensemble with the one of its runs that has the best test score.
+
+    That one is chosen on the test data, so that the comparison is in its favour.
+    """
+    found = read_run(output)
+    name = next(name for name in found.scores if name.startswith("test/"))
+
+    def rank(run: RunResult) -> float:
+        score = run.scores[name]
+        return score.value if direction(name, score) == "max" else -score.value
+
+    best = max(map(read_run, runs), key=rank)
+    print(f"The ensemble of {len(runs)} runs beside the best of them, {best.folder}:", flush=True)
+    print_comparison(compare_runs(found, best))
