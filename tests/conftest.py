@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import pickle
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
-from lightning_audio import config
-from lightning_audio.training.run import train
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-# Two cores: a process for each under pytest-xdist, or both for a single one; what a test starts has as many.
-THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
-torch.set_num_threads(THREADS)
+# Threads of a process and of what it starts: for work as small as here, a second costs more than it brings.
+# Torch reads it when it is imported; that takes seconds, and is not for the process that hands the tests out.
+os.environ["OMP_NUM_THREADS"] = "1"
+# A million objects are imported and collected, and stay: nobody looks for garbage among them, then or later.
+gc.disable()
 
 # The demo as a run of about a second: 80 training and 20 test clips of half a second, five steps an epoch.
 TINY = (
@@ -72,6 +76,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
     """`real_data("ESC-50")` is the data root that holds this corpus; the test skips where it is not there."""
@@ -93,27 +102,77 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """Of conf/ as it is in the repository, Hydra composes equal overrides once, in a fifth of a second."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from omegaconf import read_write
+
+    from lightning_audio.config import CONF
+
+    known: dict[Any, bytes] = {}
+    places = {"pkg://hydra.conf", str(CONF), "structured://"}
+    load = ConfigLoaderImpl.load_configuration
+
+    def loaded(
+        self: ConfigLoaderImpl, config_name: str, overrides: list[str], *rest: Any, **options: Any
+    ) -> DictConfig:
+        own = {place.path for place in self.get_search_path().get_path()} <= places
+        if not own or any("searchpath" in override for override in overrides):
+            return load(self, config_name, overrides, *rest, **options)
+        key = (config_name, *overrides, *rest, *options.items())
+        if key not in known:
+            known[key] = pickle.dumps(load(self, config_name, overrides, *rest, **options))
+        cfg = pickle.loads(known[key])
+        with read_write(cfg):
+            cfg.hydra.runtime.cwd = os.getcwd()  # noqa: PTH109
+        return cfg
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "load_configuration", loaded)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _own_key(tmp_path_factory: pytest.TempPathFactory) -> None:
     # Nor do they look at the key by which the user's own runs are known.
     os.environ["LIGHTNING_AUDIO_KEY"] = str(tmp_path_factory.getbasetemp() / "key")
 
 
+def trained(folder: Path, cache: Path, options: Sequence[str]) -> Path:
+    from lightning_audio.config import compose_config
+    from lightning_audio.training.run import train
+
+    train(compose_config([*options, f"paths.cache={cache}"]), folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one tiny run of the demo, made once: look, but write nothing into it."""
-    folder = tmp_path_factory.mktemp("tiny") / "run"
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    train(config.compose_config([*TINY, f"paths.cache={cache}"]), folder)
-    return folder
+    return trained(tmp_path_factory.mktemp("tiny") / "run", tmp_path_factory.getbasetemp() / "cache", TINY)
 
 
 @pytest.fixture(scope="session")
 def speech_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one tiny run of speech recognition, made once: write nothing into it."""
-    folder = tmp_path_factory.mktemp("speech") / "run"
     cache = tmp_path_factory.getbasetemp() / "cache"
-    train(config.compose_config([*TINY_SPEECH, f"paths.cache={cache}"]), folder)
-    return folder
+    return trained(tmp_path_factory.mktemp("speech") / "run", cache, TINY_SPEECH)
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own conf/, to be edited."""
+    from lightning_audio import config
+
+    shutil.copytree(config.CONF, tmp_path / "conf")
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 @pytest.fixture

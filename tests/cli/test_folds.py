@@ -10,7 +10,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
-from conftest import TINY
+from conftest import TINY, edit
+from omegaconf import OmegaConf
 
 from lightning_audio.cli import evaluate, folds
 from lightning_audio.cli import train as program
@@ -101,6 +102,22 @@ def test_all_folds_are_scored_again_at_once(
     assert {name: again["mean"][name] for name in names} == {name: trained["mean"][name] for name in names}
     assert (again["pooled"], again["confusion"]) == (trained["pooled"], trained["confusion"])
     assert (folder / "folds.json").read_bytes() == before
+
+
+def test_an_edited_file_is_asked_about_before_some_folds_take_it(
+    validated: tuple[Path, dict[int, float]], logs: Path, conf: Path
+) -> None:
+    shutil.copytree(validated[0], folder := logs / "demo" / validated[0].name)
+    folds.cross_validate([*ONE, "resume=latest"])  # all have their scores
+    shutil.rmtree(folder / "2")
+    edit(conf / "experiment" / "demo.yaml", "lr: 2.0e-3", "lr: 1.0e-3")
+    with pytest.raises(UserError, match=r"0 was trained with other settings \(optimizer\.lr 0\.002 -> "):
+        folds.cross_validate([*ONE, "resume=latest"])
+    assert not (folder / "2").exists()
+    folds.cross_validate([*ONE, "resume=latest", "resume.force=true"])
+    rates = [OmegaConf.load(folder / str(number) / "config.yaml").optimizer.lr for number in (1, 2)]
+    assert rates == [0.002, 0.001]
+    assert (folder / "2" / "metrics.json").is_file()
 
 
 def test_runs_that_are_not_all_folds_are_not_scored_again(

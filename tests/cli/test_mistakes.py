@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import TINY
+from processes import ended, start
+from processes import program as whole_program
 
 from lightning_audio import build
 from lightning_audio.cli import evaluate, folds
@@ -166,27 +166,23 @@ def test_of_the_other_programs(
     assert "There is no multirun in" in sentence(folds.main)
 
 
-def test_a_sentence_comes_out_of_whole_programs_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("train", "experiment=dmo"), "no experiment 'dmo'"),
+        (("predict", ".", "a.wav"), "There is no checkpoint at"),
+    ],
+)
+def test_a_sentence_comes_out_of_whole_programs_too(
+    command: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a user sees it: the process, its two streams and its exit status."""
-    commands = {
-        "no experiment 'dmo'": ("train", "experiment=dmo"),
-        "There is no checkpoint at": ("predict", str(tmp_path), str(tmp_path / "a.wav")),
-    }
     (tmp_path / "a.wav").touch()
-    running = {
-        said: subprocess.Popen(
-            [sys.executable, "-m", "lightning_audio", name, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "LIGHTNING_AUDIO_LOGS": str(tmp_path)},
-        )
-        for said, (name, *arguments) in commands.items()
-    }
-    for said, process in running.items():
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 2
-        assert out == ""
-        assert err.startswith("error: ")
-        assert said in err
-        assert err.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIGHTNING_AUDIO_LOGS", str(tmp_path))
+    assert ended(start(whole_program, *command, output=tmp_path / "out")) == 2
+    assert (tmp_path / "out").read_text() == ""
+    err = (tmp_path / "out.err").read_text()
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1

@@ -138,10 +138,11 @@ def test_what_holds_no_samples_or_no_numbers_goes_into_quarantine(
     assert reason in store.quarantined[0].reason
 
 
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 20])
 def test_a_real_recording_is_called_cut_only_where_it_is(
-    real_data: Callable[[str], Path], tmp_path: Path
+    every: int, real_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    files = sorted((real_data("ESC-50") / "ESC-50" / "audio").iterdir())
+    files = sorted((real_data("ESC-50") / "ESC-50" / "audio").iterdir())[::every]
     assert files
     assert [path for path in files if problem(path)] == []
     cut = tmp_path / files[0].name

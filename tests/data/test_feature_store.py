@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +15,12 @@ import pytest
 import torch
 from conftest import TINY, write_wav
 from omegaconf import OmegaConf
+from processes import ended, start
 from torch import Tensor, nn
 
 from lightning_audio import build
 from lightning_audio.config import compose_config
+from lightning_audio.data import feature_store
 from lightning_audio.data.batch import samples_to_float, without_samples
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
@@ -224,31 +225,24 @@ def test_a_full_disk_is_told_with_the_space_that_is_needed(
     assert left_in(tmp_path) == []
 
 
-# Computes features one clip at a time and dies at the fourth.
-KILLED = """
-import os, sys
-from pathlib import Path
-import lightning_audio.data.feature_store as features
-from lightning_audio.data.wave_store import WaveStore
-from lightning_audio.frontend.log_mel import LogMel
-
 class Fatal(LogMel):
     clips = 0
-    def forward(self, *batch):
+
+    def forward(self, *batch: Any) -> Any:
         Fatal.clips += 1
         if Fatal.clips == 4:
             os._exit(9)
         return super().forward(*batch)
 
-features.SAMPLES_AT_ONCE = 1
-waves = WaveStore(Path(sys.argv[1]))
-features.FeatureStore.open(waves, Fatal(8000, n_fft=256, hop_length=100, n_mels=16), {}, Path(sys.argv[2]))
-"""
+
+def killed_build(waves: Path, cache: Path) -> None:
+    """Computes features one clip at a time and dies at the fourth."""
+    feature_store.SAMPLES_AT_ONCE = 1
+    FeatureStore.open(WaveStore(waves), Fatal(8000, n_fft=256, hop_length=100, n_mels=16), {}, cache)
 
 
 def test_a_killed_build_leaves_nothing_that_looks_whole(waves: WaveStore, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(waves.folder), str(tmp_path)]
-    assert subprocess.run(command, timeout=120, check=False).returncode == 9
+    assert ended(start(killed_build, waves.folder, tmp_path)) == 9
     (left_over,) = left_in(tmp_path)
     assert left_over.startswith(".")
     assert ".partial-" in left_over

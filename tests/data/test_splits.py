@@ -9,23 +9,11 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+from test_clip import LABELS, corpus
 
 from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.splits import deal_out, hold_out, into_folds, leaks, refuse_leaks, split_by_fold
 from lightning_audio.errors import UserError
-
-LABELS = ("bell", "dog", "rain")
-
-
-def corpus(groups: int = 30, takes: int = 3) -> list[Clip]:
-    """`groups` recordings of one label each, `takes` clips of each."""
-    return [
-        Clip(
-            f"{group:02d}-{take}", "a.wav", labels=(LABELS[group % 3],), split="train", group=f"g{group:02d}"
-        )
-        for group in range(groups)
-        for take in range(takes)
-    ]
 
 
 @pytest.mark.parametrize("into", ["val", "test"])

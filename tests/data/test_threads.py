@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
+from processes import ended, program, start
 from torch.utils.data import Dataset
 
+from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.sampler import BatchLoader, BatchSampler
 from lightning_audio.data.threads import in_threads
 from lightning_audio.errors import UserError
@@ -96,20 +98,18 @@ def test_a_batch_that_does_not_come_ends_in_one_sentence() -> None:
     data.answer.set()
 
 
-# A process whose disk does not answer once it reads batches: it has to end all the same.
-HANGING = """
-import time
-from lightning_audio.cli import train
-from lightning_audio.data.clip_set import ClipSet
-get, read = ClipSet.__getitem__, []
-def hanging(self, positions):
-    read.append(positions)
-    if len(read) > 3:
-        time.sleep(600)
-    return get(self, positions)
-ClipSet.__getitem__ = hanging
-train.main()
-"""
+def hanging_run(*overrides: str) -> None:
+    """A run whose disk does not answer once it reads batches: it has to end all the same."""
+    get, read = ClipSet.__getitem__, []
+
+    def hanging(self: ClipSet, positions: list[int]) -> Any:
+        read.append(positions)
+        if len(read) > 3:
+            time.sleep(600)
+        return get(self, positions)
+
+    ClipSet.__getitem__ = hanging  # type: ignore[method-assign]
+    program("train", *overrides)
 
 
 def workers_of(pid: int) -> list[int]:
@@ -130,34 +130,27 @@ def workers_of(pid: int) -> list[int]:
 def test_a_run_has_no_worker_process_that_could_be_stopped(tmp_path: Path) -> None:
     """Whatever process the run starts is stopped from outside, and the run gets to its end."""
     overrides = [*TINY, "loader.workers=2", "loader.timeout=8", f"paths.logs={tmp_path}", "test=false"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "lightning_audio", "train", *overrides],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    child = start(program, "train", *overrides, output=tmp_path / "out")
+    assert child.pid is not None
     stopped: list[int] = []
     deadline = time.monotonic() + 240
-    while child.poll() is None and time.monotonic() < deadline:
+    while child.exitcode is None and time.monotonic() < deadline:
         for pid in workers_of(child.pid):
             stopped.append(pid)
             os.kill(pid, signal.SIGSTOP)
         time.sleep(0.05)
-    ended = child.poll()
+    status = child.exitcode
     for pid in {child.pid, *stopped}:
-        if ended is None:
+        if status is None:
             os.kill(pid, signal.SIGKILL)
-    assert ended == 0, child.stderr.read() if child.stderr else ""
+    assert status == 0, (tmp_path / "out.err").read_text()
     (last,) = tmp_path.rglob("last.ckpt")
     assert torch.load(last, weights_only=True)["epoch"] == 1
 
 
 def test_a_run_whose_disk_does_not_answer_ends(tmp_path: Path) -> None:
     overrides = [*TINY, "loader.workers=2", "loader.timeout=2", f"paths.logs={tmp_path}", "test=false"]
-    done = subprocess.run(
-        [sys.executable, "-c", HANGING, *overrides], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 2
-    assert "error: No batch came for 2 s" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert ended(start(hanging_run, *overrides, output=tmp_path / "out"), 240) == 2
+    said = (tmp_path / "out.err").read_text()
+    assert "error: No batch came for 2 s" in said
+    assert "Traceback" not in said

@@ -6,11 +6,10 @@ import errno
 import json
 import os
 import pickle
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,13 @@ import pytest
 import soundfile
 import torch
 from conftest import sine, write_wav
+from processes import ended, start
 from torch import Tensor
 
+import lightning_audio.data.decode as decoding
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode
-from lightning_audio.data.manifests import write_manifest
+from lightning_audio.data.manifests import read_manifest, write_manifest
 from lightning_audio.data.placement import WHERE, fitting, gather_on_device
 from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.data.store import read_index
@@ -548,41 +549,32 @@ def test_a_cache_that_cannot_be_written_to_is_told(clips: list[Clip], tmp_path: 
         WaveStore.open(clips, RATE, tmp_path / "file")
 
 
-# Opens a store, writes down what it decodes, takes its time over the first, and dies at one of them.
-OPENER = """
-import os, sys, time
-from pathlib import Path
-import lightning_audio.data.decode as decoding
-from lightning_audio.data.manifests import read_manifest
-from lightning_audio.data.wave_store import WaveStore, _key
+def opener(folder: Path, fatal: str) -> None:
+    """Opens a store, writes down what it decodes, takes its time over the first, and dies at one of them."""
+    read_audio = decoding.read_audio
 
-folder, fatal = Path(sys.argv[1]), sys.argv[2]
-read_audio = decoding.read_audio
+    def watched(path: str, *where: Any, **how: Any) -> Any:
+        with (folder / "decoded.txt").open("a") as file:
+            file.write(f"{Path(path).name}\n")
+        if Path(path).name == fatal:
+            os._exit(9)
+        time.sleep(0.5 if Path(path).name == "0.wav" else 0)
+        return read_audio(path, *where, **how)
 
-def watched(path, *where, **how):
-    with open(folder / "decoded.txt", "a") as file:
-        file.write(f"{Path(path).name}\\n")
-    if Path(path).name == fatal:
-        os._exit(9)
-    time.sleep(0.5 if Path(path).name == "0.wav" else 0)
-    return read_audio(path, *where, **how)
-
-decoding.read_audio = watched
-store = WaveStore.open(read_manifest(folder / "clips.jsonl"), 8000, folder / "cache")
-print(store.folder.name, int(store.gather(range(len(store)))[0].sum()))
-"""
+    decoding.read_audio = watched  # type: ignore[assignment]
+    store = WaveStore.open(read_manifest(folder / "clips.jsonl"), RATE, folder / "cache")
+    print(store.folder.name, int(store.gather(range(len(store)))[0].sum()))
 
 
-def start_opener(folder: Path, clips: Sequence[Clip], fatal: str = "") -> subprocess.Popen:
+def start_opener(folder: Path, clips: Sequence[Clip], fatal: str = "") -> BaseProcess:
     write_manifest(clips, folder / "clips.jsonl")
-    command = [sys.executable, "-c", OPENER, str(folder), fatal]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return start(opener, folder, fatal, output=folder / "said")
 
 
 def test_a_killed_build_leaves_nothing_that_looks_whole(
     clips: list[Clip], tmp_path: Path, cache: Path
 ) -> None:
-    assert start_opener(tmp_path, clips, fatal="10.wav").wait(timeout=120) == 9
+    assert ended(start_opener(tmp_path, clips, fatal="10.wav")) == 9
     (left_over,) = left_in(cache)
     assert left_over.startswith(".")
     assert ".partial-" in left_over
@@ -595,13 +587,14 @@ def test_two_processes_that_open_at_the_same_time_build_once(
     clips: list[Clip], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = start_opener(tmp_path, clips)
-    while not (tmp_path / "decoded.txt").exists() and other.poll() is None:
+    while not (tmp_path / "decoded.txt").exists() and other.exitcode is None:
         time.sleep(0.005)
     assert left_in(cache)[0].startswith(".")  # The other one is in the middle of it.
     forbid_decoding(monkeypatch)
     store = WaveStore.open(clips, RATE, cache)
     total = sum(int(noise(1000 + 50 * n, n).sum()) for n in range(12))
-    assert other.communicate(timeout=120)[0] == f"{store.folder.name} {total}\n"
+    assert ended(other) == 0
+    assert (tmp_path / "said").read_text() == f"{store.folder.name} {total}\n"
     decoded = (tmp_path / "decoded.txt").read_text().split()
     assert sorted(decoded) == sorted(Path(clip.path).name for clip in clips)
     assert_holds(store, clips)

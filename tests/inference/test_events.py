@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from lightning_audio.inference.prediction import Window
 from lightning_audio.networks.base import Network
 from lightning_audio.tasks.base import AudioTask
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
 RATE = 2000
 LABELS = ["low", "high", "_silence_"]
 STEP = 0.25  # seconds: a quarter of the windows of one second
@@ -34,15 +32,6 @@ STEP = 0.25  # seconds: a quarter of the windows of one second
 
 def window(start: float, end: float, *scores: float) -> Window:
     return Window(start, end, torch.tensor(scores))
-
-
-@pytest.fixture(scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors: a second thread would mostly wait for its turn."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # Scores over time.

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,9 @@ from lightning_audio.inference.stream import Detector, Stream, raw_audio
 from lightning_audio.networks.base import Network
 from lightning_audio.tasks.base import AudioTask
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
 RATE = 8000
 LABELS = ["low", "high", "_silence_"]
 FRONTEND: dict[str, Any] = {"n_fft": 256, "hop_length": 80, "n_mels": 8, "top_db": None}
-
-
-@pytest.fixture(scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors: a second thread would mostly wait for its turn."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # Networks that do not look ahead.
@@ -391,7 +380,7 @@ def test_detections_are_printed_while_the_stream_goes_on(run: Path) -> None:
     """Standard input stays open behind the first sound: its line has to come nevertheless."""
     command = [sys.executable, "-m", "lightning_audio", "predict", str(run), "--stream", "--allow", __name__]
     here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
     samples = planted()
     with subprocess.Popen(
         [*command, "--ignore", "_silence_"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment

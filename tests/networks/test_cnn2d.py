@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
-
-# In a process of its own: a gradient that is written past its memory ends it.
-GRADIENTS = """
 import torch
+from processes import ended, start
+
 from lightning_audio.networks.cnn2d import CNN2d
 
-torch.manual_seed(0)
-x, lengths = torch.randn(10, 64, {frames}), torch.full((10,), {frames})
-found = []
-for form in (torch.contiguous_format, torch.channels_last):
+
+def gradients_agree(width: int, frames: int) -> None:
     torch.manual_seed(0)
-    network = CNN2d((1, 64), 2, widths=[{width}, 2 * {width}]).to(memory_format=form).eval()
-    for _ in range(5):
-        network.zero_grad()
-        network(x, lengths)[0].sum().backward()
-    found.append(network.stem.weight.grad)
-torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
-"""
+    x, lengths = torch.randn(10, 64, frames), torch.full((10,), frames)
+    found = []
+    for form in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        network = CNN2d((1, 64), 2, widths=[width, 2 * width]).to(memory_format=form).eval()
+        for _ in range(5):
+            network.zero_grad()
+            network(x, lengths)[0].sum().backward()
+        found.append(network.stem.weight.grad)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("width", "frames"), [(4, 51), (8, 51)])
-def test_channels_last_gives_the_gradient_of_narrow_networks(width: int, frames: int) -> None:
-    code = GRADIENTS.format(width=width, frames=frames)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_channels_last_gives_the_gradient_of_narrow_networks(width: int, frames: int, tmp_path: Path) -> None:
+    """In a process of its own: a gradient that is written past its memory ends it."""
+    status = ended(start(gradients_agree, width, frames, output=tmp_path / "out"))
+    assert (status, (tmp_path / "out.err").read_text()) == (0, "")

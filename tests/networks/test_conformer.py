@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,14 +18,6 @@ from lightning_audio.networks.conformer import Conformer, Layer
 
 BINS, OUTPUTS = 20, 7
 SIZES = {"width": 24, "heads": 4, "feedforward": 32, "layers": 3, "kernel": 9, "channels": 4}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()  # for sizes this small, a second one costs more than it brings
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def built(**options: Any) -> Conformer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,15 +42,6 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 NETWORKS = sorted(path.stem for path in (CONF / "network").glob("*.yaml"))
 CHANNELS = (1, 3)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # For convolutions this small, threads cost more than they bring, and on a busy machine very much more.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def config_of(name: str) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TINY, TWO_PROCESSES
+from processes import ended, start
+from processes import program as whole_program
 
 from lightning_audio.cli import train as program
 from lightning_audio.cli.train import launch
@@ -97,15 +97,12 @@ def test_several_processes_in_a_multirun_are_refused(logs: Path, capsys: pytest.
         assert row["error"].startswith("A multirun can't train on several devices")
 
 
-def test_two_processes_train_one_run(logs: Path) -> None:
+def test_two_processes_train_one_run(logs: Path, tmp_path: Path) -> None:
     """Each sees half of every batch of both; the run has one folder, and every test clip is scored once."""
-    command = [sys.executable, "-m", "lightning_audio", "train", *TINY, *TWO_PROCESSES]
-    command += ["loader.val_fraction=0.25"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch 2/2") == 1
-    assert done.stdout.count("Run folder:") == 1
+    options, out = [*TINY, *TWO_PROCESSES, "loader.val_fraction=0.25"], tmp_path / "out"
+    assert ended(start(whole_program, "train", *options, output=out)) == 0, (tmp_path / "out.err").read_text()
+    assert out.read_text().count("epoch 2/2") == 1
+    assert out.read_text().count("Run folder:") == 1
     folder = the_sweep(logs)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert len(metrics["scores"]) == 6, "three scores of two splits"

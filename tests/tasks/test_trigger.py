@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,6 @@ RATE = 8000
 LABELS = ("low", "high", "_unknown_", "_silence_")
 PITCH = {"low": 400.0, "high": 1600.0, "_unknown_": 900.0}
 BACKGROUND = [2, 3]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # For networks this small, threads cost more than they bring, and on a busy machine very much more.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class TinyNetwork(Network):

@@ -1,6 +1,6 @@
 """Kills a run over and over at random points, resumes it each time, and compares it with one never killed.
 
-python tests/kill_points.py FOLDER --kills 20 --workers 2 --asks --signal TERM
+python tests/training/kill_points.py FOLDER --kills 20 --workers 2 --asks --signal TERM
 
 A point is a call of one of the functions where something happens: a training or a validation step, the end of
 an epoch, a file that is renamed. Everything that may differ is compared: the clips of every step, the weights
@@ -18,7 +18,7 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def cut_often(
     return points
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
@@ -209,7 +209,7 @@ def main() -> None:
         "--asks", action="store_true", help="the task asks the trainer for its number of steps"
     )
     parser.add_argument("overrides", nargs="*")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(arguments)
     overrides = (*EVERYTHING, f"loader.workers={options.workers}", *options.overrides)
     folder, signum = options.folder.resolve(), signal.Signals[f"SIG{options.signal}"]
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from conftest import TINY
 from kill_points import equal
 from omegaconf import OmegaConf
+from processes import ended, start
 from test_resume import EMA, MIX, state_of
 
 from lightning_audio.cli import train as program
@@ -105,7 +105,7 @@ def placed(checkpoint: Path, folder: Path, mark: list[int] | None = None) -> Pat
     return folder
 
 
-def ended(folder: Path) -> dict[str, Any]:
+def last_state(folder: Path) -> dict[str, Any]:
     """The last state of a run that is resumed, or begun, in this folder."""
     train(compose_config([*RUN, "test=false"]), folder)
     return state_of(folder)
@@ -114,7 +114,7 @@ def ended(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def hand_made(sound: tuple[Path, Plant], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The last state of a run that resumes from the first epoch in the first other order."""
-    return ended(placed(sound[0] / "epoch=0.ckpt", tmp_path_factory.mktemp("hand") / "run", [1, 0, 1]))
+    return last_state(placed(sound[0] / "epoch=0.ckpt", tmp_path_factory.mktemp("hand") / "run", [1, 0, 1]))
 
 
 def test_it_goes_back_to_the_last_checkpoint_and_on_in_another_order(
@@ -151,13 +151,13 @@ def test_within_an_epoch_what_is_left_of_it_comes_in_another_order(
 ) -> None:
     states, undisturbed = sound
     plant = Plant(monkeypatch, at(1, 4))
-    run = ended(placed(states / "step=8.ckpt", tmp_path / "run"))
+    run = last_state(placed(states / "step=8.ckpt", tmp_path / "run"))
     monkeypatch.undo()
     assert rows(tmp_path / "run")[0]["step"] == 4
     again = [name for epoch, step, ids in plant.read[2:4] for name in ids if (epoch, step) > (1, 2)]
     assert again != undisturbed.ids(1)[48:]
     assert sorted(again) == sorted(undisturbed.ids(1)[48:]), "each clip once an epoch all the same"
-    assert equal(run, ended(placed(states / "step=8.ckpt", tmp_path / "hand", [1, 3, 1])))
+    assert equal(run, last_state(placed(states / "step=8.ckpt", tmp_path / "hand", [1, 3, 1])))
 
 
 def test_before_the_first_checkpoint_it_goes_back_to_the_start(
@@ -165,10 +165,10 @@ def test_before_the_first_checkpoint_it_goes_back_to_the_start(
 ) -> None:
     with monkeypatch.context() as patch:
         Plant(patch, at(0, 3))
-        run = ended(tmp_path / "run")
+        run = last_state(tmp_path / "run")
     assert len(rows(tmp_path / "run")) == 1
     monkeypatch.setattr(Reshuffles, "__init__", lambda self: self.__dict__.update(marks=[[0, 0, 1]], due=0))
-    assert equal(run, ended(tmp_path / "hand"))
+    assert equal(run, last_state(tmp_path / "hand"))
 
 
 def test_the_third_time_it_stops(
@@ -217,33 +217,26 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
     assert steps == [*range(2 * STEPS)]  # once each: those that came to nothing were taken back
 
 
-KILLED = """
-import os, signal, sys
-from lightning_audio.tasks.base import AudioTask
-from lightning_audio.cli.train import launch
+def killed_run(overrides: list[str]) -> None:
+    """A run that goes back, and is killed before its next checkpoint."""
+    step = AudioTask.training_step
 
-step = AudioTask.training_step
+    def planted(self: AudioTask, batch: Batch, batch_idx: int) -> torch.Tensor:
+        here = (self.current_epoch, batch_idx, number_of(self))
+        if here == (1, 3, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = step(self, batch, batch_idx)
+        return loss * math.nan if here == (1, 1, 0) else loss
 
-def planted(self, batch, batch_idx):
-    number = self.trainer.datamodule.reshuffles.number
-    here = (self.current_epoch, batch_idx, number)
-    if here == (1, 3, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    loss = step(self, batch, batch_idx)
-    return loss * float("nan") if here == (1, 1, 0) else loss
-
-AudioTask.training_step = planted
-launch(sys.argv[1:])
-"""
+    AudioTask.training_step = planted  # type: ignore[method-assign]
+    launch(overrides)
 
 
 def test_a_run_that_went_back_and_is_killed_ends_with_the_same_weights(
     hand_made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before the next checkpoint, so that it goes back from there once more."""
-    command = [sys.executable, "-c", KILLED, *RUN, f"paths.logs={tmp_path}"]
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    assert subprocess.run(command, check=False, **quiet).returncode == -signal.SIGKILL
+    """It goes back once more from the checkpoint before."""
+    assert ended(start(killed_run, [*RUN, f"paths.logs={tmp_path}"])) == -signal.SIGKILL
     (folder,) = (tmp_path / "demo").iterdir()
     assert (state_of(folder)["epoch"], len(rows(folder))) == (0, 1)
     with monkeypatch.context() as patch:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import kill_points
 import pytest
-
-SCRIPT = Path(__file__).with_name("kill_points.py")
+from processes import ended, start
 
 
 def cuts(folder: Path, number: int, *options: str) -> int:
     """So many cuts, compared with a run that had none; how many it were."""
-    command = [sys.executable, str(SCRIPT), str(folder), "--kills", str(number), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])["cuts"]
+    output = folder / "output"
+    process = start(kill_points.main, [str(folder), "--kills", str(number), *options], output=output)
+    assert ended(process, 500) == 0, output.read_text() + output.with_suffix(".err").read_text()
+    return json.loads(output.read_text().splitlines()[-1])["cuts"]
 
 
+@pytest.mark.long
 def test_killed_at_random_points_it_ends_as_if_it_never_was(tmp_path: Path) -> None:
-    assert cuts(tmp_path, 3, "--seed", "3", "--asks") == 3
+    assert cuts(tmp_path, 3, "--seed", "3", "--asks", "trainer.max_epochs=4") == 3
 
 
 @pytest.mark.slow

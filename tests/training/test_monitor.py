@@ -20,6 +20,8 @@ WITH_VALIDATION = ("loader.val_fraction=0.25",)
 MULTILABEL = (
     "experiment=demo_multilabel",
     "network.widths=[4,8]",
+    "data.clips_per_fold=20",
+    "data.seconds=0.5",
     "loader.val_fraction=0.25",
     "trainer.max_epochs=1",
     "task.thresholds=0.5",

@@ -16,57 +16,50 @@ import torch
 from conftest import TINY, TWO_PROCESSES
 from kill_points import STATE, equal
 from omegaconf import OmegaConf
+from processes import ended, start
 
 from lightning_audio.cli.train import launch
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
+from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.callbacks.checkpointing import Best
 from lightning_audio.training.run import train
 from lightning_audio.training.saved_config import load_config
 
-# Starts a run that kills itself for real: in the middle of the third epoch, or while its third checkpoint
-# stands beside its place and is about to be renamed.
-KILLED = """
-import os, pathlib, signal, sys
-from lightning_audio.tasks.base import AudioTask
-from lightning_audio.cli.train import launch
-
-moment, *overrides = sys.argv[1:]
-step, replace, renamed = AudioTask.training_step, pathlib.Path.replace, []
-
-def killed_in_a_step(self, batch, batch_idx):
-    if moment == "step" and (self.current_epoch, batch_idx) == (2, 2):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-
-def killed_in_saving(self, target):
-    renamed.extend([target] if pathlib.Path(target).name == "last.ckpt" else [])
-    if moment == "saving" and len(renamed) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replace(self, target)
-
-AudioTask.training_step, pathlib.Path.replace = killed_in_a_step, killed_in_saving
-launch(overrides)
-"""
 MIX = "augment.mix={_target_:lightning_audio.augment.mix.Mix,mode:power}"
 FOUR = (*TINY, "trainer.max_epochs=4", MIX)
 EMA, PLAIN = "callbacks=ema", "callbacks=default"
 
 
-def start_killed(moment: str, logs: Path, callbacks: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", KILLED, moment, *FOUR, callbacks, f"paths.logs={logs}"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def killed_run(moment: str, overrides: list[str]) -> None:
+    """A run that kills itself for real: in the middle of the third epoch, or while its third checkpoint
+    stands beside its place and is about to be renamed."""
+    step, replace, renamed = AudioTask.training_step, Path.replace, []
+
+    def killed_in_a_step(self: AudioTask, batch: Any, batch_idx: int) -> Any:
+        if moment == "step" and (self.current_epoch, batch_idx) == (2, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch, batch_idx)
+
+    def killed_in_saving(self: Path, target: Path) -> Any:
+        renamed.extend([target] if Path(target).name == "last.ckpt" else [])
+        if moment == "saving" and len(renamed) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    AudioTask.training_step = killed_in_a_step  # type: ignore[method-assign]
+    Path.replace = killed_in_saving  # type: ignore[assignment, method-assign]
+    launch(overrides)
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The logs of two runs of two whole epochs; the two processes run side by side."""
+    """The logs of two runs of two whole epochs."""
     logs = {moment: tmp_path_factory.mktemp(moment) for moment in ("step", "saving")}
     os.environ["LIGHTNING_AUDIO_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
-    started = [
-        start_killed(moment, folder, EMA if moment == "step" else PLAIN) for moment, folder in logs.items()
-    ]
-    assert [process.wait(timeout=300) for process in started] == [-signal.SIGKILL, -signal.SIGKILL]
+    for moment, folder in logs.items():
+        overrides = [*FOUR, EMA if moment == "step" else PLAIN, f"paths.logs={folder}"]
+        assert ended(start(killed_run, moment, overrides)) == -signal.SIGKILL
     return logs
 
 
@@ -150,16 +143,15 @@ def test_two_processes_go_on_from_the_middle_of_an_epoch(tmp_path: Path) -> None
     steps = "+callbacks.steps={_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:3,"
     steps += "filename:'{step}',save_top_k:-1,dirpath:${run_folder}/steps}"
     command = [sys.executable, "-m", "lightning_audio", "train"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = [*FOUR, EMA, *TWO_PROCESSES, f"paths.logs={tmp_path}", steps]
-    subprocess.run([*command, *options], env=environment, timeout=300, check=True)
+    subprocess.run([*command, *options], timeout=300, check=True)
     (first,) = (tmp_path / "demo").iterdir()
     resumed = tmp_path / "resumed"
     shutil.copytree(first, resumed, ignore=shutil.ignore_patterns("checkpoints", "metrics.json"))
     (resumed / "checkpoints").mkdir()
     shutil.copy(first / "steps" / "step=9.ckpt", resumed / "checkpoints" / "last.ckpt")
     again = [*command, f"resume={resumed}", "allow=[pytorch_lightning.callbacks]"]
-    subprocess.run(again, env=environment, timeout=300, check=True)
+    subprocess.run(again, timeout=300, check=True)
     assert_same_run(resumed, first)
 
 

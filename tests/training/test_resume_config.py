@@ -7,30 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
+from conftest import TINY, edit
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_audio import config
-from lightning_audio.cli import folds as program
 from lightning_audio.cli.train import launch
 from lightning_audio.errors import UserError
 from lightning_audio.training import run_folder, saved_config
 from lightning_audio.training.resume import ABSENT, _merged, differences, edited, latest
 from lightning_audio.training.run import resume_hint, train
-
-
-@pytest.fixture
-def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own conf/, to be edited."""
-    shutil.copytree(config.CONF, tmp_path / "conf")
-    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
-    return tmp_path / "conf"
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert old in text
-    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def config_of(folder: Path) -> DictConfig:
@@ -42,7 +26,7 @@ def config_of(folder: Path) -> DictConfig:
 def test_an_edited_file_is_told_and_counts_only_where_it_is_meant(
     logs: Path, conf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launch([*TINY, "seed=3"])
+    launch([*TINY, "seed=3", "test=false"])
     (folder,) = (logs / "demo").iterdir()
     first = config_of(folder)
     edit(conf / "experiment" / "demo.yaml", "lr: 2.0e-3", "lr: 1.0e-3")
@@ -75,7 +59,7 @@ def test_an_edited_file_is_told_and_counts_only_where_it_is_meant(
 def test_where_the_data_lie_now_is_no_edit(
     logs: Path, conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launch([*TINY])
+    launch([*TINY, "trainer.max_epochs=1", "test=false"])
     (folder,) = (logs / "demo").iterdir()
     first = config_of(folder)
     monkeypatch.setenv("LIGHTNING_AUDIO_DATA", str(tmp_path / "elsewhere"))
@@ -85,27 +69,12 @@ def test_where_the_data_lie_now_is_no_edit(
 
 
 def test_a_run_whose_command_makes_none_any_more_goes_on_as_it_was(logs: Path, conf: Path) -> None:
-    launch([*TINY])
+    launch([*TINY, "trainer.max_epochs=1", "test=false"])
     (folder,) = (logs / "demo").iterdir()
     (conf / "experiment" / "demo.yaml").rename(conf / "experiment" / "renamed.yaml")
     assert edited(folder, config_of(folder)) == config_of(folder)
     shutil.rmtree(folder / ".hydra")
     assert edited(folder, config_of(folder)) == config_of(folder)
-
-
-def test_folds_ask_before_some_of_them_take_an_edited_file(logs: Path, conf: Path) -> None:
-    command = [*TINY, "trainer.max_epochs=1"]
-    program.cross_validate(command)
-    (folder,) = (logs / "demo").iterdir()
-    program.cross_validate([*command, "resume=latest"])  # all have their scores
-    shutil.rmtree(folder / "2")
-    edit(conf / "experiment" / "demo.yaml", "lr: 2.0e-3", "lr: 1.0e-3")
-    with pytest.raises(UserError, match=r"0 was trained with other settings \(optimizer\.lr 0\.002 -> "):
-        program.cross_validate([*command, "resume=latest"])
-    assert not (folder / "2").exists()
-    program.cross_validate([*command, "resume=latest", "resume.force=true"])
-    assert [config_of(folder / str(n)).optimizer.lr for n in (1, 2)] == [0.002, 0.001]
-    assert (folder / "2" / "metrics.json").is_file()
 
 
 def test_a_command_from_somebody_else_builds_no_more_than_a_configuration(logs: Path, tmp_path: Path) -> None:

@@ -38,7 +38,21 @@ def tiny(*overrides: str) -> Any:
     return compose_config([*TINY, *overrides])
 
 
-@pytest.mark.long
+def test_a_small_demo_is_learned(tmp_path: Path) -> None:
+    """Of ten sounds: a 40th of the demo's training."""
+    small = (
+        "network.widths=[16,32]",
+        "data.clips_per_class=4",
+        "data.seconds=1",
+        "trainer.max_epochs=8",
+        "data.min_snr_db=15",
+    )
+    metrics = train(compose_config(["experiment=demo", "logger=none", *small]), tmp_path)
+    assert metrics["scores"]["test/accuracy"]["value"] >= 0.3
+    assert metrics["scores"]["test/accuracy"]["n"] == 40
+
+
+@pytest.mark.slow
 def test_the_demo_trains_to_its_score(tmp_path: Path) -> None:
     score = train(compose_config(["experiment=demo", "logger=none"]), tmp_path)["scores"]["test/accuracy"]
     assert 0.90 <= score["value"] <= 0.99

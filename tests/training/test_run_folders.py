@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 from omegaconf import OmegaConf
+from processes import ended, program, start
+from torch.distributed import TCPStore
 
-from lightning_audio.cli import folds
+from lightning_audio.cli import folds, train
 from lightning_audio.cli.train import launch
 from lightning_audio.errors import UserError
 
 ONE = (*TINY, "trainer.max_epochs=1")
+AGENT = {"RUN_ID": "none", "USE_AGENT_STORE": "True", "RESTART_COUNT": "0"}  # of torchrun, TORCHELASTIC_...
 
 
 def state_of(folder: Path) -> dict[str, bytes]:
@@ -79,10 +82,14 @@ def test_options_that_a_run_has_may_be_given_again(
     logs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     added = ("+optimizer.amsgrad=true", "augment.mix={_target_:lightning_audio.augment.mix.Mix,mode:power}")
-    launch([*ONE, *added])
+    launch([*ONE, *added, "test=false"])
     (run,) = (logs / "demo").iterdir()
-    for again in (added, ("optimizer.amsgrad=true",), ("+optimizer.amsgrad=true", "optimizer.lr=2e-3")):
-        launch([*ONE, *again, "resume=latest"])
+    resumed: list[Path] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train", lambda cfg, folder, force: resumed.append(folder))
+        for again in (added, ("optimizer.amsgrad=true",), ("+optimizer.amsgrad=true", "optimizer.lr=2e-3")):
+            launch([*ONE, *again, "resume=latest"])
+    assert resumed == [run] * 3
     with pytest.raises(UserError, match=r"with other settings \(optimizer\.amsgrad True -> False\)"):
         launch([*ONE, "+optimizer.amsgrad=false", "resume=latest"])
     with pytest.raises(UserError, match=r"'optimizer\.foo=1' changes no option of the run"):
@@ -104,23 +111,37 @@ def test_a_folder_that_cant_be_written_to_is_one_sentence(
         launch([f"resume={tiny_run}"])
 
 
-def test_two_processes_of_torchrun_make_one_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617"]
-    options = [*ONE, "trainer=ddp", "trainer.accelerator=cpu"]
-    done = subprocess.run(
-        [*command, "-m", "lightning_audio", "train", *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "LIGHTNING_AUDIO_LOGS": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.slow
+def test_torchrun_starts_a_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29618"]
+    options = [*ONE, "trainer=ddp", "trainer.accelerator=cpu", f"paths.logs={tmp_path}"]
+    subprocess.run([*command, "-m", "lightning_audio", "train", *options], timeout=300, check=True)
+    (run,) = (tmp_path / "demo").iterdir()
+    assert (run / "metrics.json").is_file()
+
+
+def test_two_processes_of_torchrun_make_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchrun starts them: with its variables, beside the store that it serves."""
+    monkeypatch.setenv("LIGHTNING_AUDIO_LOGS", str(tmp_path))
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        **{f"TORCHELASTIC_{name}": value for name, value in AGENT.items()},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)},
+        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"},
+    }
+    processes = []
+    for rank in "01":
+        for name, value in (environment | {"RANK": rank, "LOCAL_RANK": rank}).items():
+            monkeypatch.setenv(name, value)
+        options = [*ONE, "trainer=ddp", "trainer.accelerator=cpu"]
+        processes.append(start(program, "train", *options, output=tmp_path / rank))
+    statuses = [ended(process) for process in processes]
+    assert statuses == [0, 0], "".join((tmp_path / f"{rank}.err").read_text() for rank in "01")
     (run,) = (tmp_path / "demo").iterdir()
     assert (run / "metrics.json").is_file()
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert not list(run.glob("config_until_*"))
-    assert done.stdout.count("Run folder:") == 1
+    assert "".join((tmp_path / rank).read_text() for rank in "01").count("Run folder:") == 1
 
 
 def test_another_number_of_devices_than_torchrun_has_processes_is_refused(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import TINY
+from processes import ended, start
 
 from lightning_audio.cli import train as program
 from lightning_audio.errors import Interrupted, UserError
@@ -197,65 +198,52 @@ def test_force_is_true_or_false(logs: Path) -> None:
         program.launch(["experiment=demo", "resume=latest", "resume.force=maybe"])
 
 
-WAITS = """
-import sys, time
-import torch.distributed as dist
-from lightning_audio.training import signals
-
-rank, place = int(sys.argv[1]), sys.argv[2]
-signals.PATIENCE = 1.0
-dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
-with signals.handling():
-    signals.defer(True)
-    print("ready", flush=True)
-    if rank == 0:
-        dist.barrier()
-    time.sleep(120)
-"""
-
-WORKS = """
-import os, signal, time
-from lightning_audio.training import signals
-
-signals.PATIENCE = 0.5
-with signals.handling():
-    signals.defer(True)
-    os.kill(os.getpid(), signal.SIGTERM)
-    for _ in range(10):
-        time.sleep(0.2)
-        signals.progressed()
-    with signals.saving():
-        time.sleep(2)
-    if os.fork() == 0:  # as a worker, which is told to end
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-        os.kill(os.getpid(), signal.SIGTERM)
-    os.wait()
-    assert signals.received()
-print("done")
-"""
+def waiting(rank: int, folder: Path) -> None:
+    signals.PATIENCE = 1.0
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    with signals.handling():
+        signals.defer(True)
+        (folder / f"ready{rank}").touch()
+        if rank == 0:
+            dist.barrier()
+        time.sleep(120)
 
 
 def test_a_process_that_waits_for_another_ends(tmp_path: Path) -> None:
     """Within a barrier that the other one never comes to, where no handler of Python's runs."""
-    command = [sys.executable, "-c", WAITS]
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path / "store")], **pipes) for rank in range(2)]
+    ranks = [start(waiting, rank, tmp_path, output=tmp_path / str(rank)) for rank in range(2)]
     try:
-        for rank in ranks:
-            assert rank.stdout.readline() == "ready\n"  # type: ignore[union-attr]
-        ranks[0].send_signal(signal.SIGTERM)
-        _, told = ranks[0].communicate(timeout=60)
-        assert ranks[0].returncode == 128 + signal.SIGTERM
-        assert "SIGTERM: no progress for 1 s, left without saving" in told
-        assert ranks[1].poll() is None
+        while len(list(tmp_path.glob("ready*"))) < 2:
+            assert [rank.exitcode for rank in ranks] == [None, None]
+            time.sleep(0.02)
+        time.sleep(0.2)  # it comes to the barrier
+        os.kill(ranks[0].pid or 0, signal.SIGTERM)
+        assert ended(ranks[0], 60) == 128 + signal.SIGTERM
+        assert "SIGTERM: no progress for 1 s, left without saving" in (tmp_path / "0.err").read_text()
+        assert ranks[1].exitcode is None
     finally:
         for rank in ranks:
             rank.kill()
-            rank.communicate()
 
 
-def test_a_process_that_works_or_saves_is_left_to_it() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WORKS], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout == "done\n"
+def working() -> None:
+    signals.PATIENCE = 0.5
+    with signals.handling():
+        signals.defer(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(10):
+            time.sleep(0.1)
+            signals.progressed()
+        with signals.saving():
+            time.sleep(1.5)
+        if os.fork() == 0:  # as a worker, which is told to end
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.wait()
+        assert signals.received()
+    print("done")
+
+
+def test_a_process_that_works_or_saves_is_left_to_it(tmp_path: Path) -> None:
+    assert ended(start(working, output=tmp_path / "out"), 60) == 0
+    assert (tmp_path / "out").read_text() == "done\n"
