@@ -256,7 +256,7 @@ def _oddities(sample_rate: int, typical: float) -> dict[str, Oddity]:
         ),
         "long": (
             f"are more than {LONG_TIMES} times as long as the median of {typical:.2f} s: their batches are "
-            "mostly padding",
+            "mostly padding, unless loader.max_batch_duration is set",
             lambda one: one.seconds > LONG_TIMES * typical,
             lambda one: f"{one.seconds:.1f} s",
         ),
