@@ -124,15 +124,13 @@ def compare(title: str, overrides: Sequence[str], target: str, epochs: int, quic
     limits = [f"trainer.limit_train_batches={QUICK_STEPS}"] if quick else []
     options = [*overrides, *WITHOUT_VALIDATION, *limits, f"trainer.max_epochs={epochs}"]
     cfg = config.compose_config(options)
-    data = build.datamodule(cfg)
-    data.prepare_data()
-    data.setup()
+    data = build.prepared(cfg)
     task = build.task(cfg, data)
     task.fit_normalizer(data.loader("train"))
     steps = min(len(data.train_dataloader()), QUICK_STEPS if quick else 10**9)
     with tempfile.TemporaryDirectory() as folder:
         cfg.run_folder = folder
-        trainer = build_trainer(cfg, Path(folder), data, task.monitor)
+        trainer = build_trainer(cfg, Path(folder), data, task)
         averaged = any(isinstance(c, EMA) for c in trainer.callbacks)  # type: ignore[attr-defined]
         bare = Bare(copy.deepcopy(task), copy.copy(data), steps, epochs, averaged)
         turns = Alternating(bare)

@@ -48,15 +48,13 @@ def measure(title: str, overrides: list[str], epochs: int, steps: int) -> None:
     """Raises UserError where there is no such corpus."""
     limits = [f"trainer.limit_train_batches={steps}", "trainer.limit_val_batches=0"]
     cfg = config.compose_config([*overrides, *limits, f"trainer.max_epochs={epochs}"])
-    data = build.datamodule(cfg)
-    data.prepare_data()
-    data.setup()
+    data = build.prepared(cfg)
     task = build.task(cfg, data)
     task.check(data)
     task.fit_normalizer(data.loader("train"))
     with tempfile.TemporaryDirectory() as folder:
         cfg.run_folder = folder
-        trainer = build_trainer(cfg, Path(folder), data, task.monitor)
+        trainer = build_trainer(cfg, Path(folder), data, task)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         watched = Epochs(next(c for c in callbacks if isinstance(c, Throughput)))
         callbacks.insert(0, watched)

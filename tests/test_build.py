@@ -49,6 +49,9 @@ def stub(cfg: DictConfig, has_validation: bool = True) -> Any:
     return SimpleNamespace(info=info, targets=targets, has_validation=has_validation, validates=True)
 
 
+WATCHED: Any = SimpleNamespace(monitor=("val/accuracy", "max"), score_names=["accuracy"])  # of a task
+
+
 @cache
 def chosen(*groups: str) -> DictConfig:
     return compose_config([*groups, "trainer=cpu"])
@@ -94,9 +97,8 @@ def test_every_part_of_an_experiment_builds(name: str, tmp_path: Path) -> None:
     cfg = composed(f"experiment={name}", change=f"run_folder={tmp_path}")
     data = stub(cfg)
     assert build.datamodule(cfg).sample_rate == cfg.data.sample_rate
-    trainer = build_trainer(cfg, tmp_path, data, build.task_class(cfg).monitor)
-    assert trainer.max_epochs == cfg.trainer.max_epochs
     task = build.task(cfg, data)
+    assert build_trainer(cfg, tmp_path, data, task).max_epochs == cfg.trainer.max_epochs
     assert task.recipe is not None
     groups = task.recipe.optimizer(task.finetuning.groups(task.recipe.lr, 0.1)).param_groups
     assert sum(len(group["params"]) for group in groups) == len(list(task.network.parameters()))
@@ -269,13 +271,13 @@ def test_an_option_that_does_not_fit_the_trainer_is_one_sentence(
 ) -> None:
     cfg = composed("logger=none", change=override)
     with pytest.raises(UserError, match=sentence):
-        build_trainer(cfg, tmp_path, stub(cfg), ("val/accuracy", "max"))
+        build_trainer(cfg, tmp_path, stub(cfg), WATCHED)
 
 
 def test_early_stopping_without_validation_is_one_sentence(tmp_path: Path) -> None:
     cfg = composed("logger=none", "callbacks=early_stopping")
     with pytest.raises(UserError, match=r"set loader\.val_fraction=0\.1"):
-        build_trainer(cfg, tmp_path, stub(cfg, has_validation=False), ("val/accuracy", "max"))
+        build_trainer(cfg, tmp_path, stub(cfg, has_validation=False), WATCHED)
 
 
 @pytest.mark.parametrize(

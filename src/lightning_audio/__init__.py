@@ -5,20 +5,26 @@ model = lightning_audio.load("logs/demo/2026-01-31_12-00-00_a1b2")
 model.predict(["dog.wav", "rain.mp3"])
 """
 
-from typing import Any
+TYPE_CHECKING = False  # as in typing, which itself takes longer to import than `lightning-audio --help` has
+if TYPE_CHECKING:
+    from typing import Any
 
-from lightning_audio.errors import UserError
+    from lightning_audio.errors import UserError
 
 __all__ = ["UserError", "__version__", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     # torch and Lightning take seconds to import: only when the first model is asked for.
     if name == "load":
         from lightning_audio.checkpoint import load
 
         return load
-    if name == "__version__":  # finding it takes as long as all the rest of `lightning-audio --help`
+    if name == "UserError":
+        from lightning_audio.errors import UserError
+
+        return UserError
+    if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
         try:

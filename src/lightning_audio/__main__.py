@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
+import signal
 import sys
-from types import ModuleType
-
-from lightning_audio.cli.arguments import OVERRIDDEN, PROGRAMS, READERS, usage_of
-from lightning_audio.errors import UserError, did_you_mean, end_on, handle_signals, leave_at_once
+from types import FrameType, ModuleType
 
 
 def imported(module: str) -> ModuleType:
@@ -27,19 +26,21 @@ def imported(module: str) -> ModuleType:
         gc.enable()
 
 
+def leave(signum: int, frame: FrameType | None) -> None:
+    """What Ctrl-C does until the program has handlers of its own."""
+    os.write(2, b"stopped by SIGINT\n")
+    os._exit(128 + signum)
+
+
 def main() -> None:
     """Hands the rest of the command line to the program that its first word names; lists them otherwise."""
+    signal.signal(signal.SIGINT, leave)  # before anything is imported that takes time
+    from lightning_audio.cli.arguments import OVERRIDDEN, PROGRAMS, READERS, usage
+    from lightning_audio.errors import cli_errors, handle_signals, leave_at_once
+
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
-    if name not in PROGRAMS:
-        lines = [f"  {program:<10}{what}" for program, what in PROGRAMS.items()]
-        asked = name in ("-h", "--help")
-        stream = sys.stdout if asked else sys.stderr
-        print("usage: lightning-audio PROGRAM ...\n" + "\n".join(lines), file=stream)
-        if not asked:
-            end_on(UserError(f"There is no program {name!r}{did_you_mean(name, PROGRAMS)}."))
-        sys.exit(0)
-    if name in OVERRIDDEN and {"-h", "--help"} & set(arguments):
-        print(usage_of(name))
+    if name not in PROGRAMS or (name in OVERRIDDEN and {"-h", "--help"} & set(arguments)):
+        cli_errors(usage)(name)
         sys.exit(0)
     if name in READERS:
         READERS[name](arguments)  # ends here on --help or a mistyped option, before seconds of imports

@@ -244,6 +244,27 @@ def datamodule(cfg: DictConfig, facts: Mapping[str, Any] | None = None) -> Audio
     )
 
 
+def prepared(cfg: DictConfig, facts: Mapping[str, Any] | None = None) -> AudioDataModule:
+    """The same with all that is made, fetched and decoded once, and split."""
+    data = datamodule(cfg, facts)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def data_and_task(cfg: DictConfig) -> tuple[AudioDataModule, AudioTask]:
+    """The data of a run, and the task that is to learn from them, looked at together.
+
+    Raises:
+        UserError: something in the configuration or the data does not fit.
+    """
+    data = prepared(cfg)
+    learner = task(cfg, data)
+    learner.check(data)
+    keep_features(cfg, learner, data)
+    return data, learner
+
+
 def task_class(cfg: DictConfig) -> type[AudioTask]:
     """The class that `task` names; raises UserError where there is no such class."""
     try:

@@ -77,6 +77,24 @@ def refuse_address(place: object) -> None:
         )
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the share of it that one may use, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def unusable(error: BaseException) -> UserError | None:
+    """The sentence for a file that may not be used, or a disk that is full; None for other errors."""
+    if not isinstance(error, OSError):
+        return None
+    place = "name another place by paths.logs, paths.cache or --output"
+    if is_full(error):
+        return UserError(f"The disk of {error.filename or 'a result'} is full: free some space, or {place}.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        why = f"{error.filename} can't be used ({error.strerror})"
+        return UserError(f"{why}: change its permissions, or {place}.")
+    return None
+
+
 def end_on(error: UserError) -> NoReturn:
     """Prints the sentence and ends with exit status 2; LIGHTNING_AUDIO_TRACEBACK=1 shows its origin."""
     if os.environ.get("LIGHTNING_AUDIO_TRACEBACK"):
@@ -187,13 +205,8 @@ def cli_errors(program: Callable[P, R]) -> Callable[P, R]:
             _to_nowhere(1)
             sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not error.filename:
+            if not (sentence := unusable(error)):
                 raise
-            end_on(
-                UserError(
-                    f"{error.filename} can't be used ({error.strerror}): change its permissions, or name "
-                    "another place by paths.logs, paths.cache or --output."
-                )
-            )
+            end_on(sentence)
 
     return wrapped

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from lightning_audio.errors import UserError, is_control
+from lightning_audio.errors import UserError, is_control, is_full
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +45,10 @@ def write_atomically(path: Path, content: str | bytes, to_disk: bool = True) -> 
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno:
+            error.filename = str(path)  # not a name that the user never gave, or none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -81,11 +84,12 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def to_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> str:
-    """These columns of the rows as CSV; the header alone where there are none."""
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str], header: bool = True) -> str:
+    """These columns of the rows as CSV, behind a header unless a file has it already."""
     content = io.StringIO()
     writer = csv.DictWriter(content, [*columns], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
     return content.getvalue()
 
@@ -228,8 +232,3 @@ def sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def is_full(error: OSError) -> bool:
-    """Whether the disk, or the share of it that one may use, is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -18,13 +18,14 @@ from torch import nn
 from lightning_audio import build
 from lightning_audio.checkpoint import load
 from lightning_audio.cli import align, arguments
-from lightning_audio.cli.align import beside_truth, main
+from lightning_audio.cli.align import main
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import decode, to_int16
 from lightning_audio.data.info import DataInfo
 from lightning_audio.decoding.alignment import FRAMES_ALONE, BoundaryRule, boundary_errors, fit_boundary_rule
 from lightning_audio.errors import UserError
+from lightning_audio.inference.known_text import beside_truth
 from lightning_audio.inference.transcribe import posteriors, transcribe
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.text.tokenizers import fit_tokenizer
@@ -291,7 +292,7 @@ def test_an_extent_is_fitted_on_validation_and_taken_from_then_on(
     data.prepare_data()
     data.setup()
     truth = data.corpus.boundaries()  # type: ignore[attr-defined]
-    expected = fit_boundary_rule(align.beside_truth(task, data.splits["val"].clips, truth, FRAMES_ALONE))
+    expected = fit_boundary_rule(beside_truth(task, data.splits["val"].clips, truth, FRAMES_ALONE))
     options = arguments.align([str(run), "one.wav", "1"])
     assert align.boundary_rule_of(options) == expected
     assert align.boundary_rule_of(arguments.align([str(run), "one.wav", "1", "--shift", "0.5"])).shift == 0.5

@@ -39,6 +39,10 @@ def test_the_front_door_lists_the_programs(
     )
 
 
+# Without site-packages, which may import anything while Python starts.
+WITH_SOURCES = {**os.environ, "PYTHONPATH": str(Path(front.__file__).parents[1])}
+
+
 @pytest.mark.parametrize("program", [arguments.predict, arguments.evaluate, arguments.align, arguments.ngram])
 def test_a_package_that_is_allowed_swallows_nothing(
     program: Callable[[Sequence[str] | None], argparse.Namespace],
@@ -50,18 +54,18 @@ def test_a_package_that_is_allowed_swallows_nothing(
     assert program(["run", "a=b.wav", *given]).allow == []
 
 
-@pytest.mark.parametrize("name", front.PROGRAMS)
+@pytest.mark.parametrize("name", arguments.PROGRAMS)
 def test_every_program_that_is_listed_is_there(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[list[str]] = []
     module = f"lightning_audio.cli.{name.replace('-', '_')}"
     monkeypatch.setattr(f"{module}.main", lambda: called.append(sys.argv[1:]))
-    arguments = ARGUMENTS.get(name, ["one", "two"])
-    monkeypatch.setattr(sys, "argv", ["lightning-audio", name, *arguments])
+    given = ARGUMENTS.get(name, ["one", "two"])
+    monkeypatch.setattr(sys, "argv", ["lightning-audio", name, *given])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     front.main()
-    assert called == [arguments]
+    assert called == [given]
     spec = sys.modules["__main__"].__spec__
     assert spec is not None
     assert spec.name == module  # what Lightning starts for other devices
@@ -80,7 +84,7 @@ def test_a_program_explains_itself(
 
 def test_help_and_mistyped_options_wait_for_no_torch() -> None:
     """Of every program."""
-    asked = [["--help"], ["-h"], *([name, "--help"] for name in front.PROGRAMS), ["folds", "-h"]]
+    asked = [["--help"], ["-h"], *([name, "--help"] for name in arguments.PROGRAMS), ["folds", "-h"]]
     code = f"""
 import sys
 from lightning_audio.__main__ import main
@@ -110,6 +114,21 @@ def test_what_the_command_line_names_is_what_there_is(capsys: pytest.CaptureFixt
     assert f"beyond its frames [as fitted, or {BoundaryRule().reach}]" in printed
 
 
+def test_ctrl_c_is_handled_before_anything_is_imported_that_takes_time() -> None:
+    code = """
+import os, signal, sys
+import lightning_audio.__main__ as front
+print(sorted({"typing", "argparse", "lightning_audio.errors"} & set(sys.modules)), flush=True)
+handle = signal.signal
+signal.signal = lambda *handler: (handle(*handler), os.kill(os.getpid(), signal.SIGINT))
+front.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=WITH_SOURCES
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "[]\n", "stopped by SIGINT\n")
+
+
 def test_a_program_is_imported_while_nobody_looks_for_garbage(tmp_path: Path) -> None:
     """And what it brings is passed over by every later search."""
     content = "import gc\nlooking = gc.isenabled()\nthings = [[] for _ in range(10000)]"
@@ -126,9 +145,9 @@ print(heavy.looking, gc.isenabled(), gc.get_freeze_count() > len(heavy.things), 
     assert done.stdout == "False True True True\n"
 
 
-@pytest.mark.parametrize("name", front.OVERRIDDEN)
+@pytest.mark.parametrize("name", arguments.OVERRIDDEN)
 def test_the_usage_names_every_group_and_choice(name: str) -> None:
-    words = set(front.usage_of(name).split())
+    words = set(arguments.usage_of(name).split())
     for path in (Path(__file__).parents[2] / "conf").glob("*/*.yaml"):
         assert {path.parent.name, path.stem} <= words
 

@@ -16,6 +16,7 @@ from processes import ended, start
 from processes import program as whole_program
 
 from lightning_audio.errors import Interrupted, UserError, cli_errors
+from lightning_audio.io import write_atomically
 
 
 def test_training_goes_on_without_its_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +115,24 @@ def test_a_child_process_ends_on_its_signal() -> None:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     assert program() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_result_that_has_no_room_is_one_sentence_with_its_own_name(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(SystemExit) as ended:
+        cli_errors(write_atomically)(tmp_path / "found.json", "{}")
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert str(tmp_path / "found.json") in told
+    assert told.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])

@@ -30,7 +30,7 @@ def test_a_number_outside_of_its_range_is_refused_and_its_ends_are_not(pattern: 
             refuse_out_of_range(nested(pattern, value))
             refuse_out_of_range(nested(pattern, [value, value]))
     for value in (low - 1e-3, high + 1, math.nan, math.inf):
-        with pytest.raises(UserError, match=r"is out of range: give a number "):
+        with pytest.raises(UserError, match=r"is out of range: give a (whole )?number "):
             refuse_out_of_range(nested(pattern, value))
     with pytest.raises(UserError, match=r"is out of range"):
         refuse_out_of_range(nested(pattern, [low, low - 1e-3]))
@@ -42,10 +42,19 @@ def test_a_number_outside_of_its_range_is_refused_and_its_ends_are_not(pattern: 
         ("schedule.warmup=2", r"^schedule\.warmup=2 is out of range: give a number from 0 to 1\.$"),
         ("callbacks=ema callbacks.ema.decay=5", r"^callbacks\.ema\.decay=5 is out of range"),
         ("augment.features.masks.freq_width=-3", r"^augment\.features\.masks\.freq_width=-3 is out of range"),
-        ("network.widths=[32,-1]", r"^network\.widths=-1 is out of range: give a number of 1 or more"),
+        ("network.widths=[32,-1]", r"^network\.widths=-1 is out of range: give a whole number of 1 or more"),
         ("optimizer.lr=inf", r"^optimizer\.lr=inf is out of range"),
         ("data.min_snr_db=30", r"^data\.min_snr_db=30 is above data\.max_snr_db=25\.0"),
         ("trainer.max_epochs=-1", r"^trainer\.max_epochs=-1 never ends.*trainer\.max_steps"),
+        ("seed=1.5", r"^seed=1\.5 is out of range: give a whole number from 0 to 4294967295\.$"),
+        (
+            "network.widths=[4,8.5]",
+            r"^network\.widths=8\.5 is out of range: give a whole number of 1 or more",
+        ),
+        ("trainer.overfit_batches=-1", r"^trainer\.overfit_batches=-1 is out of range"),
+        ("trainer.overfit_batches=1.5", r"^trainer\.overfit_batches=1\.5 is no share: give one up to 1\.0"),
+        ("trainer.limit_test_batches=2.0", r"^trainer\.limit_test_batches=2\.0 is no share"),
+        ("trainer.max_epochs=null", r"^trainer\.max_epochs=null never ends.*trainer\.max_steps"),
         ("name=../x", r"^name=\.\./x names no folder below paths\.logs"),
         ("name=/tmp/x", r"^name=/tmp/x names no folder below paths\.logs"),
         ("name=''", r"^name=.* names no folder below paths\.logs"),
@@ -65,8 +74,12 @@ MISTAKES = {
     "a tab": ("name: own\n\tseed: 1", r"own\.yaml is no YAML at line 4: found character '\\t'"),
     "a key twice": ("seed: 1\nseed: 2", r"own\.yaml is no YAML at line 4: found duplicate key seed"),
     "a quote left open": ("name: 'own", r"own\.yaml is no YAML at line "),
-    "a list": ("- seed: 1", r"own"),
     "an unknown option": ("sede: 1", r"'sede' is no option \(did you mean 'seed'\?\): nothing reads it"),
+    "a list": (
+        "- seed: 1\n- b",
+        r"^experiment/own\.yaml holds no options: write them as KEY: VALUE, one a line\.$",
+    ),
+    "a circle": ("name: ${seed}\nseed: ${name}", r"^(name|seed) is made of itself: give it a value\.$"),
 }
 
 
@@ -77,6 +90,15 @@ def test_in_the_file_of_an_experiment(mistake: str, conf: Path) -> None:
     with pytest.raises(UserError, match=sentence) as error:
         compose_config(["experiment=own"])
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_utf8_is_told_where_it_is_chosen_and_not_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "latin.yaml").write_bytes(b"# @package _global_\nname: caf\xe9\n")
+    own = f"--config-dir={tmp_path}"
+    assert compose_config([own, "experiment=demo"]).name == "demo"
+    with pytest.raises(UserError, match=r"no UTF-8 in its line 2 \(name: caf\\xe9\): save it as UTF-8\.$"):
+        compose_config([own, "experiment=latin"])
 
 
 def test_an_experiment_without_its_first_line_is_told(conf: Path) -> None:
@@ -128,3 +150,13 @@ def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     cfg = compose_config(["data=manifest", "data.train=train.csv", "data.test=test.csv"])
     assert cfg.data.train == str(tmp_path / "train.csv")
     assert "data.train" in set(ranges.dotted(cfg))
+
+
+def test_what_the_groups_alone_would_lack_may_be_set_beside_them() -> None:
+    """The augmentation of an experiment reads `data.root`, which its corpus has and the demo has not."""
+    mixed = ["experiment=speech_commands_bc_resnet", "data=demo"]
+    assert compose_config([*mixed, "augment.waveform.noise=null"]).augment.waveform.noise is None
+    noise = compose_config([*mixed, "augment.waveform.noise.folder=/noises"]).augment.waveform.noise
+    assert noise.folder == "/noises"
+    with pytest.raises(UserError, match=r"folder is made of data\.root, .* by augment\.waveform\.noise=null"):
+        compose_config(mixed)

@@ -52,9 +52,21 @@ def test_broken_predictions_are_named(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     with pytest.raises(UserError, match=re.escape(str(path))):
         read_predictions(path)
-    path.write_text('{"id": "a"}\n{"id": \n')
-    with pytest.raises(UserError, match="line 2 of"):
-        read_predictions(path)
+    whole = '{"id": "a", "reference": "dog", "hypothesis": "cat"}'
+    for second in ('{"id": ', '{"id": "b"}', "[]"):
+        path.write_text(f"{whole}\n{second}\n")
+        with pytest.raises(UserError, match=r"(?i)line 2 of"):
+            read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", '{"scores": [1]}', '{"scores": {"x": {"value": "1"}}}', '{"scores": {}, "data": 3}'],
+)
+def test_metrics_of_another_form_are_one_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json does not hold the scores of a run: put it back"):
+        read_metrics(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch) -> None:
@@ -77,7 +89,7 @@ def test_metrics_hold_what_the_design_says(tmp_path: Path) -> None:
     assert content == written == read_metrics(tmp_path)
     assert content["scores"] == {"test/accuracy": {"value": 0.93, "low": 0.9, "high": 0.95, "n": 80}}
     assert {key: content[key] for key in facts} == facts
-    assert set(content) == {"scores", *facts, "versions", "commit"}
+    assert set(content) == {"scores", *facts, "versions", "commit", "sha256"}
     assert content["versions"] == versions()
     assert {"python", "torch", "torchaudio", "pytorch_lightning", "lightning_audio"} <= set(versions())
 
@@ -101,9 +113,20 @@ def test_predictions_that_were_not_scored_are_refused(tmp_path: Path) -> None:
     write_metrics(tmp_path, {"val/accuracy": ACCURACY})  # is of no test: it vouches for no predictions
     with pytest.raises(UserError, match=rf"{re.escape(str(path))} has been edited or damaged .*SHA-256"):
         read_run(tmp_path)
-    old = {key: value for key, value in content.items() if key != "predictions_sha256"}
+    old = {key: value for key, value in content.items() if "sha256" not in key}
     (tmp_path / "metrics.json").write_text(json.dumps(old))
     assert len(read_run(tmp_path).predictions) == 3, "runs of earlier versions say nothing of them"
+
+
+def test_scores_that_are_not_as_they_were_written_are_refused(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions.jsonl", [])
+    path = tmp_path / "metrics.json"
+    written = write_metrics(tmp_path, {"test/accuracy": ACCURACY}, seconds=0.1, folds=[1, 2])
+    path.write_text(json.dumps(written))  # the same without its line breaks
+    assert read_run(tmp_path).scores == {"test/accuracy": ACCURACY}
+    path.write_text(json.dumps(written).replace("0.93", "0.98"))
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))} has been edited or damaged .*SHA-256"):
+        read_run(tmp_path)
 
 
 def test_commit_says_whether_files_differ(tmp_path: Path, monkeypatch) -> None:

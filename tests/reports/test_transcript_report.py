@@ -90,10 +90,10 @@ def test_long_and_wide_words_keep_their_columns(tmp_path: Path) -> None:
 def test_counts_as_a_table() -> None:
     words, characters, utterances = counts_table(transcript_counts(ROWS))
     assert words["percent"] == f"{100 * 4 / 9:.2f}"
-    kinds = [words[kind] for kind in ("hits", "substitutions", "deletions", "insertions")]
+    kinds = [words[kind] for kind in ("hits", "sub", "del", "ins")]
     assert kinds == ["6", "2", "1", "1"]
     assert characters["reference"] == str(sum(len(row["reference"]) for row in ROWS))
-    assert (utterances["reference"], utterances["errors"], utterances["substitutions"]) == ("5", "3", "")
+    assert (utterances["reference"], utterances["errors"], utterances["sub"]) == ("5", "3", "")
 
 
 def test_the_report_on_the_screen_names_the_worst_speaker() -> None:

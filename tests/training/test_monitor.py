@@ -13,6 +13,7 @@ from conftest import TINY, TINY_SPEECH
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
 from lightning_audio.metrics.intervals import direction
+from lightning_audio.tasks.multilabel import MultiLabel
 from lightning_audio.training.callbacks.checkpointing import Best
 from lightning_audio.training.run import train
 
@@ -126,6 +127,7 @@ def test_the_monitor_is_an_option(tmp_path: Path) -> None:
         ),
         (("callbacks=early_stopping", "trainer.limit_val_batches=0"), r"set trainer\.limit_val_batches=1\.0"),
         (("trainer.limit_train_batches=0",), r"leaves nothing to train on"),
+        (("+trainer.val_check_interval=9",), r"val_check_interval=9 is more than the 4 batches of an epoch"),
     ],
 )
 def test_what_can_not_be_watched_is_refused_before_training(
@@ -192,3 +194,26 @@ def test_a_profiler_leaves_its_table_in_the_run_folder(tmp_path: Path) -> None:
     )
     train(compose_config([*TINY, *options]), tmp_path)
     assert "Self CPU" in (tmp_path / "fit-pytorch-profile.txt").read_text()
+
+
+def test_less_than_a_batch_of_a_split_is_one_batch(tmp_path: Path) -> None:
+    """The test too, which would else end a run that has been trained."""
+    limits = [f"trainer.limit_{split}_batches=0.01" for split in ("train", "val", "test")]
+    options = [*TINY, *WITH_VALIDATION, *limits, "trainer.max_epochs=1", "loader.batch_size=4"]
+    scores = train(compose_config(options), tmp_path)["scores"]
+    assert scores["test/accuracy"]["n"] == scores["val/accuracy"]["n"] == 4
+
+
+def test_a_score_that_an_epoch_does_not_define_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it refused because a few clips do not define it."""
+    summarise = MultiLabel.summarise
+    monkeypatch.setattr(
+        MultiLabel,
+        "summarise",
+        lambda task, stage: {n: v for n, v in summarise(task, stage).items() if n != "roc_auc"},
+    )
+    early = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/roc_auc")
+    metrics = train(compose_config([*MULTILABEL, *early, "trainer.max_epochs=2", "test=false"]), tmp_path)
+    assert metrics["epochs"] == 2

@@ -17,6 +17,7 @@ from torch.distributed import TCPStore
 from lightning_audio.cli import folds, train
 from lightning_audio.cli.train import launch
 from lightning_audio.errors import UserError
+from lightning_audio.training import run_folder
 
 ONE = (*TINY, "trainer.max_epochs=1")
 AGENT = {"RUN_ID": "none", "USE_AGENT_STORE": "True", "RESTART_COUNT": "0"}  # of torchrun, TORCHELASTIC_...
@@ -142,6 +143,53 @@ def test_two_processes_of_torchrun_make_one_folder(tmp_path: Path, monkeypatch: 
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert not list(run.glob("config_until_*"))
     assert "".join((tmp_path / rank).read_text() for rank in "01").count("Run folder:") == 1
+
+
+def test_two_processes_of_srun_make_one_folder(tmp_path: Path) -> None:
+    """`srun --ntasks 2`, which sets these variables, and says nothing of tasks per node."""
+    options = [*ONE, "trainer=ddp", "trainer.accelerator=cpu"]
+    job = {
+        "JOB_ID": "29618",
+        "STEP_ID": "0",
+        "JOB_NAME": "train",
+        "NTASKS": "2",
+        "NNODES": "1",
+        "NODEID": "0",
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "lightning_audio", "train", *options],
+            env={
+                **os.environ,
+                **{f"SLURM_{name}": value for name, value in job.items()},
+                **{"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODELIST": "127.0.0.1"},
+                **{"OMP_NUM_THREADS": "1", "LIGHTNING_AUDIO_LOGS": str(tmp_path)},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("1", "0")  # whichever starts first
+    ]
+    out, errors = zip(*(task.communicate(timeout=300) for task in tasks), strict=True)
+    assert [task.returncode for task in tasks] == [0, 0], errors
+    (run,) = (tmp_path / "demo").iterdir()
+    assert (run / "metrics.json").is_file()
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert not list(run.glob("config_until_*"))
+    assert "".join(out).count("Run folder:") == 1
+    assert not list(tmp_path.glob(".srun*"))
+
+
+def test_a_task_of_srun_that_is_left_alone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"JOB_ID": "7", "NTASKS": "2", "PROCID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.delenv("SLURM_JOB_NAME", raising=False)
+    monkeypatch.setattr(run_folder, "SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"The first process of srun has left no .*\.srun_7_0_0_"):
+        run_folder.shared(tmp_path / "own", tmp_path, ["experiment=demo"])
+    monkeypatch.setenv("SLURM_NTASKS", "1")  # one process is the whole run
+    assert run_folder.shared(tmp_path / "own", tmp_path, []) == tmp_path / "own"
 
 
 def test_another_number_of_devices_than_torchrun_has_processes_is_refused(

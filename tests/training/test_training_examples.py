@@ -212,8 +212,8 @@ def test_a_logger_without_its_package_says_what_to_install(
     name: str, parts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"pytorch_lightning.loggers.{name}._{name.upper()}_AVAILABLE", False)
-    data, _ = parts()
+    data, task = parts()
     with pytest.raises(UserError) as caught:
-        build_trainer(tiny(f"logger={name}"), tmp_path, data, ("val/loss", "min"))
+        build_trainer(tiny(f"logger={name}"), tmp_path, data, task)
     install = f"run pip install 'lightning-audio[{name}]'."
     assert str(caught.value) == f"logger.{name} needs a package that is not installed: {install}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from lightning_audio.errors import UserError, did_you_mean
 
 PROGRAMS = {
     "train": "trains, tests and reports a run, or a multirun (-m)",
@@ -23,6 +26,22 @@ OVERRIDDEN = ("train", "folds", "find-lr", "doctor")  # what they take are Hydra
 
 SOUND_FORMATS = ("table", "csv", "jsonl", "audacity", "rttm")  # of runs that name sounds
 TRANSCRIPT_FORMATS = ("text", "jsonl", "ctm", "srt", "vtt", "textgrid")  # of runs that transcribe speech
+
+
+def usage(name: str) -> None:
+    """Prints what a program that takes overrides takes, or else the programs.
+
+    Raises:
+        UserError: there is no program of this name, and it is no flag that asks for help.
+    """
+    if name in OVERRIDDEN:
+        print(usage_of(name))
+        return
+    asked = name in ("-h", "--help")
+    lines = ["usage: lightning-audio PROGRAM ...", *(f"  {one:<10}{what}" for one, what in PROGRAMS.items())]
+    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
+    if not asked:
+        raise UserError(f"There is no program {name!r}{did_you_mean(name, PROGRAMS)}.")
 
 
 def usage_of(name: str) -> str:
@@ -114,6 +133,7 @@ def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Two runs."""
     parser = _parser("compare")
     parser.add_argument("run", type=Path, help="run folder, or the folder that evaluate wrote")
     parser.add_argument("other", type=Path, help="another one, tested on the same clips")
@@ -172,6 +192,7 @@ def ngram(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What corpus to look at, as training would be told, and where the whole report goes."""
     parser = _parser("check")
     parser.add_argument(
         "overrides", nargs="*", help="as for train: experiment=NAME, data=NAME, data.root=..."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lightning_audio.data.datamodule import AudioDataModule
-from lightning_audio.data.targets import PAD
 from lightning_audio.decoding import Beam, Decoder, Greedy, LMDecoder, tune
 from lightning_audio.decoding.lm import WordModel, refuse_unknown_words, token_name
 from lightning_audio.decoding.ngram import NGramModel, order_of
@@ -30,6 +28,16 @@ FOLD = "{fold}"  # in the names of language models and lexicons
 SEARCH = {"beam": 16, "nbest": 1, "word_bonus": 0.0, "length_norm": 0.0}
 
 
+def transcribing(task: AudioTask, what: str) -> CTC:
+    """The task; raises UserError where it transcribes nothing, which is what it takes for `what`."""
+    if not isinstance(task, CTC):
+        raise UserError(
+            f"{what} for runs that transcribe, and this one is of {type(task).__name__.lower()}: leave that "
+            "out, or give one of speech recognition (task=ctc)."
+        )
+    return task
+
+
 def decoder_of(options: argparse.Namespace, task: AudioTask) -> Decoder | None:
     """The decoder that the options ask for; None where they ask for none.
 
@@ -41,16 +49,15 @@ def decoder_of(options: argparse.Namespace, task: AudioTask) -> Decoder | None:
     model = {name: value for name, value in model.items() if value is not None}
     if not (given or model or options.lm):
         return None
-    if not isinstance(task, CTC):
-        raise UserError("--beam, --lm and what belongs to them are for runs that transcribe (task=ctc).")
+    tokenizer = transcribing(task, "--beam, --lm and what belongs to them are").tokenizer
+    search: dict[str, Any] = {**SEARCH, **given}
     if options.lm:
-        return LMDecoder(task.tokenizer, options.lm, **{**SEARCH, **given, **model})
+        return LMDecoder(tokenizer, options.lm, **search, **model)
     if model:
         raise UserError(
             f"--{next(iter(model)).replace('_', '-')} belongs to a language model: add --lm FILE."
         )
-    search: dict[str, Any] = {**SEARCH, **given}
-    return Beam(task.tokenizer, **search)
+    return Beam(tokenizer, **search)
 
 
 def of_fold(options: argparse.Namespace, fold: object) -> argparse.Namespace:
@@ -82,8 +89,7 @@ def with_own_model(
     Raises:
         UserError: the run transcribes nothing, or there is no text.
     """
-    if not isinstance(task, CTC):
-        raise UserError("--lm-from-training is for runs that transcribe (task=ctc).")
+    task = transcribing(task, "--lm-from-training is")
     unit = options.unit or ("tokens" if options.lexicon is None else "words")
     order, texts = order_of(options.order, unit), _training_texts(task, data)
     if unit == "words":
@@ -110,33 +116,27 @@ def description(decoder: Decoder) -> dict[str, Any]:
 
 def refuse_foreign_model(decoder: Decoder | None, task: AudioTask, data: AudioDataModule) -> None:
     """Raises UserError where a model of words knows no word of the training transcripts."""
-    if not isinstance(task, CTC):
-        return
     if isinstance(decoder, LMDecoder) and isinstance(decoder.fusion, WordModel):
         words = sorted({word for text in _training_texts(task, data) for word in text.split()})
         if words:
             refuse_unknown_words(words, decoder.fusion.ngram, "of the training transcripts")
 
 
-def _training_texts(task: CTC, data: AudioDataModule) -> list[str]:
-    return [_text(task, tokens) for tokens in data.splits["train"].encoded]
+def _training_texts(task: AudioTask, data: AudioDataModule) -> list[str]:
+    """As the normaliser leaves them."""
+    return [task.name_target(tokens) for tokens in data.splits["train"].encoded]
 
 
 @torch.inference_mode()
-def posteriors(task: CTC, data: AudioDataModule, split: str) -> tuple[list[Tensor], list[str]]:
-    """Log-probabilities `(T, C)` of each utterance of a split, and its normalised transcript."""
-    found, references = [], []
-    for batch in data.loader(split):
+def _validation(task: CTC, data: AudioDataModule) -> tuple[list[Tensor], list[str]]:
+    """Log-probabilities `(T, C)` of each validation utterance, and its normalised transcript."""
+    found: list[Tensor] = []
+    references: list[str] = []
+    for batch in data.loader("val"):
         log_probs, lengths = task.log_probs(batch.waveforms.to(task.device), batch.lengths.to(task.device))
-        rows = zip(log_probs.cpu(), lengths.tolist(), batch.targets, strict=True)
-        for row, length, target in rows:
-            found.append(row[:length])
-            references.append(_text(task, target))
+        found += [row[:n] for row, n in zip(log_probs.cpu(), lengths.tolist(), strict=True)]
+        references += map(task.name_target, batch.targets)
     return found, references
-
-
-def _text(task: CTC, target: Iterable[int]) -> str:
-    return task.tokenizer.decode([int(token) - 1 for token in target if token != PAD])  # 0 is the blank
 
 
 def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folder: Path) -> Beam:
@@ -153,7 +153,7 @@ def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folde
         raise UserError(
             "Weights are tuned on validation, and this run has none: set loader.val_fraction=0.1."
         )
-    found, references = posteriors(task, data, "val")
+    found, references = _validation(task, data)
     weights = WEIGHTS if isinstance(decoder, LMDecoder) else (0.0,)
     weight, bonus, tried = tune(found, references, decoder.weighted, weights)
     best = next(row for row in tried if (row["lm_weight"], row["word_bonus"]) == (weight, bonus))

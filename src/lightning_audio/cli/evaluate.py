@@ -42,7 +42,7 @@ from lightning_audio.reports.cross_validation import (
 from lightning_audio.reports.results import (
     METRICS,
     RunResult,
-    changed_predictions,
+    changed_results,
     read_metrics,
     read_run,
     write_metrics,
@@ -116,9 +116,7 @@ def evaluate(
     task = ensembles.load_all([run_folder, *others], allow=allow)
     own_model = decoding is not None and decoding.lm_from_training
     decoder = decoder_of(decoding, task) if decoding and not own_model else None
-    data = build.datamodule(cfg, task.description["facts"])
-    data.prepare_data()
-    data.setup()
+    data = build.prepared(cfg, task.description["facts"])
     if tuple(data.labels) != task.labels:
         raise UserError(f"The labels of {data.corpus.root} are not those that {run_folder} was trained on.")
     task.check(data)
@@ -138,7 +136,7 @@ def evaluate(
             decoder = tuned(decoder, task, data, output)
         task.decoder = decoder or task.decoder
         facts["decoding"] = description(task.decoder)
-    scores = test(build_trainer(cfg, output, data, task.monitor), task, data, output)
+    scores = test(build_trainer(cfg, output, data, task), task, data, output)
     print_run(output, write_metrics(output, scores, **facts))
     if not (overrides or decoder or others) and (run_folder / METRICS).is_file():
         trained = read_metrics(run_folder)["scores"]
@@ -158,7 +156,7 @@ def tell_changes(run_folder: Path, data: AudioDataModule) -> None:
             "it learned from may be tested.",
             flush=True,
         )
-    if (run_folder / METRICS).is_file() and (problem := changed_predictions(run_folder)):
+    if (run_folder / METRICS).is_file() and (problem := changed_results(run_folder)):
         print(problem, flush=True)
 
 

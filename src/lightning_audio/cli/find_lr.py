@@ -128,6 +128,7 @@ def plot(found: Rates, path: Path) -> None:
 
 @cli_errors
 def main() -> None:
+    """Of the state of a new run, or of one that is named by `resume`, in a folder of its own."""
     parser = argparse.ArgumentParser("lightning-audio find-lr", add_help=False, allow_abbrev=False)
     parser.add_argument("--stage")
     options, overrides = parser.parse_known_args(sys.argv[1:])

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from lightning_audio import config
 from lightning_audio.config import Command, Composed
-from lightning_audio.errors import UserError, cli_errors, outlive_terminal
+from lightning_audio.errors import UserError, cli_errors, outlive_terminal, unusable
 from lightning_audio.reports import sweep
 from lightning_audio.reports.results import METRICS, write_failure
 from lightning_audio.training import run_folder, slurm
@@ -67,10 +67,11 @@ def launch(arguments: Sequence[str]) -> Path | None:
 
 def run_one(command: Command, asked: Composed) -> Path:
     """One new run, in the folder that Hydra gives it."""
-    folder = run_folder.shared(run_folder_of(asked.whole, many=False))
+    drawn = run_folder_of(asked.whole, many=False)
+    folder = run_folder.shared(drawn, Path(asked.cfg.paths.logs), command.arguments)
     asked.whole.hydra.run.dir = str(folder)
     with config.as_hydra_config(asked.whole):
-        refuse_other_settings(asked.cfg, folder, command.force)
+        refuse_other_settings(asked.cfg, asked.usual[0], folder, command.force)
 
     def job(cfg: DictConfig) -> None:
         keep_hydra(cfg, folder)
@@ -102,9 +103,10 @@ def run_many(command: Command, asked: Composed) -> Path:
             f"Several runs would share the folder {twice[0]}: let hydra.sweep.subdir name every option that "
             "varies, or leave it out."
         )
+    usual = dict(zip(folders, asked.usual, strict=True))
     for cfg, run, folder in zip(asked.cfgs, asked.runs, folders, strict=True):
         with config.as_hydra_config(run):
-            refuse_other_settings(cfg, folder, command.force)
+            refuse_other_settings(cfg, usual[folder], folder, command.force)
 
     def job(cfg: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -112,20 +114,20 @@ def run_many(command: Command, asked: Composed) -> Path:
         cfg.resume = None
         try:
             config.settle(cfg)
-            refuse_other_settings(cfg, folder, command.force)
-            if (
-                folder / METRICS
-            ).is_file():  # also by force: its scores are those of the settings that it had
+            # A sweeper may have drawn values that were not known before.
+            refuse_other_settings(cfg, usual.get(folder, asked.usual[0]), folder, command.force)
+            if (folder / METRICS).is_file():  # also by force: its scores are of the settings that it had
                 print(f"{folder} has its scores already.")
                 return
             keep_hydra(cfg, folder, sweep_folder)
             train(cfg, folder, command.force, sweep_folder)
         except Exception as error:
-            note_failure(folder, error)
-            if isinstance(error, UserError):
-                print(f"error: {error}", file=sys.stderr)
+            problem = unusable(error) or error
+            note_failure(folder, problem)
+            if isinstance(problem, UserError):
+                print(f"error: {problem}", file=sys.stderr)
             else:
-                traceback.print_exc()
+                traceback.print_exception(problem)
 
     start(asked, job)
     summary = sweep.summarise_sweep(sweep.run_folders(sweep_folder))

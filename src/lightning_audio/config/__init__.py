@@ -22,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf, flag_override, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_audio.config import ranges, trust
 from lightning_audio.config.renamed import rename_in, renamed
@@ -107,6 +108,7 @@ class Composed:
     Attributes:
         cfgs: the checked configuration of each run; where a sweeper draws values one by one, of the first.
         runs: the same with Hydra's own part.
+        usual: the plain values that the groups of each alone would make.
         whole: what Hydra starts: the only run, or the multirun.
         many: whether it is a multirun.
         loader: by which Hydra composes the runs of a multirun.
@@ -114,6 +116,7 @@ class Composed:
 
     cfgs: list[DictConfig]
     runs: list[DictConfig]
+    usual: list[dict[str, Any]]
     whole: DictConfig
     many: bool
     loader: ConfigLoaderImpl
@@ -177,19 +180,20 @@ def compose(command: Command) -> Composed:
         with open_dict(run):
             run.hydra.job.id = run.hydra.job.num = number
             run.hydra.mode = RunMode.MULTIRUN if command.many else RunMode.RUN
-    usual: dict[tuple[str, ...], tuple[DictConfig, Any]] = {}  # by groups: Hydra's part, and plain values
-    checked = []
+    known: dict[tuple[str, ...], tuple[DictConfig, Any]] = {}  # by groups: Hydra's part, and plain values
+    checked, usual = [], []
     for run in runs:
         with sentences(command, loader):
             settle(run)
             choices = tuple(
                 _groups(run.hydra.runtime.choices) + [o.input_line or "" for o in _searched(given)]
             )
-            if choices not in usual:
+            if choices not in known:
                 default = loader.load_configuration(command.root, list(choices), RunMode.RUN, False)
-                usual[choices] = default.hydra, _resolved(default)[1]
-            checked.append(_checked(run, *usual[choices]))
-    return Composed(checked, runs, whole, command.many, loader)
+                known[choices] = default.hydra, _usual(default)
+            checked.append(_checked(run, *known[choices]))
+            usual.append(known[choices][1])
+    return Composed(checked, runs, usual, whole, command.many, loader)
 
 
 def loader_of(command: Command) -> ConfigLoaderImpl:
@@ -263,6 +267,27 @@ def _resolved(whole: DictConfig) -> tuple[DictConfig, Any]:
         content = OmegaConf.to_container(cfg, resolve=True)
     OmegaConf.set_struct(cfg, True)
     return cfg, content
+
+
+def _usual(whole: DictConfig) -> dict[str, Any]:
+    """The plain values of what the groups alone make, None for those that need an option that only an
+    experiment or the command line sets."""
+
+    def plain(node: Any) -> Any:
+        if not OmegaConf.is_config(node):
+            return node
+        keys = list(node) if isinstance(node, DictConfig) else range(len(node))
+        values: dict[Any, Any] = {}
+        for key in keys:
+            try:
+                values[key] = plain(node[key])
+            except OmegaConfBaseException:
+                values[key] = None
+        return values if isinstance(node, DictConfig) else list(values.values())
+
+    with flag_override(whole, ["readonly", "struct"], [False, False]), as_hydra_config(whole):
+        whole.run_folder = "run"
+        return {str(key): plain(whole[key]) for key in whole if key != "hydra"}
 
 
 @contextlib.contextmanager

@@ -31,9 +31,12 @@ UNREADABLE = (
 )
 FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AssertionError)
 
-# The smallest and the largest number that an option takes; a list, that each of its numbers takes. The first
-# pattern counts that fits the dotted name. Where no range stands, the part that is built refuses by itself.
-SHARE, COUNT, SIZE, ANY = (0.0, 1.0), (0, math.inf), (1, math.inf), (-math.inf, math.inf)
+# The smallest and the largest number that an option takes; a list, that each of its numbers takes. Where both
+# are whole, it takes whole numbers alone. The first pattern counts that fits the dotted name. Where no range
+# stands, the part that is built refuses by itself.
+MANY = 2**63
+SHARE, POSITIVE, ANY = (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
+COUNT, SIZE = (0, MANY), (1, MANY)
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "loader.batch_size": SIZE,
@@ -41,24 +44,26 @@ RANGES: dict[str, tuple[float, float]] = {
     "loader.val_fraction": (0.0, 0.99),
     "loader.max_bad_fraction": SHARE,
     "loader.workers": (0, 1024),
-    "loader.timeout": COUNT,
-    "loader.jitter": COUNT,
+    "loader.timeout": POSITIVE,
+    "loader.jitter": POSITIVE,
     "loader.curriculum_epochs": COUNT,
     "loader.max_duration": (0.001, math.inf),
     "loader.max_batch_duration": (0.001, math.inf),
-    "trainer.max_epochs": (-1, math.inf),
+    "trainer.max_epochs": (-1, MANY),
     "trainer.min_epochs": COUNT,
-    "trainer.max_steps": (-1, math.inf),
+    "trainer.max_steps": (-1, MANY),
     "trainer.min_steps": COUNT,
     "trainer.accumulate_grad_batches": SIZE,
-    "trainer.gradient_clip_val": COUNT,
+    "trainer.gradient_clip_val": POSITIVE,
     "trainer.check_val_every_n_epoch": SIZE,
     "trainer.log_every_n_steps": COUNT,
-    "trainer.num_sanity_val_steps": (-1, math.inf),
-    "optimizer.lr": COUNT,
+    "trainer.limit_*_batches": POSITIVE,
+    "trainer.overfit_batches": POSITIVE,
+    "trainer.num_sanity_val_steps": (-1, MANY),
+    "optimizer.lr": POSITIVE,
     "optimizer.momentum": SHARE,
     "optimizer.betas": SHARE,
-    "optimizer.weight_decay": COUNT,
+    "optimizer.weight_decay": POSITIVE,
     "schedule.warmup": SHARE,
     "schedule.start": SHARE,
     "schedule.end": SHARE,
@@ -69,10 +74,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.ema.decay": SHARE,
     "callbacks.swa.start": SHARE,
     "callbacks.early_stopping.patience": COUNT,
-    "callbacks.early_stopping.min_delta": COUNT,
-    "callbacks.guard.factor": SIZE,
+    "callbacks.early_stopping.min_delta": POSITIVE,
+    "callbacks.guard.factor": (1.0, math.inf),
     "callbacks.guard.window": SIZE,
-    "callbacks.guard.least": COUNT,
+    "callbacks.guard.least": POSITIVE,
     "callbacks.guard.stop_at": SIZE,
     "callbacks.training_examples.clips": COUNT,
     "callbacks.training_examples.every_n_epochs": SIZE,
@@ -81,11 +86,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "frontend.win_length": SIZE,
     "frontend.n_mels": SIZE,
     "frontend.n_mfcc": SIZE,
-    "frontend.f_min": COUNT,
-    "frontend.f_max": COUNT,
-    "frontend.top_db": COUNT,
+    "frontend.f_min": POSITIVE,
+    "frontend.f_max": POSITIVE,
+    "frontend.top_db": POSITIVE,
     "finetune.lr_decay": SHARE,
-    "finetune.*": COUNT,
+    "finetune.*": POSITIVE,
     "network.dropout": SHARE,
     "network.layers": COUNT,
     "network.width": SIZE,
@@ -106,28 +111,29 @@ RANGES: dict[str, tuple[float, float]] = {
     "network.sub_bands": SIZE,
     "network.tau": (0.01, math.inf),
     "task.label_smoothing": SHARE,
-    "task.class_weights": COUNT,
+    "task.class_weights": POSITIVE,
     "task.shifts": SIZE,
     "task.temperature": (0.01, math.inf),
     "task.teacher_weight": SHARE,
-    "task.gamma": COUNT,
-    "task.margin": COUNT,
-    "task.refractory": COUNT,
-    "task.smoothing": COUNT,
-    "task.label_prior": COUNT,
+    "task.gamma": POSITIVE,
+    "task.margin": POSITIVE,
+    "task.refractory": POSITIVE,
+    "task.smoothing": POSITIVE,
+    "task.label_prior": POSITIVE,
     "task.clips_per_sequence": SIZE,
     "task.start_below_blank_rate": SHARE,
     "task.text.tokenizer.size": SIZE,
-    "augment.mix.alpha": COUNT,
+    "augment.mix.alpha": POSITIVE,
     "augment.mix.until": SHARE,
+    "augment.features.masks.*_share": SHARE,
     "augment.features.masks.*": COUNT,
     "augment.waveform.speed.max": (0.1, 10.0),
     "augment.waveform.speed.min": (0.1, 10.0),
-    "augment.waveform.shift.seconds": COUNT,
+    "augment.waveform.shift.seconds": POSITIVE,
     "augment.*.share": SHARE,
     "augment.*.p": SHARE,
     "data.sample_rate": (1_000, 768_000),
-    "data.num_folds": (2, math.inf),
+    "data.num_folds": (2, MANY),
     "data.seed": (0, 2**32 - 1),
     "data.split_seed": (0, 2**32 - 1),
     "data.seconds": (0.001, math.inf),
@@ -181,16 +187,27 @@ def refuse_out_of_range(given: dict[str, Any]) -> None:
     """Raises UserError for a number outside of its range, wherever it was set."""
     for name, value in _numbers(given, ""):
         low, high = next((RANGES[pattern] for pattern in RANGES if fnmatchcase(name, pattern)), ANY)
-        if not low <= value <= high or not math.isfinite(value):
-            wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of {low:g} or more"
+        whole = isinstance(low, int) and isinstance(high, int)
+        if not low <= value <= high or not math.isfinite(value) or (whole and value != int(value)):
+            ends = [f"{end}" if isinstance(end, int) else f"{end:g}" for end in (low, high)]
+            wanted = f"from {ends[0]} to {ends[1]}" if high < MANY else f"of {ends[0]} or more"
             wanted = wanted if math.isfinite(low) else "that is finite"
-            raise UserError(f"{name}={value} is out of range: give a number {wanted}.")
+            kind = "whole number" if whole else "number"
+            raise UserError(f"{name}={value} is out of range: give a {kind} {wanted}.")
+        if (
+            name.startswith("trainer.")
+            and name.endswith("_batches")
+            and isinstance(value, float)
+            and value > 1
+        ):
+            raise UserError(f"{name}={value} is no share: give one up to 1.0, or a whole number of batches.")
     _refuse_crossed(given, "")
     trainer = given.get("trainer") or {}
-    if trainer.get("max_epochs") == -1 and (trainer.get("max_steps") or -1) < 0:
+    if trainer.get("max_epochs", 1) in (-1, None) and (trainer.get("max_steps") or -1) < 0:
+        epochs = "null" if trainer["max_epochs"] is None else -1
         raise UserError(
-            "trainer.max_epochs=-1 never ends, and no schedule can plan for that: set a number of epochs, or "
-            "trainer.max_steps."
+            f"trainer.max_epochs={epochs} never ends, and no schedule can plan for that: set a number of "
+            "epochs, or trainer.max_steps."
         )
     folder = Path(str(given.get("name", "run")))
     if folder.is_absolute() or ".." in folder.parts or folder == Path() or not str(folder).isprintable():
@@ -256,6 +273,10 @@ def _sentence(error: BaseException, chosen: Callable[[], DictConfig], groups: Se
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name} is no YAML at line {mark.line + 1}: {error.problem}."
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object[: error.start].count(b"\n")
+        text = error.object.splitlines()[line].decode(errors="backslashreplace")
+        return f"A file of the configuration is no UTF-8 in its line {line + 1} ({text}): save it as UTF-8."
     if found := re.search(
         r"Could not find '(\w+)/([^']*)'.*?Available options in '[^']*':\s*(.*?)(?:\nConfig search|$)",
         message,
@@ -267,6 +288,15 @@ def _sentence(error: BaseException, chosen: Callable[[], DictConfig], groups: Se
         return _unknown(found[1].split("@")[0], chosen(), groups)
     if found := re.search(r"An item is already at '([^']*)'", message):
         return f"'{found[1]}' is an option already: write it without the +."
+    if found := re.search(r"In '([^']*)': .*Cannot merge DictConfig with ListConfig", message, re.S):
+        return f"{found[1]}.yaml holds no options: write them as KEY: VALUE, one a line."
+    if found := re.search(r"Recursive interpolation detected\s+full_key: (\S+)", message):
+        return f"{found[1]} is made of itself: give it a value."
+    if found := re.search(r"Interpolation key '([^']*)' not found\s+full_key: (\S+)", message):
+        return (
+            f"{found[2]} is made of {found[1]}, which is not there: set one of them, or leave out the part "
+            f"by {found[2].rpartition('.')[0] or found[2]}=null."
+        )
     if found := re.search(r"Environment variable '([^']*)' not found", message):
         return f"The configuration reads the environment variable {found[1]}, which is not set: set it."
     if any(words in message for words in UNREADABLE):
@@ -279,4 +309,5 @@ def _unknown(key: str, cfg: DictConfig, groups: Sequence[str]) -> str:
     """The sentence for an option that the configuration does not have."""
     if may_be_added(cfg, key):
         return f"{key!r} has no value in conf/, but what is built there takes it: write +{key}=VALUE."
-    return f"{key!r} is no option{did_you_mean(key, [*dotted(cfg), *groups])}: see conf/ for what can be set."
+    others = [name for name in (*dotted(cfg), *groups) if not key.startswith(f"{name}.")]
+    return f"{key!r} is no option{did_you_mean(key, others)}: see conf/ for what can be set."

@@ -122,10 +122,10 @@ def refuse_too_large(folder: Path) -> None:
     for file in (file for pattern in ("*.yaml", "*/*.yaml", "*/*/*.yaml") for file in folder.glob(pattern)):
         try:
             _bounded(file)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            pass  # told where it is chosen
         except ValueError as error:
             raise UserError(f"{file} is no configuration: {error}.") from error
-        except (OSError, yaml.YAMLError):
-            pass  # told where it is chosen
 
 
 def _bounded(file: Path, aliases: bool = True) -> str:

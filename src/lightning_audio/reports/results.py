@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -25,6 +26,7 @@ METRICS = "metrics.json"
 
 PREDICTIONS = "predictions.jsonl"
 COVERED = "predictions_sha256"  # in metrics.json: of the predictions that its test scores are of
+OWN = "sha256"  # in metrics.json: of all else that it says
 
 FAILURE = "failure.txt"
 
@@ -50,7 +52,12 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     # Only "\n" ends a row: splitlines() would also cut at the line separators that a text may hold.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
-            rows.append(_json_object(line, f"line {number} of {path}"))
+            row = _json_object(line, f"line {number} of {path}")
+            if not all(isinstance(row.get(name), str) for name in ("id", "reference", "hypothesis")):
+                raise UserError(
+                    f"Line {number} of {path} is no prediction: evaluate the run again to write it anew."
+                )
+            rows.append(row)
     return rows
 
 
@@ -86,6 +93,7 @@ def write_metrics(run_folder: Path, scores: Mapping[str, Score], **facts: Any) -
     if any(name.startswith("test/") for name in scores) and (run_folder / PREDICTIONS).is_file():
         known[COVERED] = sha256_of(run_folder / PREDICTIONS)
     content = json.loads(to_json(known | facts))
+    content[OWN] = _digest(content)
     write_atomically(run_folder / METRICS, to_json(content, indent=2) + "\n")
     return content
 
@@ -99,21 +107,38 @@ def read_metrics(run_folder: Path) -> dict[str, Any]:
     path = run_folder / METRICS
     if not path.is_file():
         raise UserError(f"There is no {path}: give the folder of a run that has ended.")
-    return _json_object(path.read_text(encoding="utf-8"), str(path))
+    content = _json_object(path.read_text(encoding="utf-8"), str(path))
+    try:
+        scores = [Score(**score) for score in content["scores"].values()]
+        whole = isinstance(content.get("data") or {}, dict) and all(
+            isinstance(number, int | float) for s in scores for number in (s.value, s.low, s.high)
+        )
+    except (LookupError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} does not hold the scores of a run: put it back as the run wrote it.")
+    return content
 
 
-def changed_predictions(run_folder: Path) -> str | None:
-    """A sentence where the predictions are not those that the scores of a run are of; None where all is well.
+def _digest(metrics: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in metrics.items() if name != OWN}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
-    Runs of earlier versions, whose metrics.json says nothing of them, pass.
+
+def changed_results(run_folder: Path) -> str | None:
+    """A sentence where metrics.json, or the predictions that its scores are of, are not those that were
+    written; None where all is well.
+
+    Runs of earlier versions, whose metrics.json says nothing of that, pass.
     """
-    path = run_folder / PREDICTIONS
-    told = read_metrics(run_folder).get(COVERED)
-    if told is None or not path.is_file() or sha256_of(path) == told:
+    metrics, path = read_metrics(run_folder), run_folder / PREDICTIONS
+    if metrics.get(OWN, _digest(metrics)) != _digest(metrics):
+        path = run_folder / METRICS
+    elif COVERED not in metrics or not path.is_file() or sha256_of(path) == metrics[COVERED]:
         return None
     return (
-        f"{path} has been edited or damaged since {METRICS} was written (SHA-256 mismatch): "
-        f"`lightning-audio evaluate {run_folder}` writes both anew, to another folder."
+        f"{path} has been edited or damaged since the run wrote it (SHA-256 mismatch): "
+        f"`lightning-audio evaluate {run_folder}` writes scores and predictions anew, to another folder."
     )
 
 
@@ -173,10 +198,10 @@ def read_run(folder: Path) -> RunResult:
     """A run that has ended with its metrics and predictions.
 
     Raises:
-        UserError: one of these files is missing or broken, or the predictions are not those that were scored.
+        UserError: one of these files is missing or broken, or not as the run wrote it.
     """
     predictions, metrics = read_predictions(folder / PREDICTIONS), read_metrics(folder)
-    if problem := changed_predictions(folder):
+    if problem := changed_results(folder):
         raise UserError(problem)
     return RunResult(folder, metrics, predictions, read_overrides(folder))
 

@@ -123,17 +123,21 @@ def _failure(folder: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def _runs(summary: SweepSummary) -> str:
+    return f"{len(summary.rows)} run{'' if len(summary.rows) == 1 else 's'}"
+
+
 def write_sweep_report(folder: Path, summary: SweepSummary) -> None:
     """Writes sweep.md and sweep.json."""
     write_atomically(folder / "sweep.json", to_json(summary.as_dict(), indent=2) + "\n")
     remarks = "".join(f"\n{remark}\n" for remark in summary.remarks())
-    title = f"# {len(summary.rows)} runs, scores in percent with 95 % intervals\n\n"
+    title = f"# {_runs(summary)}, scores in percent with 95 % intervals\n\n"
     write_atomically(folder / "sweep.md", title + markdown_table(summary.table()) + remarks)
 
 
 def print_sweep_report(summary: SweepSummary, console: Console | None = None) -> None:
     """Prints a row per run, how the best was found, and why runs failed."""
     console = console or terminal()
-    print_table(summary.table(), f"{len(summary.rows)} runs, scores in percent with 95 % intervals", console)
+    print_table(summary.table(), f"{_runs(summary)}, scores in percent with 95 % intervals", console)
     for remark in summary.remarks():
         console.print(remark, markup=False, highlight=False)

@@ -28,6 +28,7 @@ from lightning_audio.reports.tables import print_table, write_csv
 
 Pairs = Sequence[tuple[str, str, str]]
 
+SHORT = {"substitutions": "sub", "deletions": "del", "insertions": "ins"}
 KINDS = {"S": "substitution", "D": "deletion", "I": "insertion"}
 CONFUSION_COLUMNS = ("kind", "reference", "hypothesis", "count")
 WORST_COLUMNS = ("id", "group", "errors", *EDITS[1:], "words", "reference", "hypothesis")
@@ -117,12 +118,12 @@ def _parts(pairs: Pairs) -> Iterator[Pairs]:
 
 
 def counts_table(counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, str]]:
-    """`transcript_counts` as rows of text, with the rate of errors in percent."""
+    """`transcript_counts` as rows of text, with the rate of errors in percent; they fit 80 columns."""
     return [
         {
             "": unit,
             "reference": str(found["reference"]),
-            **{kind: str(found[kind]) if kind in found else "" for kind in EDITS},
+            **{SHORT.get(kind, kind): str(found.get(kind, "")) for kind in EDITS},
             "errors": str(found["errors"]),
             "percent": f"{100 * found['errors'] / found['reference']:.2f}" if found["reference"] else "",
         }

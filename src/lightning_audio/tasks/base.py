@@ -58,6 +58,7 @@ class AudioTask(pl.LightningModule):
     monitor: tuple[str, str] = ("val/loss", "min")
     fitted: ClassVar[tuple[str, ...]] = ()
     scored: ClassVar[type[Predictions]]
+    watched: ClassVar[tuple[str, ...]] = ()  # what validation logs beside the metrics
     usual_metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -159,6 +160,11 @@ class AudioTask(pl.LightningModule):
 
     # What all tasks do.
 
+    @property
+    def score_names(self) -> list[str]:
+        """What a validation may give a value of."""
+        return [*(metric.name for metric in self.metrics), *self.watched]
+
     def summarise(self, stage: str) -> dict[str, float]:
         """The values of all that was observed, by name; forgets it.
 
@@ -236,6 +242,7 @@ class AudioTask(pl.LightningModule):
         return logits, lengths, targets
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch; `training_logits` is the path from the waveforms to it."""
         # A pure function of (seed, epoch, step, rank): a run that is resumed draws what it would have drawn.
         name = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
         seed_draws(zlib.crc32(name.encode()), self.device)

@@ -34,8 +34,6 @@ from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ctc_doctor import Symptoms, on_plateau, verdict
 from lightning_audio.text.tokenizers import tokenizer_of
 
-WATCHED = ("blank_rate", "entropy")  # means that are logged beside the metrics
-
 
 class CTC(AudioTask):
     """Transcripts from frames: output 0 is the blank, output i + 1 the token i.
@@ -56,6 +54,7 @@ class CTC(AudioTask):
     monitor: tuple[str, str] = ("val/wer", "min")
     scored = Transcripts
     usual_metrics = ("wer", "cer", "sentence_error_rate")
+    watched = ("blank_rate", "entropy")
     MEMORY: ClassVar[float] = 0.95  # of the running means over training steps
     blank_rate: Tensor
     prior: Tensor
@@ -211,6 +210,7 @@ class CTC(AudioTask):
             data.leave_out(bad, "lower frontend.hop_length or network.strides, use larger tokens")
 
     def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
+        """Decodes each utterance: a validation takes the best path, a test the decoder that was set."""
         log_probs = logits.float().log_softmax(-1).cpu()
         decoder = self.decoder if stage == "test" else Greedy(self.tokenizer)
         for i, (row, length) in enumerate(zip(log_probs, lengths.tolist(), strict=True)):
@@ -264,7 +264,7 @@ class CTC(AudioTask):
         """The values of its metrics; the mean blank rate and entropy of frames tell how training goes."""
         found = super().summarise(stage)
         heard = [row for row in self.rows if "problem" not in row]
-        return found | {name: float(np.mean([row[name] for row in heard])) for name in WATCHED if heard}
+        return found | {name: float(np.mean([row[name] for row in heard])) for name in self.watched if heard}
 
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
         """Writes predictions.jsonl, and what `write_transcript_report` does."""

@@ -11,10 +11,33 @@ from omegaconf import DictConfig
 from lightning_audio.checkpoint import read
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError
+from lightning_audio.reports.results import METRICS
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training import checkpoint_files
 from lightning_audio.training.callbacks import divergence
+from lightning_audio.training.callbacks.checkpointing import checkpoint_bytes
 from lightning_audio.training.trainer import build_trainer
+
+
+def checkpoint_to_resume(
+    run_folder: Path, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, force: bool
+) -> Path | None:
+    """The checkpoint that training goes on from, looked at before the folder changes; None of a new run.
+
+    Raises:
+        UserError: it does not fit, there is none beside the scores of a run, or the disk has no room.
+    """
+    folder = run_folder / "checkpoints"
+    checkpoint_files.refuse_too_little_space(folder, checkpoint_bytes(trainer, task), data.has_validation)
+    last = checkpoint_files.to_resume(folder)
+    if last is not None:
+        check_resumable(last, trainer, task, data, force)
+    elif (run_folder / METRICS).is_file():
+        raise UserError(
+            f"{run_folder} has scores, but neither last.ckpt nor previous.ckpt to resume from: put one back, "
+            "or start a new run, for this one would be written over."
+        )
+    return last
 
 
 def check_resumable(
@@ -99,4 +122,4 @@ def fit_with_rollback(
         last = checkpoint_files.to_resume(run_folder / "checkpoints")
         if last is None and start is not None:
             task.load_state_dict(start)
-        trainer = build_trainer(cfg, run_folder, data, task.monitor, trainer.loggers)
+        trainer = build_trainer(cfg, run_folder, data, task, trainer.loggers)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import loggers
-from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.utilities import rank_zero_only
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from lightning_audio.io import write_atomically
+from lightning_audio.io import to_csv, write_atomically
+
+Row = dict[str, Any]
 
 
 @rank_zero_only
@@ -26,80 +26,85 @@ def resume_loggers(
     """
     for logger in running:
         if isinstance(logger, CSVLogger):
-            logger.experiment.resume(step)
+            logger.resume(step)
             if row:
                 logger.log_metrics(dict(row), step - 1)
         elif isinstance(logger, loggers.TensorBoardLogger):
-            # TensorBoard leaves out what it read before of this step and later ones.
-            start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
-            writer = logger.experiment._get_file_writer()  # a new one where the last training has closed it
-            writer.add_event(Event(step=step, file_version="brain.Event:2"))
-            writer.add_event(start)
+            # The next file that it begins lets TensorBoard leave out what it read before of later steps.
+            logger.experiment.close()
+            logger.experiment.purge_step = step
 
 
-class CSVLogger(loggers.CSVLogger):
-    """`metrics.csv` to which a resumed run appends; Lightning's deletes it. Every row is written at once."""
+class CSVLogger(loggers.Logger):
+    """`metrics.csv` to which a resumed run appends; Lightning's deletes it. Every row is written at once.
+
+    Args:
+        save_dir, name, version: the file is in `SAVE_DIR/NAME/VERSION`.
+        prefix: goes before the names of all columns, with a hyphen.
+    """
 
     def __init__(
         self, save_dir: str, name: str | None = None, version: str = "csv", prefix: str = ""
     ) -> None:
-        super().__init__(save_dir, name, version, prefix, flush_logs_every_n_steps=1)
+        super().__init__()
+        self._name, self._version, self.prefix = name or "", version, f"{prefix}-" if prefix else ""
+        self.path = Path(save_dir, self._name, version, "metrics.csv")
+        self._columns: list[str] = []  # of the file
+        self._last: set[tuple[int, frozenset[str]]] | None = (
+            None  # the rows of its last step, by their columns
+        )
 
     @property
-    @loggers.logger.rank_zero_experiment
-    def experiment(self) -> _Rows:
-        if self._experiment is None:
-            self._experiment = _Rows(self.log_dir)
-        return self._experiment  # type: ignore[return-value]
+    def name(self) -> str:
+        return self._name
 
+    @property
+    def version(self) -> str:
+        return self._version
 
-class _Rows(ExperimentWriter):
-    """The rows of a `metrics.csv`, those of an earlier start among them."""
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
 
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        self.path = Path(self.metrics_file_path)
-        rows = self._read()
-        self.metrics_keys = sorted({key for row in rows for key in row})
-        self._remember(rows)
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration stands in the run folder."""
 
-    def _check_log_dir_exists(self) -> None:
-        """Nothing is deleted."""
-
+    @rank_zero_only
     def resume(self, step: int) -> None:
         """Drops the rows of this step and later ones, and what a kill cut off."""
-        rows = self._read()
+        rows = self._rows()
         kept = [row for row in rows if int(row["step"]) < step]
         if rows:
             self._write(kept)
-        self._remember(kept)
-
-    def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:
-        # Of the last step some rows may be there, and some not yet: a validation that is run again, a test.
-        if (step, frozenset(metrics_dict)) not in self._there:
-            super().log_metrics(dict(metrics_dict), step)
-
-    def _remember(self, rows: list[dict[str, str]]) -> None:
-        last = max((int(row["step"]) for row in rows), default=None)
-        self._there = {
-            (last, frozenset(key for key, value in row.items() if value and key != "step"))
-            for row in rows
-            if int(row["step"]) == last
+        last = max((int(row["step"]) for row in kept), default=None)
+        self._last = {
+            (last, frozenset(name for name, value in row.items() if value and name != "step"))
+            for row in kept
+            if last is not None and int(row["step"]) == last
         }
 
-    def _read(self) -> list[dict[str, str]]:
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if self._last is None:
+            self.resume(2**63)  # what is there stays
+        named = {f"{self.prefix}{name}": value for name, value in metrics.items()}
+        row = {name: value.item() if hasattr(value, "item") else value for name, value in named.items()}
+        # Of the last step some rows may be there, and some not yet: a validation that is run again, a test.
+        if (step, frozenset(row)) in (self._last or ()):
+            return
+        row["step"] = len(self._rows()) if step is None else step
+        if row.keys() <= set(self._columns) and self.path.is_file():
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(to_csv([row], self._columns, header=False))
+        else:
+            self._write([*self._rows(), row])
+
+    def _rows(self) -> list[Row]:
         if not self.path.is_file():
             return []
         whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]  # no line that is cut off
-        rows = csv.DictReader(io.StringIO(whole))
-        return [row for row in rows if str(row.get("step", "")).isdigit()]
+        return [row for row in csv.DictReader(io.StringIO(whole)) if str(row.get("step", "")).isdigit()]
 
-    def _write(self, rows: list[dict[str, str]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.metrics_keys)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path, text.getvalue())
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self._write(self._read())
+    def _write(self, rows: list[Row]) -> None:
+        self._columns = sorted({name for row in rows for name in row})
+        write_atomically(self.path, to_csv(rows, self._columns))

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_audio import build, config
 from lightning_audio.config import FORCE, Command, Composed, ranges, trust
+from lightning_audio.config.renamed import up_to_date
 from lightning_audio.errors import UserError, masked, refuse_address
 from lightning_audio.training import run_folder, saved_config
 
@@ -75,7 +76,7 @@ def resumed_config(cfg: DictConfig, command: Command) -> tuple[DictConfig, Path]
     before = _where_it_is_now(saved_config.saved_config(folder, allow, training=True), cfg, command.overrides)
     if saved_config.is_own(folder):
         allow += build.packages_of(before)
-    now = edited(folder, before, command)
+    before, now = edited(folder, before, command)
     if not command.force and cfg.resume != "latest" and len(command.overrides) <= 1:
         _tell(differences(before, now), f"{folder} resumes without what has changed in conf/ since its start")
         return before, folder
@@ -95,8 +96,10 @@ def resumed_config(cfg: DictConfig, command: Command) -> tuple[DictConfig, Path]
     return now, folder
 
 
-def refuse_other_settings(cfg: DictConfig, folder: Path, force: bool) -> bool:
+def refuse_other_settings(cfg: DictConfig, usual: dict[str, Any], folder: Path, force: bool) -> bool:
     """Asks the same where a run is to start in the folder of one: whether it has other settings than that.
+
+    `usual` is what its groups alone make.
 
     Raises:
         UserError: it has, and `force` is not given.
@@ -109,6 +112,7 @@ def refuse_other_settings(cfg: DictConfig, folder: Path, force: bool) -> bool:
     for name in WITH_PLACES:  # where data and weights lie is no setting
         old, new = (str(OmegaConf.select(one, f"paths.{name}")) for one in (before, now))
         before = OmegaConf.create(saved_config.moved(_resolved(before), old, new))
+    before = OmegaConf.create(saved_config.with_new_defaults(_resolved(before), _resolved(now), usual))
     return tell_changes(folder, differences(before, now), force)
 
 
@@ -138,29 +142,32 @@ def _refuse_other_groups(cfg: DictConfig, groups: Sequence[str], saved: DictConf
             raise UserError(f"{choice} makes another run than {folder}: leave it out, or start a new run.")
 
 
-def edited(folder: Path, saved: DictConfig, command: Command | None = None) -> DictConfig:
-    """The configuration `saved` of a run with what files in conf/ say otherwise than when it was started.
+def edited(folder: Path, saved: DictConfig, command: Command | None = None) -> tuple[DictConfig, DictConfig]:
+    """The configuration `saved` of a run, and the same with what files in conf/ say otherwise than when it
+    was started; options that are new since, and at their defaults, are in both.
 
     Nothing is changed where that can't be said: Hydra's folder is not there, or the command that started the
     run makes none any more. `command` says which other conf folders there are.
     """
     try:
-        then = OmegaConf.create(trust.read_yaml(folder / saved_config.HYDRA / "config.yaml"))
+        then = OmegaConf.create(up_to_date(trust.read_yaml(folder / saved_config.HYDRA / "config.yaml")))
         started = [
             str(override) for override in trust.read_yaml(folder / saved_config.HYDRA / "overrides.yaml")
         ]
         searched = [o for o in command.overrides if o.startswith("hydra.searchpath=")] if command else []
         given = vars(command.flags) if command else {}
         places = [f"--{flag}={given[n]}" for flag, n in CONF_FLAGS.items() if given.get(n)]
-        now = config.compose_config([*places, *searched, *started])
+        asked = config.compose(Command.read([*places, *searched, *started]))
+        now = asked.cfg
         for cfg in (then, now):
             cfg.run_folder, cfg.resume = str(folder), None
-        was, is_now = _resolved(then), _resolved(now)
+        was, is_now, content = _resolved(then), _resolved(now), _resolved(saved)
         for name in ("logs", *WITH_PLACES):  # where things lie is no edit
             was = saved_config.moved(was, was["paths"][name], is_now["paths"][name])
-        return OmegaConf.create(_merged(was, is_now, _resolved(saved)))
+        was, content = (saved_config.with_new_defaults(one, is_now, asked.usual[0]) for one in (was, content))
+        return OmegaConf.create(content), OmegaConf.create(_merged(was, is_now, content))
     except (TypeError, AttributeError, KeyError, UserError, OmegaConfBaseException):
-        return saved
+        return saved, saved
 
 
 def _merged(then: Any, now: Any, saved: Any) -> Any:

@@ -21,12 +21,11 @@ from lightning_audio import build
 from lightning_audio.checkpoint import read
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
-from lightning_audio.errors import Interrupted, UserError
-from lightning_audio.io import is_full, write_atomically
+from lightning_audio.errors import Interrupted, UserError, is_full
+from lightning_audio.io import write_atomically
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.results import (
     FAILURE,
-    METRICS,
     PREDICTIONS,
     print_report,
     read_predictions,
@@ -36,14 +35,13 @@ from lightning_audio.reports.transcripts import print_transcript_report
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training import checkpoint_files, signals, slurm
 from lightning_audio.training.callbacks.checkpoint_average import CheckpointAverage
-from lightning_audio.training.callbacks.checkpointing import checkpoint_bytes
 from lightning_audio.training.callbacks.throughput import Throughput
-from lightning_audio.training.fit import check_resumable, fit_with_rollback
+from lightning_audio.training.fit import checkpoint_to_resume, fit_with_rollback
 from lightning_audio.training.initial import initialise
 from lightning_audio.training.run_folder import alone_in
 from lightning_audio.training.saved_config import CONFIG_FILE, keep_config
 from lightning_audio.training.teacher import distil
-from lightning_audio.training.trainer import build_trainer, refuse_unknown_scores
+from lightning_audio.training.trainer import build_trainer
 
 
 def train(
@@ -63,7 +61,36 @@ def train(
         Interrupted: SIGTERM, Ctrl-C or on Slurm SIGUSR1; it is saved, and on Slurm the job is requeued.
     """
     with _ends_resumable(run_folder, sweep_folder):
-        return _train(cfg, run_folder, force, sweep_folder)
+        start = time.perf_counter()
+        quiet()
+        keep_freed_memory()
+        cfg.run_folder = str(run_folder)
+        data, task = build.data_and_task(cfg)
+        trainer = build_trainer(cfg, run_folder, data, task)
+        if trainer.world_size > 1 and sweep_folder:
+            raise UserError(
+                "A multirun can't train on several devices, whose processes would run other trials: set "
+                "trainer=gpu or trainer.devices=1, or start the runs one by one."
+            )
+        with alone_in(run_folder):
+            last = checkpoint_to_resume(run_folder, trainer, task, data, force)
+            keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed
+            if last is None:
+                initialise(cfg, task, data)
+            _announce(trainer, task, data, run_folder)
+            distil(task, data, trainer.strategy.root_device)
+            trainer = fit_with_rollback(cfg, trainer, task, data, last)
+            facts = {"checkpoint": use_best(run_folder, task, trainer)}
+            scores = validate(trainer, task, data)
+            if cfg.test and trainer.limit_test_batches:
+                scores |= test(trainer, task, data, run_folder)
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.finish()  # or the next run of a multirun would write into this one
+            if not trainer.is_global_zero:
+                return {}
+            (run_folder / FAILURE).unlink(missing_ok=True)  # of an earlier start
+            return write_metrics(run_folder, scores, **facts, **_facts(trainer, data, start))
 
 
 @contextlib.contextmanager
@@ -94,67 +121,15 @@ def resume_hint(run_folder: Path, sweep_folder: Path | None = None) -> str:
     return f"resume with resume={run_folder}"
 
 
-def _train(cfg: DictConfig, run_folder: Path, force: bool, sweep_folder: Path | None) -> dict[str, Any]:
-    start = time.perf_counter()
-    quiet()
-    keep_freed_memory()
-    cfg.run_folder = str(run_folder)
-    data = build.datamodule(cfg)
-    data.prepare_data()
-    data.setup()
-    task = build.task(cfg, data)
-    task.check(data)
-    build.keep_features(cfg, task, data)
-    trainer = build_trainer(cfg, run_folder, data, task.monitor)
-    refuse_unknown_scores(trainer, task, data)
-    if trainer.world_size > 1 and sweep_folder:
-        raise UserError(
-            "A multirun can't train on several devices, whose processes would run other trials: set "
-            "trainer=gpu or trainer.devices=1, or start the runs one by one."
-        )
-    folder = run_folder / "checkpoints"
-    size = checkpoint_bytes(trainer, task)
-    checkpoint_files.refuse_too_little_space(folder, size, best=data.has_validation)
-    with alone_in(run_folder):
-        last = _checked_checkpoint(run_folder, trainer, task, data, force)
-        keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed
-        if last is None:
-            initialise(cfg, task, data)
-        parameters = sum(p.numel() for p in task.network.parameters())
-        trainer.print(
-            f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
-        )
-        for remark in filter(None, [task.finetuning.describe(), *data.remarks()]):
-            trainer.print(remark)
-        report_quarantined(data, run_folder)
-        distil(task, data, trainer.strategy.root_device)
-        trainer = fit_with_rollback(cfg, trainer, task, data, last)
-        facts = {"checkpoint": use_best(run_folder, task, trainer)}
-        scores = validate(trainer, task, data)
-        if cfg.test and trainer.limit_test_batches:
-            scores |= test(trainer, task, data, run_folder)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish()  # or the next run of a multirun would write into this one
-        if not trainer.is_global_zero:
-            return {}
-        (run_folder / FAILURE).unlink(missing_ok=True)  # of an earlier start
-        return write_metrics(run_folder, scores, **facts, **_facts(trainer, data, start))
-
-
-def _checked_checkpoint(
-    run_folder: Path, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, force: bool
-) -> Path | None:
-    """The checkpoint to resume from, looked at before anything in the folder changes; None of a new run."""
-    last = checkpoint_files.to_resume(run_folder / "checkpoints")
-    if last is not None:
-        check_resumable(last, trainer, task, data, force)
-    elif (run_folder / METRICS).is_file():
-        raise UserError(
-            f"{run_folder} has scores, but neither last.ckpt nor previous.ckpt to resume from: put one back, "
-            "or start a new run, for this one would be written over."
-        )
-    return last
+def _announce(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, run_folder: Path) -> None:
+    """Says what is trained on what, and what a user should know of it."""
+    parameters = sum(p.numel() for p in task.network.parameters())
+    trainer.print(
+        f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
+    )
+    for remark in filter(None, [task.finetuning.describe(), *data.remarks()]):
+        trainer.print(remark)
+    report_quarantined(data, run_folder)
 
 
 def _facts(trainer: pl.Trainer, data: AudioDataModule, start: float) -> dict[str, Any]:

@@ -78,6 +78,21 @@ def load_config(run_folder: Path) -> DictConfig:
     return OmegaConf.create(moved(up_to_date(cfg), cfg["run_folder"], str(run_folder.absolute())))
 
 
+def with_new_defaults(saved: Any, now: Any, usual: Any) -> Any:
+    """The plain values of a saved configuration with the options that are newer than it, where they stand at
+    the default of their group: they change nothing of the run.
+
+    Args:
+        saved: of the run.
+        now: what the same command makes today.
+        usual: what the groups alone make, without what an experiment or the command line sets.
+    """
+    if not all(isinstance(node, dict) for node in (saved, now, usual)):
+        return saved
+    new = {k: v for k, v in now.items() if k not in saved and k in usual and usual[k] == v}
+    return new | {key: with_new_defaults(v, now.get(key), usual.get(key)) for key, v in saved.items()}
+
+
 def is_own(run_folder: Path) -> bool:
     """Whether this user trained with the configuration in a run folder, on this machine."""
     try:

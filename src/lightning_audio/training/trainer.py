@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 
 from lightning_audio.build import instantiate
+from lightning_audio.data.clip import SPLITS
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.metrics.intervals import direction
@@ -30,14 +31,13 @@ PROFILERS = {
     "advanced": profilers.AdvancedProfiler,
     "pytorch": profilers.PyTorchProfiler,
 }
-LOSSES = ("val/loss", "train/loss")  # what every task logs
 
 
 def build_trainer(
     cfg: DictConfig,
     run_folder: Path,
     data: AudioDataModule,
-    monitor: tuple[str, str],
+    task: AudioTask,
     loggers: Sequence[Logger] = (),
 ) -> pl.Trainer:
     """The Lightning trainer of a run, writing into its folder.
@@ -48,15 +48,16 @@ def build_trainer(
         UserError: options do not fit one another, the device, or the data.
     """
     options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
-    options |= _for_device(options) | _for_torchrun(options)
+    options |= _for_device(options) | _for_launcher(options) | _at_least_one_batch(options, data)
+    _refuse_late_validation(options, data)
     if not options.get("limit_train_batches", 1):
         raise UserError("trainer.limit_train_batches=0 leaves nothing to train on: set it to 1 or more.")
-    nodes = {name: _watching(node, monitor) for name, node in cfg.callbacks.items() if node}
+    nodes = {name: _watching(node, task.monitor) for name, node in cfg.callbacks.items() if node}
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in nodes.items()]
-    _refuse_to_wait_for_validation(callbacks, data)
+    _refuse_unknown_scores(callbacks, data, task)
     folder = run_folder / "checkpoints"
     if data.has_validation:
-        callbacks.append(Best(folder, *monitor))
+        callbacks.append(Best(folder, *task.monitor))
     saver = {"_target_": f"{Saver.__module__}.Saver", **(cfg.get("saving") or {})}
     callbacks.append(instantiate(saver, "saving", folder=folder))  # last: it saves what the others have done
     loggers = loggers or [instantiate(node, f"logger.{name}") for name, node in cfg.logger.items() if node]
@@ -76,6 +77,30 @@ def build_trainer(
         plugins=[AtomicCheckpointIO(), *_cluster()],
         default_root_dir=str(run_folder),
     )
+
+
+def _at_least_one_batch(options: dict[str, Any], data: AudioDataModule) -> dict[str, Any]:
+    """A share of a split that is less than a batch takes one: Lightning would end, a test after training."""
+    found = {}
+    for split in SPLITS:
+        share = options.get(f"limit_{split}_batches", 1.0)
+        if isinstance(share, float) and 0 < share < 1 and len(data.splits[split]):
+            size = data.batch_size if split == "train" else data.eval_batch_size
+            if share * len(data.loader(split, batch_size=size)) < 1:
+                found[f"limit_{split}_batches"] = 1
+    return found
+
+
+def _refuse_late_validation(options: dict[str, Any], data: AudioDataModule) -> None:
+    """Raises UserError where a validation is asked for after more batches than an epoch has."""
+    every = options.get("val_check_interval")
+    if type(every) is int and options.get("check_val_every_n_epoch") is not None:
+        batches = len(data.train_dataloader())
+        if every > batches:
+            raise UserError(
+                f"trainer.val_check_interval={every} is more than the {batches} batches of an epoch: lower "
+                "it, or set trainer.check_val_every_n_epoch=null to count through all epochs."
+            )
 
 
 def _for_device(options: dict[str, Any]) -> dict[str, Any]:
@@ -98,76 +123,63 @@ def _for_device(options: dict[str, Any]) -> dict[str, Any]:
     return {"precision": precision, "sync_batchnorm": on_cuda and bool(options.get("sync_batchnorm"))}
 
 
-def _for_torchrun(options: dict[str, Any]) -> dict[str, Any]:
-    """As many devices as torchrun has started processes, where it has and options leave their number open.
+def _for_launcher(options: dict[str, Any]) -> dict[str, Any]:
+    """As many devices as torchrun or srun has started processes, where options leave their number open.
 
     Raises:
         UserError: options say another number.
     """
-    if not TorchElasticEnvironment.detect():
+    if TorchElasticEnvironment.detect():
+        name, local, world = "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    elif SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
+        name, world = "srun", int(os.environ["SLURM_NTASKS"])
+        per_node = str(world // int(os.environ.get("SLURM_NNODES", 1)))
+        # Lightning wants it said; Slurm says it only where it was asked for.
+        local = int(os.environ.setdefault("SLURM_NTASKS_PER_NODE", per_node))
+    else:
         return {}
-    local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     devices = options.get("devices", "auto")
     if devices in ("auto", -1, "-1"):
         return {"devices": local, "num_nodes": world // local}
     given = len(devices) if isinstance(devices, list) else devices
     if given != local or options.get("num_nodes", 1) * local != world:
         raise UserError(
-            f"torchrun has started {world} processes, and trainer.devices={devices} is another number: set "
+            f"{name} has started {world} processes, and trainer.devices={devices} is another number: set "
             "trainer=ddp, whose trainer.devices=auto counts them."
         )
     return {}
 
 
 def _watching(node: DictConfig, monitor: tuple[str, str]) -> Any:
-    """The options of a callback; early stopping watches what picks the checkpoint unless told otherwise."""
+    """The options of a callback; early stopping watches what picks the checkpoint unless told otherwise.
+
+    A score that is not defined in an epoch, such as the recall of a label without clips, stops nothing.
+    """
     if node.get("_target_") != EARLY_STOPPING:
         return node
     options: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     watched = options.get("monitor") or monitor[0]
     usual = monitor[1] if watched == monitor[0] else direction(watched)
-    return options | {"monitor": watched, "mode": options.get("mode") or usual}
+    return {"strict": False} | options | {"monitor": watched, "mode": options.get("mode") or usual}
 
 
-def _refuse_to_wait_for_validation(callbacks: Sequence[Any], data: AudioDataModule) -> None:
-    """Raises UserError where early stopping watches a validation that never comes."""
+def _refuse_unknown_scores(callbacks: Sequence[Any], data: AudioDataModule, task: AudioTask) -> None:
+    """Raises UserError where a score is watched that no validation of the task gives, or that never comes."""
     watched = [callback.monitor for callback in callbacks if isinstance(callback, EarlyStopping)]
     if any(name.startswith("val/") for name in watched) and not data.has_validation:
         mend = "loader.val_fraction=0.1" if data.validates else "trainer.limit_val_batches=1.0"
         raise UserError(f"Early stopping watches validation, and this run has none: set {mend}.")
-
-
-def refuse_unknown_scores(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> None:
-    """Raises UserError where a score is watched that the task does not give; called before training."""
-    stoppers = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
-    watched = {f"callbacks.early_stopping.monitor={one.monitor}": one.monitor for one in stoppers}
+    scores = [*(f"val/{name}" for name in task.score_names), "val/loss"]
+    # The loss of an epoch's training is known when its checkpoint has been chosen.
+    asked = [("callbacks.early_stopping.monitor", name, [*scores, "train/loss"]) for name in watched]
     if data.has_validation:
-        watched[f"task.monitor={task.monitor[0]}"] = task.monitor[0]
-    scored = {f"val/{metric.name}" for metric in task.metrics} & {type(task).monitor[0]}
-    if all(name in {*scored, LOSSES[0]} for name in watched.values()):
-        return
-    known = [*(f"val/{name}" for name in _score_names(task, data)), *LOSSES]
-    for option, name in watched.items():
-        # The loss of an epoch's training is known when its checkpoint has been chosen.
-        choices = [one for one in known if one != "train/loss" or not option.startswith("task.")]
-        if name not in choices:
+        asked.append(("task.monitor", task.monitor[0], scores))
+    for option, name, known in asked:
+        if name not in known:
             raise UserError(
-                f"{option} is no score of a validation{did_you_mean(name, choices)}: choose one of "
-                f"{', '.join(choices)}."
+                f"{option}={name} is no score of a validation{did_you_mean(name, known)}: choose one of "
+                f"{', '.join(known)}."
             )
-
-
-@torch.no_grad()
-def _score_names(task: AudioTask, data: AudioDataModule) -> list[str]:
-    """The names of the scores of a task, by scoring two clips."""
-    clips, training = data.splits["val" if data.has_validation else "train"], task.training
-    batch = clips[list(range(min(len(clips), 2)))]
-    task.eval()
-    logits, lengths = task(batch.waveforms, batch.lengths)
-    task.observe("test", logits, lengths, batch)  # a validation may tune thresholds
-    names = list(task.summarise("test"))
-    task.train(training)
-    return names
 
 
 def _cluster() -> list[SLURMEnvironment]:

@@ -81,13 +81,8 @@ def learner(
     cfg.callbacks, cfg.logger = {}, {}
     if stage:
         OmegaConf.update(cfg, "finetune.unfreeze", {stage: 0}, merge=False, force_add=True)
-    data = build.datamodule(cfg)
-    data.prepare_data()
-    data.setup()
-    task = build.task(cfg, data)
-    task.check(data)
-    build.keep_features(cfg, task, data)
-    trainer = build_trainer(cfg, folder, data, task.monitor)
+    data, task = build.data_and_task(cfg)
+    trainer = build_trainer(cfg, folder, data, task)
     recipe, epoch, saved = task.recipe, 0, dict[str, Any]()
     assert recipe is not None
     if checkpoint is None:

@@ -2,6 +2,9 @@
 
 A run that is resumed starts with the next batch as if nothing had happened. What Lightning leaves out of its
 checkpoints for that is kept here: sums behind the means of an epoch, an early stop, where the loggers stood.
+
+Private names of Lightning (2.6.6) stand where no public ones say it: whether a validation comes next, what is
+about to be logged, which loader is made again, and the sums behind means.
 """
 
 from __future__ import annotations
@@ -145,11 +148,14 @@ class Saver(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         signals.progressed()
-        loop = trainer.fit_loop.epoch_loop
+        loop, ready = trainer.fit_loop, batch_idx + 1
         self._due = _any_rank(trainer, self._due or self._is_due(trainer))
-        half_done = loop._should_accumulate() or loop._num_ready_batches_reached()
-        if self._due and not half_done and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
-            self._save(trainer, trainer._logger_connector.should_update_logs)
+        half_done = ready % trainer.accumulate_grad_batches or ready >= trainer.num_training_batches
+        if self._due and not half_done and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
+            every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            self._save(
+                trainer, logs_next=every > 0 and (trainer.global_step % every == 0 or trainer.should_stop)
+            )
             # The next batch ends it: what is logged of this one has to reach the loggers.
             self._leaving = _any_rank(trainer, signals.received())
 
@@ -204,8 +210,7 @@ class Saver(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[STATE] = {
-            # The step that ends is counted when its hooks have run, an epoch's last one before.
-            "logged": trainer.fit_loop.epoch_loop._batches_that_stepped + self._within_epoch,
+            "logged": trainer.global_step,
             "stopped": _patience(trainer) if trainer.should_stop else [],
             "means": means_of_epoch(trainer) if self._within_epoch else [],
             # What the loggers get when the hooks have run: a kill may come before.
@@ -323,18 +328,8 @@ def restore_means(
 
 
 def checkpoint_bytes(trainer: pl.Trainer, task: AudioTask) -> int:
-    """About how large a checkpoint will be: weights, maybe their average, and the optimizer's state."""
+    """About how large a checkpoint will be: weights, maybe their average, and two numbers of each, which is
+    what AdamW keeps and most others do not exceed."""
     state = sum(tensor.nbytes for tensor in task.state_dict().values())
     averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return state * (1 + averaged) + _slots(task) * sum(p.nbytes for p in task.parameters() if p.requires_grad)
-
-
-def _slots(task: AudioTask) -> int:
-    """Numbers that the optimizer keeps of each weight, as a step on nothing shows: 2 of AdamW."""
-    assert task.recipe is not None
-    weight = torch.nn.Parameter(torch.zeros(2, 3))
-    weight.grad = torch.zeros_like(weight)
-    optimizer = task.recipe.optimizer([{"params": [weight], "lr": task.recipe.lr}])
-    optimizer.step()
-    kept = (value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor))
-    return sum(value.shape == weight.shape for value in kept)
+    return state * (1 + averaged) + 2 * sum(p.nbytes for p in task.parameters() if p.requires_grad)
