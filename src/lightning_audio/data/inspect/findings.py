@@ -139,7 +139,7 @@ class Inspection:
             text = counted(len(across), "recordings stand in two splits: leave out all but one of each.")
             yield Finding("duplicate_across_splits", True, text, tuple(across))
         if within:
-            text = counted(len(within), "recordings stand twice within a split, where it counts double.")
+            text = counted(len(within), "recordings stand twice within a split: counted double.")
             yield Finding("duplicate_within_split", False, text, tuple(within))
 
     def _cut_files(self) -> Iterator[Finding]:
