@@ -62,6 +62,8 @@ def composed(*groups: str, change: str = "") -> DictConfig:
     cfg = chosen(*groups).copy()
     if "weights" in cfg.network:
         cfg.network.weights = None
+    if "weights" in (cfg.get("encoder") or {}):
+        cfg.encoder.weights = None
     noise = OmegaConf.select(cfg, "augment.waveform.noise")
     if noise and "folder" in noise:
         cfg.augment.waveform.noise = None  # of recordings that may not be here
@@ -95,6 +97,9 @@ def test_an_experiment_says_the_command_that_runs_it(name: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_part_of_an_experiment_builds(name: str, tmp_path: Path) -> None:
     cfg = composed(f"experiment={name}", change=f"run_folder={tmp_path}")
+    files = [Path(file) for file in (cfg.get("encoder") or {}).get("file") or ()]
+    if files and not all(file.is_file() for file in files):
+        pytest.skip(f"{files[0]} is not there (set LIGHTNING_AUDIO_MODELS to its folder)")
     data = stub(cfg)
     assert build.datamodule(cfg).sample_rate == cfg.data.sample_rate
     task = build.task(cfg, data)

@@ -19,10 +19,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_audio.augment import Augment
+from lightning_audio.augment.views import AugmentedView
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.feature_store import FrontEnd
 from lightning_audio.data.info import DataInfo
+from lightning_audio.data.placement import own_accelerator
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.frontend.base import shape_of
 from lightning_audio.frontend.normalize import Normalize
@@ -41,10 +43,12 @@ ANSWERING = ("frontend", "normalize", "network", "task")
 LOGGERS = tuple(getattr(pl.loggers, f"{name}Logger") for name in ("TensorBoard", "CSV", "MLFlow", "Wandb"))
 
 # What a configuration that somebody sent may build, by its part: from which package, and what of it.
+ENCODER = ("lightning_audio.networks.encoders", nn.Module)
 ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
-    "frontend": (("lightning_audio.frontend", nn.Module),),
+    "encoder": (ENCODER,),
+    "frontend": (("lightning_audio.frontend", nn.Module), ENCODER),
     "augment": (("lightning_audio.augment", nn.Module),),
-    "network": (("lightning_audio.networks", Network),),
+    "network": (("lightning_audio.networks", Network), ENCODER),
     "task": (("lightning_audio.tasks", AudioTask), ("lightning_audio.metrics", Metric)),
     "data": (("lightning_audio.data.corpora", Corpus),),
     "optimizer": (("torch.optim", torch.optim.Optimizer),),
@@ -59,6 +63,9 @@ ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
         ("pytorch_lightning.loggers", LOGGERS),
     ),
 }
+
+# The options of a part that name files of weights.
+WEIGHTS = ("weights", "file")
 
 # Of these kinds a configuration names the thing itself, and of all others a class.
 INSTANCES = (FunctionType, Callable, Metric)
@@ -324,8 +331,24 @@ def assemble(
         info=info,
         seed=seed,
     )
+    for part, module in (("frontend", frontend), ("network", network)):
+        answering = {**answering, part: with_architecture(answering[part], module)}
     built.description = {"config": answering, "facts": info.facts()}
     return built
+
+
+def with_architecture(node: dict[str, Any], module: nn.Module) -> dict[str, Any]:
+    """The options of a part; with what its encoder read of itself beside its weights, where it did so."""
+    architecture = getattr(getattr(module, "encoder", None), "architecture", None)
+    return {**node, "encoder": {**node["encoder"], **architecture}} if architecture else node
+
+
+def without_weights(node: Any) -> Any:
+    """A description in which no part reads a weight file: the checkpoint has the weights."""
+    if isinstance(node, dict):
+        kept = {name: without_weights(child) for name, child in node.items()}
+        return kept | {name: None for name in WEIGHTS if "_target_" in node and node.get(name)}
+    return [without_weights(child) for child in node] if isinstance(node, list) else node
 
 
 def keep_features(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> None:
@@ -334,10 +357,13 @@ def keep_features(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> No
     Raises:
         UserError: training changes waveforms or the front end itself, or there is nothing to compute.
     """
+    views = cfg.loader.get("views", 0)
+    if views and not cfg.loader.features:
+        raise UserError(f"loader.views={views} are views of kept features: set loader.features=true.")
     if not cfg.loader.features:
         return
     reason, mend = "", ""
-    if changed := task.augment.of_waveforms:
+    if changed := [name for name in task.augment.of_waveforms if name == "mix" or not views]:
         reason = "augmentation changes their waveforms"
         mend = f"set {' '.join(f'augment.{name}=null' for name in changed)}, or"
     elif task.concatenates:
@@ -351,7 +377,15 @@ def keep_features(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> No
             f"loader.features=true keeps the features of clips as they are, and {reason}: {mend or 'set'} "
             "loader.features=false."
         )
-    data.keep_features(cast(FrontEnd, task.frontend), task.description["config"]["frontend"])
+    options = without_weights(task.description["config"]["frontend"])
+    if weights := getattr(task.frontend, "digest", None):
+        options |= {"digest": weights}
+        device = own_accelerator() if cfg.trainer.accelerator != "cpu" else None
+        task.frontend.to(device or "cpu")
+    told = OmegaConf.to_container(cfg.augment, resolve=True).get("waveform")  # type: ignore[union-attr]
+    kept = [(AugmentedView(task.augment, cfg.seed, n), [told, cfg.seed, n]) for n in range(1, views + 1)]
+    data.keep_features(cast(FrontEnd, task.frontend), options, kept)
+    task.frontend.cpu()
 
 
 def recipe(cfg: DictConfig) -> Recipe:

@@ -7,6 +7,7 @@ it needs no other file.
 
 from __future__ import annotations
 
+import csv
 import json
 import threading
 import zipfile
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.utils import deterministic
 
 from lightning_audio import build
-from lightning_audio.config import trust
+from lightning_audio.config import CONF, trust
 from lightning_audio.config.renamed import up_to_date
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, refuse_address
@@ -52,7 +54,8 @@ def find_checkpoint(place: str | Path) -> Path:
         if isinstance(name, str) and Path(name).name == name and (folder / name).is_file():
             return folder / name
     raise UserError(
-        f"There is no checkpoint at {place}: give a run folder (logs/NAME/DATE...) or a .ckpt file."
+        f"There is no checkpoint at {place}: give a run folder (logs/NAME/DATE...), a .ckpt file, or what "
+        f"needs no training ({', '.join(pretrained())})."
     )
 
 
@@ -88,7 +91,8 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
     """A trained task from a run folder or a checkpoint, in eval mode.
 
     Args:
-        place: run folder or checkpoint file.
+        place: run folder or checkpoint file; or the name of a network that answers without training, one of
+            those in conf/pretrained.
         device: where it is to run.
         allow: packages of your own whose modules the checkpoint may build, such as `my_project.networks`.
 
@@ -96,6 +100,8 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
         UserError: there is no checkpoint, it is not one of this project, or it wants to build what is not
             on the allow list or is larger than the weights that it holds.
     """
+    if not Path(place).exists() and str(place) in pretrained():
+        return load_pretrained(pretrained()[str(place)]).to(device).eval()
     path = find_checkpoint(place)
     checkpoint = read(path)
     answering, facts = description_of(checkpoint, path)
@@ -112,7 +118,7 @@ def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[
         bounds = modules_within(path.stat().st_size, len(checkpoint["state_dict"]))
     try:
         with bounds:
-            task = build.assemble(without_weights(answering), DataInfo.from_facts(facts))
+            task = build.assemble(build.without_weights(answering), DataInfo.from_facts(facts))
     except UserError:
         raise
     except Exception as error:  # of any kind, since the description may say anything
@@ -153,6 +159,30 @@ def merged(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
     return found
 
 
+def pretrained() -> dict[str, Path]:
+    """The networks that answer without training, by name: their files in conf/pretrained."""
+    return {file.stem: file for file in sorted((CONF / "pretrained").glob("*.yaml"))}
+
+
+def load_pretrained(file: Path) -> AudioTask:
+    """The task that such a file describes, as checkpoints do; its labels are the last column of a CSV file.
+
+    Raises:
+        UserError: the weights or the labels are not there.
+    """
+    described: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    facts = described["facts"]
+    try:
+        with Path(facts["labels"]).expanduser().open(newline="", encoding="utf-8") as table:
+            facts["labels"] = [row[-1] for row in csv.reader(table)][1:]
+    except OSError as error:
+        raise UserError(
+            f"There is no file of labels {facts['labels']} ({error.strerror}): put it and the weights of "
+            f"{file.stem} into one folder, and name that by LIGHTNING_AUDIO_MODELS."
+        ) from error
+    return build.assemble(described["config"], DataInfo.from_facts(facts))
+
+
 def description_of(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parts that answer, and the facts of the data, as plain values.
 
@@ -184,17 +214,6 @@ def description_of(checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, An
 def signed_description(description: dict[str, Any]) -> dict[str, bytes]:
     """What a run signs of the description in its checkpoints, by name: what it makes of the configuration."""
     return {"checkpoint": json.dumps(description.get("config"), sort_keys=True, default=str).encode()}
-
-
-def without_weights(node: Any) -> Any:
-    """A description in which no part reads a weight file: the checkpoint has the weights."""
-    if isinstance(node, dict):
-        read_elsewhere = "_target_" in node and isinstance(node.get("weights"), str)
-        return {
-            name: None if read_elsewhere and name == "weights" else without_weights(child)
-            for name, child in node.items()
-        }
-    return [without_weights(child) for child in node] if isinstance(node, list) else node
 
 
 @contextmanager

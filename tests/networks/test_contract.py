@@ -40,7 +40,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "res15": {"maps": 8},
     "timm": {"backbone": BACKBONE, "weights": None, "models": "models"},
 }
-NETWORKS = sorted(path.stem for path in (CONF / "network").glob("*.yaml"))
+HEADS = {"attentive", "linear", "mlp", "prototypes", "weighted_layers"}  # of a stage or two
+NOT_HERE = {
+    "pretrained",
+    "neighbours",
+}  # of waveforms, and nothing before it has seen clips
+NETWORKS = sorted({path.stem for path in (CONF / "network").glob("*.yaml")} - NOT_HERE)
 CHANNELS = (1, 3)
 
 
@@ -170,7 +175,7 @@ def test_stages_go_from_the_features_to_the_logits_and_hold_every_module_once(na
     built = build.instantiate(config_of(name), "network", in_shape=(1, BINS), num_outputs=OUTPUTS)
     unsettle(built)  # a norm that starts at 0 lets nothing through at first
     stages = built.named_stages()
-    assert len(stages) > 2
+    assert len(stages) > 2 or name in HEADS
     parts = [part for modules in stages.values() for part in modules]
     held = [parameter for part in parts for parameter in part.parameters()]
     assert len(held) == len({id(parameter) for parameter in held})

@@ -86,8 +86,12 @@ class Augment(nn.Module):
 
     def waveforms(self, x: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Waveforms `(B, T)`, zero beyond their lengths `(B,)` in samples, and soft labels `(B, C)`."""
-        x, lengths = self._through(self.waveform_transforms, x, lengths)
+        x, lengths = self.changed(x, lengths)
         return (x, lengths, targets) if self.mix is None else self.mix(x, lengths, targets)
+
+    def changed(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, not mixed."""
+        return self._through(self.waveform_transforms, x, lengths)
 
     def features(self, f: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel in dB, not yet normalised, `(B, F, T)` or `(B, C, F, T)`, lengths `(B,)` in frames."""

@@ -14,6 +14,7 @@ PROGRAMS = {
     "train": "trains, tests and reports a run, or a multirun (-m)",
     "evaluate": "scores a run again",
     "predict": "says what a run hears in audio files",
+    "embed": "writes embeddings of audio files, and which are alike",
     "folds": "cross-validation over the folds of a corpus",
     "find-lr": "looks for a learning rate (--stage NAME: of one stage of the network)",
     "compare": "asks whether one run is better than another",
@@ -132,6 +133,26 @@ def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def embed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run or encoder, the audio, and what is made of it."""
+    parser = _parser("embed")
+    parser.add_argument(
+        "encoder",
+        help="run folder or checkpoint; an encoder of conf/encoder, such as yamnet; a folder of "
+        "transformers; an ONNX file",
+    )
+    parser.add_argument("audio", nargs="+", help="files, folders or globs; WAV, FLAC, Ogg, MP3, AIFF")
+    parser.add_argument("--output", type=Path, help="write embeddings to this file: .npz or .parquet")
+    parser.add_argument("--similar", type=int, metavar="N", help="print the N files that are most like each")
+    parser.add_argument("--plot", type=Path, help="draw all files in a plane, coloured by folder: .png")
+    parser.add_argument("--projection", choices=("pca", "tsne"), default="pca", help="of the picture [pca]")
+    parser.add_argument(
+        "--channel", default="mean", help="of files with several: mean, a number from 0 on, or each [mean]"
+    )
+    _add_loading(parser)
+    return parser.parse_intermixed_args(argv)
+
+
 def compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Two runs."""
     parser = _parser("compare")
@@ -207,7 +228,7 @@ def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.
 READERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
-    reader.__name__: reader for reader in (evaluate, predict, compare, align, ngram, check)
+    reader.__name__: reader for reader in (evaluate, predict, embed, compare, align, ngram, check)
 }
 
 

@@ -35,7 +35,7 @@ ROOT = "train"
 OPTIONAL = ("experiment", "sweep", "local", "debug")  # groups that may be left out
 FORCE = "resume.force"
 # Options that name a file or a folder; some of them may also be words of another kind.
-MAYBE_PLACES = ("data.train", "data.val", "data.test", "network.weights")
+MAYBE_PLACES = ("data.train", "data.val", "data.test", "encoder.file", "encoder.weights", "network.weights")
 PLACES = (
     *(f"data.{name}" for name in ("root", "test_root", "cache", "file", "audio")),
     "augment.waveform.noise.folder",

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.feature_store import FeatureStore
+from lightning_audio.data.feature_store import FeatureViews
 from lightning_audio.data.targets import Targets
 from lightning_audio.data.wave_store import WaveStore
 
@@ -19,7 +19,8 @@ from lightning_audio.data.wave_store import WaveStore
 class ClipSet(Dataset):
     """The clips of one split; indexed by a list of positions it gathers a whole Batch at once.
 
-    With `features`, those of all clips of the store, batches hold them in place of waveforms.
+    With `features`, those of all clips of the store, batches hold them in place of waveforms. Where there are
+    several views of each clip, position `v * len(self) + n` is view v of clip n.
 
     Args:
         clips: of the split.
@@ -32,7 +33,7 @@ class ClipSet(Dataset):
         self, clips: Sequence[Clip], rows: Sequence[int], store: WaveStore, targets: Targets
     ) -> None:
         self.clips, self.store, self.targets = tuple(clips), store, targets
-        self.features: FeatureStore | None = None
+        self.features: FeatureViews | None = None
         self.encoded = targets.encode(self.clips)
         self.rows = torch.tensor(rows, dtype=torch.int64)
 
@@ -40,22 +41,24 @@ class ClipSet(Dataset):
         return len(self.clips)
 
     def __getitem__(self, positions: list[int]) -> Batch:
+        views = torch.tensor(positions) // len(self)
+        positions = [position % len(self) for position in positions]
         rows = self.rows[positions]
         ids = tuple(self.clips[position].id for position in positions)
         targets, target_lengths = self.targets.gather(self.encoded, positions)
         if self.features is None:
             return Batch(*self.store.gather(rows), targets, ids, target_lengths)
-        lengths, features = self.store.lengths[rows], self.features.gather(rows)
+        lengths, features = self.store.lengths[rows], self.features.gather(rows + views * len(self.store))
         return Batch(without_samples(lengths), lengths, targets, ids, target_lengths, *features)
 
-    def with_features(self, features: FeatureStore) -> ClipSet:
+    def with_features(self, features: FeatureViews) -> ClipSet:
         """The same clips, whose batches hold these features."""
         clips = copy(self)
         clips.features = features
         return clips
 
     @property
-    def source(self) -> WaveStore | FeatureStore:
+    def source(self) -> WaveStore | FeatureViews:
         """What batches are gathered from."""
         return self.store if self.features is None else self.features
 

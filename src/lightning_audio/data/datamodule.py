@@ -17,7 +17,7 @@ from lightning_audio.data.clip import SPLITS, Clip, clips_digest, look_alikes, v
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.duration_sampler import DurationSampler
-from lightning_audio.data.feature_store import FeatureStore, FrontEnd
+from lightning_audio.data.feature_store import STORES, FeatureViews, FrontEnd, View
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.manifest_cache import uncollected
 from lightning_audio.data.placement import WHERE, device_of
@@ -52,6 +52,8 @@ class AudioDataModule(pl.LightningDataModule):
         store: where the decoded audio lives: `disk` (memory map), `memory`, `device`, or `auto`, by size.
         features: `keep_features` will be called; the store of waveforms, which only tests then read, stays
             on the disk.
+        feature_dtype: float32, or float16 to keep them in half the space.
+        views: augmented views of each clip that are kept beside itself; training draws one of them all.
         workers: threads that gather batches ahead; gathering is so cheap that 0 is best on a CPU. Samples
             that live on the device need none, and get none.
         timeout: seconds after which a worker that gives no batch ends the run; 0: never.
@@ -78,6 +80,8 @@ class AudioDataModule(pl.LightningDataModule):
         val_fraction: float = 0.0,
         store: str = "disk",
         features: bool = False,
+        feature_dtype: str = "float32",
+        views: int = 0,
         workers: int = 0,
         timeout: int = 25,
         balance: bool = False,
@@ -96,14 +100,15 @@ class AudioDataModule(pl.LightningDataModule):
         self.corpus, self.encoding = corpus, targets
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        self.val_fraction, self.where, self.features = val_fraction, store, features
+        self.val_fraction, self.where = val_fraction, store
+        self.features, self.feature_dtype, self.views = features, feature_dtype, views
         self.workers, self.timeout = workers, timeout
         self.balance, self.seed, self.max_bad_fraction = balance, seed, max_bad_fraction
         self.max_batch_duration = max_batch_duration
         self.jitter, self.curriculum_epochs = jitter, curriculum_epochs
         self.max_duration, self.outliers = max_duration, outliers
         ranged = ["batch_size", "eval_batch_size", "val_fraction", "workers", "timeout", "max_bad_fraction"]
-        ranged += ["max_batch_duration", "jitter", "curriculum_epochs", "max_duration"]
+        ranged += ["views", "max_batch_duration", "jitter", "curriculum_epochs", "max_duration"]
         refuse_out_of_range({"loader": {name: getattr(self, name) for name in ranged}})
         if outliers not in ("refuse", "drop"):
             raise UserError(f"loader.outliers={outliers} is unknown: set it to refuse or drop.")
@@ -221,15 +226,27 @@ class AudioDataModule(pl.LightningDataModule):
             )
         return opened if where == "disk" else WaveStore(opened.folder, where, device, opened.rebuild)
 
-    def keep_features(self, frontend: FrontEnd, options: Mapping[str, Any]) -> None:
+    def keep_features(
+        self, frontend: FrontEnd, options: Mapping[str, Any], views: Sequence[tuple[View, Any]] = ()
+    ) -> None:
         """From now on training and validation read features in place of waveforms: `loader(features=True)`.
 
         Args:
-            frontend: computes them, once, for all clips; on the CPU.
+            frontend: computes them, once, for all clips.
             options: what it was built from, as JSON may hold it.
+            views: of the waveforms, beside the clips themselves, and what each was built from.
         """
-        where, cache = self.where, self.corpus.cache
-        features = FeatureStore.open(self.store, frontend, options, cache, where, device_of(where))
+        if self.feature_dtype not in STORES:
+            known = ", ".join(STORES)
+            raise UserError(
+                f"loader.feature_dtype={self.feature_dtype} is unknown: set it to one of {known}."
+            )
+        where, kind = self.where, STORES[self.feature_dtype]
+        place = (self.corpus.cache, where, device_of(where))
+        stores = [kind.open(self.store, frontend, options, *place)]
+        for view, told in views:
+            stores.append(kind.open(self.store, frontend, {**options, "view": told}, *place, view))
+        features = FeatureViews(stores)
         self.featured = {split: clips.with_features(features) for split, clips in self.splits.items()}
 
     @property
@@ -332,7 +349,8 @@ class AudioDataModule(pl.LightningDataModule):
         ranks = {"rank": rank, "world_size": world_size}
         order: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, **ranks}
         if shuffle:
-            order |= {"draw": self._draw, "reshuffles": self.reshuffles}
+            draw = self._draw_views if features and self.views else self._draw
+            order |= {"draw": draw, "reshuffles": self.reshuffles}
         elif drawn:
             order |= {"draw": lambda rng: np.sort(self._draw(rng))}
         sampler = BatchSampler(len(clips), size, **order)
@@ -352,6 +370,11 @@ class AudioDataModule(pl.LightningDataModule):
         clips = self.splits["train"].clips
         drawn = self.corpus.draw(clips, rng)
         return drawn[balanced([clips[position].labels for position in drawn], rng)] if self.balance else drawn
+
+    def _draw_views(self, rng: np.random.Generator) -> np.ndarray:
+        """The same, of each clip itself or one of its views."""
+        drawn = self._draw(rng)
+        return drawn + len(self.splits["train"]) * rng.integers(self.views + 1, size=len(drawn))
 
     @cached_property
     def identity(self) -> dict[str, str]:

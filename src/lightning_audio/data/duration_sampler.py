@@ -45,7 +45,7 @@ class DurationSampler(BatchSampler):
     def batches(self) -> list[np.ndarray]:
         rng = self.generator()
         positions = self.positions(rng)
-        seconds, jitter = self.seconds[positions], self.jitter if self.shuffle else 0.0
+        seconds, jitter = self.seconds[positions % len(self.seconds)], self.jitter if self.shuffle else 0.0
         order = np.argsort(np.log(seconds) + rng.uniform(-jitter, jitter, len(seconds)), kind="stable")
         # What comes k-th is at most this much longer than the k-th shortest, however the factors fall.
         longest = np.sort(seconds) * math.exp(2 * jitter)

@@ -238,8 +238,8 @@ class Store(ABC):
                 "remove it, or set paths.cache to another folder."
             ) from error
 
-    def _gather(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """The values of the clips of `rows`, `(B, T, ...)`, and their lengths `(B,)`.
+    def _gather(self, rows: Sequence[int] | Tensor, longest: int | None = None) -> tuple[Tensor, Tensor]:
+        """The values of the clips of `rows`, `(B, T, ...)`, and their lengths `(B,)`; `longest` may be T.
 
         Behind the shorter ones stand their tails, or else zeros. Both lie on the CPU, or on the store's
         device where it has one; `rows` are on the CPU.
@@ -250,14 +250,16 @@ class Store(ABC):
         lengths = self.lengths[rows]
         values = self._values
         if isinstance(values, Tensor):
-            return self._gather_on_device(values, rows, lengths)
+            return self._gather_on_device(values, rows, lengths, longest)
         spans = zip(self._offsets[rows].tolist(), lengths.tolist(), strict=True)
-        gathered = np.empty((len(rows), int(lengths.max()), *values.shape[1:]), self.dtype)
+        gathered = np.empty((len(rows), longest or int(lengths.max()), *values.shape[1:]), self.dtype)
         for clip, (offset, length) in zip(gathered, spans, strict=True):
             clip[:length] = values[offset : offset + length]
             clip[length:] = values[offset + length] if self.tail else 0
         return torch.from_numpy(gathered), lengths
 
     @abstractmethod
-    def _gather_on_device(self, values: Tensor, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _gather_on_device(
+        self, values: Tensor, rows: Tensor, lengths: Tensor, longest: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The same of values on a device; `rows` and their `lengths` are on the CPU."""

@@ -101,7 +101,9 @@ class WaveStore(Store):
         """
         return self._gather(rows)
 
-    def _gather_on_device(self, values: Tensor, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _gather_on_device(
+        self, values: Tensor, rows: Tensor, lengths: Tensor, longest: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         shortest, longest = (int(length) for length in lengths.aminmax())
         there = sent(rows, self.device)
         offsets, lengths = (spans[there] for spans in self._spans_on_device)

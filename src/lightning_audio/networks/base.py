@@ -67,6 +67,12 @@ class Network(nn.Module):
                     stages[f"{name}.{element}".rstrip(".")] = [module]
         return stages
 
+    def remember(self, x: Tensor, lengths: Tensor, targets: Tensor) -> None:
+        """Called once with every batch of training clips, as `forward` takes them, before training begins.
+
+        For networks that answer by what they have seen, such as nearest neighbours.
+        """
+
     def start_epoch(self, epoch: int, max_epochs: int) -> None:
         """Called before each training epoch; the state set here is a pure function of the arguments."""
 

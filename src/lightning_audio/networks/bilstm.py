@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional
 
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.base import Network, strided
 from lightning_audio.networks.layers import PaddedLSTM, Subsampling, lengths_to_read
 
 
@@ -26,10 +27,11 @@ class BiLSTM(Network):
         hidden: int = 256,
         layers: int = 3,
         dropout: float = 0.1,
+        stack: int = 1,
     ) -> None:
         super().__init__()
-        self.subsampling = Subsampling(in_shape, channels, strides)
-        widths = [self.subsampling.width] + [2 * hidden] * layers
+        self.subsampling, self.stack = Subsampling(in_shape, channels, strides), stack
+        widths = [self.subsampling.width * stack] + [2 * hidden] * layers
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
         self.lstms = nn.ModuleList(PaddedLSTM(width, hidden) for width in widths[:-1])
         self.dropout = nn.Dropout(dropout)
@@ -41,11 +43,15 @@ class BiLSTM(Network):
         return {"subsampling": [self.subsampling, self.norms[0]], **layers, "head": [self.head]}
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        return self.subsampling.output_lengths(lengths)
+        return strided(self.subsampling.output_lengths(lengths), self.stack)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, T', num_outputs)`."""
         x, lengths = self.subsampling(x, lengths)
+        if self.stack > 1:
+            x = functional.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
+            x = x.unflatten(1, (-1, self.stack)).flatten(2)
+            lengths = strided(lengths, self.stack)
         x, read = self.dropout(self.norms[0](x)), lengths_to_read(lengths)
         for norm, lstm in zip(self.norms[1:], self.lstms, strict=True):
             x = self.dropout(norm(lstm(x, read)))

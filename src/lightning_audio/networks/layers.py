@@ -14,23 +14,23 @@ from lightning_audio.networks.base import as_maps, strided
 
 
 class Subsampling(nn.Module):
-    """Two 3x3 convolutions that halve the features and divide the frames, then one vector for each frame.
+    """3x3 convolutions that halve the features and divide the frames, then one vector for each frame.
 
     Args:
         in_shape: `(channels, features per frame)`.
         channels: of the convolutions.
-        strides: of each in time.
+        strides: of each in time; none: the frames stay as they are.
     """
 
     def __init__(self, in_shape: tuple[int, int], channels: int, strides: Sequence[int] = (2, 2)) -> None:
         super().__init__()
         self.strides = tuple(strides)
-        inputs = (in_shape[0], *[channels] * (len(self.strides) - 1))
+        inputs = (in_shape[0], *[channels] * len(self.strides))
         self.convolutions = nn.ModuleList(
             nn.Conv2d(width, channels, 3, (2, stride), padding=1)
-            for width, stride in zip(inputs, self.strides, strict=True)
+            for width, stride in zip(inputs, self.strides, strict=False)
         )
-        self.width = channels * strided(in_shape[1], *[2] * len(self.strides))
+        self.width = inputs[-1] * strided(in_shape[1], *[2] * len(self.strides))
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Frames in, frames out, both `(B,)`."""

@@ -145,6 +145,23 @@ def det_figure(
     return figure
 
 
+def plane_figure(points: ArrayLike, groups: Sequence[str]) -> Figure:
+    """Points `(N, 2)`, each group in a colour of its own, with a legend where there are few."""
+    points, names = np.asarray(points), sorted(set(groups))
+    figure = Figure(figsize=(8.0, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, name in enumerate(names):
+        own = points[[group == name for group in groups]]
+        colour = f"C{number % 10}"
+        axes.scatter(*own.T, s=14, color=colour, marker="o^sDv"[number // 10 % 5], label=name or ".")
+    if 1 < len(names) <= 2 * COUNTS_UP_TO:
+        legend = figure.legend(loc="outside right upper", fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
 def write_png(figure: Figure, path: Path) -> None:
     """Writes a figure whole or not at all."""
     content = io.BytesIO()

@@ -284,6 +284,13 @@ class AudioTask(pl.LightningModule):
         """Sets the mean and deviation of the corpus from its training clips, without augmentation."""
         self.normalize.fit(self.raw_features(batch.to(self.device)) for batch in batches)
 
+    @torch.no_grad()
+    def fit_network(self, batches: Iterable[Batch]) -> None:
+        """Shows the network its training clips, where it remembers them; without augmentation."""
+        for batch in batches if type(self.network).remember is not Network.remember else ():
+            batch = batch.to(self.device)
+            self.network.remember(*self.normalize(*self.raw_features(batch)), batch.targets)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lightning_audio"] = self.description
         for name in self.fitted:  # where averaged weights are saved, an average of these would fit none

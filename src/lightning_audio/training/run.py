@@ -77,6 +77,7 @@ def train(
             keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed
             if last is None:
                 initialise(cfg, task, data)
+                task.fit_network(data.loader("train", features=True, drawn=True))
             _announce(trainer, task, data, run_folder)
             distil(task, data, trainer.strategy.root_device)
             trainer = fit_with_rollback(cfg, trainer, task, data, last)
@@ -90,7 +91,7 @@ def train(
             if not trainer.is_global_zero:
                 return {}
             (run_folder / FAILURE).unlink(missing_ok=True)  # of an earlier start
-            return write_metrics(run_folder, scores, **facts, **_facts(trainer, data, start))
+            return write_metrics(run_folder, scores, **facts, **_facts(trainer, task, data, start))
 
 
 @contextlib.contextmanager
@@ -132,9 +133,11 @@ def _announce(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, run_f
     report_quarantined(data, run_folder)
 
 
-def _facts(trainer: pl.Trainer, data: AudioDataModule, start: float) -> dict[str, Any]:
+def _facts(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, start: float) -> dict[str, Any]:
     """What metrics.json says beside the scores; the process began at `start`."""
     facts: dict[str, Any] = {"epochs": trainer.current_epoch, "data": data.facts()}
+    if weights := getattr(task.frontend, "digest", None):
+        facts["encoder"] = weights
     if data.reshuffles.number:
         facts["went_back"] = data.reshuffles.number
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -206,6 +209,7 @@ def quiet() -> None:
     logging.getLogger("timm").setLevel(logging.ERROR)
     for text in (
         ".*does not have many workers.*",
+        ".*in eval mode at the start of training.*",  # a frozen encoder
         ".*LeafSpec.*",
         ".*smaller than the logging interval.*",
         ".*across ranks is zero.*",

@@ -78,6 +78,8 @@ class SpeechCommands(Corpus):
         silence_share, unknown_share: of the number of keyword clips; only `tensorflow` reads them.
         test_root: folder of the test archive (its unknown files end in `.wav.wav`), in which case the
             testing list is in no split; None takes the testing list. Only `balanced` reads it.
+        keywords: other ones than the ten, of the variant 12: then all other words are unknown.
+        clips_per_keyword: so many training clips of each keyword, drawn by `seed`; others are in no split.
         seed: names the unknowns and silences of validation and test.
 
     Raises:
@@ -96,16 +98,23 @@ class SpeechCommands(Corpus):
         silence_share: float = 0.1,
         unknown_share: float = 0.1,
         test_root: str | None = None,
+        keywords: Sequence[str] | None = None,
+        clips_per_keyword: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(root, cache, sample_rate, download)
         self.version, self.variant, self.convention, self.seed = str(version), variant, convention, seed
+        self.keywords, self.clips_per_keyword = tuple(keywords or KEYWORDS), clips_per_keyword
         self.shares = {UNKNOWN: unknown_share, SILENCE: silence_share}
         self._refuse_bad_options()
         self.release = RELEASES[self.version]
         has_archive = variant == 12 and convention == "balanced" and test_root is not None
         self.test_root = Path(str(test_root)).expanduser() if has_archive else None
-        words = {12: (*KEYWORDS, UNKNOWN, SILENCE), 20: KEYWORDS + DIGITS, 35: KEYWORDS + DIGITS + OTHERS}
+        words = {
+            12: (*self.keywords, UNKNOWN, SILENCE),
+            20: KEYWORDS + DIGITS,
+            35: KEYWORDS + DIGITS + OTHERS,
+        }
         self.labels = words[variant]
         if variant == 35 and self.version == "0.02":
             self.labels += NEW_IN_002
@@ -122,6 +131,12 @@ class SpeechCommands(Corpus):
             if not 0 <= share < math.inf:
                 key = f"data.{label.strip('_')}_share"
                 raise UserError(f"{key}={share} is no share of the keyword clips: set it to 0 or more.")
+        if self.keywords != KEYWORDS and (self.variant != 12 or self.convention != "tensorflow"):
+            raise UserError("data.keywords is for data.variant=12 and data.convention=tensorflow: set these.")
+        if self.clips_per_keyword is not None and self.clips_per_keyword < 1:
+            raise UserError(
+                f"data.clips_per_keyword={self.clips_per_keyword} leaves none: set it to 1 or more, or null."
+            )
 
     def prepare(self) -> None:
         """Fetches what is not there, if that is wanted."""
@@ -149,7 +164,17 @@ class SpeechCommands(Corpus):
             for name, label in labels.items()
             if label is not None
         ]
+        clips = self._few(clips) if self.clips_per_keyword else clips
         return self._twelve(clips) if self.variant == 12 else clips
+
+    def _few(self, clips: list[Clip]) -> list[Clip]:
+        """With `clips_per_keyword` clips of each keyword in training."""
+        rng, left_out = np.random.default_rng((self.seed, len(SPLITS))), set()
+        for word in self.labels:
+            rows = [row for row, c in enumerate(clips) if c.split == "train" and c.labels == (word,)]
+            if word != UNKNOWN:
+                left_out |= set(rng.permutation(rows)[self.clips_per_keyword :].tolist())
+        return [replace(clip, split=None) if row in left_out else clip for row, clip in enumerate(clips)]
 
     def draw(self, clips: Sequence[Clip], rng: np.random.Generator) -> np.ndarray:
         """All words; of 12 classes all keywords, and the share of unknown and silent clips, drawn afresh."""
