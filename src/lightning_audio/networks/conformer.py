@@ -67,7 +67,7 @@ class Conformer(Network):
 class Layer(ConformerLayer):
     """A layer of torchaudio's into which padding does not leak."""
 
-    def forward(self, x: Tensor, padding: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """`x` `(T, B, D)`, `padding` `(B, T)`, True behind a clip."""
         x = x + self.ffn1(x) / 2
         attended = self.self_attn_layer_norm(x)

@@ -163,7 +163,7 @@ class FineTuning:
                 "each batch twice: set finetune.batch_norm.statistics=frozen, or leave it out."
             )
         for one in (one for stage in stages for part in stage for one in _called(part)):
-            one.forward = partial(_computed_twice, one, norms(one))  # type: ignore[method-assign]
+            one.forward = partial(_computed_twice, one, norms(one))
 
     def describe(self) -> str:
         """What is frozen at first, in a line; nothing where all of it learns."""

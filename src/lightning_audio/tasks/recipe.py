@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -43,13 +44,15 @@ class Schedule(LambdaLR):
         self.at = at
         super().__init__(optimizer, lambda step: found[0] if isinstance(found := at(step), tuple) else found)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         self._set_momentum()
         return super().get_lr()
 
     def _set_momentum(self) -> None:
         found = self.at(self.last_epoch)
-        for group in self.optimizer.param_groups if isinstance(found, tuple) else ():
+        if not isinstance(found, tuple):
+            return
+        for group in self.optimizer.param_groups:
             if "betas" in group:
                 group["betas"] = (found[1], *group["betas"][1:])
             elif group.get("momentum"):
