@@ -44,6 +44,8 @@ def examine(cfg: DictConfig) -> float:
         UserError: they could not be learned; with the causes that fit.
     """
     quiet()
+    if "clips_per_sequence" in cfg.task:
+        cfg.task.clips_per_sequence = 1  # each by itself, as it is scored, and not one row as a whole
     learning = learner(cfg, Path())
     task, clips = learning.task, learning.data.splits["train"]
     task.start_epoch(UPDATES, UPDATES)  # nothing is frozen any more
