@@ -48,9 +48,8 @@ def moved(built: CNN2d, tuning: FineTuning, epochs: int, steps: int = 2) -> list
             optimizer.step()
         changed = {n for n, value in built.state_dict().items() if not torch.equal(value, before[n])}
         statistics = {n for n, _ in built.named_buffers()}
-        found.append(
-            tuple({stage_of(n) for n in part} for part in (changed - statistics, changed & statistics))
-        )
+        weights = {stage_of(name) for name in changed - statistics}
+        found.append((weights, {stage_of(name) for name in changed & statistics}))
     return found
 
 
@@ -84,7 +83,7 @@ def test_statistics_and_weights_of_batch_norms_are_two_choices(statistics: str, 
     every = {"stem", "stages.0", "stages.1"}
     assert found == {"stage": {"stages.1"}, "learned": every, "frozen": set()}[statistics]
     norms = [name for name, part in built.named_modules() if isinstance(part, nn.BatchNorm2d)]
-    learn = {stage_of(name) for name in norms if built.get_submodule(name).weight.requires_grad}  # type: ignore[union-attr]
+    learn = {stage_of(name) for name in norms if built.get_submodule(name).weight.requires_grad}
     assert learn == {"stage": {"stages.1"}, "learned": every, "frozen": set()}[weights]
 
 

@@ -78,7 +78,7 @@ def test_what_has_another_shape_or_is_not_there_is_new_and_the_lines_are_few(
     widths = "network.widths=[4,8,16,16]"
     task, saved = begun(f"init={tiny_run}", widths), weights_of(tiny_run)
     capsys.readouterr()
-    assert torch.equal(task.network.stem.weight, saved["network.stem.weight"])  # type: ignore[union-attr]
+    assert torch.equal(task.network.stem.weight, saved["network.stem.weight"])  # type: ignore[union-attr, arg-type]
     assert torch.equal(
         task.network.state_dict()["stages.1.conv2.weight"], saved["network.stages.1.conv2.weight"]
     )
@@ -149,7 +149,7 @@ def test_nothing_that_a_checkpoint_describes_is_built(tiny_run: Path, tmp_path: 
         content["lightning_audio"]["config"]["network"] = {"_target_": "os.system", "command": "false"}
 
     task = begun(f"init={changed(tiny_run, tmp_path, plant)}")
-    assert torch.equal(task.network.stem.weight, weights_of(tiny_run)["network.stem.weight"])  # type: ignore[union-attr]
+    assert torch.equal(task.network.stem.weight, weights_of(tiny_run)["network.stem.weight"])  # type: ignore[union-attr, arg-type]
 
 
 def test_a_run_is_resumed_from_its_own_checkpoint(tiny_run: Path, tmp_path: Path) -> None:

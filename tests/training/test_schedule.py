@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_one_cycle(step: int, factor: float) -> None:
 
 
 def test_one_cycle_has_its_own_start_end_and_peak() -> None:
-    options = {"warmup": 0.2, "start": 0.5, "end": 0.1}
+    options: dict[str, Any] = {"warmup": 0.2, "start": 0.5, "end": 0.1}
     factors = [one_cycle(step, 11, **options) for step in range(11)]
     assert factors[0] == 0.5
     assert factors[1] == pytest.approx(0.75)
@@ -85,7 +86,7 @@ def test_momentum_goes_the_other_way() -> None:
     }
     for step, pair in expected.items():
         assert pairs[step] == pytest.approx(pair, abs=1e-12)
-    assert [factor for factor, _ in pairs] == [
+    assert [factor for factor, _ in pairs] == [  # type: ignore[misc]
         one_cycle(step, 11, warmup=0.4, start=0.2, end=0.0) for step in range(12)
     ]
 

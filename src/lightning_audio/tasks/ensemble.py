@@ -45,13 +45,13 @@ def ensemble(tasks: Sequence[AudioTask]) -> AudioTask:
     if isinstance(lead, MultiLabel):
         thresholds = [task.thresholds for task in tasks if isinstance(task, MultiLabel)]
         lead.thresholds.copy_(torch.stack(thresholds).mean(0))
-    lead.members = nn.ModuleList(others)  # type: ignore[assignment]  # so that they move to its device
+    lead.members = nn.ModuleList(others)  # so that they move to its device
     if isinstance(lead, ClipTask):
         answers = [at_own_rate(task, task.forward_tta, lead.sample_rate) for task in (lead, *others)]
-        lead.forward_tta = _mean_of_clips(lead, answers)  # type: ignore[method-assign]
+        lead.forward_tta = _mean_of_clips(lead, answers)  # type: ignore[method-assign, assignment]
     else:
         answers = [at_own_rate(task, task.forward, lead.sample_rate) for task in (lead, *others)]
-        lead.forward = _mean_of_frames(answers)  # type: ignore[method-assign]
+        lead.forward = _mean_of_frames(answers)  # type: ignore[method-assign, assignment]
     return lead
 
 

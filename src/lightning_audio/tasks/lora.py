@@ -16,7 +16,7 @@ CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecod
 def add_lora(
     network: Network,
     rank: int = 8,
-    alpha: float | None = None,
+    alpha: int | None = None,
     dropout: float = 0.0,
     modules: Sequence[str] | None = None,
 ) -> float:
