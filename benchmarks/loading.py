@@ -30,7 +30,7 @@ from lightning_audio import build, config
 from lightning_audio.data.batch import samples_to_float
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.datamodule import AudioDataModule
-from lightning_audio.data.feature_store import FeatureStore
+from lightning_audio.data.feature_store import FeatureStore, FeatureViews
 from lightning_audio.data.sampler import BatchLoader, BatchSampler
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.log_mel import LogMel
@@ -94,7 +94,8 @@ def from_waveforms(clips: ClipSet, frontend: LogMel) -> Epoch:
 
 
 def from_features(clips: ClipSet, frontend: LogMel, cache: Path) -> Epoch:
-    loader = loader_over(clips.with_features(FeatureStore.open(clips.store, frontend, SIZES, cache)))
+    features = FeatureViews([FeatureStore.open(clips.store, frontend, SIZES, cache)])
+    loader = loader_over(clips.with_features(features))
     return lambda: (batch.features for batch in loader)
 
 

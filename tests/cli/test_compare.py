@@ -88,13 +88,13 @@ def test_a_metric_of_ones_own_is_compared(tmp_path: Path) -> None:
         own = scores([wrong_words], Transcripts(rows))
         write_metrics(run.folder, {**run.scores, "test/wrong_words": own["wrong_words"]})
         runs.append(read_run(run.folder))
-    assert "wrong_words" not in [row.name for row in compare_runs(*runs).differences]
-    found = compare_runs(*runs, [wrong_words]).differences[-1]
+    assert "wrong_words" not in [row.name for row in compare_runs(runs[0], runs[1]).differences]
+    found = compare_runs(runs[0], runs[1], [wrong_words]).differences[-1]
     assert (found.name, found.unit) == ("wrong_words", "points")
     assert (found.run, found.other) == tuple(run.scores["test/wrong_words"].value for run in runs)
     assert found.better > 0.99
     content = io.StringIO()
-    print_comparison(compare_runs(*runs, [wrong_words]), Console(file=content, width=120))
+    print_comparison(compare_runs(runs[0], runs[1], [wrong_words]), Console(file=content, width=120))
     assert f"{found.run:.2f}" in content.getvalue()  # no share of a hundred
 
 

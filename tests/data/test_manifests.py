@@ -383,7 +383,7 @@ def test_a_comma_in_a_label_is_told(tmp_path: Path) -> None:
         (tmp_path / f"{n}.wav").touch()
     (tmp_path / "dev.csv").write_text(f"fname,labels,mids,split\n{rows}")
 
-    def made(**options: str) -> Manifest:
+    def made(**options: Any) -> Manifest:
         return Manifest(str(tmp_path / "cache"), file=str(tmp_path / "dev.csv"), **options)
 
     assert any("3 clips have a comma in a label, such as 'Guitar,Music'" in told for told in made().remarks())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from conftest import TINY
-from torch import Tensor
+from torch import Tensor, nn
 
 import lightning_audio
 from lightning_audio.config import compose_config
@@ -24,7 +25,8 @@ def test_a_linear_head_answers_for_each_frame_and_step_by_step() -> None:
     head, x, lengths = LinearHead((2, 3), 4).eval(), noise(2, 2, 3, 5), torch.tensor([5, 2])
     logits, counts = head(x, lengths)
     assert counts.tolist() == head.output_lengths(lengths).tolist() == [5, 2]
-    weight, bias = head.layers[1].weight, head.layers[1].bias
+    linear = cast(nn.Linear, head.layers[1])
+    weight, bias = linear.weight, linear.bias
     torch.testing.assert_close(logits[1, 3], weight @ x[1, :, :, 3].flatten() + bias)
     steps = [head.step(piece, None)[0] for piece in x.split(2, dim=-1)]
     torch.testing.assert_close(torch.cat(steps, 1), logits)
@@ -33,7 +35,7 @@ def test_a_linear_head_answers_for_each_frame_and_step_by_step() -> None:
 def test_attention_with_equal_scores_is_the_mean_and_deviation() -> None:
     head, x, lengths = AttentiveHead((1, 3), 2).eval(), noise(2, 3, 5), torch.tensor([5, 2])
     with torch.no_grad():
-        head.attention[2].weight.zero_()
+        nn.init.zeros_(cast(nn.Linear, head.attention[2]).weight)
     logits, _ = head(x, lengths)
     own = x[1, :, :2]
     pooled = torch.cat([own.mean(-1), own.std(-1, correction=0)])

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -59,7 +59,8 @@ class FeatureStore(Store):
     held: `HalfFeatureStore` is for the states of encoders, which are many more.
     """
 
-    file, dtype, tail = "frames.float32", np.float32, 1
+    file, tail = "frames.float32", 1
+    dtype: ClassVar[type[np.floating[Any]]] = np.float32
 
     @classmethod
     def open(

@@ -8,7 +8,7 @@ import time
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class GrowingStore:
         """The next clip: `(length + tail, ...)`, contiguous."""
         self.shape = values.shape[1:]
         self.lengths.append(length)
-        self.checksums.append(zlib.crc32(values))
+        self.checksums.append(zlib.crc32(values.data))
         self._size += self._values.write(values.data)
 
     def save_now_and_then(self) -> bool:
@@ -84,7 +84,7 @@ class GrowingStore:
         _to_disk(self._journal)
         self._saved, self._told = time.monotonic(), len(self.lengths)
 
-    def move_to(self, folder: Path, **facts: object) -> None:
+    def move_to(self, folder: Path, **facts: Any) -> None:
         """Puts the values and an index into a folder; nothing can be appended any more."""
         self.save()
         self._values.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Frozen(nn.Module):
         self.shape = (channels, width * max(len(self.pools), 1))
         if hasattr(encoder, "frames") and not self.pools:  # it runs on a stream
             self.n_fft, self.hop_length, self.top_db = encoder.n_fft, encoder.hop_length, None
-            self.frames = torch.no_grad()(encoder.frames)
+            self.frames = torch.no_grad()(cast(Callable[[Tensor], Tensor], encoder.frames))
 
     def extra_repr(self) -> str:
         return f"pool={self.pools}" if self.pools else ""
@@ -96,7 +96,7 @@ class Frozen(nn.Module):
         pooled = torch.cat([POOLS[name](states, lengths) for name in self.pools], dim=-1)
         return pooled[..., None], torch.ones_like(lengths)
 
-    def train(self, mode: bool = True) -> Frozen:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.encoder.eval()
         return self

@@ -154,7 +154,9 @@ def plane_figure(points: ArrayLike, groups: Sequence[str]) -> Figure:
     for number, name in enumerate(names):
         own = points[[group == name for group in groups]]
         colour = f"C{number % 10}"
-        axes.scatter(*own.T, s=14, color=colour, marker="o^sDv"[number // 10 % 5], label=name or ".")
+        axes.scatter(
+            own[:, 0], own[:, 1], s=14, color=colour, marker="o^sDv"[number // 10 % 5], label=name or "."
+        )
     if 1 < len(names) <= 2 * COUNTS_UP_TO:
         legend = figure.legend(loc="outside right upper", fontsize=8)
         for text in legend.get_texts():

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -289,7 +289,8 @@ class AudioTask(pl.LightningModule):
         """Shows the network its training clips, where it remembers them; without augmentation."""
         for batch in batches if type(self.network).remember is not Network.remember else ():
             batch = batch.to(self.device)
-            self.network.remember(*self.normalize(*self.raw_features(batch)), batch.targets)
+            features, frames = self.normalize(*self.raw_features(batch))
+            self.network.remember(features, frames, batch.targets)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lightning_audio"] = self.description
@@ -330,7 +331,7 @@ class AudioTask(pl.LightningModule):
         self.finetuning.start_epoch(epoch, self._trainer is not None and self.trainer.world_size > 1)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> AudioTask:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for norm in self.finetuning.still if "finetuning" in self.__dict__ else ():
             norm.eval()

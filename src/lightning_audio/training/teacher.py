@@ -65,7 +65,8 @@ def distil(task: AudioTask, data: AudioDataModule, device: torch.device) -> None
 
 @torch.no_grad()
 def _said(teacher: Classification, data: AudioDataModule, ids: list[str], device: torch.device) -> Tensor:
-    answer, found = at_own_rate(teacher, teacher.forward_tta, data.sample_rate), {}
+    answer = at_own_rate(teacher, teacher.forward_tta, data.sample_rate)
+    found: dict[str, Tensor] = {}
     for batch in data.loader("train"):
         logits, _ = answer(batch.waveforms.to(device), batch.lengths.to(device))
         found |= dict(zip(batch.ids, logits.float().cpu(), strict=True))

@@ -117,16 +117,17 @@ def test_states_are_those_of_the_library(name: str) -> None:
     x, lengths = waveforms([size])
     x = x[:, :size]
     states, _ = built(x, lengths)
-    fed = {"input_values": built.body.inputs(x)} if name != "whisper" else {}
+    body: Any = built.body
+    fed = {"input_values": body.inputs(x)} if name != "whisper" else {}
     if name == "whisper":
-        expected = built.body.model(built.body.log_mel(x, lengths)[0]).last_hidden_state
+        expected = body.model(body.log_mel(x, lengths)[0]).last_hidden_state
     elif name == "wav2vec2-bert":
-        expected = built.body.model(input_features=fed["input_values"]).last_hidden_state
+        expected = body.model(input_features=fed["input_values"]).last_hidden_state
     elif name == "audio-spectrogram-transformer":
-        tokens = built.body.model(fed["input_values"][:, :100]).last_hidden_state[:, 2:]
+        tokens = body.model(fed["input_values"][:, :100]).last_hidden_state[:, 2:]
         expected, states = tokens.unflatten(1, (2, 9)).mean(1), states[..., :9]
     else:
-        expected = built.body.model(**fed).last_hidden_state
+        expected = body.model(**fed).last_hidden_state
     torch.testing.assert_close(states.mT, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -142,7 +143,7 @@ def extracted(extractor: Any, **options: Any) -> np.ndarray:
 
 def test_what_models_are_fed_is_that_of_their_feature_extractors() -> None:
     x, lengths = torch.from_numpy(speech())[None], torch.tensor([16000])
-    close = {"rtol": 1e-4, "atol": 1e-4}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
     expected = extracted(transformers.Wav2Vec2FeatureExtractor(do_normalize=True))
     np.testing.assert_allclose(inputs.standardized(x, lengths)[0], expected, **close)
     for n_mels in (80, 128):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class Onnx(Encoder):
             raise UserError("encoder.window and encoder.hop go together: give both, 1 or more, or none.")
         self.sample_rate, self.scale, self.frame_scale = sample_rate, scale, tuple(frames)
         self.window, self.hop, self.center = window, hop, center
-        names = [file] if isinstance(file, str) else file or [None] * files
+        names: Sequence[str | None] = [file] if isinstance(file, str) else file or [None] * files
         self.models = nn.ModuleList(OnnxFile(name) for name in names)
         if not 1 <= len(self.models) <= 2:
             raise UserError("encoder.file names one ONNX file, or two that run one after the other: mend it.")
@@ -97,16 +97,17 @@ class Onnx(Encoder):
 
     def _states(self, samples: np.ndarray) -> np.ndarray:
         """`(T,)` -> `(states, width)`."""
+        models = cast(Sequence[OnnxFile], self.models)
         x = samples * np.float32(self.scale)
-        if len(self.models) > 1:
-            x = self.models[0].run(x, whole=True)
+        if len(models) > 1:
+            x = models[0].run(x, whole=True)
             x = x * np.float32(self.frame_scale[0]) + np.float32(self.frame_scale[1])
         if self.window is None or self.hop is None:
-            return self.models[-1].run(x, whole=True)
+            return models[-1].run(x, whole=True)
         count = (len(x) - self.window) // self.hop + 1
         places = np.arange(max(count, 0))[:, None] * self.hop + np.arange(self.window)
         parts = [x[places[n : n + AT_ONCE]] for n in range(0, len(places), AT_ONCE)]
-        found = [self.models[-1].run(part, whole=False) for part in parts]
+        found = [models[-1].run(part, whole=False) for part in parts]
         return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
 
     def _find_steps(self) -> tuple[int, int]:
@@ -152,7 +153,8 @@ class OnnxFile(nn.Module):
 
     def __init__(self, file: str | None) -> None:
         super().__init__()
-        self.name, self.content, self._session = str(file), b"", None
+        self.name, self.content = str(file), b""
+        self._session: Any = None
         if file is not None:
             refuse_address(file)
             path = Path(file).expanduser()
