@@ -18,6 +18,7 @@ from lightning_audio.cli.evaluate import main as evaluate
 from lightning_audio.config import compose_config
 from lightning_audio.data.decode import resample
 from lightning_audio.errors import UserError
+from lightning_audio.reports.results import write_metrics
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.ensemble import ensemble
 from lightning_audio.training.run import train
@@ -106,8 +107,7 @@ def test_runs_that_were_tested_on_other_clips_are_no_ensemble(
 ) -> None:
     copy = shutil.copytree(others["fold"], tmp_path / "copy")
     metrics = json.loads((copy / "metrics.json").read_text())
-    metrics["data"]["fold"] = 1
-    (copy / "metrics.json").write_text(json.dumps(metrics))
+    write_metrics(copy, {}, data=metrics["data"] | {"fold": 1})
     with pytest.raises(UserError, match="clips were tested in only one of"):
         ensembles.by_fold([tiny_run, copy])
 

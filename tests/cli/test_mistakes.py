@@ -55,7 +55,7 @@ PARTS = {
     "weights of half precision": ("trainer.precision=bf16-true", "set it to bf16-mixed, 16-mixed or 32-true"),
     "no rate": (
         "data.sample_rate=0",
-        "data.sample_rate=0 is out of range: give a number from 1000 to 768000",
+        "data.sample_rate=0 is out of range: give a whole number from 1000 to 768000",
     ),
     "no device": ("trainer.devices=0", "trainer can't be built"),
     "an unknown device": ("trainer.accelerator=abacus", "trainer can't be built"),

@@ -125,7 +125,8 @@ def test_folds_decode_with_models_of_their_own(
     module = sys.modules["lightning_audio.cli.evaluate"]
     folders = [tmp_path / "0", tmp_path / "1"]
     taken: list[tuple[str, str]] = []
-    monkeypatch.setattr(module.sweep, "run_folders", lambda folder: folders)
+    monkeypatch.setattr(module.ensembles, "members", lambda places: folders)
+    monkeypatch.setattr(module.ensembles, "by_fold", lambda runs: [[run] for run in runs])
     monkeypatch.setattr(module, "read_metrics", lambda folder: {"data": {"fold": int(folder.name) + 1}})
     for name in ("check_folds", "summarise_folds", "write_fold_report", "print_fold_report", "read_run"):
         monkeypatch.setattr(module, name, lambda *_: None)

@@ -144,6 +144,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.*_utterances": SIZE,
     "data.*_share": SHARE,
 }
+TEXT_TOO = ("task.class_weights",)  # a word may stand for the numbers
 
 
 def dotted(node: Any, place: str = "") -> Iterator[str]:
@@ -187,7 +188,11 @@ def _kind_that_fits(value: Any, default: Any, whole: bool) -> str | None:
 
 def refuse_out_of_range(given: dict[str, Any]) -> None:
     """Raises UserError for a number outside of its range, wherever it was set."""
-    for name, value in _numbers(given, ""):
+    for name, value in _leaves(given, ""):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            if isinstance(value, str) and name in RANGES and name not in TEXT_TOO:
+                raise UserError(f"{name}={value} does not fit: give a number.")
+            continue
         low, high = next((RANGES[pattern] for pattern in RANGES if fnmatchcase(name, pattern)), ANY)
         whole = isinstance(low, int) and isinstance(high, int)
         if not low <= value <= high or not math.isfinite(value) or (whole and value != int(value)):
@@ -216,12 +221,12 @@ def refuse_out_of_range(given: dict[str, Any]) -> None:
         raise UserError(f"name={folder} names no folder below paths.logs: use letters, digits, - and _.")
 
 
-def _numbers(node: Any, place: str) -> Iterator[tuple[str, float]]:
+def _leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
-        yield from chain(*(_numbers(value, f"{place}.{key}".lstrip(".")) for key, value in node.items()))
+        yield from chain(*(_leaves(value, f"{place}.{key}".lstrip(".")) for key, value in node.items()))
     elif isinstance(node, list):
-        yield from chain(*(_numbers(value, place) for value in node))
-    elif isinstance(node, int | float) and not isinstance(node, bool):
+        yield from chain(*(_leaves(value, place) for value in node))
+    else:
         yield place, node
 
 

@@ -15,7 +15,6 @@ from lightning_audio.reports.results import METRICS
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training import checkpoint_files
 from lightning_audio.training.callbacks import divergence
-from lightning_audio.training.callbacks.checkpointing import checkpoint_bytes
 from lightning_audio.training.trainer import build_trainer
 
 
@@ -25,11 +24,9 @@ def checkpoint_to_resume(
     """The checkpoint that training goes on from, looked at before the folder changes; None of a new run.
 
     Raises:
-        UserError: it does not fit, there is none beside the scores of a run, or the disk has no room.
+        UserError: it does not fit, or there is none beside the scores of a run.
     """
-    folder = run_folder / "checkpoints"
-    checkpoint_files.refuse_too_little_space(folder, checkpoint_bytes(trainer, task), data.has_validation)
-    last = checkpoint_files.to_resume(folder)
+    last = checkpoint_files.to_resume(run_folder / "checkpoints")
     if last is not None:
         check_resumable(last, trainer, task, data, force)
     elif (run_folder / METRICS).is_file():

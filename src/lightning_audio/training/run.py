@@ -35,6 +35,7 @@ from lightning_audio.reports.transcripts import print_transcript_report
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training import checkpoint_files, signals, slurm
 from lightning_audio.training.callbacks.checkpoint_average import CheckpointAverage
+from lightning_audio.training.callbacks.checkpointing import checkpoint_bytes
 from lightning_audio.training.callbacks.throughput import Throughput
 from lightning_audio.training.fit import checkpoint_to_resume, fit_with_rollback
 from lightning_audio.training.initial import initialise
@@ -72,6 +73,8 @@ def train(
                 "A multirun can't train on several devices, whose processes would run other trials: set "
                 "trainer=gpu or trainer.devices=1, or start the runs one by one."
             )
+        size, folder = checkpoint_bytes(trainer, task), run_folder / "checkpoints"
+        checkpoint_files.refuse_too_little_space(folder, size, data.has_validation)
         with alone_in(run_folder):
             last = checkpoint_to_resume(run_folder, trainer, task, data, force)
             keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed

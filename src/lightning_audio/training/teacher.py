@@ -76,7 +76,7 @@ def _said(teacher: Classification, data: AudioDataModule, ids: list[str], device
 def _read(file: Path, shape: tuple[int, int]) -> Tensor | None:
     """What an earlier run left; None where there is nothing whole."""
     try:
-        known = np.load(file, allow_pickle=False)
+        known = np.load(file)
         return torch.from_numpy(known) if known.shape == shape else None
     except (OSError, ValueError, EOFError):
         return None
