@@ -132,7 +132,14 @@ def test_folds_decode_with_models_of_their_own(
         monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(module, "RunResult", lambda *_: None)
 
-    def scored(run: Path, overrides: list[str], output: Path, options: Namespace, allow: list[str]) -> None:
+    def scored(
+        run: Path,
+        overrides: list[str],
+        output: Path,
+        options: Namespace,
+        allow: list[str],
+        others: list[Path],
+    ) -> None:
         taken.append((str(options.lm), str(options.lexicon)))
 
     monkeypatch.setattr(module, "evaluate", scored)
