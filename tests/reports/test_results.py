@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from lightning_audio.errors import UserError
-from lightning_audio.io import write_atomically
+from lightning_audio.io import terminal, write_atomically
 from lightning_audio.metrics.classification import confusion_matrix, per_class
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.plots import plot_confusion
@@ -186,3 +186,19 @@ def test_the_confusion_matrix_is_drawn(tmp_path: Path, classes: int) -> None:
     dark_blue = (image[..., 2] > image[..., 0] + 0.2).mean()
     assert dark_blue > 0.5 / classes * 0.3
     assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
+
+
+def test_a_terminal_that_can_encode_little_gets_plain_characters() -> None:
+    raw = io.BytesIO()
+    output = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")
+    print_table([{"fold": "mean", "accuracy": "96.8 ± 2.7"}], "5 folds", terminal(file=output, width=40))
+    output.flush()
+    lines = [line.rstrip() for line in raw.getvalue().decode("ascii").splitlines()]
+    assert lines == [
+        "5 folds",
+        "+--------------------+",
+        "| fold | accuracy    |",
+        "|------+-------------|",
+        "| mean | 96.8 +- 2.7 |",
+        "+--------------------+",
+    ]
