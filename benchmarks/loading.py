@@ -204,6 +204,8 @@ def contenders_for(clips: ClipSet, folder: Path) -> dict[str, Epoch]:
             contenders[name] = make()
         except ImportError as error:
             print(f"{name}: left out, {error} (pip install 'lightning-audio[bench]')\n")
+        except Exception as error:  # a peer that breaks in this environment costs no other its figure
+            print(f"{name}: left out, for it fails here: {type(error).__name__}: {error}\n")
     return contenders
 
 

@@ -55,6 +55,7 @@ from lightning_audio.training.trainer import build_trainer
 
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
+    """Scores a run, runs that answer together, or all folds, into a folder beside what training left."""
     options = arguments.evaluate(argv)
     places, overrides = ensembles.runs_first([str(options.run), *options.overrides])
     runs = ensembles.members(places)

@@ -61,6 +61,7 @@ class ByLength(Body):
     """Models that do not know of padding: clips of one length run together, so that it never reaches them."""
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
+        """`(B, T)` -> states `(B, T', width)` before and behind each layer, zeros behind each clip."""
         counts = self.output_lengths(lengths)
         states: list[Tensor] = []
         for size in sorted(set(lengths.tolist())):
@@ -108,6 +109,7 @@ class Masked(Convolutional):
             self.norm.load_state_dict(norm.state_dict())
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
+        """`(B, T)` -> states `(B, T', width)` before and behind each layer; padding is masked inside."""
         if self.normalize:
             waveforms = standardized(waveforms, lengths)
         if self.model.config.feat_extract_norm == "group":
@@ -124,6 +126,7 @@ class ClipGroupNorm(nn.GroupNorm):
     lengths: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, T)`, of which the frames of `lengths` count."""
         grouped = mask_frames(x, self.lengths).unflatten(1, (self.num_groups, -1))
         count = (self.lengths * grouped.shape[2]).view(-1, 1, 1, 1)
         mean = grouped.sum((2, 3), keepdim=True) / count
@@ -231,6 +234,7 @@ class Whisper(Body):
         return self.model.layers
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
+        """`(B, T)` -> states `(B, T', width)` before and behind each layer; in pieces of 30 s."""
         x, frames = self.log_mel(waveforms, lengths)
         x = mask_frames(functional.gelu(self.model.conv1(x)), frames)
         x = functional.gelu(self.model.conv2(x)).mT

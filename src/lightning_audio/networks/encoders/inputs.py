@@ -37,6 +37,7 @@ class WhisperLogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, T)` -> log-mel `(B, n_mels, T')` and lengths in frames; zeros behind each clip."""
         counts = -(-lengths // HOP)
         with torch.autocast(waveforms.device.type, enabled=False):
             # A reflection in front, as there; behind the clip are the zeros that fill it up there.
