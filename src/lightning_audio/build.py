@@ -318,7 +318,7 @@ def assemble(
     frontend = instantiate(answering["frontend"], "frontend", sample_rate=info.sample_rate)
     shape = shape_of(frontend)
     kind = cast(type[AudioTask], get_class(answering["task"]["_target_"]))
-    outputs = kind.encoding.outputs_for(info.labels)
+    outputs = kind.outputs_for(info.labels, answering["task"])
     network = instantiate(answering["network"], "network", in_shape=shape, num_outputs=outputs)
     built = instantiate(
         answering["task"],

@@ -129,6 +129,6 @@ def test_posteriors_of_frames_are_averaged(speech_run: Path, tmp_path: Path) -> 
     expected = torch.stack([task(wave, length)[0].softmax(-1) for task in members]).mean(0)
     both = ensemble([load(speech_run), load(tmp_path)])
     assert isinstance(both, CTC)
-    log_probs, _ = both.log_probs(wave, length)
+    log_probs, _ = both.outputs(wave, length)
     torch.testing.assert_close(log_probs.exp(), expected)
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:2]))

@@ -285,9 +285,9 @@ def test_an_utterance_alone_and_among_sixteen_gives_the_same_logits_and_transcri
     waveforms = torch.zeros(16, int(lengths.max()))
     for row, length in zip(waveforms, lengths.tolist(), strict=True):
         row[:length] = 0.1 * torch.randn(length, generator=generator)
-    together, frames = built.log_probs(waveforms, lengths)
+    together, frames = built.outputs(waveforms, lengths)
     for i, length in enumerate(lengths.tolist()):
-        alone, count = built.log_probs(waveforms[i : i + 1, :length], lengths[i : i + 1])
+        alone, count = built.outputs(waveforms[i : i + 1, :length], lengths[i : i + 1])
         assert int(count) == int(frames[i])
         assert torch.allclose(alone[0], together[i, : int(count)], atol=1e-4)
         assert built.decoder(alone[0])[0].text == built.decoder(together[i, : int(count)])[0].text
@@ -353,8 +353,8 @@ def test_a_checkpoint_keeps_vocabulary_and_transcripts(tmp_path: Path) -> None:
     again = load(path)
     assert isinstance(again, CTC)
     waveforms = 0.1 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))
-    expected, lengths = built.log_probs(waveforms, torch.tensor([8000]))
-    got, _ = again.log_probs(waveforms, torch.tensor([8000]))
+    expected, lengths = built.outputs(waveforms, torch.tensor([8000]))
+    got, _ = again.outputs(waveforms, torch.tensor([8000]))
     assert torch.equal(got, expected)
     assert again.tokenizer.vocabulary == tuple(" abc")
     assert int(lengths) == 26

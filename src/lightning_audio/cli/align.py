@@ -32,7 +32,7 @@ from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import transcript_files, write_transcripts
 from lightning_audio.inference.known_text import beside_truth, transcripts
 from lightning_audio.io import to_json, write_atomically
-from lightning_audio.tasks.ctc import CTC
+from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.training import saved_config
 
 EXTENT = "extent.json"  # in the run folder
@@ -65,7 +65,7 @@ def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
     return found
 
 
-def fit(task: CTC, run: Path, allow: Sequence[str] = ()) -> BoundaryRule:
+def fit(task: Transcription, run: Path, allow: Sequence[str] = ()) -> BoundaryRule:
     """The rule of the smallest errors on the validation utterances of a run; kept in its folder.
 
     Raises:

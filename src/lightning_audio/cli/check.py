@@ -34,7 +34,7 @@ from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.io import terminal, to_json, write_atomically
 from lightning_audio.reports.tables import print_table
-from lightning_audio.tasks.ctc import CTC, frames_needed
+from lightning_audio.tasks.transcription import Transcription
 
 MOST_SHOWN = {True: 20, False: 5}  # items of a grave finding, and of a remark
 
@@ -146,10 +146,10 @@ def _too_few_frames(
     info = DataInfo(tuple(facts.pop("labels")), sample_rate, 1.0, encoding=facts)
     whole = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     task = build.assemble({part: whole[part] for part in build.ANSWERING}, info)
-    if not rows or not isinstance(task, CTC):
+    if not rows or not isinstance(task, Transcription):
         return {}
     frames = task.output_lengths(torch.tensor([round(seconds[clip.id] * sample_rate) for clip in rows]))
-    needed = map(frames_needed, tokens.encode(rows))
+    needed = map(task.frames_needed, tokens.encode(rows))
     return {
         clip.id: f"it needs {least} frames, and its audio gives {there}"
         for clip, least, there in zip(rows, needed, frames.tolist(), strict=True)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from lightning_audio.data.datamodule import AudioDataModule
-from lightning_audio.decoding import Beam, Decoder, Greedy, LMDecoder, tune
+from lightning_audio.decoding import BeamSearch, Decoder, LanguageModel, tune
 from lightning_audio.decoding.lm import WordModel, refuse_unknown_words, token_name
 from lightning_audio.decoding.ngram import NGramModel, order_of
 from lightning_audio.decoding.tuning import WEIGHTS
 from lightning_audio.errors import UserError
 from lightning_audio.io import sha256_of, to_json, write_atomically
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.tasks.ctc import CTC
+from lightning_audio.tasks.transcription import Transcription
 
 DECODING = "decoding.json"
 OWN_MODEL = "lm.arpa"  # of --lm-from-training, beside the scores
@@ -28,9 +28,9 @@ FOLD = "{fold}"  # in the names of language models and lexicons
 SEARCH = {"beam": 16, "nbest": 1, "word_bonus": 0.0, "length_norm": 0.0}
 
 
-def transcribing(task: AudioTask, what: str) -> CTC:
+def transcribing(task: AudioTask, what: str) -> Transcription:
     """The task; raises UserError where it transcribes nothing, which is what it takes for `what`."""
-    if not isinstance(task, CTC):
+    if not isinstance(task, Transcription):
         raise UserError(
             f"{what} for runs that transcribe, and this one is of {type(task).__name__.lower()}: leave that "
             "out, or give one of speech recognition (task=ctc)."
@@ -49,15 +49,16 @@ def decoder_of(options: argparse.Namespace, task: AudioTask) -> Decoder | None:
     model = {name: value for name, value in model.items() if value is not None}
     if not (given or model or options.lm):
         return None
-    tokenizer = transcribing(task, "--beam, --lm and what belongs to them are").tokenizer
+    task = transcribing(task, "--beam, --lm and what belongs to them are")
     search: dict[str, Any] = {**SEARCH, **given}
     if options.lm:
-        return LMDecoder(tokenizer, options.lm, **search, **model)
+        weight = {name: model.pop(name) for name in ("lm_weight",) if name in model}
+        return task.beam(model=LanguageModel(task.tokenizer, options.lm, **model), **search, **weight)
     if model:
         raise UserError(
             f"--{next(iter(model)).replace('_', '-')} belongs to a language model: add --lm FILE."
         )
-    return Beam(tokenizer, **search)
+    return task.beam(**search)
 
 
 def of_fold(options: argparse.Namespace, fold: object) -> argparse.Namespace:
@@ -105,18 +106,18 @@ def with_own_model(
 
 def description(decoder: Decoder) -> dict[str, Any]:
     """What a score has to say of the decoder that it is of."""
-    if not isinstance(decoder, Beam):
+    if not isinstance(decoder, BeamSearch):
         return {"search": "greedy"}
     kept = {name: getattr(decoder, name) for name in ("beam", "word_bonus", "length_norm")}
-    if isinstance(decoder, LMDecoder):
-        kept |= {"lm": str(decoder.lm.resolve()), "lm_sha256": sha256_of(decoder.lm)}
-        kept |= {name: getattr(decoder, name) for name in ("lm_weight", "unit", "lexicon")}
+    if model := decoder.model:
+        kept |= {"lm": str(model.path.resolve()), "lm_sha256": sha256_of(model.path)}
+        kept |= {"lm_weight": decoder.lm_weight, "unit": model.unit, "lexicon": model.lexicon}
     return {"search": "beam", **kept}
 
 
 def refuse_foreign_model(decoder: Decoder | None, task: AudioTask, data: AudioDataModule) -> None:
     """Raises UserError where a model of words knows no word of the training transcripts."""
-    if isinstance(decoder, LMDecoder) and isinstance(decoder.fusion, WordModel):
+    if isinstance(decoder, BeamSearch) and isinstance(decoder.fusion, WordModel):
         words = sorted({word for text in _training_texts(task, data) for word in text.split()})
         if words:
             refuse_unknown_words(words, decoder.fusion.ngram, "of the training transcripts")
@@ -128,18 +129,18 @@ def _training_texts(task: AudioTask, data: AudioDataModule) -> list[str]:
 
 
 @torch.inference_mode()
-def _validation(task: CTC, data: AudioDataModule) -> tuple[list[Tensor], list[str]]:
-    """Log-probabilities `(T, C)` of each validation utterance, and its normalised transcript."""
+def _validation(task: Transcription, data: AudioDataModule) -> tuple[list[Tensor], list[str]]:
+    """What decoders take of each validation utterance, `(T, D)`, and its normalised transcript."""
     found: list[Tensor] = []
     references: list[str] = []
     for batch in data.loader("val"):
-        log_probs, lengths = task.log_probs(batch.waveforms.to(task.device), batch.lengths.to(task.device))
-        found += [row[:n] for row, n in zip(log_probs.cpu(), lengths.tolist(), strict=True)]
+        outputs, lengths = task.outputs(batch.waveforms.to(task.device), batch.lengths.to(task.device))
+        found += [row[:n] for row, n in zip(outputs.cpu(), lengths.tolist(), strict=True)]
         references += map(task.name_target, batch.targets)
     return found, references
 
 
-def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folder: Path) -> Beam:
+def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folder: Path) -> BeamSearch:
     """The decoder with the LM weight and word bonus of the lowest WER on validation; says what was tried.
 
     Writes all that was tried to decoding.json in the folder.
@@ -147,18 +148,18 @@ def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folde
     Raises:
         UserError: the decoder has nothing to tune, or there is no validation data.
     """
-    if not (isinstance(decoder, Beam) and isinstance(task, CTC)):
+    if not (isinstance(decoder, BeamSearch) and isinstance(task, Transcription)):
         raise UserError("The best path has no weights to tune: add --beam 16, or --lm FILE.")
     if not data.has_validation:
         raise UserError(
             "Weights are tuned on validation, and this run has none: set loader.val_fraction=0.1."
         )
     found, references = _validation(task, data)
-    weights = WEIGHTS if isinstance(decoder, LMDecoder) else (0.0,)
+    weights = WEIGHTS if decoder.model else (0.0,)
     weight, bonus, tried = tune(found, references, decoder.weighted, weights)
     best = next(row for row in tried if (row["lm_weight"], row["word_bonus"]) == (weight, bonus))
-    greedy = tune(found, references, lambda *_: Greedy(task.tokenizer), (0.0,), (0.0,), rounds=0)[2][0]
-    found_weight = f"--lm-weight {weight:g} " if isinstance(decoder, LMDecoder) else ""
+    greedy = tune(found, references, lambda *_: task.greedy, (0.0,), (0.0,), rounds=0)[2][0]
+    found_weight = f"--lm-weight {weight:g} " if decoder.model else ""
     print(
         f"Tuned on validation: {found_weight}--word-bonus {bonus:g} (WER {100 * best['wer']:.1f} %, "
         f"greedy {100 * greedy['wer']:.1f} %)"

@@ -10,7 +10,6 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,9 +20,8 @@ from lightning_audio.data.batch import Batch, samples_to_float
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.tasks.ctc import CTC
-from lightning_audio.tasks.ctc_doctor import verdict
 from lightning_audio.tasks.multilabel import MultiLabel
+from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.training.run import quiet
 from lightning_audio.training.updates import Learner, learner
 
@@ -59,9 +57,8 @@ def examine(cfg: DictConfig) -> float:
     if missed(task, score) <= WRONG:
         return score
     causes = "; ".join(found) or OTHERWISE
-    if isinstance(task, CTC):
-        symptoms = replace(task.symptoms(learning.data, UPDATES), masked_early=False)  # nothing was augmented
-        causes = verdict(symptoms, causes).rstrip(".")
+    if isinstance(task, Transcription):
+        causes = task.verdict(learning.data, UPDATES, causes)
     raise UserError(
         f"The network could not learn {len(batch)} clips by heart ({task.monitor[0][4:]} {score:.3f} after "
         f"{UPDATES} updates): {causes}."
@@ -106,7 +103,7 @@ def gradients(task: AudioTask, batch: Batch) -> Iterator[str]:
     loss = task.loss(*task.training_logits(batch))
     task.zero_grad()
     loss.backward()
-    if isinstance(task, CTC):
+    if isinstance(task, Transcription):
         print(f"first loss {loss.item():.3f}")
     else:
         guess = math.log(2) if isinstance(task, MultiLabel) else math.log(len(task.labels))

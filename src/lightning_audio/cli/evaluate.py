@@ -47,7 +47,7 @@ from lightning_audio.reports.results import (
     read_run,
     write_metrics,
 )
-from lightning_audio.tasks.ctc import CTC
+from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.training import saved_config
 from lightning_audio.training.run import print_run, quiet, report_quarantined, test
 from lightning_audio.training.trainer import build_trainer
@@ -131,7 +131,7 @@ def evaluate(
     tell_changes(run_folder, data)
     together = {"ensemble": [str(run) for run in (run_folder, *others)]} if others else {}
     facts: dict[str, object] = {"data": data.facts(), **together}
-    if isinstance(task, CTC):
+    if isinstance(task, Transcription):
         (output / DECODING).unlink(missing_ok=True)  # of a tuning that these scores are not of
         if decoding and decoding.tune:
             decoder = tuned(decoder, task, data, output)

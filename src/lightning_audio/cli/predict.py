@@ -45,8 +45,8 @@ from lightning_audio.inference.stream import Detector, Stream, raw_audio
 from lightning_audio.inference.transcribe import transcribe
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.multilabel import MultiLabel
+from lightning_audio.tasks.transcription import Transcription
 
 EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
 STREAM_FORMATS = ("table", "jsonl")
@@ -193,13 +193,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = ensembles.load_all(runs, device_of(options.device), options.allow)
     decoder = decoder_of(options, task)
     recordings = Recordings(files, task.sample_rate, options.channel)
-    if isinstance(task, CTC):
+    if isinstance(task, Transcription):
         task.decoder = decoder or task.decoder
     if options.pseudo_labels is not None:
         write_pseudo_labels(task, recordings, options)
         recordings.refuse_unreadable()
         return
-    if isinstance(task, CTC):
+    if isinstance(task, Transcription):
         write_speech(task, recordings, options)
         recordings.refuse_unreadable()
         return
@@ -231,7 +231,7 @@ def write_pseudo_labels(task: AudioTask, recordings: Recordings, options: argpar
     """
     refuse_output(options.output, recordings.files)
     answers = list(task.predict_recordings(recordings, options.window, options.hop, options.batch_size))
-    several, transcribed = isinstance(task, MultiLabel), isinstance(task, CTC)
+    several, transcribed = isinstance(task, MultiLabel), isinstance(task, Transcription)
     rows = [pseudo_label(answer, options.pseudo_labels, several, transcribed) for answer in answers]
     sure = [row for row in rows if row is not None]
     write_atomically(options.output, "".join(f"{to_json(row)}\n" for row in sure))
@@ -256,7 +256,7 @@ def pseudo_label(
     return {**path, "text" if transcribed else "label": answer.hypothesis}
 
 
-def write_speech(task: CTC, recordings: Recordings, options: argparse.Namespace) -> None:
+def write_speech(task: Transcription, recordings: Recordings, options: argparse.Namespace) -> None:
     """Writes what is said in the files, or prints it.
 
     Raises:

@@ -1,8 +1,19 @@
-"""From log-probabilities to text: the best path, beam search, and n-gram language models."""
+"""From what a network says of frames to text: the best path, beam search, and n-gram language models."""
 
 from lightning_audio.decoding.beam import Beam
 from lightning_audio.decoding.hypothesis import Decoder, Greedy, Hypothesis, ctc_log_probs
-from lightning_audio.decoding.lm import LMDecoder
+from lightning_audio.decoding.lm import LanguageModel, LMDecoder
+from lightning_audio.decoding.search import BeamSearch
 from lightning_audio.decoding.tuning import tune
 
-__all__ = ["Beam", "Decoder", "Greedy", "Hypothesis", "LMDecoder", "ctc_log_probs", "tune"]
+__all__ = [
+    "Beam",
+    "BeamSearch",
+    "Decoder",
+    "Greedy",
+    "Hypothesis",
+    "LMDecoder",
+    "LanguageModel",
+    "ctc_log_probs",
+    "tune",
+]

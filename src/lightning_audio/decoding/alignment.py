@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -16,6 +16,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer
 
 TIE_BREAK = 1e-6  # of a natural logarithm, far below what any two alignments that matter differ by
+FramesOf = Callable[[Tensor, Sequence[int], str], list[TokenSpan]]
 NEVER = -1e4  # in place of -inf, with which forced_align loses its way
 
 
@@ -54,53 +55,18 @@ class BoundaryRule:
 FRAMES_ALONE = BoundaryRule(0.0, 0.0)  # the frames alone
 
 
-def align(
-    log_probs: Tensor,
-    tokens: Sequence[int],
-    tokenizer: Tokenizer,
-    frame_seconds: float,
-    offset: float = 0.0,
-    rule: BoundaryRule | None = None,
-    name: str = "the utterance",
-) -> list[TimedText]:
-    """The words of an utterance in the order that they are said in, with their tokens as parts.
+def token_frames(log_probs: Tensor, tokens: Sequence[int], name: str = "the utterance") -> list[TokenSpan]:
+    """Of each token the frames that the best alignment gives to it, and the mean of its log-probabilities.
 
-    The most probable alignment is taken (Viterbi over the paths of Graves et al. 2006). Row t of `log_probs`
-    is centred on the time `t * frame_seconds`. The tokens of a word meet in the middle of the frames between
-    them; a token that is a space belongs to no word. Memory grows with rows times tokens: 20 minutes of
-    speech in characters take about 1 GB.
+    Viterbi over the paths of Graves et al. 2006.
 
     Args:
         log_probs: `(T, C)`, output 0 the blank and output i + 1 token i.
         tokens: 0-based ids, without blanks.
-        tokenizer: whose ids they are.
-        frame_seconds: from one row to the next.
-        offset: seconds at which row 0 lies in the recording.
-        rule: how far words reach.
         name: what an error calls the utterance.
 
     Raises:
         UserError: the tokens need more frames than there are.
-    """
-    words, frames = _words(tokens, tokenizer), token_frames(log_probs, tokens, name)
-    # A frame stands for the time half-way to its neighbours.
-    bare = [
-        ((frames[word[0][0]].start - 0.5) * frame_seconds, (frames[word[-1][0]].end - 0.5) * frame_seconds)
-        for word in words
-    ]
-    # The recording ends between the centre of the last row and where the next one would be.
-    seconds = max(len(log_probs) - 1, 0.5) * frame_seconds
-    edges = widened(bare, BoundaryRule() if rule is None else rule, seconds, frame_seconds)
-    return [
-        _word([(text, frames[place]) for place, text in word], edge, frame_seconds, offset)
-        for word, edge in zip(words, edges, strict=True)
-    ]
-
-
-def token_frames(log_probs: Tensor, tokens: Sequence[int], name: str = "the utterance") -> list[TokenSpan]:
-    """Of each token the frames that the best alignment gives to it, and the mean of its log-probabilities.
-
-    Arguments and errors are those of `align`.
     """
     needed = len(tokens) + sum(one == other for one, other in pairwise(tokens))
     if needed > len(log_probs):
@@ -118,6 +84,51 @@ def token_frames(log_probs: Tensor, tokens: Sequence[int], name: str = "the utte
     scores = known.gather(1, path[0][:, None])[:, 0]
     found: list[TokenSpan] = merge_tokens(path[0], scores, blank=0)
     return found
+
+
+def align(
+    rows: Tensor,
+    tokens: Sequence[int],
+    tokenizer: Tokenizer,
+    frame_seconds: float,
+    offset: float = 0.0,
+    rule: BoundaryRule | None = None,
+    name: str = "the utterance",
+    frames_of: FramesOf = token_frames,
+) -> list[TimedText]:
+    """The words of an utterance in the order that they are said in, with their tokens as parts.
+
+    The most probable alignment is taken, by CTC unless `frames_of` says otherwise. Row t is centred on the
+    time `t * frame_seconds`. The tokens of a word meet in the middle of the frames between them; a token
+    that is a space belongs to no word. Memory grows with rows times tokens: 20 minutes of speech in
+    characters take about 1 GB.
+
+    Args:
+        rows: what the network says, `(T, D)`; by CTC log-probabilities, output 0 the blank, i + 1 token i.
+        tokens: 0-based ids, without blanks.
+        tokenizer: whose ids they are.
+        frame_seconds: from one row to the next.
+        offset: seconds at which row 0 lies in the recording.
+        rule: how far words reach.
+        name: what an error calls the utterance.
+        frames_of: the frames of each token; `token_frames` of the task's decoder.
+
+    Raises:
+        UserError: the tokens need more frames than there are.
+    """
+    words, frames = _words(tokens, tokenizer), frames_of(rows, tokens, name)
+    # A frame stands for the time half-way to its neighbours.
+    bare = [
+        ((frames[word[0][0]].start - 0.5) * frame_seconds, (frames[word[-1][0]].end - 0.5) * frame_seconds)
+        for word in words
+    ]
+    # The recording ends between the centre of the last row and where the next one would be.
+    seconds = max(len(rows) - 1, 0.5) * frame_seconds
+    edges = widened(bare, BoundaryRule() if rule is None else rule, seconds, frame_seconds)
+    return [
+        _word([(text, frames[place]) for place, text in word], edge, frame_seconds, offset)
+        for word, edge in zip(words, edges, strict=True)
+    ]
 
 
 def _words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[list[tuple[int, str]]]:

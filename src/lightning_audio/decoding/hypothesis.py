@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchaudio.functional import TokenSpan
 
+from lightning_audio.decoding.alignment import token_frames
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import Tokenizer
 
@@ -20,8 +22,8 @@ class Hypothesis:
     """What may have been said. All scores are natural logarithms.
 
     `tokens` are 0-based ids without blanks, `score` is what n-best lists are sorted by. `acoustic` is the
-    log-probability of the tokens by CTC, over all of their alignments, and `lm` that of the language model,
-    its end of sentence included and not weighted; -inf where a model cannot say them at all.
+    log-probability of the tokens by the network, over all alignments where it has such, and `lm` that of the
+    language model, its end of sentence included and not weighted; -inf where a model cannot say them at all.
     """
 
     tokens: tuple[int, ...]
@@ -35,17 +37,47 @@ class Hypothesis:
         return {"text": self.text, "score": self.score, "acoustic": self.acoustic, "lm": self.lm}
 
 
-class Decoder(Protocol):
-    """Log-probabilities `(T, C)` of one utterance, cut to its length, on the CPU -> hypotheses.
+class Decoder(ABC):
+    """What a network says of one utterance, a row for each frame, `(T, D)`, on the CPU -> hypotheses.
 
-    Output 0 is the blank and output i + 1 token i of the vocabulary.
+    By CTC a row holds log-probabilities, output 0 being the blank and output i + 1 token i of the vocabulary.
     """
 
-    def __call__(self, log_probs: Tensor) -> list[Hypothesis]:
+    tokenizer: Tokenizer
+
+    @abstractmethod
+    def __call__(self, rows: Tensor) -> list[Hypothesis]:
         """Best first, at least one."""
 
-    def score_of(self, log_probs: Tensor, tokens: Sequence[int]) -> Hypothesis:
+    def many(self, utterances: Sequence[Tensor]) -> list[list[Hypothesis]]:
+        """The same of several; a decoder may take them together."""
+        return [self(rows) for rows in utterances]
+
+    @abstractmethod
+    def score_of(self, rows: Tensor, tokens: Sequence[int]) -> Hypothesis:
         """The hypothesis that these tokens are, scored as those that are found."""
+
+    @abstractmethod
+    def token_frames(self, rows: Tensor, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+        """Of each token the frames in which it is said, and the mean of its log-probabilities.
+
+        Raises:
+            UserError: there are too few frames; `name` is what it calls the utterance.
+        """
+
+    @abstractmethod
+    def silence(self, rows: Tensor) -> Tensor:
+        """For each row a log-probability `(T,)` that nothing is said there: where windows may be joined."""
+
+
+class CTCDecoder(Decoder):
+    """What decoders of log-probabilities by CTC share."""
+
+    def token_frames(self, rows: Tensor, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+        return token_frames(rows, tokens, name)
+
+    def silence(self, rows: Tensor) -> Tensor:
+        return rows[:, 0]
 
 
 def ctc_log_probs(log_probs: Tensor, sequences: Sequence[Sequence[int]]) -> list[float]:
@@ -84,16 +116,16 @@ def checked(log_probs: Tensor, tokenizer: Tokenizer) -> Tensor:
     return log_probs
 
 
-class Greedy:
+class Greedy(CTCDecoder):
     """The best path: the best output of each frame, repeats merged, blanks left out."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def __call__(self, log_probs: Tensor) -> list[Hypothesis]:
-        path = checked(log_probs, self.tokenizer).argmax(-1).unique_consecutive().tolist()
-        return [self.score_of(log_probs, [output - 1 for output in path if output])]
+    def __call__(self, rows: Tensor) -> list[Hypothesis]:
+        path = checked(rows, self.tokenizer).argmax(-1).unique_consecutive().tolist()
+        return [self.score_of(rows, [output - 1 for output in path if output])]
 
-    def score_of(self, log_probs: Tensor, tokens: Sequence[int]) -> Hypothesis:
-        (acoustic,) = ctc_log_probs(log_probs, [tokens])
+    def score_of(self, rows: Tensor, tokens: Sequence[int]) -> Hypothesis:
+        (acoustic,) = ctc_log_probs(rows, [tokens])
         return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_audio.decoding.beam import NEVER, Beam, Fusion
+from lightning_audio.decoding.beam import Beam
+from lightning_audio.decoding.search import NEVER, Fusion
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer, UnknownCharacter
 
@@ -17,8 +18,8 @@ UNITS = ("tokens", "words")
 SHOWN = 5  # words in one error
 
 
-class LMDecoder(Beam):
-    """Beam search with an n-gram language model.
+class LanguageModel:
+    """An n-gram language model for a beam search.
 
     Over tokens (characters, or pieces of words) the model judges any word. Over words it judges whole words:
     with a lexicon no others are found, in whatever tokens they are spelled, without one any other is the
@@ -27,16 +28,38 @@ class LMDecoder(Beam):
 
     Args:
         tokenizer: of the outputs.
-        lm: an ARPA file, or a binary file of KenLM. In one over tokens WORD_START stands for the space.
+        path: an ARPA file, or a binary file of KenLM. In one over tokens WORD_START stands for the space.
         lexicon: the words that there are, or a file with one at the beginning of each line.
         unit: `tokens` or `words`, what the model is over; by default words where there is a lexicon.
-        beam, nbest, word_bonus, length_norm, prune: as in `Beam`.
-        lm_weight: times the log-probability of the language model; `tune` finds it and the word bonus.
 
     Raises:
-        UserError: a file or KenLM is missing, the model is over something else, a word of the lexicon cannot
-            be spelled in tokens, or an option is out of range.
+        UserError: a file or KenLM is missing, the model is over something else, or a word of the lexicon
+            cannot be spelled in tokens.
     """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        path: str | Path,
+        lexicon: str | Path | Sequence[str] | None = None,
+        unit: str | None = None,
+    ) -> None:
+        unit = unit or ("tokens" if lexicon is None else "words")
+        if unit not in UNITS or (unit == "tokens" and lexicon is not None):
+            raise UserError(
+                f"unit={unit} does not fit: a language model is over tokens, without a lexicon, or words."
+            )
+        self.path, self.unit, self.lexicon = Path(path), unit, lexicon
+        ngram = NGram(self.path)
+        if unit == "tokens":
+            self.fusion: Fusion = TokenModel(ngram, tokenizer)
+        else:
+            words = None if lexicon is None else lexicon_words(lexicon)
+            self.fusion = WordModel(ngram, tokenizer, words)
+
+
+class LMDecoder(Beam):
+    """Beam search by CTC with a `LanguageModel`; other options are those of `BeamSearch`."""
 
     def __init__(
         self,
@@ -45,27 +68,9 @@ class LMDecoder(Beam):
         lexicon: str | Path | Sequence[str] | None = None,
         unit: str | None = None,
         beam: int = 16,
-        nbest: int = 1,
-        lm_weight: float = 0.5,
-        word_bonus: float = 0.0,
-        length_norm: float = 0.0,
-        prune: float = -9.0,
+        **options: Any,
     ) -> None:
-        super().__init__(tokenizer, beam, nbest, word_bonus, length_norm, prune)
-        unit = unit or ("tokens" if lexicon is None else "words")
-        if unit not in UNITS or (unit == "tokens" and lexicon is not None):
-            raise UserError(
-                f"unit={unit} does not fit: a language model is over tokens, without a lexicon, or words."
-            )
-        if not lm_weight >= 0:
-            raise UserError(f"lm_weight={lm_weight} turns the language model round: set it to 0 or more.")
-        self.lm_weight, self.lm, self.unit, self.lexicon = lm_weight, Path(lm), unit, lexicon
-        ngram = NGram(self.lm)
-        if unit == "tokens":
-            self.fusion: Fusion = TokenModel(ngram, tokenizer)
-        else:
-            words = None if lexicon is None else lexicon_words(lexicon)
-            self.fusion = WordModel(ngram, tokenizer, words)
+        super().__init__(tokenizer, beam, model=LanguageModel(tokenizer, lm, lexicon, unit), **options)
 
 
 class NGram:

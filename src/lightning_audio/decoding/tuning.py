@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from lightning_audio.decoding.hypothesis import Decoder
+from lightning_audio.decoding.hypothesis import Hypothesis
 from lightning_audio.errors import UserError
 from lightning_audio.metrics.base import values
 from lightning_audio.metrics.transcripts import Transcripts, cer, wer
@@ -14,12 +14,13 @@ from lightning_audio.metrics.transcripts import Transcripts, cer, wer
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0)
 Row = dict[str, float]
+Decode = Callable[[Tensor], list[Hypothesis]]
 
 
 def tune(
-    log_probs: Sequence[Tensor],
+    utterances: Sequence[Tensor],
     references: Sequence[str],
-    make: Callable[[float, float], Decoder],
+    make: Callable[[float, float], Decode],
     weights: Sequence[float] = WEIGHTS,
     bonuses: Sequence[float] = BONUSES,
     rounds: int = 2,
@@ -30,7 +31,7 @@ def tune(
     weights stay at 0 or above.
 
     Args:
-        log_probs: `(T, C)` of each utterance.
+        utterances: what the decoder takes of each, such as log-probabilities `(T, C)`.
         references: their transcripts, normalised.
         make: a decoder with this LM weight and word bonus, such as `LMDecoder.weighted`.
         weights: LM weights of the grid.
@@ -50,7 +51,7 @@ def tune(
     def attempt(weight: float, bonus: float) -> None:
         key = (round(weight, 6), round(bonus, 6))
         if key not in tried and weight >= 0:
-            rates = _rates(log_probs, references, make(*key))
+            rates = _rates(utterances, references, make(*key))
             tried[key] = {"lm_weight": key[0], "word_bonus": key[1], **rates}
 
     for weight in weights:
@@ -66,8 +67,8 @@ def tune(
     return *_best(tried), [*tried.values()]
 
 
-def _rates(log_probs: Sequence[Tensor], references: Sequence[str], decoder: Decoder) -> Row:
-    found = [decoder(rows)[0].text for rows in log_probs]
+def _rates(utterances: Sequence[Tensor], references: Sequence[str], decoder: Decode) -> Row:
+    found = [decoder(rows)[0].text for rows in utterances]
     rows = [{"reference": r, "hypothesis": h} for r, h in zip(references, found, strict=True)]
     return values((wer, cer), Transcripts(rows))
 

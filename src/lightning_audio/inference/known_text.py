@@ -19,7 +19,7 @@ BAD_SCORE = 0.05  # of a segment: below it the text is hardly what was said
 
 
 class Aligning(Transcribing, Protocol):
-    """What is asked of a task here; see tasks/ctc.py."""
+    """What is asked of a task here; see tasks/transcription.py."""
 
     normalizer: Normalizer
 
@@ -36,7 +36,8 @@ def aligned(task: Aligning, clip: Clip, rule: BoundaryRule) -> tuple[TimedText, 
     tokens = _tokens(task, clip)
     samples = decode(clip.path, task.sample_rate, clip.start, clip.duration, channel=clip.channel)
     rows = posteriors(task, samples)
-    words = align(rows, tokens, task.tokenizer, task.frame_seconds, clip.start, rule, clip.id)
+    frames_of = task.decoder.token_frames
+    words = align(rows, tokens, task.tokenizer, task.frame_seconds, clip.start, rule, clip.id, frames_of)
     found = from_parts(" ".join(word.text for word in words), words)
     if found.score < BAD_SCORE:
         print(

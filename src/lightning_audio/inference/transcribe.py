@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ SURE = 0.01  # of a natural logarithm: blanks that are as sure as the surest
 
 
 class Transcribing(Protocol):
-    """What is asked of a task here; see tasks/ctc.py."""
+    """What is asked of a task here; see tasks/transcription.py."""
 
     sample_rate: int
     tokenizer: Tokenizer
@@ -34,7 +35,7 @@ class Transcribing(Protocol):
     @property
     def frame_seconds(self) -> float: ...
 
-    def log_probs(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+    def outputs(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def transcribe(
     for _, group in groupby(answered, key=lambda row: row[0].number):
         found = list(group)
         said = [(piece.place, rows) for piece, rows in found if len(piece.samples)]
-        heard = [one for start, rows in joined_windows(said, grid) if (one := _segment(task, start, rows))]
+        joined = joined_windows(said, grid, task.decoder.silence)
+        heard = [one for start, rows in joined if (one := _segment(task, start, rows))]
         spans, nbest = zip(*heard, strict=True) if heard else ((), ())
         yield Transcript(found[0][0].name, found[0][0].total / task.sample_rate, spans, nbest)
 
@@ -117,36 +119,42 @@ def row_samples(task: Transcribing) -> int:
 
 @torch.inference_mode()
 def _answer(task: Transcribing, batch: Sequence[_Piece]) -> list[tuple[_Piece, Tensor]]:
-    """Each piece with its log-probabilities `(T, C)`."""
+    """Each piece with what the decoder takes of it, `(T, D)`."""
     sounding = [
         torch.from_numpy(np.ascontiguousarray(piece.samples)) for piece in batch if len(piece.samples)
     ]
     rows: Iterator[Tensor] = iter(())
     if sounding:
         waveforms, lengths = (tensor.to(task.device) for tensor in pad_waveforms(sounding))
-        log_probs, counts = task.log_probs(waveforms, lengths)
+        outputs, counts = task.outputs(waveforms, lengths)
         # Copied: a view would keep the padding of the whole batch.
-        rows = iter([row[:n].cpu().clone() for row, n in zip(log_probs, counts.tolist(), strict=True)])
+        rows = iter([row[:n].cpu().clone() for row, n in zip(outputs, counts.tolist(), strict=True)])
     return [(piece, next(rows) if len(piece.samples) else torch.zeros(0)) for piece in batch]
 
 
 def _segment(task: Transcribing, start: int, rows: Tensor) -> tuple[TimedText, tuple[Hypothesis, ...]] | None:
     """What is said in rows that begin with this sample, and its n-best list; None where it is nothing."""
     found = task.decoder(rows)
-    words = align(rows, found[0].tokens, task.tokenizer, task.frame_seconds, start / task.sample_rate)
+    offset, frames_of = start / task.sample_rate, task.decoder.token_frames
+    words = align(rows, found[0].tokens, task.tokenizer, task.frame_seconds, offset, frames_of=frames_of)
     return (from_parts(" ".join(word.text for word in words), words), tuple(found)) if words else None
 
 
-def joined_windows(pieces: Sequence[tuple[SampleRange, Tensor]], grid: int) -> Iterator[tuple[int, Tensor]]:
-    """`(first sample, log-probabilities (T, C))` of pieces that stand alone, and of windows that overlap.
+def joined_windows(
+    pieces: Sequence[tuple[SampleRange, Tensor]],
+    grid: int,
+    silence: Callable[[Tensor], Tensor] = itemgetter((..., 0)),
+) -> Iterator[tuple[int, Tensor]]:
+    """`(first sample, rows (T, D))` of pieces that stand alone, and of windows that overlap.
 
     Windows are joined at the row, in the middle half of what two of them share, at which both are the surest
     of a blank: a token is in one of them then, and not in both or none. Of several such rows it is the one
     nearest to the middle.
 
     Args:
-        pieces: first sample and the one behind the last, and rows `(T, C)`, output 0 the blank.
+        pieces: first sample and the one behind the last, and rows `(T, D)`.
         grid: samples of a row.
+        silence: of rows the log-probabilities `(T,)` of the blank, which by CTC is their output 0.
     """
     waiting: list[tuple[int, Tensor]] = []
     end = 0
@@ -154,7 +162,7 @@ def joined_windows(pieces: Sequence[tuple[SampleRange, Tensor]], grid: int) -> I
         if waiting and start < end:
             first, before = waiting.pop()
             begun = (start - first) // grid
-            cut = begun + _seam(before[begun:], rows)
+            cut = begun + _seam(silence(before[begun:]), silence(rows))
             waiting.append((first, torch.cat([before[:cut], rows[cut - begun :]])))
         else:
             yield from waiting
@@ -164,10 +172,10 @@ def joined_windows(pieces: Sequence[tuple[SampleRange, Tensor]], grid: int) -> I
 
 
 def _seam(before: Tensor, after: Tensor) -> int:
-    """The row from which on the second of two windows is taken; their rows `(n, C)` begin at one time."""
+    """The row from which on the second of two windows is taken; their blanks `(n,)` begin at one time."""
     shared = min(len(before), len(after))
     first, last = shared // 4, shared - shared // 4
-    blank = (before[:shared, 0] + after[:shared, 0])[first:last]
+    blank = (before[:shared] + after[:shared])[first:last]
     if not len(blank):
         return 0
     surest = (blank >= blank.max() - SURE).nonzero()[:, 0].tolist()
@@ -175,7 +183,7 @@ def _seam(before: Tensor, after: Tensor) -> int:
 
 
 def posteriors(task: Transcribing, samples: np.ndarray, longest: float = LONGEST) -> Tensor:
-    """Log-probabilities `(T, C)` of a whole recording, in windows where it is longer than `longest` seconds.
+    """What the decoder takes, `(T, D)`, of a whole recording: in windows where it is longer than `longest`.
 
     Args:
         task: in eval mode.
@@ -186,5 +194,5 @@ def posteriors(task: Transcribing, samples: np.ndarray, longest: float = LONGEST
     places = windows_over(0, len(samples), size, task.sample_rate, grid)
     pieces = (_Piece(0, "", len(samples), place, samples[slice(*place)]) for place in places)
     rows = [row for piece in pieces for _, row in _answer(task, [piece])]
-    ((_, whole),) = joined_windows(list(zip(places, rows, strict=True)), grid)
+    ((_, whole),) = joined_windows(list(zip(places, rows, strict=True)), grid, task.decoder.silence)
     return whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -106,6 +106,11 @@ class AudioTask(pl.LightningModule):
     @abstractmethod
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
         """The scores of the test clips; writes predictions and plots into the folder as well."""
+
+    @classmethod
+    def outputs_for(cls, labels: Sequence[str], options: Mapping[str, Any]) -> int:
+        """How many outputs a task with these options asks of the network: as many as targets have."""
+        return cls.encoding.outputs_for(labels)
 
     def check(self, data: AudioDataModule) -> None:
         """Raises UserError where data that has been set up can't be learned from; called before training."""

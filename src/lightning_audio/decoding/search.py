@@ -1,0 +1,199 @@
+"""What beam searches share, whatever the network: their options, their scores, and room for a language model.
+
+Source: Hannun et al. 2014, arXiv:1408.2873, for the language model and the word bonus.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+
+from lightning_audio.decoding.hypothesis import Decoder, Hypothesis
+from lightning_audio.errors import UserError
+from lightning_audio.text.tokenizers import WORD_START, Tokenizer
+
+NEVER = -math.inf
+
+
+class Fusion(Protocol):
+    """A language model as the search asks it, token by token. All scores are natural logarithms.
+
+    A state is whatever the model has to remember of the tokens so far.
+    """
+
+    def start(self) -> Any:
+        """The state before the first token."""
+
+    def step(self, state: Any, token: int) -> tuple[Any, float] | None:
+        """The next state and the log-probability that became known; None where the token may not follow."""
+
+    def ahead(self, state: Any) -> float:
+        """At most 0: a guess at what the log-probability of a word that is begun will be."""
+
+    def end(self, state: Any) -> float:
+        """What is still missing at the end of the utterance, -inf where it cannot end here."""
+
+    def cut(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """The tokens up to the last place where an utterance can end."""
+
+
+class LanguageModel(Protocol):
+    """A language model and where it comes from; see lm.py."""
+
+    fusion: Fusion
+    path: Path
+    unit: str
+    lexicon: str | Path | Sequence[str] | None
+
+
+class NoModel:
+    """Every token may follow, and none is worth more than another."""
+
+    def start(self) -> None:
+        return None
+
+    def step(self, state: None, token: int) -> tuple[None, float]:
+        return None, 0.0
+
+    def ahead(self, state: None) -> float:
+        return 0.0
+
+    def end(self, state: None) -> float:
+        return 0.0
+
+    def cut(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        return tokens
+
+
+class BeamSearch(Decoder):
+    """Looks for the token sequence with the best score over all of its alignments.
+
+    A kind of network says `prefixes` and `acoustics`. The score of a hypothesis is
+    `(acoustic + lm_weight * lm + word_bonus * words) / tokens ** length_norm`. What is found is
+    scored anew, over all alignments and not only those that the search kept, so that the scores of hypotheses
+    and references compare.
+
+    Args:
+        tokenizer: of the outputs; a word begins behind a space, or with WORD_START.
+        beam: how many prefixes are kept after each frame.
+        nbest: the most hypotheses that are given, at most `beam`; no two of them have the same words.
+        word_bonus: added for each word; above 0 it makes up for what a language model takes.
+        length_norm: above 0 it favours long hypotheses; 0 leaves the length out.
+        prune: a token whose log-probability in a frame is below this is not tried there; -inf tries all.
+        model: a language model.
+        lm_weight: times the log-probability of the language model; `tune` finds it and the word bonus.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        beam: int = 16,
+        nbest: int = 1,
+        word_bonus: float = 0.0,
+        length_norm: float = 0.0,
+        prune: float = -9.0,
+        model: LanguageModel | None = None,
+        lm_weight: float = 0.5,
+    ) -> None:
+        if not 1 <= nbest <= beam:
+            raise UserError(
+                f"beam={beam} and nbest={nbest} do not fit: keep 1 prefix or more, and at least nbest."
+            )
+        if not (math.isfinite(word_bonus) and math.isfinite(length_norm)):
+            raise UserError(
+                f"word_bonus={word_bonus} and length_norm={length_norm} do not fit: give numbers, such as 0."
+            )
+        if not prune < 0:
+            raise UserError(f"prune={prune} is no log-probability: set it below 0, such as -9.")
+        if not lm_weight >= 0:
+            raise UserError(f"lm_weight={lm_weight} turns the language model round: set it to 0 or more.")
+        self.tokenizer, self.beam, self.nbest = tokenizer, beam, nbest
+        self.word_bonus, self.length_norm, self.prune = word_bonus, length_norm, prune
+        self.model, self.lm_weight = model, lm_weight if model else 0.0
+        self.fusion: Fusion = model.fusion if model else NoModel()
+        self._starts = [token.startswith((" ", WORD_START)) for token in tokenizer.vocabulary]
+        self._bare = [token in (" ", WORD_START) for token in tokenizer.vocabulary]
+
+    def weighted(self, lm_weight: float, word_bonus: float) -> Self:
+        """The same decoder, its language model shared, with other weights."""
+        other = copy.copy(self)
+        other.lm_weight, other.word_bonus = lm_weight, word_bonus
+        return other
+
+    @abstractmethod
+    def prefixes(self, rows: Tensor) -> Iterable[tuple[int, ...]]:
+        """The tokens of those that the search keeps at the end, the best first."""
+
+    @abstractmethod
+    def acoustics(self, rows: Tensor, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """The log-probability of each token sequence by the network, -inf where it cannot be."""
+
+    def __call__(self, rows: Tensor) -> list[Hypothesis]:
+        ends = dict.fromkeys(map(self.fusion.cut, self.prefixes(rows)))
+        found = sorted(self._scored(rows, [*ends]), key=attrgetter("score"), reverse=True)
+        # Spaces say nothing, nor in which tokens a text is spelled: of each text the best one stays.
+        texts: dict[tuple[str, ...], Hypothesis] = {}
+        for one in found:
+            texts.setdefault(tuple(one.text.split()), one)
+        return [*texts.values()][: self.nbest]
+
+    def score_of(self, rows: Tensor, tokens: Sequence[int]) -> Hypothesis:
+        """The hypothesis that these tokens are, -inf where the lexicon or the frames do not allow them."""
+        return self._scored(rows, [tuple(tokens)])[0]
+
+    def _scored(self, rows: Tensor, sequences: Sequence[tuple[int, ...]]) -> list[Hypothesis]:
+        acoustics = self.acoustics(rows, sequences)
+        return [self._hypothesis(*pair) for pair in zip(sequences, acoustics, strict=True)]
+
+    def _hypothesis(self, tokens: tuple[int, ...], acoustic: float) -> Hypothesis:
+        lm = self._lm(tokens)
+        words = sum(self.begins_word(*pair) for pair in zip((-1, *tokens), tokens, strict=False))
+        # A weight of 0 makes a hypothesis that cannot be said no likelier.
+        weighted = self.lm_weight * lm if lm > NEVER else NEVER
+        score = (acoustic + weighted + self.word_bonus * words) * self.scale(len(tokens))
+        return Hypothesis(tokens, self.tokenizer.decode(tokens), score, acoustic, lm)
+
+    def _lm(self, tokens: tuple[int, ...]) -> float:
+        state, total = self.fusion.start(), 0.0
+        for token in tokens:
+            stepped = self.fusion.step(state, token)
+            if stepped is None:
+                return NEVER
+            state, gained = stepped
+            total += gained
+        return total + self.fusion.end(state)
+
+    def begins_word(self, last: int, token: int) -> bool:
+        """Whether a word begins with this token, behind the last one, which is -1 at the beginning."""
+        return not self._bare[token] and (last < 0 or self._bare[last] or self._starts[token])
+
+    def scale(self, length: int) -> float:
+        """What the score of so many tokens is multiplied by."""
+        return max(length, 1) ** -self.length_norm
+
+    def extended(self, state: Any, last: int, token: int) -> tuple[Any, float, float] | None:
+        """What a token gains behind the last one: the model's next state, what it and the word bonus give,
+        and a guess at what the word that is begun will add; None where the token may not follow."""
+        stepped = self.fusion.step(state, token)
+        if stepped is None:
+            return None
+        state, gained = stepped
+        bonus = self.word_bonus if self.begins_word(last, token) else 0.0
+        return state, self.lm_weight * gained + bonus, self.lm_weight * self.fusion.ahead(state)
+
+
+def log_add(a: float, b: float) -> float:
+    """The logarithm of the sum of what two logarithms stand for."""
+    if a < b:
+        a, b = b, a
+    return a if b == NEVER else a + math.log1p(math.exp(b - a))
