@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_audio.augment import Augment
-from lightning_audio.augment.views import AugmentedView
+from lightning_audio.augment.views import views_of
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.feature_store import FrontEnd
@@ -383,7 +383,7 @@ def keep_features(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> No
         device = own_accelerator() if cfg.trainer.accelerator != "cpu" else None
         task.frontend.to(device or "cpu")
     told = OmegaConf.to_container(cfg.augment, resolve=True).get("waveform")  # type: ignore[union-attr]
-    kept = [(AugmentedView(task.augment, cfg.seed, n), [told, cfg.seed, n]) for n in range(1, views + 1)]
+    kept = views_of(task.augment, told, cfg.seed, views, data.learned)
     data.keep_features(cast(FrontEnd, task.frontend), options, kept)
     task.frontend.cpu()
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from conftest import write_wav
+from conftest import TINY_SPEECH, write_wav
 from torch import Tensor, nn
 
 import lightning_audio
@@ -244,6 +244,19 @@ def test_training_draws_views_by_seed_and_epoch() -> None:
     assert max(np.concatenate(list(data.loader("val", features=True).sampler))) < len(data.splits["val"])
     batch = next(iter(train_loader))
     assert len(batch.ids) == len(batch) == len(batch.features)
+
+
+def test_views_are_of_what_some_fold_trains_on() -> None:
+    """Of clips that are only ever validated or tested on, one sample is computed."""
+    cfg = compose_config([*TINY_SPEECH, "loader.features=true", "loader.views=1"])
+    data, _ = build.data_and_task(cfg)
+    _, view = cast(FeatureViews, data.featured["train"].features).stores
+    shortest = view.lengths[~data.learned]
+    assert int(data.learned.sum()) == 8
+    assert len(set(shortest.tolist())) == 1
+    assert int(shortest[0]) < 5 < int(view.lengths[data.learned].min())
+    _, _, folds = prepared()
+    assert bool(folds.learned.all())
 
 
 def test_a_run_on_kept_states_holds_its_encoder(tmp_path: Path) -> None:

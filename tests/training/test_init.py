@@ -13,6 +13,7 @@ from conftest import TINY
 from torch import Tensor
 
 from lightning_audio import build
+from lightning_audio.checkpoint import load
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
@@ -160,3 +161,37 @@ def test_a_run_is_resumed_from_its_own_checkpoint(tiny_run: Path, tmp_path: Path
     before = weights_of(again)
     train(cfg, again)
     assert all(torch.equal(value, before[name]) for name, value in weights_of(again).items())
+
+
+SOUNDS = (
+    *("data=demo", "data.clips_per_class=2", "data.seconds=0.5", "augment=none", "trainer=cpu"),
+    *("encoder=yamnet", "encoder.weights=null", "logger=none", "trainer.max_epochs=1"),
+)
+LEARNING = (*SOUNDS, "frontend=waveform", "network=pretrained", "normalize=none")
+
+
+@pytest.mark.parametrize("normalize", ["per_feature", "corpus"])
+def test_a_head_on_a_frozen_encoder_goes_on_with_it(
+    normalize: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frozen = ("frontend=frozen", "network=linear", f"normalize={normalize}")
+    train(compose_config([*SOUNDS, *frozen, "optimizer.lr=0.1", "test=false"]), tmp_path)
+    capsys.readouterr()
+    learning = begun(f"init={tmp_path}", "seed=5", options=LEARNING)
+    told = capsys.readouterr().out
+    assert "new:" not in told
+    assert "another front end" not in told
+    generator = torch.Generator().manual_seed(0)
+    x, lengths = 0.1 * torch.randn(2, 8000, generator=generator), torch.tensor([8000, 8000])
+    with torch.no_grad():
+        expected, _ = load(tmp_path)(x, lengths)
+        found, _ = learning.eval()(x, lengths)
+    assert float(expected.std()) > 0.01
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_states_that_were_normalised_by_clip_are_refused(tmp_path: Path) -> None:
+    frozen = ("frontend=frozen", "network=linear", "normalize=per_clip", "test=false")
+    train(compose_config([*SOUNDS, *frozen]), tmp_path)
+    with pytest.raises(UserError, match="normalize=per_clip, which is done to no states that change"):
+        begun(f"init={tmp_path}", options=LEARNING)

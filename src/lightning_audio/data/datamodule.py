@@ -147,6 +147,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.store = self._open_store(clips, "disk" if self.features else self.where, store)
         self._prepared = None
         clips = self._without_quarantined(clips)  # the store's now, in the order of its rows
+        self.learned = torch.tensor([clip.split == "train" or clip.fold is not None for clip in clips])
         outliers, places = self._outliers(clips), [clip.split for clip in clips]
         unfit = self.targets.unfit(clip for clip in clips if clip.split)
         self._refuse_unscorable(unfit, len(clips), MEND_TEXT)

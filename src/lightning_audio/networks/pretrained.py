@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.networks.base import Network
 from lightning_audio.networks.encoders.base import Encoder
 
 
 class Pretrained(Network):
     """An encoder on waveforms, then another network, the head, on its states.
+
+    `init=RUN` of a run on the same encoder by `frontend=frozen` goes on where that one ended: with its head,
+    and with the mean and deviation by which it normalised the states.
 
     Args:
         encoder: one of conf/encoder.
@@ -24,6 +28,13 @@ class Pretrained(Network):
         UserError: there is no encoder, it does not learn, or the front end is another one than
             `frontend=waveform`.
     """
+
+    # What the weights of a run with a frozen encoder are called here.
+    frozen_names: ClassVar[dict[str, str]] = {
+        "frontend.encoder.": "network.encoder.",
+        "normalize.": "network.normalize.",
+        "network.": "network.head.",
+    }
 
     def __init__(
         self,
@@ -37,7 +48,7 @@ class Pretrained(Network):
             raise UserError("network=pretrained takes frontend=waveform and an encoder, as encoder=whisper.")
         if not encoder.named_stages():
             raise UserError(f"{type(encoder).__name__} does not learn: use it by frontend=frozen.")
-        self.encoder = encoder
+        self.encoder, self.normalize = encoder, Normalize(encoder.shape, "per_feature")
         self.head = head(in_shape=encoder.shape, num_outputs=num_outputs)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -45,7 +56,8 @@ class Pretrained(Network):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Samples `(B, 1, T)` -> what the head gives."""
-        return cast(tuple[Tensor, Tensor], self.head(*self.encoder(x[:, 0], lengths)))
+        states, lengths = self.encoder(x[:, 0], lengths)
+        return cast(tuple[Tensor, Tensor], self.head(*self.normalize(states, lengths)))
 
     def named_stages(self) -> dict[str, list[nn.Module]]:
         return {**self.encoder.named_stages(), "head": [self.head]}

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_audio.checkpoint import description_of, find_checkpoint, merged, read
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.normalize import FITTED
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.normalizer import fit_normalizer
 
@@ -28,9 +29,9 @@ def initialise(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> None:
         fit_normalizer(task, data)
         return
     checkpoint, lines = take_weights(task, cfg.init)
-    other = other_features(task, checkpoint)
-    if other:
-        lines.append(f"It has another {other}: the normaliser is fitted to the clips of this run.")
+    if other := other_features(task, checkpoint):
+        if task.normalize.by in FITTED:
+            lines.append(f"It has another {other}: the normaliser is fitted to the clips of this run.")
         fit_normalizer(task, data)
     else:
         for name, buffer in task.normalize.named_buffers():
@@ -60,7 +61,7 @@ def take_weights(task: AudioTask, place: str) -> tuple[dict[str, Any], list[str]
     # What LoRA adds is not looked for: it begins with nothing.
     own = {n.replace(".base_layer.", "."): v for n, v in every.items() if ".lora_" not in n}
     weights = {name for name, value in own.items() if isinstance(value, nn.Parameter)}
-    saved = merged(checkpoint, path)
+    saved = under_own_names(merged(checkpoint, path), task, str(answering["normalize"]))
     shapes = {n: f"is {list(v.shape)} there" for n, v in saved.items()}
     new = {name: shapes.get(name, "is not there") for name in own}
     there = {n: v for n, v in saved.items() if n in own and v.shape == own[n].shape}
@@ -86,6 +87,29 @@ def take_weights(task: AudioTask, place: str) -> tuple[dict[str, Any], list[str]
     anew = [f"  new: {n} {list(own[n].shape)} {new[n]}" for n in own if n in weights and n not in there]
     lines = [f"Starts from {path}: {len(weights) - len(anew)} of {len(weights)} weights.", *anew[:SHOWN]]
     return checkpoint, lines + [f"  new: {len(anew) - SHOWN} more"] * (len(anew) > SHOWN)
+
+
+def under_own_names(saved: dict[str, Tensor], task: AudioTask, normalize: str) -> dict[str, Tensor]:
+    """Weights of a run with a frozen encoder, as a network that trains the encoder with its head has them.
+
+    Raises:
+        UserError: that run normalised each clip by itself, which such a network does not.
+    """
+    renamed: dict[str, str] = getattr(task.network, "frozen_names", {})
+    if not renamed or not any(name.startswith(next(iter(renamed))) for name in saved):
+        return saved
+    if normalize.startswith("per_clip"):
+        raise UserError(
+            f"The run of init has learned from states with normalize={normalize}, which is done to no states "
+            "that change: train it with normalize=per_feature, corpus or none."
+        )
+    own, found = task.state_dict(), {}
+    for name, value in saved.items():
+        prefix = next((prefix for prefix in renamed if name.startswith(prefix)), "")
+        name = renamed.get(prefix, "") + name.removeprefix(prefix)
+        fits = name in own and value.numel() == 1 < own[name].numel() and prefix == "normalize."
+        found[name] = value.expand_as(own[name]) if fits else value  # one mean of all features
+    return found
 
 
 def other_features(task: AudioTask, checkpoint: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_audio import build
+from lightning_audio.augment.features import SpecAugment
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.networks.encoders import inputs
@@ -56,6 +57,14 @@ TINY: dict[str, dict[str, Any]] = {
     "wavlm": {"model_type": "wavlm", **SMALL, **CONVOLUTIONS},
     "data2vec-audio": {"model_type": "data2vec-audio", **SMALL, **CONVOLUTIONS, "num_conv_pos_embeddings": 2},
     "sew": {"model_type": "sew", **SMALL, **CONVOLUTIONS, "squeeze_factor": 2},
+    "unispeech": {"model_type": "unispeech", **SMALL, **CONVOLUTIONS},
+    "unispeech-sat": {"model_type": "unispeech-sat", **SMALL, **CONVOLUTIONS},
+    "wav2vec2-conformer": {
+        "model_type": "wav2vec2-conformer",
+        **SMALL,
+        **CONVOLUTIONS,
+        "conv_depthwise_kernel_size": 3,
+    },
     "wav2vec2-bert": {"model_type": "wav2vec2-bert", **SMALL, "conv_depthwise_kernel_size": 3},
     "moonshine": {
         "model_type": "moonshine",
@@ -170,6 +179,23 @@ def test_two_seconds_of_whisper_cost_two_seconds_and_a_long_clip_is_read_in_piec
     assert counts.tolist() == [100]
     assert seen == [60, 44]  # positions reach 60 states; 33,000 samples with what lies behind the clip
     assert states.shape[-1] >= 100
+
+
+@torch.no_grad()
+def test_masks_cover_the_log_mel_of_whisper_while_it_learns() -> None:
+    masks = SpecAugment(freq_masks=1, freq_width=30, time_masks=0, time_width=0, max_freq_share=1.0)
+    built = HuggingFace(config=WHISPER, masks=masks)
+    built.body.load_state_dict(encoder("whisper").body.state_dict())
+    batch, seen = waveforms([9000, 4000]), []
+    built.body.model.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    built.train()(*batch)
+    torch.testing.assert_close(built.eval()(*batch), encoder("whisper")(*batch))
+    masked = (seen[0] != seen[1])[:, :, :25]
+    assert 0 < int(masked.all(-1).sum()) <= 2 * 30
+    assert torch.equal(masked.all(-1), masked.any(-1))
+    with pytest.raises(UserError, match="log-mel of Whisper, and hubert has none"):
+        HuggingFace(config=TINY["hubert"], masks=masks)
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "whisper", "audio-spectrogram-transformer"])

@@ -226,6 +226,7 @@ class Whisper(Body):
     def __init__(self, model: Any, preprocessor: dict[str, Any]) -> None:
         super().__init__(model, preprocessor)
         self.log_mel = WhisperLogMel(model.config.num_mel_bins)
+        self.masks: nn.Module | None = None  # on log-mel, while the encoder learns
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return -(-lengths // (2 * HOP))
@@ -236,6 +237,8 @@ class Whisper(Body):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
         """`(B, T)` -> states `(B, T', width)` before and behind each layer; in pieces of 30 s."""
         x, frames = self.log_mel(waveforms, lengths)
+        if self.masks is not None:
+            x, _ = self.masks(x, frames)
         x = mask_frames(functional.gelu(self.model.conv1(x)), frames)
         x = functional.gelu(self.model.conv2(x)).mT
         counts, reach = self.output_lengths(lengths), self.model.config.max_source_positions
@@ -263,7 +266,6 @@ BODIES: dict[str, Callable[[Any, dict[str, Any]], Body]] = {
     "hubert": Masked,
     "moonshine": Moonshine,
     "sew": Convolutional,
-    "sew-d": Convolutional,
     "unispeech": Convolutional,
     "unispeech-sat": Convolutional,
     "wav2vec2": Masked,
@@ -272,5 +274,3 @@ BODIES: dict[str, Callable[[Any, dict[str, Any]], Body]] = {
     "wavlm": Masked,
     "whisper": Whisper,
 }
-# Those of which the encoder alone is built: the module and the class in transformers.
-ENCODERS = {"whisper": "WhisperEncoder", "moonshine": "MoonshineEncoder"}

@@ -36,6 +36,7 @@ class HuggingFace(Encoder):
         layer: `last`, the number of a layer (0: what goes into the first one; -1: the last), `all` as
             channels, or `weighted`: a learned weighted sum of all, as in SUPERB (Yang et al. 2021,
             arXiv:2105.01051).
+        masks: SpecAugment on the log-mel of Whisper, while it learns.
 
     Raises:
         UserError: transformers is not installed, there are no such weights, or they are of no known encoder.
@@ -48,11 +49,19 @@ class HuggingFace(Encoder):
         config: dict[str, Any] | None = None,
         preprocessor: dict[str, Any] | None = None,
         layer: str | int = "last",
+        masks: nn.Module | None = None,
     ) -> None:
         super().__init__()
         model, config, preprocessor = load_model(weights, Path(models).expanduser(), config, preprocessor)
         self.architecture = {"config": config, "preprocessor": preprocessor}
         self.body = BODIES[config["model_type"]](model, preprocessor)
+        if masks is not None and not hasattr(self.body, "masks"):
+            raise UserError(
+                f"encoder.masks cover the log-mel of Whisper, and {config['model_type']} has none: set "
+                "encoder.masks=null."
+            )
+        if masks is not None:
+            self.body.masks = masks
         self.sample_rate, self.least = preprocessor.get("sampling_rate", 16000), self.body.least
         count, width = len(self.body.layers()) + 1, model.config.hidden_size
         if layer not in ("last", "all", "weighted") and not (
