@@ -26,7 +26,7 @@ ITSELF = $(and $(filter-out latest,$(RESUME)),$(filter file,$(origin EXP)))
 need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check doctor train evaluate compare predict folds sweep lr test test-slow lint format lock bench notebook \
+.PHONY: help setup check doctor train evaluate compare predict folds sweep lr test test-slow lint format lock bench docs notebook \
   clean distclean
 
 help: ## list what make can do
@@ -114,6 +114,10 @@ lock: ## pin the newest versions that pyproject.toml allows (with uv)
 
 bench: $(STAMP) ## run the benchmarks and write their tables; ARGS="loading --quick" runs one, keeps nothing
 	$(PY) benchmarks/run.py $(ARGS)
+
+docs: $(STAMP) ## build the documentation into build/docs, to open from the disk
+	$(PY) -m mkdocs build --quiet --strict -f docs/mkdocs.yml
+	@echo "build/docs/index.html"
 
 notebook: $(STAMP) ## open the notebooks; installs JupyterLab the first time
 	@$(PY) -c "import jupyterlab" 2>/dev/null || $(INSTALL) --no-build-isolation -e ".[notebook]"

@@ -1,7 +1,7 @@
 """Runs every benchmark, or those that are named, and writes the tables of the results.
 
 What is measured goes to benchmarks/results as JSON, unless with --quick, and from there between the marks
-`<!-- targets -->` and `<!-- results -->` of benchmarks/README.md and README.md.
+`<!-- targets -->` and `<!-- results -->` of benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lightning_audio.io import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
-PAGES = (FOLDER / "README.md", FOLDER.parent / "README.md")
+PAGE = FOLDER / "README.md"
 HELPERS = ("record", "run", "timing")
 
 
@@ -41,13 +41,12 @@ def run(names: list[str], options: list[str]) -> list[str]:
 
 def write_tables(results: Path) -> None:
     contents = record.read(results)
-    for page in PAGES:
-        old = page.read_text(encoding="utf-8")
-        new = record.replace_between(old, "targets", record.targets_table(contents))
-        new = record.replace_between(new, "results", record.all_tables(contents))
-        if new != old:
-            write_atomically(page, new)
-            print(f"Tables written to {page}")
+    old = PAGE.read_text(encoding="utf-8")
+    new = record.replace_between(old, "targets", record.targets_table(contents))
+    new = record.replace_between(new, "results", record.all_tables(contents))
+    if new != old:
+        write_atomically(PAGE, new)
+        print(f"Tables written to {PAGE}")
 
 
 def main() -> None:
