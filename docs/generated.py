@@ -11,13 +11,14 @@ CONF = Path(__file__).parents[1] / "conf"
 HIDDEN = ("experiment", "local")
 OPTIONS = """# Options
 
-Every choice is a file below `conf/`, and these are the files. `lightning-audio train data=NAME data.OPTION=VALUE` takes another
-file of a group, or another value in it; `lightning-audio train experiment=NAME --cfg job` prints what a run would take.
+Every choice is a file below `conf/`, and these are the files. `lightning-audio train data=NAME
+data.OPTION=VALUE` takes another file of a group, or another value in it; `lightning-audio train
+experiment=NAME --cfg job` prints what a run would take.
 """
 EXPERIMENTS = """# Experiments
 
-`make train EXP=NAME`, or `lightning-audio train experiment=NAME`. Each begins with its command, its hardware, its minutes and the
-score that came out.
+`make train EXP=NAME`, or `lightning-audio train experiment=NAME`. Each begins with its command, its hardware,
+its minutes and the score that came out.
 """
 
 
