@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, offline, and shows what it says it shows."""
+"""The notebooks run from their first cell to their last, offline, and show what they say they show."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "01_listen_and_look.ipynb"
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 TINY = "data.clips_per_class=2 data.seconds=0.5 network.widths=[8,16] trainer.max_epochs=1 trainer=cpu"
 CELL_SECONDS = 240  # far more than a cell takes: a kernel that hangs is to end some time
 
 
-@pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[NotebookClient]:
+@contextlib.contextmanager
+def started(name: str, folder: Path, overrides: str) -> Iterator[NotebookClient]:
     """A notebook that runs in a folder, which gets its cache, logs and temporary files."""
     client = NotebookClient(
-        nbformat.read(NOTEBOOK, as_version=4),
+        nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4),
         timeout=CELL_SECONDS,
         resources={"metadata": {"path": str(folder)}},
     )
     with contextlib.ExitStack() as kernel:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LIGHTNING_AUDIO_NOTEBOOK_OVERRIDES", TINY)
+            patch.setenv("LIGHTNING_AUDIO_NOTEBOOK_OVERRIDES", overrides)
             patch.setenv("LIGHTNING_AUDIO_CACHE", str(folder / "cache"))
             patch.setenv("LIGHTNING_AUDIO_LOGS", str(folder / "logs"))
             patch.setenv("TMPDIR", str(folder))
             kernel.enter_context(client.setup_kernel())
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[NotebookClient]:
+    with started("01_listen_and_look", folder, TINY) as client:
         yield client
 
 
@@ -62,7 +68,9 @@ def shown(cell: NotebookNode, kind: str) -> list[str]:
 
 
 def printed(cell: NotebookNode) -> str:
-    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+    """What a cell prints, without what moves the cursor."""
+    text = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+    return re.sub(r"\x1b\[[?;\d]*[A-Za-z]", "", text)
 
 
 def rows_of(table: str) -> list[list[str]]:
@@ -71,8 +79,9 @@ def rows_of(table: str) -> list[list[str]]:
     return lines[2:]
 
 
-def test_no_output_is_kept_in_git() -> None:
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+@pytest.mark.parametrize("file", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda file: file.stem)
+def test_no_output_is_kept_in_git(file: Path) -> None:
+    cells = nbformat.read(file, as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert [(cell.outputs, cell.execution_count) for cell in code] == [([], None)] * len(code)
 
@@ -139,3 +148,34 @@ def test_a_longer_recording_is_heard_in_windows(executed: dict[str, NotebookNode
     (table,) = shown(executed["long"], "text/markdown")
     starts = [float(row[0].removesuffix(" s")) for row in rows_of(table)]
     assert starts == pytest.approx([0.25 * number for number in range(7)], abs=0.06)
+
+
+@pytest.mark.long
+def test_transfer_freezes_finds_a_rate_unfreezes_and_compares(tmp_path: Path) -> None:
+    tiny = "data.seconds=0.5 network.widths=[8,16] trainer=cpu trainer.max_epochs=2"
+    with started("02_transfer", tmp_path, tiny) as client:
+        cells = execute(client)
+    stages = re.findall(r"(\S+) +[\d,]+ weights", printed(cells["stages"]))
+    assert stages[-1] == "head"
+    told = printed(cells["scratch"])
+    assert "Starts from" in told
+    assert f"Frozen: {stages[0]} to {stages[-2]} for good." in told
+    assert len(shown(cells["rate"], "image/png")) == 1
+    assert "until epoch" in printed(cells["unfreeze"])
+    rows = rows_of(shown(cells["compare"], "text/markdown")[0])
+    assert [row[0] for row in rows] == ["from scratch", "head alone", "unfrozen by stage"]
+    assert "mAP: " in printed(cells["compare"])
+
+
+@pytest.mark.long
+def test_features_are_kept_and_heads_read_them(tmp_path: Path) -> None:
+    with started("03_frozen_features", tmp_path, "data.seconds=1.0 data.clips_per_class=2") as client:
+        cells = execute(client)
+    assert "samples (3, 16000) -> states (3, 1024, 2)" in printed(cells["states"])
+    assert re.match(r"opened again in \d+\.\d s: 0\.\d MB", printed(cells["once"]))
+    rows = rows_of(shown(cells["heads"], "text/markdown")[0])
+    assert [row[0] for row in rows] == ["linear", "mlp", "prototypes", "neighbours"]
+    if "random ones" not in printed(cells["states"]):
+        assert max(float(row[1].split()[0]) for row in rows) >= 30  # percent of 20 clips of ten labels
+    assert len(shown(cells["plane"], "image/png")) == 1
+    assert re.search(r"\d+ of 20 clips are nearest", printed(cells["plane"]))
