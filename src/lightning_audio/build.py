@@ -238,12 +238,13 @@ def datamodule(cfg: DictConfig, facts: Mapping[str, Any] | None = None) -> Audio
     options = OmegaConf.to_container(cfg.loader, resolve=True)
     node = {"_target_": f"{AudioDataModule.__module__}.AudioDataModule", **options}  # type: ignore[dict-item]
     encoding, options = task_class(cfg).encoding, OmegaConf.to_container(cfg.task, resolve=True)
-    targets = partial(encoding, **encoding.options(options, facts or {}))  # type: ignore[arg-type]
-    trainer = cfg.trainer
+    found, trainer = corpus(cfg), cfg.trainer
+    facts = {"scored_as": found.scored_as, **(facts or {})}
+    targets = partial(encoding, **encoding.options(options, facts))  # type: ignore[arg-type]
     return instantiate(
         node,
         "loader",
-        corpus=corpus(cfg),
+        corpus=found,
         targets=targets,
         seed=cfg.seed,
         validates=trainer.get("limit_val_batches", 1) != 0,

@@ -281,6 +281,20 @@ def test_alphabet_is_what_is_known(kind: str) -> None:
         tokenizer.encode("zaz")
 
 
+def test_words_are_tokens_of_their_own() -> None:
+    tokenizer = fit_tokenizer(["sil k ae t sil", "ax k"], "words")
+    assert tokenizer.vocabulary == tuple(f"{WORD_START}{phone}" for phone in ("ae", "ax", "k", "sil", "t"))
+    assert tokenizer.encode("k ax t") == [2, 1, 4]
+    assert tokenizer.decode([2, 1, 1, 4]) == "k ax ax t"
+    assert (tokenizer.encode(""), tokenizer.decode([])) == ([], "")
+    same = tokenizer_of(json.loads(json.dumps(tokenizer.state())))
+    assert (type(same), same.state()) == (type(tokenizer), tokenizer.state())
+    with pytest.raises(UnknownCharacter, match="the word 'zh' is not in the vocabulary"):
+        tokenizer.encode("k zh")
+    chosen = fit_tokenizer(["k"], "words", alphabet=["t", "k"])
+    assert chosen.vocabulary == (f"{WORD_START}t", f"{WORD_START}k")
+
+
 # Pairs counted by hand: "ab" 7, then WORD_START + "c" 5 (against 3 of "c" + "ab"), then these two 3.
 TOY = ["cab cab cab cup cup", "dab dab", "eab eab"]
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 
 from lightning_audio import build
 from lightning_audio.checkpoint import load
@@ -26,6 +27,7 @@ from lightning_audio.data.manifests import read_manifest
 from lightning_audio.decoding.alignment import (
     FRAMES_ALONE,
     BoundaryRule,
+    boundary_errors,
     fit_boundary_rule,
 )
 from lightning_audio.errors import UserError, cli_errors
@@ -36,6 +38,7 @@ from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.training import saved_config
 
 EXTENT = "extent.json"  # in the run folder
+CLOSE = 0.02  # seconds, the usual tolerance of a phone's boundary
 
 
 def clips_to_align(options: argparse.Namespace) -> list[Clip]:
@@ -65,8 +68,9 @@ def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
     return found
 
 
-def fit(task: Transcription, run: Path, allow: Sequence[str] = ()) -> BoundaryRule:
-    """The rule of the smallest errors on the validation utterances of a run; kept in its folder.
+def fit(task: Transcription, run: Path, allow: Sequence[str] = ()) -> tuple[BoundaryRule, list[float]]:
+    """The rule of the smallest errors on the validation utterances of a run, kept in its folder, and by how
+    many seconds the boundaries of their words are off with it.
 
     Raises:
         UserError: its corpus does not know when words are said, or there is no validation.
@@ -77,11 +81,12 @@ def fit(task: Transcription, run: Path, allow: Sequence[str] = ()) -> BoundaryRu
     if boundaries is None or not data.has_validation:
         raise UserError(
             f"The corpus of {run} does not know when its validation words are said: fit on a run of "
-            "digit_strings, or set --shift and --reach."
+            "digit_strings or timit, or set --shift and --reach."
         )
-    rule = fit_boundary_rule(beside_truth(task, data.splits["val"].clips, boundaries(), FRAMES_ALONE))
+    clips, truth = data.splits["val"].clips, boundaries()
+    rule = fit_boundary_rule(beside_truth(task, clips, truth, FRAMES_ALONE))
     write_atomically(run / EXTENT, to_json(asdict(rule)) + "\n")
-    return rule
+    return rule, boundary_errors(beside_truth(task, clips, truth, rule))
 
 
 @cli_errors
@@ -94,8 +99,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     transcript_files(list(dict.fromkeys(clip.path for clip in clips)), options.format, options.output)
     task = transcribing(load(options.run, device, options.allow), "The times of words are")
     if options.fit:
-        rule = fit(task, Path(options.run), options.allow)
-        print(f"Fitted on validation: --shift {rule.shift:.3f} --reach {rule.reach:.3f}, kept for it.")
+        rule, errors_s = fit(task, Path(options.run), options.allow)
+        within = sum(error <= CLOSE for error in errors_s) / len(errors_s)
+        print(
+            f"Fitted on validation: --shift {rule.shift:.3f} --reach {rule.reach:.3f}, kept for it. "
+            f"Boundaries are off by {1000 * median(errors_s):.0f} ms in the median, "
+            f"{within:.1%} of them within 20 ms."
+        )
         return
     found, errors = transcripts(task, clips, rule)
     if errors and not found and len(errors) == 1:

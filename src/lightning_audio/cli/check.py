@@ -102,7 +102,8 @@ def _misfit(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> li
 def _encoding(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> Targets:
     """The encoding of the answers, as training makes it."""
     encoding, task = build.task_class(cfg).encoding, OmegaConf.to_container(cfg.task, resolve=True)
-    return encoding(labels, clips, **encoding.options(cast(dict[str, Any], task), {}))
+    facts = {"scored_as": build.corpus(cfg).scored_as}
+    return encoding(labels, clips, **encoding.options(cast(dict[str, Any], task), facts))
 
 
 def _transcripts(

@@ -37,6 +37,11 @@ class DataInfo:
         """The state of the tokenizer, of data that are learned as text."""
         return self.encoding.get("vocabulary")
 
+    def as_scored(self, text: str) -> str:
+        """A transcript, reference or hypothesis, with the words that its corpus scores as another one."""
+        known: Mapping[str, str] = self.encoding.get("scored_as") or {}
+        return " ".join(filter(None, (known.get(word, word) for word in text.split()))) if known else text
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, as plain values."""
         named = {name: getattr(self, name) for name in NAMED} | {"labels": list(self.labels)}

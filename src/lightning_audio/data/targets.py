@@ -131,9 +131,10 @@ class Tokens(Targets):
         clips: whose training transcripts the vocabulary is learned from.
         text: options of `Normalizer`, and those of `fit_tokenizer` under `tokenizer`.
         vocabulary: the state of a tokenizer that is known already.
+        scored_as: of the corpus; see `Corpus`.
 
     Raises:
-        UserError: there are no transcripts, or an option does not fit.
+        UserError: there are no transcripts, an option does not fit, or a word is scored as nothing known.
     """
 
     def __init__(
@@ -142,8 +143,9 @@ class Tokens(Targets):
         clips: Sequence[Clip],
         text: Mapping[str, Any],
         vocabulary: Mapping[str, Any] | None = None,
+        scored_as: Mapping[str, str] | None = None,
     ) -> None:
-        self.normalizer = normalizer_of(text)
+        self.normalizer, self.scored_as = normalizer_of(text), dict(scored_as or {})
         self._encoded: dict[str, Tensor | str] = {}  # by the text as written: normalising it takes long
         if vocabulary:
             self.tokenizer = tokenizer_of(dict(vocabulary))
@@ -158,12 +160,17 @@ class Tokens(Targets):
                     "The training clips have no transcripts: give each row a `text`, or choose a task for "
                     "labels, such as task=classification."
                 )
+            if self.scored_as and (unknown := set(" ".join(said).split()) - self.scored_as.keys()):
+                raise UserError(
+                    f"{min(unknown)!r} is in transcripts and not in the map by which this corpus is scored: "
+                    "keep its words as they are with task.text.steps=[spaces]."
+                )
             self.tokenizer = fit_tokenizer(said, **(text.get("tokenizer") or {}))
         super().__init__(self.tokenizer.vocabulary)
 
     @classmethod
     def options(cls, task: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-        return {"text": task["text"], "vocabulary": facts.get("vocabulary")}
+        return {"text": task["text"], **{name: facts.get(name) for name in ("vocabulary", "scored_as")}}
 
     @classmethod
     def outputs_for(cls, labels: Sequence[str]) -> int:
@@ -191,7 +198,7 @@ class Tokens(Targets):
             except UnreadableNumber as error:
                 self._encoded[clip.text] = error.reason
             except UnknownCharacter as error:
-                reason = f"the character {error.character!r} of {text[:60]!r} is in no training text"
+                reason = f"{error.named} of {text[:60]!r} is in no training text"
                 self._encoded[clip.text] = reason
         tokens = self._encoded[clip.text]
         if len(tokens) == 0 and clip.split != "test":  # in a test, silence may be right
@@ -205,7 +212,8 @@ class Tokens(Targets):
         )
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "vocabulary": self.tokenizer.state()}
+        scored_as = {"scored_as": self.scored_as} if self.scored_as else {}
+        return {**super().facts(), "vocabulary": self.tokenizer.state(), **scored_as}
 
     def describe(self) -> str:
         return f"{len(self.labels)} tokens"

@@ -88,7 +88,7 @@ def _tokens(task: Aligning, clip: Clip) -> list[int]:
         ) from None
     except UnknownCharacter as error:
         raise UserError(
-            f"The text of {clip.id} has the character {error.character!r}, which the run does not know: "
+            f"The text of {clip.id} has {error.named}, which the run does not know: "
             "write it another way, or train with it in task.text.tokenizer.alphabet."
         ) from None
 

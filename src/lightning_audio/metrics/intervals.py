@@ -12,7 +12,7 @@ from scipy.special import ndtr, stdtrit
 
 # What is better the less of it there is, by the end of its name.
 LESS_IS_BETTER = (
-    *("loss", "error", "wer", "cer", "eer", "ece", "entropy", "blank_rate"),
+    *("loss", "error", "wer", "cer", "per", "eer", "ece", "entropy", "blank_rate"),
     *("miss_rate", "error_rate", "_per_hour"),
 )
 NORMAL_QUANTILE = 1.959963984540054  # 97.5 % of a standard normal lie below it: two tails of 2.5 %

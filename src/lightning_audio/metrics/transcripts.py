@@ -132,6 +132,9 @@ def wer(transcripts: Transcripts, draws: Draws) -> NDArray:
     return ratios(draws.sums(transcripts.words))
 
 
+per = wer("per")  # the same of phones, each of which is a word
+
+
 @metric(counted=lambda transcripts: int(transcripts.characters[:, 1].sum()))
 def cer(transcripts: Transcripts, draws: Draws) -> NDArray:
     """The same of characters."""

@@ -144,12 +144,12 @@ class Transcription(AudioTask):
             self.observed.append(
                 {
                     "id": batch.ids[i],
-                    "reference": self.tokenizer.decode(tokens),
-                    "hypothesis": best.text,
+                    "reference": self.info.as_scored(self.tokenizer.decode(tokens)),
+                    "hypothesis": self.info.as_scored(best.text),
                     "score": best.score,
                     # A reference that the decoder cannot say, such as by its lexicon, has none.
                     "reference_score": reference.score if math.isfinite(reference.score) else None,
-                    "nbest": [other.as_dict() for other in found],
+                    "nbest": [other.as_dict() | {"text": self.info.as_scored(other.text)} for other in found],
                     "seconds": round(int(batch.lengths[i]) / self.sample_rate, 3),
                     **self.remarks(rows),
                 }
@@ -166,7 +166,7 @@ class Transcription(AudioTask):
         words count as deleted."""
         rows = {}
         for clip, reason in clips:
-            if reference := self.normalizer.leniently(clip.text or ""):
+            if reference := self.info.as_scored(self.normalizer.leniently(clip.text or "")):
                 rows[clip.id] = {
                     "id": clip.id,
                     "reference": reference,

@@ -1,4 +1,4 @@
-"""Tokenizers: text as ids of characters or byte pairs, and back."""
+"""Tokenizers: text as ids of characters, byte pairs or words, and back."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 from lightning_audio.errors import UserError, did_you_mean
 
-WORD_START = "▁"  # U+2581, which begins the first token of each word of a BPE vocabulary
+WORD_START = "▁"  # U+2581, which begins the first token of each word of a BPE or word vocabulary
 
 
 class UnknownCharacter(ValueError):
-    """A text has a character that is in no vocabulary."""
+    """A text has a character, or where each word is a token a word, that is in no vocabulary."""
 
-    def __init__(self, character: str) -> None:
+    def __init__(self, character: str, unit: str = "character") -> None:
         super().__init__(character)
-        self.character = character
+        self.character, self.named = character, f"the {unit} {character!r}"
 
     def __str__(self) -> str:
-        return f"the character {self.character!r} is not in the vocabulary"
+        return f"{self.named} is not in the vocabulary"
 
 
 class Tokenizer(ABC):
@@ -96,15 +96,33 @@ class BPE(Tokenizer):
         return self._model.encode(_marked(text)).ids if text else []
 
     def decode(self, ids: Sequence[int]) -> str:
-        text = "".join(self.vocabulary[number] for number in ids)
-        return text.removeprefix(WORD_START).replace(WORD_START, " ")
+        return _unmarked(self.vocabulary[number] for number in ids)
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "merges": [list(pair) for pair in self.merges]}
 
 
+class Words(Tokenizer):
+    """One token for each word, which WORD_START begins: for phones, or another small closed set of words."""
+
+    kind = "words"
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return [self.ids[WORD_START + word] for word in text.split()]
+        except KeyError as error:
+            raise UnknownCharacter(error.args[0].removeprefix(WORD_START), "word") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return _unmarked(self.vocabulary[number] for number in ids)
+
+
 def _marked(text: str) -> str:
     return WORD_START + text.replace(" ", WORD_START)
+
+
+def _unmarked(tokens: Iterable[str]) -> str:
+    return "".join(tokens).removeprefix(WORD_START).replace(WORD_START, " ")
 
 
 def _tokenizers() -> Any:
@@ -127,30 +145,35 @@ def _within_words(model: Any) -> Any:
     return whole
 
 
-KINDS = (Characters.kind, BPE.kind)
+KINDS = (Characters.kind, BPE.kind, Words.kind)
 
 
 def fit_tokenizer(
-    texts: Iterable[str], kind: str = "characters", size: int | None = None, alphabet: str | None = None
+    texts: Iterable[str],
+    kind: str = "characters",
+    size: int | None = None,
+    alphabet: str | Sequence[str] | None = None,
 ) -> Tokenizer:
     """The tokenizer of these normalised texts; the same texts in any order give the same one.
 
     Args:
         texts: those of the training split.
-        kind: `characters` or `bpe`.
+        kind: `characters`, `bpe` or `words`.
         size: tokens in a BPE vocabulary, single characters among them.
-        alphabet: the characters that are known, in their order; None takes those of the texts, sorted.
+        alphabet: the characters, or the list of the words, that are known, in their order; None takes those
+            of the texts, sorted.
 
     Raises:
         UserError: an option does not fit the others or the texts, or BPE's library is missing.
     """
     where = "task.text.tokenizer"
     texts = sorted(texts)
-    known = sorted(set().union(*texts)) if alphabet is None else list(alphabet)
     if kind not in KINDS:
         raise UserError(
-            f"{where}.kind={kind} is none{did_you_mean(kind, KINDS)}: choose {' or '.join(KINDS)}."
+            f"{where}.kind={kind} is none{did_you_mean(kind, KINDS)}: choose one of {', '.join(KINDS)}."
         )
+    parts = (text.split() if kind == Words.kind else text for text in texts)
+    known = sorted(set().union(*parts)) if alphabet is None else list(alphabet)
     if not known:
         raise UserError(
             f"No character is known: give transcripts with text, or name some in {where}.alphabet."
@@ -159,7 +182,7 @@ def fit_tokenizer(
         return _fit_bpe(texts, known, size, where)
     if size is not None:
         raise UserError(f"{where}.size={size} is for BPE: set {where}.kind=bpe, or leave the size out.")
-    return Characters(known)
+    return Words([WORD_START + word for word in known]) if kind == Words.kind else Characters(known)
 
 
 def _fit_bpe(texts: Sequence[str], known: Sequence[str], size: int | None, where: str) -> BPE:
@@ -194,6 +217,8 @@ def tokenizer_of(state: Mapping[str, Any]) -> Tokenizer:
             return BPE(state["vocabulary"], state["merges"])
         if state["kind"] == Characters.kind:
             return Characters(state["vocabulary"])
+        if state["kind"] == Words.kind:
+            return Words(state["vocabulary"])
     except (KeyError, TypeError, ValueError):
         pass
     raise UserError(

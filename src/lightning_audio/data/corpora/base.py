@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,8 @@ class Corpus(ABC):
     labels: tuple[str, ...] = ()
     folds: tuple[int, ...] = ()
     fold: int = 0  # the test fold, where there are folds
+    # What every word of its transcripts is scored as, where that is not the word itself; "" for nothing.
+    scored_as: Mapping[str, str] = {}
 
     def __init__(self, root: str, cache: str, sample_rate: int, download: bool = False) -> None:
         self.root = Path(root).expanduser()
