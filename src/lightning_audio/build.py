@@ -239,13 +239,12 @@ def datamodule(cfg: DictConfig, facts: Mapping[str, Any] | None = None) -> Audio
     node = {"_target_": f"{AudioDataModule.__module__}.AudioDataModule", **options}  # type: ignore[dict-item]
     encoding, options = task_class(cfg).encoding, OmegaConf.to_container(cfg.task, resolve=True)
     found, trainer = corpus(cfg), cfg.trainer
-    facts = {"scored_as": found.scored_as, **(facts or {})}
-    targets = partial(encoding, **encoding.options(options, facts))  # type: ignore[arg-type]
+    known = encoding.options(options, {"scored_as": found.scored_as, **(facts or {})})  # type: ignore[arg-type]
     return instantiate(
         node,
         "loader",
         corpus=found,
-        targets=targets,
+        targets=partial(encoding, **known),
         seed=cfg.seed,
         validates=trainer.get("limit_val_batches", 1) != 0,
         overfit_batches=trainer.get("overfit_batches", 0),

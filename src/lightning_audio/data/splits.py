@@ -37,6 +37,15 @@ def split_by_fold(clips: Iterable[Clip], test_fold: int) -> list[Clip]:
     return [replace(clip, split="test" if clip.fold == test_fold else "train") for clip in clips]
 
 
+def without_tested_groups(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips, of which those that train and are of a tested group (recording) are now in no split."""
+    tested = {clip.group for clip in clips if clip.split == "test"} - {None}
+    return [
+        replace(clip, split=None) if clip.split == "train" and clip.group in tested else clip
+        for clip in clips
+    ]
+
+
 def hold_out(
     clips: Sequence[Clip], share: float, seed: int, into: str = "val", root: str | Path = ""
 ) -> list[Clip]:

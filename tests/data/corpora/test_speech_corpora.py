@@ -22,9 +22,13 @@ from lightning_audio.data.clip import Clip, validated
 from lightning_audio.data.corpora import librispeech
 from lightning_audio.data.corpora.an4 import AN4
 from lightning_audio.data.corpora.common_voice import CommonVoice
+from lightning_audio.data.corpora.fleurs import Fleurs
 from lightning_audio.data.corpora.librispeech import LibriSpeech
 from lightning_audio.data.corpora.ljspeech import LJSpeech
+from lightning_audio.data.corpora.multilingual_librispeech import MultilingualLibriSpeech
 from lightning_audio.data.corpora.speech import SpeechCorpus
+from lightning_audio.data.corpora.tedlium3 import TedLium3
+from lightning_audio.data.corpora.voxpopuli import VoxPopuli
 from lightning_audio.data.corpora.yesno import YesNo
 from lightning_audio.data.decode import decode
 from lightning_audio.data.splits import refuse_leaks
@@ -112,17 +116,75 @@ def common_voice_release(root: Path, release: str = "cv-corpus-17.0-2024-03-15")
     return root
 
 
+def multilingual_librispeech_release(root: Path) -> Path:
+    """Two utterances a split, in German; one of those to train on is of the limited ones."""
+    folder = root / "mls_german"
+    for part, speaker in (("train", 7), ("dev", 8), ("test", 9)):
+        names = [f"{speaker}_12_00000{n}" for n in (0, 1)]
+        write(folder / part / "transcripts.txt", [f"{name}\tdas ist {name[-1]}" for name in names])
+        for name in names:
+            touch(folder / part / "audio" / str(speaker) / "12" / f"{name}.flac")
+    write(folder / "train" / "limited_supervision" / "1hr" / "0" / "handles.txt", ["7_12_000001"])
+    return root
+
+
+def fleurs_release(root: Path) -> Path:
+    for part, sentence in (("train", 11), ("dev", 12), ("test", 13)):
+        rows = [f'{sentence}\t{sentence}{n}.wav\tEr sagt "ja".\ter sagt ja\te r |\t320\tMALE' for n in (0, 1)]
+        write(root / "de_de" / f"{part}.tsv", rows)
+        for n in (0, 1):
+            touch(root / "de_de" / "audio" / part / f"{sentence}{n}.wav")
+    return root
+
+
+def voxpopuli_release(root: Path) -> Path:
+    """One speaker stands in train and in test, and one utterance has no transcript."""
+    folder = root / "transcribed_data" / "de"
+    for part, speaker in (("train", "1"), ("dev", "2"), ("test", "1")):
+        names = [f"2013100{n}-0900-PLENARY-{part}-de_20131007-21:26:04_{n}" for n in (0, 1, 2)]
+        texts = ("Ja, Herr!\tja herr", "Nein.\tnein", "\t")
+        header = "id\traw_text\tnormalized_text\tspeaker_id\tsplit\tgender"
+        rows = [f"{name}\t{text}\t{speaker}\t{part}\tmale" for name, text in zip(names, texts, strict=True)]
+        write(folder / f"asr_{part}.tsv", [header, *rows])
+        for name in names[:2]:
+            touch(folder / "2013" / f"{name}.ogg")
+    return root
+
+
+def tedlium3_release(root: Path) -> Path:
+    for part, talk in (
+        ("data", "A_2009"),
+        ("data", "B_2010"),
+        ("legacy/dev", "C_2011"),
+        ("legacy/test", "D_2012"),
+    ):
+        lines = [
+            ";; of a talk",
+            f"{talk} 1 {talk[0]} 0 17.82 <o,f0,female> ignore_time_segment_in_scoring",
+            f"{talk} 1 {talk[0]} 17.82 28.81 <o,f0,female> it 's <unk> {talk[0].lower()}",
+        ]
+        write(root / part / "stm" / f"{talk}.stm", lines)
+        touch(root / part / "sph" / f"{talk}.sph")
+    return root
+
+
 RELEASES: dict[type[SpeechCorpus], Callable[[Path], Path]] = {
     LibriSpeech: librispeech_release,
     AN4: an4_release,
     YesNo: yesno_release,
     LJSpeech: ljspeech_release,
     CommonVoice: common_voice_release,
+    MultilingualLibriSpeech: multilingual_librispeech_release,
+    Fleurs: fleurs_release,
+    VoxPopuli: voxpopuli_release,
+    TedLium3: tedlium3_release,
 }
+LANGUAGES = {Fleurs: "de_de", VoxPopuli: "de"}  # of those made up, where it is not the default
 
 
 def corpus(kind: type[SpeechCorpus], root: Path, **options: Any) -> Any:
-    return kind(str(root), str(root.parent / "cache"), **options)
+    language = {"language": LANGUAGES[kind]} if kind in LANGUAGES else {}
+    return kind(str(root), str(root.parent / "cache"), **(language | options))
 
 
 def brief(clips: list[Clip], root: Path) -> list[tuple[str | None, ...]]:
@@ -165,9 +227,11 @@ def test_a_configuration_finds_the_release_under_the_data_root(
 ) -> None:
     monkeypatch.setenv("LIGHTNING_AUDIO_DATA", str(tmp_path))
     names = {"LibriSpeech": "LibriSpeech", "AN4": "an4", "YesNo": "waves_yesno", "LJSpeech": "LJSpeech-1.1"}
+    names |= {"Fleurs": "fleurs", "VoxPopuli": "voxpopuli", "TedLium3": "TEDLIUM_release-3"}
     RELEASES[kind](tmp_path / names.get(kind.__name__, ""))
     name = kind.__module__.rpartition(".")[2]
-    found = build.corpus(compose_config([f"data={name}"]))
+    language = [f"data.language={LANGUAGES[kind]}"] if kind in LANGUAGES else []
+    found = build.corpus(compose_config([f"data={name}", *language]))
     assert type(found) is kind
     assert found.sample_rate == (8000 if kind is YesNo else RATE)
     assert len(found.clips()) > 3
@@ -181,7 +245,9 @@ def test_a_missing_release_is_one_sentence_with_the_way_to_it(
     missing.prepare()
     with pytest.raises(UserError) as error:
         missing.clips()
-    way = "without an account" if kind is CommonVoice else "data.download=true"
+    ways = {CommonVoice: "without an account"}
+    ways |= dict.fromkeys((LibriSpeech, AN4, YesNo, LJSpeech), "data.download=true")
+    way = ways.get(kind, "put the release of")
     assert all(part in str(error.value) for part in (way, str(tmp_path / "nothing"), kind.title))
     assert "\n" not in str(error.value)
 
@@ -507,6 +573,103 @@ def test_a_table_of_common_voice_that_is_missing_is_named(tmp_path: Path) -> Non
     (root / "cv-corpus-17.0-2024-03-15" / "en" / "dev.tsv").unlink()
     with pytest.raises(UserError, match=r"There is no .*dev\.tsv: put the release of Common Voice into"):
         corpus(CommonVoice, root).clips()
+
+
+# Those with a language, and talks
+
+
+def test_mini_librispeech_lies_in_folders_of_the_same_kind(tmp_path: Path) -> None:
+    root = librispeech_release(tmp_path / "LibriSpeech")
+    options = [f"paths.data={tmp_path}", f"paths.cache={tmp_path / 'cache'}", "data=mini_librispeech"]
+    with pytest.raises(
+        UserError, match=r"no speakers in .*train-clean-5: put .* from openslr\.org/31, or set"
+    ):
+        build.corpus(compose_config(options)).clips()
+    (root / "train-clean-100").rename(root / "train-clean-5")
+    (root / "dev-clean").rename(root / "dev-clean-2")
+    found = build.corpus(compose_config([*options, "data.download=true"]))
+    found.prepare()  # which has nothing to fetch
+    assert Counter(clip.split for clip in found.clips()) == {"train": 4, "test": 4}
+
+
+def test_multilingual_librispeech_trains_on_all_hours_or_on_the_limited_ones(tmp_path: Path) -> None:
+    root = multilingual_librispeech_release(tmp_path / "data")
+    first = brief(corpus(MultilingualLibriSpeech, root).clips(), root)[0]
+    path = "mls_german/train/audio/7/12/7_12_000000.flac"
+    assert first == ("7_12_000000", path, "das ist 0", "train", "7")
+    limited = corpus(MultilingualLibriSpeech, root, limited=True).clips()
+    assert Counter(clip.split for clip in limited) == {"train": 1, "val": 2, "test": 2}
+    (root / "mls_german").rename(root / "mls_german_opus")
+    assert len(corpus(MultilingualLibriSpeech, root).clips()) == 6
+    write(root / "mls_german_opus" / "dev" / "transcripts.txt", ["8-12\tdas"])
+    with pytest.raises(UserError, match="damaged at line 1, which is not `SPEAKER_BOOK_NUMBER TEXT`"):
+        corpus(MultilingualLibriSpeech, root).clips()
+
+
+def test_fleurs_reads_both_texts_and_groups_by_sentence(tmp_path: Path) -> None:
+    root = fleurs_release(tmp_path / "fleurs")
+    one = corpus(Fleurs, root).clips()[0]
+    assert (one.id, one.text, one.split, one.group) == ("train-110", "er sagt ja", "train", "11")
+    written = corpus(Fleurs, root, text="written").clips()
+    assert {clip.text for clip in written} == {'Er sagt "ja".'}
+    with pytest.raises(
+        UserError, match=r"no text 'spoken' in FLEURS: set data.text to one of written, normal"
+    ):
+        corpus(Fleurs, root, text="spoken")
+    (root / "data").mkdir()
+    (root / "de_de").rename(root / "data" / "de_de")
+    assert len(corpus(Fleurs, root).clips()) == 6
+    write(root / "data" / "de_de" / "dev.tsv", ["12\ta.wav\tJa"])
+    with pytest.raises(UserError, match=r"dev\.tsv is damaged at line 1"):
+        corpus(Fleurs, root).clips()
+
+
+def test_voxpopuli_keeps_its_splits_though_they_share_a_speaker(tmp_path: Path) -> None:
+    root = voxpopuli_release(tmp_path / "voxpopuli")
+    clips = corpus(VoxPopuli, root).clips()
+    groups = {(clip.split, clip.group) for clip in clips}
+    assert groups == {("train", "1 (train)"), ("val", "2"), ("test", "1 (test)")}
+    assert Counter(clip.text for clip in clips) == {"ja herr": 3, "nein": 3}  # none without a transcript
+    for path in root.rglob("*.ogg"):  # as another mirror has it
+        (root / "transcribed_data" / "de" / "train" / "part_0").mkdir(parents=True, exist_ok=True)
+        path.rename(root / "transcribed_data" / "de" / "train" / "part_0" / path.with_suffix(".wav").name)
+    moved = corpus(VoxPopuli, root, text="written").clips()
+    assert [clip.id for clip in moved] == [clip.id for clip in clips]
+    assert {clip.text for clip in moved} == {"Ja, Herr!", "Nein."}
+
+
+@pytest.mark.parametrize("kind", [MultilingualLibriSpeech, Fleurs, VoxPopuli], ids=lambda kind: kind.__name__)
+def test_a_language_that_is_not_there_names_those_that_are(kind: type[SpeechCorpus], tmp_path: Path) -> None:
+    root, there = RELEASES[kind](tmp_path / "data"), {MultilingualLibriSpeech: "german", **LANGUAGES}[kind]
+    with pytest.raises(
+        UserError, match=rf"has no 'xx' of {kind.title}: set data\.language to one of {there}\."
+    ):
+        corpus(kind, root, language="xx").clips()
+
+
+def test_tedlium3_lists_its_segments(tmp_path: Path) -> None:
+    root = tedlium3_release(tmp_path / "TEDLIUM_release-3")
+    clips = {clip.id: clip for clip in corpus(TedLium3, root).clips()}
+    assert {name: clip.split for name, clip in clips.items()} == {
+        "A_2009-0001782": "train",
+        "B_2010-0001782": "train",
+        "C_2011-0001782": "val",
+        "D_2012-0001782": "test",
+    }
+    one = clips["A_2009-0001782"]
+    assert (one.start, one.duration, one.text, one.group) == (17.82, 10.99, "it's <unk> a", "A_2009")
+    table = root / "legacy" / "dev" / "stm" / "C_2011.stm"
+    for line in ("C_2011 1 C 5.0 4.0 <o> late", "C_2011 1 C"):
+        write(table, [line])
+        with pytest.raises(
+            UserError, match="damaged at line 1, which is not `TALK CHANNEL SPEAKER START END"
+        ):
+            corpus(TedLium3, root).clips()
+    table.unlink()
+    with pytest.raises(
+        UserError, match=r"There is no .*legacy/dev/stm/TALK\.stm: put the release of TED-LIUM 3"
+    ):
+        corpus(TedLium3, root).clips()
 
 
 # The experiments on LibriSpeech, two steps of each

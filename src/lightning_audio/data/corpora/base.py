@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ class Corpus(ABC):
         download: fetch the release where it is not there.
     """
 
+    title: str = ""  # its name, as errors tell it
     release: Release | None = None
     labels: tuple[str, ...] = ()
     folds: tuple[int, ...] = ()
@@ -63,6 +65,14 @@ class Corpus(ABC):
             UserError: the release is not where it should be, or is not whole.
         """
 
+    def missing(self, path: Path) -> UserError:
+        """The sentence for a part of the release that is not there, with what may be done about it."""
+        fetched = "fetch it with data.download=true, " if self.release else ""
+        return UserError(
+            f"There is no {path}: put the release of {self.title} into {self.root}, {fetched}or set "
+            f"LIGHTNING_AUDIO_DATA to the folder that holds {self.root.name}."
+        )
+
     def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
         """The clips with this share of those of training, whole groups, in the split `val`."""
         return deal_out(clips, share, seed)
@@ -93,6 +103,26 @@ class Corpus(ABC):
         All of them, unless a corpus draws a part afresh; then it is one of equal size in every epoch.
         """
         return np.arange(len(clips))
+
+
+def read_csv(table: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a table of a release, which is there.
+
+    Raises:
+        UserError: it lacks one of these columns, or a row a cell, or one of `numbers` is no whole number.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except UnicodeDecodeError:
+        raise UserError(f"{table} is not UTF-8: put the release's own table there.") from None
+    if absent := [column for column in columns if column not in (reader.fieldnames or ())]:
+        raise UserError(f"{table} has no column {', '.join(absent)}: put the release's own table there.")
+    for line, row in enumerate(rows, start=2):
+        if None in row.values() or not all(row[column].isdecimal() for column in numbers):
+            raise UserError(f"{table} is damaged at line {line}: put the release's own table there.")
+    return rows
 
 
 def located(clips: Sequence[Clip], title: str) -> list[Clip]:

@@ -71,19 +71,5 @@ class CommonVoice(SpeechCorpus):
         return [
             Clip(Path(name).stem, str(self.folder / "clips" / name), text=text, split=split, group=voice)
             for split, table in TABLES.items()
-            for voice, name, text in self._rows(self.folder / table)
+            for voice, name, text in self.columns(self.folder / table, COLUMNS)
         ]
-
-    def _rows(self, table: Path) -> list[tuple[str, str, str]]:
-        header, *lines = self.table(table)
-        names = header.split("\t")
-        if absent := [column for column in COLUMNS if column not in names]:
-            raise UserError(f"{table} has no column {', '.join(absent)}: put the table of the release there.")
-        voice, path, sentence = (names.index(column) for column in COLUMNS)
-        rows = []
-        for number, line in enumerate(lines, start=2):
-            cells = line.split("\t")  # no CSV: a quotation mark is one of the sentence
-            if line and len(cells) != len(names):
-                raise self.damaged(table, number, " ".join(names))
-            rows += [(cells[voice], cells[path], cells[sentence])] if line else []
-        return rows

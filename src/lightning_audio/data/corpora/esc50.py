@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.corpora.base import Corpus, located
+from lightning_audio.data.corpora.base import Corpus, located, read_csv
 from lightning_audio.data.download import Release
-from lightning_audio.data.splits import split_by_fold
+from lightning_audio.data.splits import split_by_fold, without_tested_groups
 from lightning_audio.errors import UserError
 
 COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6"
@@ -94,7 +92,7 @@ class ESC50(Corpus):
             )
             for row in self._rows
         ]
-        return _without_tested_recordings(split_by_fold(located(clips, str(TABLE)), self.fold))
+        return without_tested_groups(split_by_fold(located(clips, str(TABLE)), self.fold))
 
     @cached_property
     def _rows(self) -> list[dict[str, str]]:
@@ -104,7 +102,7 @@ class ESC50(Corpus):
                 f"There is no {table}: put meta/ and audio/ of the ESC-50 release into {self.root}, fetch it "
                 "with data.download=true, or set LIGHTNING_AUDIO_DATA to the folder that holds ESC-50."
             )
-        rows = _read(table)
+        rows = read_csv(table, COLUMNS, ("fold", "target"))
         if self.subset == "esc10":
             rows = [row for row in rows if row["esc10"] == "True"]
         found = len({row["category"] for row in rows})
@@ -119,24 +117,3 @@ class ESC50(Corpus):
                 "put the release's own table there."
             )
         return rows
-
-
-def _read(table: Path) -> list[dict[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if absent:
-        raise UserError(f"{table} has no column {', '.join(absent)}: put the release's own table there.")
-    for line, row in enumerate(rows, start=2):
-        if None in row.values() or not (row["fold"].isdecimal() and row["target"].isdecimal()):
-            raise UserError(f"{table} is damaged at line {line}: put the release's own table there.")
-    return rows
-
-
-def _without_tested_recordings(clips: list[Clip]) -> list[Clip]:
-    tested = {clip.group for clip in clips if clip.split == "test"}
-    return [
-        replace(clip, split=None) if clip.split == "train" and clip.group in tested else clip
-        for clip in clips
-    ]

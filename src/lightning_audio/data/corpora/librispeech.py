@@ -32,12 +32,17 @@ SUBSETS = {
     )
     for name, archive in ARCHIVES.items()
 }
+MINI = (
+    "train-clean-5",
+    "dev-clean-2",
+)  # Mini LibriSpeech (openslr.org/31): parts of the first and of dev-clean
 SUFFIX = ".trans.txt"
 
 
 class LibriSpeech(SpeechCorpus):
     """`SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac`, with `SPEAKER-CHAPTER.trans.txt` beside; 16 kHz.
-    As of all corpora of speech, the audio may be in any format that is read.
+    As of all corpora of speech, the audio may be in any format that is read. Mini LibriSpeech lies in folders
+    of the same kind.
 
     Transcripts are capitals without punctuation. No speaker stands in two subsets; `group` is the speaker.
     `download` fetches only the subsets that are named, each into `root`, or into `LibriSpeech` in the cache
@@ -72,10 +77,10 @@ class LibriSpeech(SpeechCorpus):
         chosen = [(name, "train") for name in ([train] if isinstance(train, str) else train)]
         chosen += [(name, split) for name, split in ((val, "val"), (test, "test")) if name]
         for name, split in chosen:
-            if name not in SUBSETS:
+            if name not in (known := (*SUBSETS, *MINI)):
                 raise UserError(
-                    f"There is no subset {name!r} of LibriSpeech{did_you_mean(name, SUBSETS)}: set "
-                    f"data.{split} to one of {', '.join(SUBSETS)}."
+                    f"There is no subset {name!r} of LibriSpeech{did_you_mean(name, known)}: set "
+                    f"data.{split} to one of {', '.join(known)}."
                 )
         self.subsets = dict(chosen)
         if len(self.subsets) < len(chosen):
@@ -86,7 +91,7 @@ class LibriSpeech(SpeechCorpus):
     def prepare(self) -> None:
         """Fetches the subsets that are not there, if that is wanted."""
         if self.wants_download:
-            for name in self.subsets:
+            for name in self.subsets.keys() & SUBSETS.keys():
                 SUBSETS[name].fetch(self.root / name, self.cache)
 
     def utterances(self) -> list[Clip]:
@@ -99,13 +104,16 @@ class LibriSpeech(SpeechCorpus):
         ]
 
     def _chapters(self, subset: str) -> list[Path]:
-        folder = SUBSETS[subset].find(self.root / subset, self.cache)
+        folder = self.root / subset
+        if subset in SUBSETS:
+            folder = SUBSETS[subset].find(folder, self.cache)
         # Speakers and chapters are numbers: nothing else that lies there is meant.
         chapters = [path for path in folder.glob("[0-9]*/[0-9]*") if path.is_dir()]
         if not chapters:
+            way = "fetch it with data.download=true" if subset in SUBSETS else "from openslr.org/31"
             raise UserError(
-                f"There are no speakers in {folder}: put {subset} of LibriSpeech there, fetch it with "
-                f"data.download=true, or set LIGHTNING_AUDIO_DATA to the folder that holds {self.root.name}."
+                f"There are no speakers in {folder}: put {subset} of LibriSpeech there, {way}, or set "
+                f"LIGHTNING_AUDIO_DATA to the folder that holds {self.root.name}."
             )
         return sorted(chapters)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus, located
-from lightning_audio.data.splits import deal_out
+from lightning_audio.data.splits import deal_out, leaks
 from lightning_audio.errors import UserError
 
 
@@ -18,8 +18,6 @@ class SpeechCorpus(Corpus):
 
     A subclass sets its `title` and says its `utterances`.
     """
-
-    title: str
 
     def __init__(self, root: str, cache: str, sample_rate: int = 16000, download: bool = False) -> None:
         super().__init__(root, cache, sample_rate, download)
@@ -55,19 +53,66 @@ class SpeechCorpus(Corpus):
             raise UserError(f"{path} is not UTF-8: put the file of the release there.") from None
         return [line.removesuffix("\r") for line in lines]
 
-    def missing(self, path: Path) -> UserError:
-        """The sentence for a part of the release that is not there, with what may be done about it."""
-        fetched = "fetch it with data.download=true, " if self.release else ""
-        return UserError(
-            f"There is no {path}: put the release of {self.title} into {self.root}, {fetched}or set "
-            f"LIGHTNING_AUDIO_DATA to the folder that holds {self.root.name}."
-        )
+    def columns(
+        self, path: Path, wanted: Sequence[str], names: Sequence[str] | None = None
+    ) -> list[list[str]]:
+        """The cells of these columns of a table with tabs between them, row by row.
+
+        No CSV: a quotation mark is one of the sentence. `names` are those of all columns where there is no
+        header.
+
+        Raises:
+            UserError: there is no such table, it lacks a column, or a row has more or fewer cells.
+        """
+        lines, first = self.table(path), 1
+        if names is None:
+            names, lines, first = lines[0].split("\t"), lines[1:], 2
+        if absent := [column for column in wanted if column not in names]:
+            raise UserError(f"{path} has no column {', '.join(absent)}: put the table of the release there.")
+        places, rows = [names.index(column) for column in wanted], []
+        for number, line in enumerate(lines, start=first):
+            cells = line.split("\t")
+            if line and len(cells) != len(names):
+                raise self.damaged(path, number, " ".join(names))
+            rows += [[cells[place] for place in places]] if line else []
+        return rows
+
+    def of_language(self, language: str, *patterns: str) -> Path:
+        """The first of these files below `root` that is there; `{}` stands for the language.
+
+        Raises:
+            UserError: there is none, with the languages that there are.
+        """
+        for pattern in patterns:
+            if (path := self.root / pattern.format(language)).is_file():
+                return path
+        found = {
+            str(path.relative_to(self.root)).removeprefix(before).removesuffix(behind)
+            for before, behind in (pattern.split("{}") for pattern in patterns)
+            for path in self.root.glob(f"{before}*{behind}")
+        }
+        if found:
+            raise UserError(
+                f"{self.root} has no {language!r} of {self.title}: set data.language to one of "
+                f"{', '.join(sorted(found))}."
+            )
+        raise self.missing(self.root / patterns[0].format(language))
 
     def damaged(self, path: Path, line: int, expected: str) -> UserError:
         """The sentence for a line of a table that does not look as it should."""
         return UserError(
             f"{path} is damaged at line {line}, which is not `{expected}`: put the file of the release there."
         )
+
+
+def part_groups(clips: Iterable[Clip]) -> list[Clip]:
+    """The clips of a release whose splits stay as they are: a group that stands in several is one of each."""
+    clips = list(clips)
+    parted = leaks(clips).keys()
+    return [
+        replace(clip, group=f"{clip.group} ({clip.split})") if clip.group in parted else clip
+        for clip in clips
+    ]
 
 
 def split_by_seed(clips: Sequence[Clip], val_share: float, test_share: float, seed: int) -> list[Clip]:
