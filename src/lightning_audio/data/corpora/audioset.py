@@ -39,6 +39,7 @@ class AudioSet(Corpus):
         whole_videos: a file that is named as the video alone is all of it, and not the segment.
         strong: labels with times (S. Hershey et al., ICASSP 2021): each segment is parted into clips of
             `seconds`, whose labels are those that sound for half of the clip, or with half of their own time.
+            A label that only one of the two tables has is left out, and so is what remains of a segment.
         seconds: of a clip with strong labels.
 
     Raises:
@@ -72,11 +73,14 @@ class AudioSet(Corpus):
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]  # known once the tables are read
-        """Those of the release in its order; of the strong ones those that occur, by the alphabet."""
+        """Those of the release in its order; of the strong ones those of both tables, by the alphabet."""
         if not self.strong:
             return tuple(dict.fromkeys(self._names.values()))
-        rows = (row for segments in self._segments.values() for found in segments.values() for row in found)
-        return tuple(sorted({label for label, *_ in rows}))
+        train, test = (
+            {label for found in segments.values() for label, *_ in found}
+            for segments in self._segments.values()
+        )
+        return tuple(sorted(train & test))
 
     def clips(self) -> list[Clip]:
         """The segments, or with strong labels the clips that they are parted into, whose audio is there.
@@ -86,7 +90,7 @@ class AudioSet(Corpus):
         """
         below = files_below(self.root / "audio") if (self.root / "audio").is_dir() else ()
         files = {path.stem: path for path in below if path.suffix.lower() in AUDIO_SUFFIXES}
-        clips, self.absent = [], 0
+        clips, self.absent, known = [], 0, set(self.labels)
         for split, segments in self._segments.items():
             for (video, start), found in segments.items():
                 path = next((files[name] for name in _file_names(video, start) if name in files), None)
@@ -104,7 +108,7 @@ class AudioSet(Corpus):
                             path=str(path),
                             start=at + begin,
                             duration=span if self.strong or self.whole_videos else None,
-                            labels=tuple(sorted(labels)),
+                            labels=tuple(sorted(labels & known)),
                             split=split,
                             group=video,
                         )
