@@ -6,6 +6,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
@@ -69,7 +70,6 @@ class AudioSet(Corpus):
         if not 0 < seconds <= SECONDS:
             raise UserError(f"data.seconds={seconds} is no part of a segment: set it above 0, to 10 or less.")
         self.whole_videos, self.strong, self.seconds = whole_videos, strong, seconds
-        self.absent = 0
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]  # known once the tables are read
@@ -88,14 +88,10 @@ class AudioSet(Corpus):
         Raises:
             UserError: a table is missing or damaged, or no audio is there.
         """
-        below = files_below(self.root / "audio") if (self.root / "audio").is_dir() else ()
-        files = {path.stem: path for path in below if path.suffix.lower() in AUDIO_SUFFIXES}
-        clips, self.absent, known = [], 0, set(self.labels)
+        clips, known = [], set(self.labels)
         for split, segments in self._segments.items():
             for (video, start), found in segments.items():
-                path = next((files[name] for name in _file_names(video, start) if name in files), None)
-                if path is None:
-                    self.absent += 1
+                if (path := self._files.get((video, start))) is None:
                     continue
                 # Where in the file the segment begins.
                 at = start if self.whole_videos and path.stem in (video, f"Y{video}") else 0.0
@@ -115,10 +111,22 @@ class AudioSet(Corpus):
                     )
         if not clips:
             raise UserError(
-                f"There is no audio of AudioSet's {self.absent} segments in {self.root / 'audio'}: fetch it, "
+                f"There is no audio of AudioSet's segments in {self.root / 'audio'}: fetch it, "
                 "and name it by the video, as VIDEO.wav or VIDEO_START_END.wav."
             )
         return clips
+
+    @cached_property
+    def _files(self) -> dict[tuple[str, float], Path]:
+        """The audio of each segment that has some, by its video and start."""
+        below = files_below(self.root / "audio") if (self.root / "audio").is_dir() else ()
+        files = {path.stem: path for path in below if path.suffix.lower() in AUDIO_SUFFIXES}
+        named = {
+            segment: next((files[name] for name in _file_names(*segment) if name in files), None)
+            for segments in self._segments.values()
+            for segment in segments
+        }
+        return {segment: path for segment, path in named.items() if path}
 
     @cached_property
     def _segments(self) -> dict[str, Segments]:
@@ -162,7 +170,8 @@ class AudioSet(Corpus):
     def remarks(self) -> list[str]:
         """How many segments have no audio."""
         total = sum(map(len, self._segments.values()))
-        return [f"{self.absent} of {total} segments have no audio here."] if self.absent else []
+        absent = total - len(self._files)
+        return [f"{absent} of {total} segments have no audio here."] if absent else []
 
 
 def _file_names(video: str, start: float) -> Iterator[str]:
