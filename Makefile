@@ -17,6 +17,8 @@ STAMP := $(VENV)/.stamp
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Unlike pip, uv compiles nothing by itself, and then every start takes 10 seconds longer.
 INSTALL := $(if $(UV),UV_COMPILE_BYTECODE=1 $(UV) pip install --python $(PY),$(PY) -m pip install)
+# What sed takes out of the lock: names, versions and markers without hashes.
+VERSIONS := s/^\([a-zA-Z0-9._-]*==[^ \\]*\)\( *;[^\\]*\)\{0,1\}.*/\1\2/p
 TEST := $(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 RESUMING = $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
 OVERRIDES = experiment=$(EXP) $(RESUMING)
@@ -26,7 +28,7 @@ ITSELF = $(and $(filter-out latest,$(RESUME)),$(filter file,$(origin EXP)))
 need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check doctor train evaluate compare predict folds sweep lr test test-slow lint format lock bench docs notebook \
+.PHONY: help setup check doctor train evaluate compare predict folds sweep lr test test-slow lint format lock bench docs release notebook \
   clean distclean
 
 help: ## list what make can do
@@ -54,7 +56,7 @@ ifeq ($(EXTRAS),dev)
 	$(INSTALL) --no-deps --no-build-isolation -e .
 else
 	@# The versions of the lock; its hashes count where all of it is installed.
-	@sed -n 's/^\([a-zA-Z0-9._-]*==[^ \\]*\)\( *;[^\\]*\)\{0,1\}.*/\1\2/p' requirements.lock > $(VENV)/versions.txt
+	@sed -n '$(VERSIONS)' requirements.lock > $(VENV)/versions.txt
 	$(INSTALL) --constraint $(VENV)/versions.txt -e "$(if $(EXTRAS),.[$(EXTRAS)],.)"
 endif
 	@touch $@
@@ -118,6 +120,18 @@ bench: $(STAMP) ## run the benchmarks and write their tables; ARGS="loading --qu
 docs: $(STAMP) ## build the documentation into build/docs, to open from the disk
 	$(PY) -m mkdocs build --quiet --strict -f docs/mkdocs.yml
 	@echo "build/docs/index.html"
+
+release: $(STAMP) ## build wheel and sdist into dist/, and train the demo from each of them in a fresh environment
+	rm -rf dist build/release
+	$(PY) -m build --no-isolation
+	sed -n '$(VERSIONS)' requirements.lock > $(VENV)/versions.txt
+	@for file in dist/*.whl dist/*.tar.gz; do \
+	  echo "== $$file"; \
+	  $(PY) -m venv --clear build/release && \
+	  build/release/bin/python -m pip install --quiet --constraint $(VENV)/versions.txt "$$file" && \
+	  (cd build/release && bin/lightning-audio train experiment=demo paths.logs=logs) || exit 1; \
+	done
+	rm -rf build/release
 
 notebook: $(STAMP) ## open the notebooks; installs JupyterLab the first time
 	@$(PY) -c "import jupyterlab" 2>/dev/null || $(INSTALL) --no-build-isolation -e ".[notebook]"
