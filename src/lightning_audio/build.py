@@ -44,12 +44,13 @@ LOGGERS = tuple(getattr(pl.loggers, f"{name}Logger") for name in ("TensorBoard",
 
 # What a configuration that somebody sent may build, by its part: from which package, and what of it.
 ENCODER = ("lightning_audio.networks.encoders", nn.Module)
+DECODER = ("lightning_audio.tasks.decoders", nn.Module)
 ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
     "encoder": (ENCODER,),
     "frontend": (("lightning_audio.frontend", nn.Module), ENCODER),
     "augment": (("lightning_audio.augment", nn.Module),),
     "network": (("lightning_audio.networks", Network), ENCODER),
-    "task": (("lightning_audio.tasks", AudioTask), ("lightning_audio.metrics", Metric)),
+    "task": (("lightning_audio.tasks", AudioTask), DECODER, ("lightning_audio.metrics", Metric)),
     "data": (("lightning_audio.data.corpora", Corpus),),
     "optimizer": (("torch.optim", torch.optim.Optimizer),),
     "schedule": (("lightning_audio.training.schedule", FunctionType),),
@@ -64,8 +65,7 @@ ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
     ),
 }
 
-# The options of a part that name files of weights.
-WEIGHTS = ("weights", "file")
+WEIGHTS = ("weights", "file")  # the options of a part that name files of weights
 
 # Of these kinds a configuration names the thing itself, and of all others a class.
 INSTANCES = (FunctionType, Callable, Metric)

@@ -27,6 +27,8 @@ FRAME_BY_FRAME = {"linear", "mlp"}  # which know of no other frame, and so run o
 PER_FRAME = {"bilstm", "conformer", "crnn", "weighted_layers"} | FRAME_BY_FRAME
 BOTH = {"gru"}  # by network.per_frame
 
+TRANSCRIBING = {"ctc", "attention"}
+
 SMALL = {
     "bc_resnet": ["network.tau=1", "network.sub_bands=1"],
     "bilstm": ["network.channels=4", "network.hidden=8", "network.layers=1"],
@@ -38,6 +40,10 @@ SMALL = {
     "timm": ["network.backbone=test_resnet", "network.weights=null"],
 } | {name: ["network.filters=4", "network.widths=[4,4,8,8]"] for name in ("m11", "m18", "m34_res")}
 DEMO = ["data.clips_per_class=1", "data.seconds=0.5"]
+SPEECH = [
+    *("data=demo_dtmf", "augment=speech", "frontend=speech_8k"),
+    *(f"data.{split}_utterances=4" for split in ("train", "val", "test")),
+]
 DATA = {
     "classification": ["data=demo", *DEMO],
     "multilabel": ["data=demo_multilabel", "data.clips_per_fold=4", "data.seconds=0.5"],
@@ -46,10 +52,8 @@ DATA = {
         "task.background=[engine,rain]",
         "task.noise=null",
     ],
-    "ctc": [
-        *("data=demo_dtmf", "augment=speech", "frontend=speech_8k"),
-        *(f"data.{split}_utterances=4" for split in ("train", "val", "test")),
-    ],
+    "ctc": SPEECH,
+    "attention": [*SPEECH, "task.width=16", "task.decoder.hidden=16", "task.search.beam=1"],
 }
 
 
@@ -97,7 +101,9 @@ def one_step(task: AudioTask, batch: Batch) -> Tensor:
 
 
 def refused(network: str, task: str) -> bool:
-    return {"ctc": network not in PER_FRAME, "trigger": network not in FRAME_BY_FRAME}.get(task, False)
+    if task in TRANSCRIBING:
+        return network not in PER_FRAME
+    return task == "trigger" and network not in FRAME_BY_FRAME
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -118,11 +124,11 @@ def test_a_network_learns_any_task_or_is_refused(network: str, task: str, data_o
         logits, lengths = built.forward_tta(batch.waveforms, batch.lengths)
     built.observe("test", logits, lengths, batch)
     assert len(built.observed) == len(batch)  # type: ignore[arg-type]
-    if task != "ctc":
+    if task not in TRANSCRIBING:
         assert logits.shape == (len(batch), len(built.labels))
 
 
-@pytest.mark.parametrize("task", ["ctc", "trigger"])
+@pytest.mark.parametrize("task", ["ctc", "attention", "trigger"])
 def test_a_gru_for_every_frame_learns_what_needs_frames(task: str, data_of: Any) -> None:
     data = data_of(task)
     built = build.task(config_of("gru", task, "network.per_frame=true"), data)

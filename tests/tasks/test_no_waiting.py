@@ -35,7 +35,12 @@ class Asked(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "options", [[*TINY, "augment=environment"], ["experiment=demo_dtmf_bilstm", "augment=speech"]]
+    "options",
+    [
+        [*TINY, "augment=environment"],
+        ["experiment=demo_dtmf_bilstm", "augment=speech"],
+        ["experiment=demo_dtmf_attention", "augment=speech", "task.scheduled_sampling=0.5"],
+    ],
 )
 def test_a_step_asks_for_no_number(options: list[str]) -> None:
     cfg = compose_config([*options, "logger=none"])

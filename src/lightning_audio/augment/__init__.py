@@ -58,17 +58,19 @@ class Augment(nn.Module):
         self.mix = mix
         self.feature_transforms = nn.ModuleDict(_by_name(features))
         self.delayed, self.started = frozenset(delayed), True
+        self.progress = 0.0
 
     def extra_repr(self) -> str:
         return f"delayed={sorted(self.delayed)}" if self.delayed else ""
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, 0 to 1: set from outside, it tells mixing when to stop."""
-        return self.mix.progress if self.mix is not None else 0.0
+        """Share of the training that is done, 0 to 1: set from outside; mixing and tasks go by it."""
+        return self._progress
 
     @progress.setter
     def progress(self, share: float) -> None:
+        self._progress = share
         if self.mix is not None:
             self.mix.progress = share
 

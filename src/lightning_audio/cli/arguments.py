@@ -293,3 +293,10 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lm-weight", type=float, help="what its log-probabilities count [0.5]")
     group.add_argument("--word-bonus", type=float, help="added for each word [0]")
     group.add_argument("--length-norm", type=float, help="above 0 favours long hypotheses [0]")
+    own = parser.add_argument_group(
+        "transcripts by attention", "their beam search is that of the run: task.search"
+    )
+    own.add_argument("--ctc-weight", type=float, help="of CTC beside the decoder [as in training]")
+    own.add_argument(
+        "--coverage", type=float, help="for each frame that is listened to, against early ends [0]"
+    )

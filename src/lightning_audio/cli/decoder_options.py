@@ -26,6 +26,7 @@ OWN_MODEL = "lm.arpa"  # of --lm-from-training, beside the scores
 FOLD = "{fold}"  # in the names of language models and lexicons
 # Options of the search, and what they are without a word of the user's.
 SEARCH = {"beam": 16, "nbest": 1, "word_bonus": 0.0, "length_norm": 0.0}
+ATTENTION = ("ctc_weight", "coverage")  # of task=attention alone
 
 
 def transcribing(task: AudioTask, what: str) -> Transcription:
@@ -44,13 +45,19 @@ def decoder_of(options: argparse.Namespace, task: AudioTask) -> Decoder | None:
     Raises:
         UserError: the run transcribes nothing, or options are out of range or do not go together.
     """
-    given = {name: getattr(options, name) for name in SEARCH if getattr(options, name) is not None}
+    names = (*SEARCH, *ATTENTION)
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     model = {name: getattr(options, name) for name in ("lexicon", "unit", "lm_weight")}
     model = {name: value for name, value in model.items() if value is not None}
     if not (given or model or options.lm):
         return None
     task = transcribing(task, "--beam, --lm and what belongs to them are")
-    search: dict[str, Any] = {**SEARCH, **given}
+    search: dict[str, Any] = {**SEARCH, **task.search, **given}
+    if foreign := [name for name in ATTENTION if name in given and name not in task.search]:
+        raise UserError(
+            f"--{foreign[0].replace('_', '-')} is for runs of task=attention, and this one is of "
+            f"task={type(task).__name__.lower()}: leave it out."
+        )
     if options.lm:
         weight = {name: model.pop(name) for name in ("lm_weight",) if name in model}
         return task.beam(model=LanguageModel(task.tokenizer, options.lm, **model), **search, **weight)
@@ -108,7 +115,8 @@ def description(decoder: Decoder) -> dict[str, Any]:
     """What a score has to say of the decoder that it is of."""
     if not isinstance(decoder, BeamSearch):
         return {"search": "greedy"}
-    kept = {name: getattr(decoder, name) for name in ("beam", "word_bonus", "length_norm")}
+    names = ("beam", "word_bonus", "length_norm", *ATTENTION)
+    kept = {name: getattr(decoder, name) for name in names if hasattr(decoder, name)}
     if model := decoder.model:
         kept |= {"lm": str(model.path.resolve()), "lm_sha256": sha256_of(model.path)}
         kept |= {"lm_weight": decoder.lm_weight, "unit": model.unit, "lexicon": model.lexicon}

@@ -65,6 +65,10 @@ class Decoder(ABC):
             UserError: there are too few frames; `name` is what it calls the utterance.
         """
 
+    def remarks(self, rows: Tensor, tokens: Sequence[int]) -> list[str]:
+        """What is odd about these tokens of an utterance, each in a few words."""
+        return []
+
     @abstractmethod
     def silence(self, rows: Tensor) -> Tensor:
         """For each row a log-probability `(T,)` that nothing is said there: where windows may be joined."""

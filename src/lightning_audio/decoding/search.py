@@ -140,7 +140,11 @@ class BeamSearch(Decoder):
 
     def __call__(self, rows: Tensor) -> list[Hypothesis]:
         ends = dict.fromkeys(map(self.fusion.cut, self.prefixes(rows)))
-        found = sorted(self._scored(rows, [*ends]), key=attrgetter("score"), reverse=True)
+        return self.ranked(self.hypotheses(rows, [*ends]))
+
+    def ranked(self, hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
+        """The n best, each text once."""
+        found = sorted(hypotheses, key=attrgetter("score"), reverse=True)
         # Spaces say nothing, nor in which tokens a text is spelled: of each text the best one stays.
         texts: dict[tuple[str, ...], Hypothesis] = {}
         for one in found:
@@ -149,13 +153,15 @@ class BeamSearch(Decoder):
 
     def score_of(self, rows: Tensor, tokens: Sequence[int]) -> Hypothesis:
         """The hypothesis that these tokens are, -inf where the lexicon or the frames do not allow them."""
-        return self._scored(rows, [tuple(tokens)])[0]
+        return self.hypotheses(rows, [tuple(tokens)])[0]
 
-    def _scored(self, rows: Tensor, sequences: Sequence[tuple[int, ...]]) -> list[Hypothesis]:
+    def hypotheses(self, rows: Tensor, sequences: Sequence[tuple[int, ...]]) -> list[Hypothesis]:
+        """Those that these token sequences are."""
         acoustics = self.acoustics(rows, sequences)
-        return [self._hypothesis(*pair) for pair in zip(sequences, acoustics, strict=True)]
+        return [self.hypothesis(*pair) for pair in zip(sequences, acoustics, strict=True)]
 
-    def _hypothesis(self, tokens: tuple[int, ...], acoustic: float) -> Hypothesis:
+    def hypothesis(self, tokens: tuple[int, ...], acoustic: float) -> Hypothesis:
+        """Tokens that the network gives this score, with all that is added to it."""
         lm = self._lm(tokens)
         words = sum(self.begins_word(*pair) for pair in zip((-1, *tokens), tokens, strict=False))
         # A weight of 0 makes a hypothesis that cannot be said no likelier.

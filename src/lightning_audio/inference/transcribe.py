@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,7 @@ from torch import Tensor
 from lightning_audio.data.batch import pad_waveforms
 from lightning_audio.decoding import Decoder, Hypothesis
 from lightning_audio.decoding.alignment import TimedText, align, from_parts
+from lightning_audio.errors import printable
 from lightning_audio.inference.segments import LONGEST, SampleRange, segments, windows_over
 from lightning_audio.inference.windows import batches_of
 from lightning_audio.text.tokenizers import Tokenizer
@@ -106,10 +108,12 @@ def transcribe(
     for _, group in groupby(answered, key=lambda row: row[0].number):
         found = list(group)
         said = [(piece.place, rows) for piece, rows in found if len(piece.samples)]
-        joined = joined_windows(said, grid, task.decoder.silence)
-        heard = [one for start, rows in joined if (one := _segment(task, start, rows))]
-        spans, nbest = zip(*heard, strict=True) if heard else ((), ())
-        yield Transcript(found[0][0].name, found[0][0].total / task.sample_rate, spans, nbest)
+        name, heard = found[0][0].name, []
+        for batch in batches_of(joined_windows(said, grid, task.decoder.silence), batch_size):
+            decoded = task.decoder.many([rows for _, rows in batch])
+            heard += [_segment(task, name, *part, best) for part, best in zip(batch, decoded, strict=True)]
+        spans, nbest = zip(*filter(None, heard), strict=True) if any(heard) else ((), ())
+        yield Transcript(name, found[0][0].total / task.sample_rate, spans, nbest)
 
 
 def row_samples(task: Transcribing) -> int:
@@ -132,11 +136,14 @@ def _answer(task: Transcribing, batch: Sequence[_Piece]) -> list[tuple[_Piece, T
     return [(piece, next(rows) if len(piece.samples) else torch.zeros(0)) for piece in batch]
 
 
-def _segment(task: Transcribing, start: int, rows: Tensor) -> tuple[TimedText, tuple[Hypothesis, ...]] | None:
+def _segment(
+    task: Transcribing, name: str, start: int, rows: Tensor, found: list[Hypothesis]
+) -> tuple[TimedText, tuple[Hypothesis, ...]] | None:
     """What is said in rows that begin with this sample, and its n-best list; None where it is nothing."""
-    found = task.decoder(rows)
-    offset, frames_of = start / task.sample_rate, task.decoder.token_frames
-    words = align(rows, found[0].tokens, task.tokenizer, task.frame_seconds, offset, frames_of=frames_of)
+    tokens, offset, frames_of = found[0].tokens, start / task.sample_rate, task.decoder.token_frames
+    for remark in task.decoder.remarks(rows, tokens):
+        print(f"warning: {printable(name)}: from {offset:.1f} s on the decoder {remark}.", file=sys.stderr)
+    words = align(rows, tokens, task.tokenizer, task.frame_seconds, offset, frames_of=frames_of)
     return (from_parts(" ".join(word.text for word in words), words), tuple(found)) if words else None
 
 

@@ -115,6 +115,21 @@ def draw_features(axes: Axes, features: ArrayLike, seconds: float) -> AxesImage:
     return axes.imshow(features, origin="lower", aspect="auto", cmap="magma", extent=extent)
 
 
+def attention_figure(weights: ArrayLike, tokens: Sequence[str], seconds: float, title: str) -> Figure:
+    """What a decoder attends to in `seconds` of audio for each of its tokens, `(U, T)`, the first on top."""
+    weights = np.asarray(weights)
+    inches_a_token = min(0.2, LARGEST_INCHES / len(tokens))
+    figure = Figure(figsize=(7, inches_a_token * len(tokens) + 1.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="seconds")
+    extent = (0.0, seconds, len(tokens) - 0.5, -0.5)
+    axes.imshow(weights, aspect="auto", cmap="magma", extent=extent, interpolation="nearest", vmin=0)
+    font_size = min(9.0, 0.75 * 72 * inches_a_token)
+    axes.set_yticks(range(len(tokens)), tokens, fontsize=font_size, parse_math=False)
+    axes.set_title(title, fontsize=9, parse_math=False, wrap=True)
+    return figure
+
+
 def det_figure(
     curve: Sequence[tuple[float, float]], chosen: tuple[float, float], words: int, hours: float
 ) -> Figure:

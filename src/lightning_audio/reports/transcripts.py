@@ -145,6 +145,17 @@ def sources_text(sources: ErrorSources) -> list[str]:
     return lines
 
 
+def remarks_text(rows: Rows) -> list[str]:
+    """A sentence where a decoder with attention went wrong by itself."""
+    loops, unended = (sum(bool(row.get(name)) for row in rows) for name in ("loops", "unended"))
+    if not loops + unended:
+        return []
+    return [
+        f"In {loops} of {len(rows)} utterances the decoder went round in a loop, in {unended} it found no "
+        "end within the audio: see `loops` and `unended` in predictions.jsonl."
+    ]
+
+
 def print_transcript_report(rows: Rows, console: Console | None = None) -> None:
     """Prints the counts behind the rates, the worst group of several, and where errors come from."""
     console = console or terminal()
@@ -155,5 +166,5 @@ def print_transcript_report(rows: Rows, console: Console | None = None) -> None:
         for row in groups[:1]
         if row["wer"] is not None
     ]
-    for line in worst_group + sources_text(error_sources(rows)):
+    for line in worst_group + sources_text(error_sources(rows)) + remarks_text(rows):
         console.print(line, soft_wrap=True, markup=False, highlight=False)

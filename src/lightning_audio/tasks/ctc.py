@@ -15,7 +15,7 @@ from lightning_audio.augment.waveform import Speed
 from lightning_audio.data.batch import Batch, HostCopy, samples_to_float
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import BLANK, PAD
-from lightning_audio.decoding import Beam, Greedy
+from lightning_audio.decoding import Beam, Greedy, Hypothesis
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.tasks.ctc_doctor import Symptoms, on_plateau, verdict
@@ -73,7 +73,7 @@ class CTC(Transcription):
     def frames_needed(self, target: Tensor) -> int:
         return frames_needed(target)
 
-    def remarks(self, rows: Tensor) -> dict[str, float]:
+    def remarks(self, rows: Tensor, best: Hypothesis) -> dict[str, float]:
         """The share of blank frames and the mean entropy of a frame: they tell how training goes."""
         blanks = (rows.argmax(-1) == BLANK).float().mean()
         return {"blank_rate": float(blanks), "entropy": float(-(rows.exp() * rows).sum(-1).mean())}

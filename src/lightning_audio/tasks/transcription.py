@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import PAD, Targets, Tokens, normalizer_of
-from lightning_audio.decoding import BeamSearch, Decoder
+from lightning_audio.decoding import BeamSearch, Decoder, Hypothesis
 from lightning_audio.decoding.alignment import from_parts
 from lightning_audio.errors import UserError
 from lightning_audio.inference.prediction import Prediction, Recordings
@@ -51,6 +51,7 @@ class Transcription(AudioTask):
     monitor: tuple[str, str] = ("val/wer", "min")
     scored = Transcripts
     usual_metrics = ("wer", "cer", "sentence_error_rate")
+    search: Mapping[str, Any] = {}  # options of its beam search that are other than the usual ones
 
     def __init__(self, text: Mapping[str, Any], **shared: Any) -> None:
         super().__init__(**shared)
@@ -82,8 +83,8 @@ class Transcription(AudioTask):
         """The fewest frames in which these tokens can be said."""
         return 1
 
-    def remarks(self, rows: Tensor) -> dict[str, float]:
-        """What `watched` names, of one utterance `(T, D)`."""
+    def remarks(self, rows: Tensor, best: Hypothesis) -> dict[str, float]:
+        """What `watched` names, of one utterance `(T, D)` and what was found in it."""
         return {}
 
     def verdict(self, data: AudioDataModule, updates: int, causes: str) -> str:
@@ -91,6 +92,12 @@ class Transcription(AudioTask):
         return causes
 
     # What all of them do.
+
+    def learned(self) -> tuple[list[nn.Module], dict[str, list[nn.Module]]]:
+        """As in every task, where what stands behind the network belongs to the network's head."""
+        roots, stages = super().learned()[0], self.network.named_stages()
+        head = list(stages)[-1]
+        return roots, {**stages, head: [*stages[head], *roots[1:]]}
 
     @property
     def frame_seconds(self) -> float:
@@ -151,7 +158,7 @@ class Transcription(AudioTask):
                     "reference_score": reference.score if math.isfinite(reference.score) else None,
                     "nbest": [other.as_dict() | {"text": self.info.as_scored(other.text)} for other in found],
                     "seconds": round(int(batch.lengths[i]) / self.sample_rate, 3),
-                    **self.remarks(rows),
+                    **self.remarks(rows, best),
                 }
             )
 

@@ -127,7 +127,7 @@ def resume_hint(run_folder: Path, sweep_folder: Path | None = None) -> str:
 
 def _announce(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, run_folder: Path) -> None:
     """Says what is trained on what, and what a user should know of it."""
-    parameters = sum(p.numel() for p in task.network.parameters())
+    parameters = sum(p.numel() for root in task.learned()[0] for p in root.parameters())
     trainer.print(
         f"{run_folder}: {type(task.network).__name__}, {parameters:,} parameters; {data.describe()}"
     )

@@ -675,22 +675,27 @@ def test_tedlium3_lists_its_segments(tmp_path: Path) -> None:
 # The experiments on LibriSpeech, two steps of each
 
 
+CONFORMER = ("network.width=16", "network.layers=1", "network.feedforward=16")
+SMALL_DECODER = ("task.width=16", "task.decoder.hidden=16", "task.decoder.layers=1", "task.search.beam=2")
+
+
 @pytest.mark.parametrize(
-    ("network", "sizes"),
+    ("name", "sizes"),
     [
         ("bilstm", ("network.hidden=8", "network.layers=1")),
-        ("conformer", ("network.width=16", "network.layers=1", "network.feedforward=16")),
+        ("conformer", CONFORMER),
+        ("attention", (*CONFORMER, *SMALL_DECODER, "task.text.tokenizer={kind:characters,size:null}")),
     ],
 )
 def test_the_experiments_on_100_hours_run_on_a_release_in_this_layout(
-    network: str, sizes: tuple[str, ...], tmp_path: Path
+    name: str, sizes: tuple[str, ...], tmp_path: Path
 ) -> None:
     root = librispeech_release(tmp_path / "LibriSpeech")
     for number, path in enumerate(sorted(root.glob("*/*/*/*.flac"))):
         write_wav(path, sine(200 + 20 * number, 1.5 + number / 20, RATE), RATE)
     cfg = compose_config(
         [
-            f"experiment=librispeech100_{network}",
+            f"experiment=librispeech100_{name}",
             "trainer=cpu",
             "trainer.max_epochs=2",
             "trainer.limit_train_batches=1",

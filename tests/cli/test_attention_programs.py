@@ -1,0 +1,99 @@
+"""Runs of task=attention in the programs: scores, searches, times, subtitles, comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TINY_SPEECH, sine, trained, write_wav
+
+from lightning_audio import config
+from lightning_audio.cli import align, compare, doctor, predict
+from lightning_audio.cli.evaluate import main as evaluate
+from lightning_audio.reports.results import read_metrics, read_predictions
+
+TINY = (
+    *("experiment=demo_dtmf_attention", *TINY_SPEECH[1:]),
+    *("task.width=16", "task.decoder.hidden=16", "task.search.beam=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    return trained(tmp_path_factory.mktemp("attention") / "run", cache, TINY)
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wav(tmp_path_factory.mktemp("audio") / "tone.wav", sine(700.0, 0.8, 8000), 8000)
+
+
+def test_evaluate_gives_the_numbers_of_training_and_compare_finds_no_difference(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate([str(run), "--output", str(tmp_path)])
+    assert "The same numbers as when it was trained." in capsys.readouterr().out
+    told = read_metrics(tmp_path)["decoding"]
+    assert (told["search"], told["beam"], told["ctc_weight"], told["coverage"]) == ("beam", 2, 0.3, 0.0)
+    compare.main([str(run), str(tmp_path)])
+    assert "0.00" in capsys.readouterr().out
+    assert {
+        (row["loops"] in (0, 1), row["unended"] in (0, 1))
+        for row in read_predictions(run / "predictions.jsonl")
+    } == {(True, True)}
+    assert list((run / "attention").glob("*.png"))
+
+
+def test_a_search_takes_a_language_model_coverage_and_another_weight(run: Path, tmp_path: Path) -> None:
+    search = [
+        "--beam",
+        "4",
+        "--nbest",
+        "3",
+        "--coverage",
+        "0.5",
+        "--ctc-weight",
+        "0.5",
+        "--word-bonus",
+        "0.2",
+    ]
+    evaluate([str(run), *search, "--lm-from-training", "--output", str(tmp_path)])
+    told = read_metrics(tmp_path)["decoding"]
+    assert [told[name] for name in ("beam", "coverage", "ctc_weight", "word_bonus")] == [4, 0.5, 0.5, 0.2]
+    assert told["unit"] == "tokens"
+    for row in read_predictions(tmp_path / "predictions.jsonl"):
+        scores = [other["score"] for other in row["nbest"]]
+        assert scores == sorted(scores, reverse=True)
+        assert 1 <= len(scores) <= 3
+        assert row["nbest"][0]["text"] == row["hypothesis"]
+
+
+@pytest.mark.parametrize("options", [["--coverage", "0.5"], ["--ctc-weight", "0.5"]])
+def test_what_is_for_attention_is_refused_elsewhere(
+    options: list[str], speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        evaluate([str(speech_run), *options, "--output", str(tmp_path)])
+    assert f"{options[0]} is for runs of task=attention" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["jsonl", "srt", "ctm"])
+def test_predict_writes_times_of_every_word(form: str, run: Path, spoken: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.txt"
+    predict.main([str(run), str(spoken), "--format", form, "--nbest", "2", "--output", str(output)])
+    if form == "jsonl":
+        found = json.loads(output.read_text(encoding="utf-8"))
+        for segment in found["segments"]:
+            assert 0 <= segment["start"] < segment["end"] <= found["seconds"] + 0.05
+            assert segment["nbest"][0]["text"].split() == segment["text"].split()
+    align.main([str(run), str(spoken), "5 star", "--output", str(tmp_path / "words.ctm")])
+    assert len((tmp_path / "words.ctm").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_the_doctor_learns_a_batch_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CLIPS", 2)
+    cfg = config.compose_config([*TINY, "network.hidden=32", "task.width=64", "task.decoder.hidden=64"])
+    assert doctor.examine(cfg) <= doctor.WRONG
