@@ -265,6 +265,31 @@ def test_channels_that_cancel_are_told(right: float | None, db: float, tmp_path:
     assert "cancelling" not in read_audio(tmp_path / "a.wav", channel=0).remarks()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 1 / 3, 0.5])
+def test_channels_that_are_inverted_for_a_part_are_told_with_its_share(share: float, tmp_path: Path) -> None:
+    left = noise(3)
+    turned = np.where(np.arange(len(left)) < share * len(left), -left, left)
+    written(tmp_path / "a.wav", np.stack([left, turned], 1), "WAV", "PCM_16")
+    told = read_audio(tmp_path / "a.wav").remarks().get("cancelling", "channels in 0%")
+    assert float(told.split(" in ")[1].split("%")[0]) / 100 == pytest.approx(share, abs=0.02)
+
+
+def test_two_of_many_channels_that_cancel_are_named(tmp_path: Path) -> None:
+    one, other, third = (noise(1, seed=seed) for seed in range(3))
+    written(tmp_path / "a.wav", np.stack([one, other, -0.9 * one, third], 1), "WAV", "PCM_16")
+    written(tmp_path / "b.wav", np.stack([one, other, -0.5 * other - 0.5 * one, third], 1), "WAV", "PCM_16")
+    assert read_audio(tmp_path / "a.wav").cancelling == "channels 0 and 2 cancel each other"
+    assert read_audio(tmp_path / "b.wav").cancelling is None
+
+
+def test_silence_between_sounds_is_no_part_that_cancels(tmp_path: Path) -> None:
+    samples = np.zeros((16000, 2), np.float32)
+    samples[:1600] = noise(0.1)[:1600, None]
+    samples[1600:, 0], samples[1600:, 1] = 1e-4, -1e-4  # an offset of the converter
+    written(tmp_path / "a.wav", samples, "WAV", "PCM_16")
+    assert read_audio(tmp_path / "a.wav").remarks() == {}
+
+
 def test_silent_channels_cancel_nothing(tmp_path: Path) -> None:
     written(tmp_path / "a.wav", np.zeros((1000, 2)), "WAV", "PCM_16")
     assert read_audio(tmp_path / "a.wav").remarks() == {}

@@ -2,7 +2,7 @@
 
 `read_audio` opens a file (with a length of our own in its header where that leaves it open), asks
 `containers` and `mpeg` where its samples end in truth, reads them block by block, and mixes the channels
-(`Mix`). `decode` makes of that the 16 bits at one rate that a store keeps.
+(`channels.Mix`). `decode` makes of that the 16 bits at one rate that a store keeps.
 
 Whatever libsndfile raises becomes the file's own reason. What a header says of a length is held against what
 was read, and no header makes the reader allocate more than the file can hold.
@@ -24,6 +24,7 @@ import soundfile
 
 from lightning_audio.data import containers, mpeg
 from lightning_audio.data.batch import INT16_SCALE
+from lightning_audio.data.channels import Mix, channel_number
 from lightning_audio.errors import UserError, printable
 
 BLOCK = 2**18  # samples of all channels that are read at once
@@ -41,7 +42,6 @@ FLOAT = ("FLOAT", "DOUBLE")
 DEEP = (*FLOAT, "PCM_24", "PCM_32", "ALAC_20", "ALAC_24", "ALAC_32")
 LOUDEST = 16.0  # times full scale: above it a float file was not meant to lie in [-1, 1]
 FAINT = 1e-3  # of full scale, -60 dB: 16 bits have 65 levels there
-CANCELLED_DB = 10.0  # that a mix may be below what channels without relation give
 
 
 class AudioError(UserError):
@@ -58,46 +58,6 @@ class AudioError(UserError):
         return f"Cannot read {printable(str(self.path))}: {self.reason}; put it right or leave it out."
 
 
-class Mix:
-    """The mean of channels, block by block, and what it does to them.
-
-    Attributes:
-        peak: the largest sample of any channel, 1 at full scale; NaN or infinite if one is.
-    """
-
-    def __init__(self) -> None:
-        self.peak = self.mixed = self.apart = 0.0
-        self.channels = 1
-
-    def add(self, block: np.ndarray) -> np.ndarray:
-        """One channel `(n,)` of a block `(n, channels)`: int16 where that is all it holds, else float32."""
-        self.channels = block.shape[1]
-        if block.dtype == np.int16 and self.channels == 1:
-            self.peak = max(self.peak, int(block.max()) / INT16_SCALE, -int(block.min()) / INT16_SCALE)
-            return block[:, 0]
-        if block.dtype != np.float32:
-            block = block / np.float32(-float(np.iinfo(block.dtype).min))
-        self.peak = float(np.maximum(self.peak, np.maximum(block.max(), -block.min())))  # keeps NaN
-        if self.channels == 1:
-            return block[:, 0]
-        mean = block @ np.full(self.channels, 1 / self.channels, np.float32)  # ten times as fast as mean()
-        self.mixed += float(np.vdot(mean, mean))
-        self.apart += float(np.vdot(block, block)) / self.channels
-        return mean
-
-    @property
-    def db(self) -> float:
-        """Power of the mean of the channels against the mean of their powers."""
-        if not self.apart:
-            return 0.0  # one channel, or nothing to cancel
-        return 10 * math.log10(self.mixed / self.apart) if self.mixed else -math.inf
-
-    @property
-    def cancels(self) -> bool:
-        """Whether far less is left than of channels without relation."""
-        return self.db < -10 * math.log10(self.channels) - CANCELLED_DB
-
-
 @dataclass(frozen=True, slots=True)
 class Audio:
     """A stretch of a file as one channel, at the file's own rate.
@@ -110,7 +70,7 @@ class Audio:
         peak: the largest sample of any channel that is taken, 1 at full scale, before mixing and scaling.
         mix_db: power of the mean of the channels against the mean of their powers; 0 for one channel, -3 for
             two without relation, minus infinity where nothing is left of them.
-        cancels: whether far less is left than of channels without relation.
+        cancelling: which channels cancel each other in their mean, or for how long, as a clause.
         deep: whether the file holds more than 16 bits.
         scaled: what float samples beyond full scale were multiplied by.
         cut, doubt: how the file shows that its end is missing, or may be, as clauses.
@@ -122,7 +82,7 @@ class Audio:
     format: str
     peak: float
     mix_db: float = 0.0
-    cancels: bool = False
+    cancelling: str | None = None
     deep: bool = False
     scaled: float = 1.0
     cut: str | None = None
@@ -144,11 +104,8 @@ class Audio:
             found["over_full_scale"] = (
                 f"its peak is {self.peak:.5g} times full scale, so it is scaled down to that"
             )
-        if self.cancels:
-            left = "nothing" if self.mix_db == -math.inf else f"{self.mix_db:.0f} dB"
-            found["cancelling"] = (
-                f"its {self.channels} channels cancel each other, their mean keeps {left}: take one of them"
-            )
+        if self.cancelling:
+            found["cancelling"] = f"its {self.cancelling}: take one of them"
         if self.faint:
             found["faint"] = (
                 f"its peak is {20 * math.log10(self.peak):.0f} dB, where 16 bits have "
@@ -196,15 +153,6 @@ def read_audio(
         raise AudioError(path, f"it cannot be read ({error.strerror or error})", lasting=False) from None
     except Exception as error:  # one bad file never costs the others, whatever a library makes of it
         raise AudioError(path, f"it cannot be decoded ({type(error).__name__}: {error})") from None
-
-
-def channel_number(channel: int | str | None) -> int | None:
-    """The number of one channel, None for the mean of all; raises UserError for what is neither."""
-    if channel is None or channel == "mean":
-        return None
-    if not str(channel).isdecimal():
-        raise UserError(f"channel={channel!r} is none: set it to mean, or to a number from 0 on.")
-    return int(channel)
 
 
 def channels_of(path: str | Path) -> int:
@@ -266,7 +214,7 @@ class _Reader:
         if subtype in FLOAT and peak > 1:
             scaled = 1 / peak
             samples *= np.float32(scaled)
-        mixed, kept = (self.mix.db, self.mix.cancels), (subtype in DEEP, scaled)
+        mixed, kept = (self.mix.db, self.mix.cancelling), (subtype in DEEP, scaled)
         return Audio(samples, rate, channels, form, peak, *mixed, *kept, self.cut, self.doubt)
 
     def _opened(self) -> _Sound:

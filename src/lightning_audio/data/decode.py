@@ -19,12 +19,11 @@ from lightning_audio.data.audio_file import (
     LOWEST_RATE,
     Audio,
     AudioError,
-    Mix,
-    channel_number,
     channels_of,
     read_audio,
 )
 from lightning_audio.data.batch import INT16_SCALE
+from lightning_audio.data.channels import Mix, channel_number
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.folders import files_below
 from lightning_audio.data.threads import in_threads
@@ -149,8 +148,8 @@ def resample(
     if number is not None and number >= channels.shape[1]:
         raise UserError(f"The array has no channel {number}, but {channels.shape[1]}, counted from 0.")
     mono = mix.add(channels if number is None else channels[:, number, None])
-    if mix.cancels:
-        _log.warning("The channels of an array cancel each other in their mean: give one of them.")
+    if mix.cancelling:
+        _log.warning("The %s of an array: give one of them.", mix.cancelling)
     return at_rate(mono, source_rate, sample_rate)
 
 
