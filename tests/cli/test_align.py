@@ -196,21 +196,30 @@ def test_bad_rows_are_named_and_the_others_aligned(
 ) -> None:
     write_wav(tmp_path / "short.wav", sine(500, 0.1, RATE), RATE)
     write_wav(tmp_path / "odd.wav", sine(500, 1.0, RATE), RATE)
+    (tmp_path / "noise.wav").write_bytes(b"no audio at all")
     rows: list[dict[str, object]] = [
         {"audio_filepath": "tones.wav", "text": "a bad bee"},
         {"audio_filepath": "short.wav", "text": "a bad bee", "id": "hurry"},
         {"audio_filepath": "odd.wav", "text": "a zoo", "id": "animals"},
+        {"audio_filepath": "odd.wav", "offset": 0.4, "text": "bee", "id": "bees"},
+        {"audio_filepath": "odd.wav", "label": "zoo", "id": "untold"},
+        {"audio_filepath": "gone.wav", "text": "bee"},
+        {"audio_filepath": "noise.wav", "text": "bee", "id": "noise"},
+        {"audio_filepath": "noise.wav", "offset": 1, "text": "bee", "id": "noise too"},
     ]
     with pytest.raises(SystemExit) as ended:
         main([run, "--manifest", manifest(tmp_path, rows)])
     printed = capsys.readouterr()
     assert ended.value.code == 2
-    assert [line.split()[4] for line in printed.out.splitlines()] == ["a", "bad", "bee"]
+    assert [line.split()[4] for line in printed.out.splitlines()] == ["bee", "a", "bad", "bee"]
     errors = [line for line in printed.err.splitlines() if not line.startswith("warning")]
-    assert len(errors) == 3
+    assert len(errors) == 6
     assert "tokens of hurry need 10 frames and its audio gives 3" in "".join(errors)
     assert "The text of animals has the character 'z'" in "".join(errors)
-    assert errors[-1] == "error: 2 of 3 files could not be aligned: they are named above."
+    assert "The text of untold has no word to align" in "".join(errors)
+    assert errors[0].startswith("error: texts.jsonl, line 6: there is no audio file")
+    assert "".join(errors).count("noise.wav: it cannot be decoded") == 1
+    assert errors[-1] == "error: 6 of 8 texts could not be aligned: they are named above."
 
 
 @pytest.mark.parametrize(
@@ -237,7 +246,7 @@ def test_files_and_options_that_do_not_fit(
     assert "--reach -1" in fails([run, str(wav), "bad", "--reach", "-1"], capsys)
     assert "There is no checkpoint" in fails([str(tmp_path / "no"), str(wav), "bad"], capsys)
     labelled = manifest(tmp_path, [{"id": "x", "audio_filepath": "tones.wav", "label": "bee"}])
-    assert "has no text for x" in fails([run, "--manifest", labelled], capsys)
+    assert "has no texts: add them to its rows" in fails([run, "--manifest", labelled], capsys)
     write_wav(tmp_path / "other.wav", sine(500, 1.0, RATE), RATE)
     both = [{"audio_filepath": name, "text": "bee"} for name in ("tones.wav", "other.wav")]
     error = fails([run, "--manifest", manifest(tmp_path, both), "--format", "vtt"], capsys)

@@ -98,3 +98,6 @@ def test_a_stage_on_the_command_line(
     with pytest.raises(SystemExit):
         find_lr.main()
     assert "names 'haed', which is no stage" in capsys.readouterr().err
+    assert [sorted(file.name for file in folder.iterdir()) for folder in (logs / "demo").iterdir()] == [
+        ["lr_find.json", "lr_find.png"]
+    ], "what found nothing left no folder"

@@ -41,14 +41,19 @@ EXTENT = "extent.json"  # in the run folder
 CLOSE = 0.02  # seconds, the usual tolerance of a phone's boundary
 
 
-def clips_to_align(options: argparse.Namespace) -> list[Clip]:
-    """Raises UserError where a row of the manifest has no text."""
+def clips_to_align(options: argparse.Namespace) -> tuple[list[Clip], list[str]]:
+    """Those of the manifest, and what is wrong with its other rows.
+
+    Raises:
+        UserError: no row of the manifest has a text.
+    """
     if options.manifest is None:
-        return [Clip(id=options.audio, path=options.audio, text=options.text)]
-    clips = read_manifest(options.manifest)
-    if silent := [clip.id for clip in clips if clip.text is None]:
-        raise UserError(f"{options.manifest} has no text for {', '.join(silent[:5])}: add it to their rows.")
-    return clips
+        return [Clip(id=options.audio, path=options.audio, text=options.text)], []
+    bad: list[str] = []
+    clips = read_manifest(options.manifest, bad=bad)
+    if all(clip.text is None for clip in clips):
+        raise UserError(f"{options.manifest} has no texts: add them to its rows.")
+    return clips, bad
 
 
 def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
@@ -94,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Aligns a transcript or a table of them, or fits where words begin; prints or writes what was found."""
     options = arguments.align(argv)
     rule = boundary_rule_of(options)
-    device, clips = device_of(options.device), [] if options.fit else clips_to_align(options)
+    device = device_of(options.device)
+    clips, bad = ([], []) if options.fit else clips_to_align(options)
     # Refused before the work, which may be long.
     transcript_files(list(dict.fromkeys(clip.path for clip in clips)), options.format, options.output)
     task = transcribing(load(options.run, device, options.allow), "The times of words are")
@@ -108,14 +114,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         return
     found, errors = transcripts(task, clips, rule)
-    if errors and not found and len(errors) == 1:
+    if errors and len(clips) == 1 and not bad:
         raise errors[0]
     write_transcripts(found, options.format, options.output)
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
-    if errors:
-        total = len(errors) + len(found)
-        raise UserError(f"{len(errors)} of {total} files could not be aligned: they are named above.")
+    lost, total = len(bad) + len(errors), len(bad) + len(clips)
+    for told in dict.fromkeys([*bad, *map(str, errors)]):  # what is wrong with a file is so for all its texts
+        print(f"error: {told}", file=sys.stderr)
+    if lost:
+        raise UserError(f"{lost} of {total} texts could not be aligned: they are named above.")
 
 
 if __name__ == "__main__":

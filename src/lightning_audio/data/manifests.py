@@ -67,6 +67,7 @@ def read_manifests(
     audio: Path | None = None,
     group: Sequence[str] = GROUP,
     separator: str | None = None,
+    bad: list[str] | None = None,
 ) -> list[Clip]:
     """Clips of manifests, each in the split beside it or, with None, in the one that the row names.
 
@@ -81,11 +82,13 @@ def read_manifests(
         audio: folder that relative audio paths are taken from; by default that of the manifest.
         group: the fields of which the first that a row has is its group; `speaker` may be called otherwise.
         separator: between the names in `labels`; by default a semicolon or a vertical bar.
+        bad: takes what is wrong with rows, which are left out then, as long as there are others.
 
     Raises:
         UserError: a file is missing or has no rows, or rows are bad; all of them are listed, up to 50.
     """
-    clips, bad = [], []
+    clips: list[Clip] = []
+    refused: list[str] = [] if bad is None else bad
     seen: dict[str, str] = {}
     for path, split in files:
         for line, values in _rows(path):
@@ -95,13 +98,14 @@ def read_manifests(
             if (first := seen.setdefault(clip.id, place)) != place:
                 row.problems.append(f"its id {clip.id!r} stands in {first} too")
             if row.problems:
-                bad.append(f"{place}: {' '.join('; '.join(row.problems).split())}")
-            clips.append(clip)
+                refused.append(f"{place}: {' '.join('; '.join(row.problems).split())}")
+            else:
+                clips.append(clip)
     names = ", ".join(str(path) for path, _ in files)
-    if bad:
-        more = [f"and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
-        listed = "".join(f"\n  {line}" for line in bad[:MOST_SHOWN] + more)
-        raise UserError(f"{len(bad)} bad rows in {names}: mend them or take them out.{listed}")
+    if refused and (bad is None or not clips):
+        more = [f"and {len(refused) - MOST_SHOWN} more"] if len(refused) > MOST_SHOWN else []
+        listed = "".join(f"\n  {line}" for line in refused[:MOST_SHOWN] + more)
+        raise UserError(f"{len(refused)} bad rows in {names}: mend them or take them out.{listed}")
     if not clips:
         raise UserError(f"{names} holds no clips: check that it is the file that you meant.")
     return sorted(clips, key=lambda clip: clip.id)

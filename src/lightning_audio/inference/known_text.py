@@ -96,7 +96,7 @@ def _tokens(task: Aligning, clip: Clip) -> list[int]:
 def transcripts(
     task: Aligning, clips: Sequence[Clip], rule: BoundaryRule
 ) -> tuple[list[Transcript], list[UserError]]:
-    """Of every channel of a file the segments of its clips in order, or what is wrong with one of them."""
+    """Of every channel of a file the segments of its clips in order, and what is wrong with other clips."""
     found: list[Transcript] = []
     errors: list[UserError] = []
     files: dict[tuple[str, int | None], list[Clip]] = {}
@@ -104,10 +104,13 @@ def transcripts(
         channel = clip.channel if isinstance(clip.channel, int) else None
         files.setdefault((clip.path, channel), []).append(clip)
     for (path, channel), own in files.items():
-        try:
-            timed = [aligned(task, clip, rule) for clip in sorted(own, key=lambda clip: clip.start)]
-        except UserError as error:
-            errors.append(error)
+        timed = []
+        for clip in sorted(own, key=lambda clip: clip.start):
+            try:
+                timed.append(aligned(task, clip, rule))
+            except UserError as error:
+                errors.append(error)
+        if not timed:
             continue
         # One channel of several is named as by `predict --channel each`.
         name = path if channel is None else f"{path}#{channel}"

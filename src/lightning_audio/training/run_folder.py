@@ -108,9 +108,6 @@ def newest(folders: Iterable[Path]) -> Path | None:
 
 
 def new_run_folder(cfg: DictConfig, kind: str) -> Path:
-    """A new folder for what is no training, named as runs are."""
-    folder = (
-        Path(cfg.paths.logs) / cfg.name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}_{kind}"
-    )
-    folder.mkdir(parents=True)
-    return folder
+    """The name of a new folder, as runs have it, for what is no training; there is none yet."""
+    name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}_{kind}"
+    return Path(cfg.paths.logs) / cfg.name / name
