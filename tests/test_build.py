@@ -240,6 +240,19 @@ def test_an_option_that_does_not_fit_its_part_is_one_sentence(override: str, sen
     assert "\n" not in str(error.value)
 
 
+def test_what_an_experiment_sets_for_another_part_is_told_before_there_is_audio(tmp_path: Path) -> None:
+    options = ["experiment=esc10_cnn2d", "frontend=frozen", "encoder=yamnet", f"data.root={tmp_path}"]
+    names = ["frontend.n_fft", "frontend.hop_length", "frontend.n_mels"]
+    with pytest.raises(UserError) as error:
+        build.data_and_task(compose_config(options))
+    assert str(error.value) == (
+        f"{', '.join(names)} are no options: frontend takes encoder, pool; where an experiment sets them, add "
+        f"~{' ~'.join(names)}."
+    )
+    with pytest.raises(UserError, match="ESC-50"):  # nothing is wrong but that there is no corpus
+        build.data_and_task(compose_config([*options, *(f"~{name}" for name in names)]))
+
+
 def test_an_option_of_an_inner_part_is_named_with_its_place() -> None:
     package = "lightning_audio.augment"
     gain = {"_target_": f"{package}.waveform.Gain", "max_dB": 3}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import metadata
 from types import FunctionType
 from typing import Any, cast
 
@@ -20,12 +18,13 @@ from torch import nn
 
 from lightning_audio.augment import Augment
 from lightning_audio.augment.views import views_of
+from lightning_audio.config import misfits
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.feature_store import FrontEnd
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.placement import own_accelerator
-from lightning_audio.errors import UserError, did_you_mean
+from lightning_audio.errors import UserError
 from lightning_audio.frontend.base import shape_of
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.frontend.waveform import Waveform
@@ -73,6 +72,14 @@ INSTANCES = (FunctionType, Callable, Metric)
 # The largest whole number in a configuration; hyperparameters are smaller.
 LARGEST = 2**40
 
+# Parts whose options are looked at before audio is decoded for nothing, and what others tell them.
+BEFORE_DATA = {
+    "frontend": ("sample_rate",),
+    "network": ("in_shape", "num_outputs"),
+    "optimizer": ("params",),
+    "schedule": ("step", "total"),
+}
+
 # What a part raises where an option does not fit.
 MISFITS = (ImportError, LookupError, RuntimeError, TypeError, ValueError, MisconfigurationException)
 
@@ -95,44 +102,7 @@ def instantiate(node: Any, where: str, **arguments: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        raise UserError(_why(cause, node, where, arguments)) from error
-
-
-def _why(cause: BaseException, node: dict[str, Any], where: str, arguments: dict[str, Any]) -> str:
-    reason = " ".join(str(cause).split())
-    extra = where.rpartition(".")[2]
-    if isinstance(cause, ImportError) and extra in _extras():
-        return f"{where} needs a package that is not installed: run pip install 'lightning-audio[{extra}]'."
-    if "unexpected keyword argument" not in reason:
-        return f"{where} can't be built: {reason.rstrip('.')}; mend its options."
-    option = reason.split("'")[1]
-    place, part = _place_of(option, node, where) or (where, node)
-    # What the part hands on to another one is not named in its signature, but in its YAML.
-    options = [name for name in {**dict.fromkeys(_options(part)), **part} if name not in (*arguments, option)]
-    known = ", ".join(name for name in options if not name.startswith("_"))
-    return f"{place}.{option} is no option{did_you_mean(option, options)}: {place} takes {known}."
-
-
-def _options(node: dict[str, Any]) -> list[str]:
-    parameters = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-
-
-def _place_of(option: str, node: Any, where: str) -> tuple[str, dict[str, Any]] | None:
-    """The part, within `node`, that is given this option without knowing it, behind its dotted name."""
-    if isinstance(node, dict) and option in node and "_target_" in node and option not in _options(node):
-        return where, node
-    children = node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else ())
-    found = (_place_of(option, child, f"{where}.{name}") for name, child in children)
-    return next((place for place in found if place), None)
-
-
-def _extras() -> Sequence[str]:
-    """The extras of this package; each is named as the option that needs it, such as wandb in `logger`."""
-    try:
-        return metadata.metadata("lightning-audio").get_all("Provides-Extra") or ()
-    except metadata.PackageNotFoundError:  # the sources are on the path, but not installed
-        return ()
+        raise UserError(misfits.why(cause, node, where, arguments)) from error
 
 
 def refuse_unknown(
@@ -265,6 +235,8 @@ def data_and_task(cfg: DictConfig) -> tuple[AudioDataModule, AudioTask]:
     Raises:
         UserError: something in the configuration or the data does not fit.
     """
+    for part, known in BEFORE_DATA.items():
+        misfits.refuse_unread(OmegaConf.to_container(cfg[part], resolve=True), part, known)
     data = prepared(cfg)
     learner = task(cfg, data)
     learner.check(data)

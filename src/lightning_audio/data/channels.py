@@ -72,7 +72,7 @@ class Mix:
 
     @property
     def cancelling(self) -> str | None:
-        """That far less is left than of channels without relation: of all, for some time, or of two of them."""
+        """Which channels leave far less than ones without relation: all, for some time, or two of them."""
         limit = -10 * math.log10(self.channels) - CANCELLED_DB
         if self.db < limit:
             left = "nothing" if self.db == -math.inf else f"{self.db:.0f} dB"
