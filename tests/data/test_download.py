@@ -301,6 +301,32 @@ def test_unpack_refuses_a_tar_whose_checksum_is_wrong(kind: str, tmp_path: Path)
     assert not (tmp_path / "release").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tar, at: tar[:at], "empty header"),
+        (lambda tar, at: tar[:at] + b"\1" + tar[at + 1 :], "bad checksum"),
+        (lambda tar, at: tar[:at] + bytes(512) + tar[at + 512 :], "something follows its end"),
+    ],
+)
+def test_a_tar_that_seems_to_end_before_its_last_member_is_refused(
+    change: Callable[[bytes, int], bytes], reason: str, tmp_path: Path
+) -> None:
+    """Damage to the header of the second of two members, for which tarfile itself takes the first alone."""
+    archive = tmp_path / "release.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in ("a.wav", "b.wav"):
+            info = tarfile.TarInfo(name)
+            info.size = 512
+            tar.addfile(info, io.BytesIO(b"\1" * 512))
+    archive.write_bytes(change(archive.read_bytes(), 1024))
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["a.wav"]
+    with pytest.raises(UserError, match=rf"release\.tar is damaged \({reason}\): remove it"):
+        unpack(archive, tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+
+
 def twice(path: Path, names: list[str]) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zipfile warns of a second member of the same name

@@ -16,6 +16,7 @@ from lightning_audio.checkpoint import load
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training.callbacks.checkpoint_average import CheckpointAverage
 from lightning_audio.training.run import train
 
 
@@ -51,6 +52,9 @@ def test_the_last_epochs(tmp_path: Path, seen: list[dict[str, Tensor]]) -> None:
     assert_mean(task.state_dict(), [seen[14], seen[19]])
     assert task.network.state_dict()["stem_norm.num_batches_tracked"] == 20
     assert json.loads((tmp_path / "metrics.json").read_text())["checkpoint"] == "average.ckpt"
+    files = [tmp_path / "checkpoints" / "average.ckpt", *(tmp_path / "checkpoints" / "epochs").glob("*.ckpt")]
+    written = sum(tensor.nbytes for file in files for tensor in torch.load(file)["state_dict"].values())
+    assert CheckpointAverage(2).bytes_needed(task, tmp_path / "nothing") == written
     # One more than counts: that of an epoch that a run may go back to.
     assert sorted(file.name for file in (tmp_path / "checkpoints" / "epochs").glob("*.ckpt")) == [
         "1.ckpt",

@@ -197,7 +197,7 @@ def test_a_disk_that_fills_while_training_ends_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, saved, sizes = torch.save, [], []
-    monkeypatch.setattr(checkpoint_files, "refuse_too_little_space", lambda _, size, best: sizes.append(size))
+    monkeypatch.setattr(checkpoint_files, "refuse_too_little_space", lambda _, size, *more: sizes.append(size))
 
     def full(*args: Any) -> None:
         saved.append(args)
@@ -228,6 +228,9 @@ def test_too_little_space_is_said_before_training(tmp_path: Path, monkeypatch: p
         with pytest.raises(UserError):
             checkpoint_files.refuse_too_little_space(tmp_path, 20 // copies + 1, best=True)
         (tmp_path / name).touch()
+    checkpoint_files.refuse_too_little_space(tmp_path, 10, best=True, beside=10)
+    with pytest.raises(UserError):
+        checkpoint_files.refuse_too_little_space(tmp_path, 10, best=True, beside=11)
 
 
 @pytest.mark.parametrize("place", [0.3, 0.5, 0.7])

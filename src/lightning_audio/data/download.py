@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -219,7 +219,8 @@ def _unpack_members(archive: Path, folder: Path, members: Sequence[str] | None, 
     except (*UNREADABLE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk; a wrong checksum of gzip or bzip2 has no number
-        raise UserError(f"{archive} is damaged ({error}): remove it and fetch it again.") from error
+        why = str(error).partition("\n")[0].rstrip(":")
+        raise UserError(f"{archive} is damaged ({why}): remove it and fetch it again.") from error
     if not any(folder.iterdir()):
         raise UserError(f"{archive} holds none of what was to be unpacked: it is not the archive expected.")
 
@@ -237,15 +238,29 @@ def _zip_members(path: Path) -> Iterator[_Member]:
             )
 
 
+class _Header(tarfile.TarInfo):
+    """Of a member of a tar: a damaged one, or none behind the last member, is not taken for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:  # type: ignore[override]
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
 def _tar_members(path: Path) -> Iterator[_Member]:
-    with path.open("rb") as file, tarfile.open(fileobj=file) as archive:
+    with path.open("rb") as file, tarfile.open(fileobj=file, tarinfo=_Header) as archive:
         for info in archive:
             link = "link" if info.issym() or info.islnk() else "device"
             kind = "file" if info.isfile() else "folder" if info.isdir() else link
             yield _Member(info.name, kind, info.size, partial(archive.extractfile, info), file.tell())
-        # A tar ends before its file does: what checksum there is stands behind it.
-        while archive.fileobj and archive.fileobj.read(CHUNK_BYTES):
-            pass
+        # A tar ends before its file does: zeros follow, and what checksum there is stands behind them.
+        while archive.fileobj and (chunk := archive.fileobj.read(CHUNK_BYTES)):
+            if chunk.strip(b"\0"):
+                raise tarfile.ReadError("something follows its end")
 
 
 def _stripped(member: _Member, archive: Path, strip: int) -> PurePosixPath:

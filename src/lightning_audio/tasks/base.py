@@ -290,9 +290,11 @@ class AudioTask(pl.LightningModule):
         self.normalize.fit(self.raw_features(batch.to(self.device)) for batch in batches)
 
     @torch.no_grad()
-    def fit_network(self, batches: Iterable[Batch]) -> None:
+    def fit_network(self, data: AudioDataModule) -> None:
         """Shows the network its training clips, where it remembers them; without augmentation."""
-        for batch in batches if type(self.network).remember is not Network.remember else ():
+        if type(self.network).remember is Network.remember:
+            return
+        for batch in data.loader("train", features=True, drawn=True):
             batch = batch.to(self.device)
             features, frames = self.normalize(*self.raw_features(batch))
             self.network.remember(features, frames, batch.targets)

@@ -133,13 +133,14 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def refuse_too_little_space(folder: Path, size: int, best: bool) -> None:
+def refuse_too_little_space(folder: Path, size: int, best: bool, beside: int = 0) -> None:
     """Raises UserError where the checkpoints of a run, `size` bytes each, do not fit on the disk.
 
     `last`, `previous` and, with `best`, that one stay; each new one is written beside the one it replaces.
+    `beside` are bytes of other files to come.
     """
     names = [LAST, PREVIOUS, *([BEST] if best else [])]
-    needed = size * (1 + sum(not (folder / name).is_file() for name in names))
+    needed = size * (1 + sum(not (folder / name).is_file() for name in names)) + beside
     place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     free = shutil.disk_usage(place).free
     if free < needed:

@@ -74,13 +74,15 @@ def train(
                 "trainer=gpu or trainer.devices=1, or start the runs one by one."
             )
         size, folder = checkpoint_bytes(trainer, task), run_folder / "checkpoints"
-        checkpoint_files.refuse_too_little_space(folder, size, data.has_validation)
+        averages = [one for one in trainer.callbacks if isinstance(one, CheckpointAverage)]  # type: ignore[attr-defined]
+        beside = sum(average.bytes_needed(task, folder) for average in averages)
+        checkpoint_files.refuse_too_little_space(folder, size, data.has_validation, beside)
         with alone_in(run_folder):
             last = checkpoint_to_resume(run_folder, trainer, task, data, force)
             keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed
             if last is None:
                 initialise(cfg, task, data)
-                task.fit_network(data.loader("train", features=True, drawn=True))
+                task.fit_network(data)
             _announce(trainer, task, data, run_folder)
             distil(task, data, trainer.strategy.root_device)
             trainer = fit_with_rollback(cfg, trainer, task, data, last)

@@ -221,6 +221,36 @@ def test_the_shares_of_unknown_and_silence(
         assert found[split] == Counter(expected)
 
 
+def test_with_other_keywords_all_other_words_are_unknown(tmp_path: Path) -> None:
+    root = write_release(tmp_path)
+    made = corpus(root, keywords=["wow", "bed"], unknown_share=0.5)
+    assert made.labels == ("wow", "bed", "_unknown_", "_silence_")
+    assert count(epoch(made, 0), "train") == {"wow": 2, "bed": 9, "_unknown_": 6, "_silence_": 2}
+    words = {clip.id.partition("/")[0] for clip in made.clips() if clip.labels == ("_unknown_",)}
+    assert words == {*KEYWORDS, "cat", "one"}
+    assert corpus(root, keywords="wow").labels == ("wow", "_unknown_", "_silence_")
+
+
+@pytest.mark.parametrize("variant", [12, 20])
+def test_few_clips_of_each_keyword_train_and_the_seed_names_them(variant: int, tmp_path: Path) -> None:
+    words = SMALL | dict.fromkeys(DIGITS, (9, 4, 3))
+    root = write_release(tmp_path, words)
+    whole, made = corpus(root, variant=variant), corpus(root, variant=variant, clips_per_keyword=3)
+    names = [label for label in made.labels if not label.startswith("_")]
+    trained = count(epoch(made, 0), "train")
+    assert {label: trained[label] for label in names} == dict.fromkeys(names, 3)
+    if variant == 12:
+        assert (trained["_unknown_"], trained["_silence_"]) == (3, 3), "shares of the keywords that train"
+    for split in ("val", "test"):
+        assert count(made.clips(), split) == count(whole.clips(), split)
+
+    def training(seed: int) -> set[str]:
+        clips = corpus(root, variant=variant, clips_per_keyword=3, seed=seed).clips()
+        return {clip.id for clip in clips if clip.split == "train" and clip.labels[0] in KEYWORDS}
+
+    assert training(0) == training(0) != training(1)
+
+
 def test_every_epoch_draws_other_unknowns_and_silences_and_equally_many(tmp_path: Path) -> None:
     made = corpus(write_release(tmp_path / "release"), unknown_share=0.1, silence_share=0.2)
     epochs = [epoch(made, seed) for seed in (0, 1, 2, 0)]
@@ -445,11 +475,22 @@ def test_the_checksums_are_whole() -> None:
         ({"convention": "tf"}, r"set data\.convention to one of tensorflow, balanced"),
         ({"silence_share": -0.1}, r"data\.silence_share=-0\.1 is no share"),
         ({"unknown_share": float("nan")}, r"data\.unknown_share=nan is no share"),
+        ({"keywords": ["wow", "wow"]}, r"data\.keywords=\['wow', 'wow'\] has a name twice"),
+        ({"keywords": ["wow", "_silence_"]}, "classes of their own"),
+        ({"keywords": ["wow"], "variant": 35}, r"data\.keywords is for data\.variant=12"),
+        ({"clips_per_keyword": 0}, r"data\.clips_per_keyword=0 is no number of clips"),
+        ({"clips_per_keyword": 1.5}, r"data\.clips_per_keyword=1\.5 is no number of clips"),
     ],
 )
 def test_a_wrong_option_names_its_key(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=sentence):
         corpus(tmp_path, **options)
+
+
+def test_more_clips_of_a_keyword_than_there_are_is_one_sentence(tmp_path: Path) -> None:
+    made = corpus(write_release(tmp_path), keywords=["bed", "wow"], clips_per_keyword=5)
+    with pytest.raises(UserError, match="more than the 2 training clips of wow: set it to 2 or less"):
+        made.clips()
 
 
 def remove(*paths: Path) -> None:

@@ -104,6 +104,7 @@ class SpeechCommands(Corpus):
     ) -> None:
         super().__init__(root, cache, sample_rate, download)
         self.version, self.variant, self.convention, self.seed = str(version), variant, convention, seed
+        keywords = [keywords] if isinstance(keywords, str) else keywords
         self.keywords, self.clips_per_keyword = tuple(keywords or KEYWORDS), clips_per_keyword
         self.shares = {UNKNOWN: unknown_share, SILENCE: silence_share}
         self._refuse_bad_options()
@@ -133,10 +134,14 @@ class SpeechCommands(Corpus):
                 raise UserError(f"{key}={share} is no share of the keyword clips: set it to 0 or more.")
         if self.keywords != KEYWORDS and (self.variant != 12 or self.convention != "tensorflow"):
             raise UserError("data.keywords is for data.variant=12 and data.convention=tensorflow: set these.")
-        if self.clips_per_keyword is not None and self.clips_per_keyword < 1:
+        if len({*self.keywords, UNKNOWN, SILENCE}) < len(self.keywords) + 2:
             raise UserError(
-                f"data.clips_per_keyword={self.clips_per_keyword} leaves none: set it to 1 or more, or null."
+                f"data.keywords={list(self.keywords)} has a name twice, or one of {UNKNOWN} and {SILENCE}, "
+                "which are classes of their own: name each word once."
             )
+        few = self.clips_per_keyword
+        if few is not None and (not isinstance(few, int) or few < 1):
+            raise UserError(f"data.clips_per_keyword={few} is no number of clips: set it to 1 or more, or null.")
 
     def prepare(self) -> None:
         """Fetches what is not there, if that is wanted."""
@@ -170,10 +175,14 @@ class SpeechCommands(Corpus):
     def _few(self, clips: list[Clip]) -> list[Clip]:
         """With `clips_per_keyword` clips of each keyword in training."""
         rng, left_out = np.random.default_rng((self.seed, len(SPLITS))), set()
-        for word in self.labels:
+        for word in (label for label in self.labels if label not in (UNKNOWN, SILENCE)):
             rows = [row for row, c in enumerate(clips) if c.split == "train" and c.labels == (word,)]
-            if word != UNKNOWN:
-                left_out |= set(rng.permutation(rows)[self.clips_per_keyword :].tolist())
+            if len(rows) < (self.clips_per_keyword or 0):
+                raise UserError(
+                    f"data.clips_per_keyword={self.clips_per_keyword} is more than the {len(rows)} training "
+                    f"clips of {word}: set it to {len(rows)} or less, or null."
+                )
+            left_out |= set(rng.permutation(rows)[self.clips_per_keyword :].tolist())
         return [replace(clip, split=None) if row in left_out else clip for row, clip in enumerate(clips)]
 
     def draw(self, clips: Sequence[Clip], rng: np.random.Generator) -> np.ndarray:

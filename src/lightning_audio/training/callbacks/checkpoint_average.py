@@ -77,6 +77,11 @@ class CheckpointAverage(Callback):
         trainer.strategy.barrier()
         return AVERAGE
 
+    def bytes_needed(self, task: pl.LightningModule, folder: Path) -> int:
+        """Of the files to come in `folder`: those of k epochs, of one that no longer counts, and the mean."""
+        there = len(list((folder / FOLDER).glob("*.ckpt")))
+        return max(self.k + 2 - there, 1) * sum(tensor.nbytes for tensor in task.state_dict().values())
+
     def state_dict(self) -> dict[str, Any]:
         return {"ranks": {str(epoch): rank for epoch, rank in self.ranks.items()}}
 
