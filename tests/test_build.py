@@ -246,8 +246,8 @@ def test_what_an_experiment_sets_for_another_part_is_told_before_there_is_audio(
     with pytest.raises(UserError) as error:
         build.data_and_task(compose_config(options))
     assert str(error.value) == (
-        f"{', '.join(names)} are no options: frontend takes encoder, pool; where an experiment sets them, add "
-        f"~{' ~'.join(names)}."
+        f"{', '.join(names)} are no options: frontend takes encoder, pool; where an experiment sets them, "
+        f"add ~{' ~'.join(names)}."
     )
     with pytest.raises(UserError, match="ESC-50"):  # nothing is wrong but that there is no corpus
         build.data_and_task(compose_config([*options, *(f"~{name}" for name in names)]))

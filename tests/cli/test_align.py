@@ -251,6 +251,11 @@ def test_files_and_options_that_do_not_fit(
     both = [{"audio_filepath": name, "text": "bee"} for name in ("tones.wav", "other.wav")]
     error = fails([run, "--manifest", manifest(tmp_path, both), "--format", "vtt"], capsys)
     assert "name a folder with --output" in error
+    table = manifest(tmp_path, both)
+    for output in (table, str(tmp_path / "folder" / ".." / "texts.jsonl")):
+        error = fails([run, "--manifest", table, "--format", "jsonl", "--output", output], capsys)
+        assert "is read, and would be written over" in error
+    assert len(Path(table).read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("arguments", [["a.wav"], [], ["a.wav", "bad", "--manifest", "m.jsonl"]])

@@ -418,6 +418,18 @@ def test_listening_gives_the_numbers_of_the_file(tmp_path: Path) -> None:
     assert summary([heard], [Clip("a", "", split="train")], ())["splits"]["train"]["clips"] == 1  # type: ignore[index]
 
 
+def test_a_split_whose_transcripts_have_no_word_is_grave(tmp_path: Path) -> None:
+    texts = {"train": ["one two", "two one", "one"], "val": ["one"], "test": ["", "[noise]"]}
+    rows = [
+        {"path": f"{split}{n}.wav", "text": text, "split": split}
+        for split, said in texts.items()
+        for n, text in enumerate(said)
+    ]
+    report = spoken(tmp_path, rows, *SPEECH)
+    assert grave(report) == {"no_words_in_test"}
+    assert "No test transcript has a word" in report["findings"][0]["sentence"]
+
+
 def test_channels_that_cancel_faint_and_loud_files_are_named(tmp_path: Path) -> None:
     root = healthy(tmp_path / "recordings")
     left = noise(1)
@@ -450,6 +462,7 @@ def test_a_corpus_that_is_not_there_or_several_values_end_in_one_sentence(
         ("data=audio_folder", f"data.root={tmp_path}/none"): "There is no folder",
         ("seed=0,1",): "One corpus is checked at a time",
         ("data=audio_folder", "data.group=(a)"): "An override can't be read",
+        ("data=manifest", f"data.file={tmp_path}/m.jsonl", "--json", f"{tmp_path}/m.jsonl"): "written over",
     }.items():
         with pytest.raises(SystemExit) as ended:
             program.main(list(arguments))

@@ -105,6 +105,8 @@ def test_an_encoder_that_was_exported_and_the_files_that_are_alike(
             "x.txt is of no format for embeddings",
         ),
         (["x.onnx", "{file}", "--similar", "1"], "There is no ONNX file"),
+        (["yamnet", "{file}", "--similar", "0"], "--similar 0 counts files: set it to 1 or more"),
+        (["yamnet", "{file}", "--similar", "-1"], "--similar -1 counts files"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -112,6 +112,13 @@ def test_runs_that_were_tested_on_other_clips_are_no_ensemble(
         ensembles.by_fold([tiny_run, copy])
 
 
+def test_a_run_that_is_named_twice_would_count_double(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").symlink_to(tiny_run)
+    assert ensembles.members([tiny_run]) == [tiny_run]
+    with pytest.raises(UserError, match="is named twice, and would count double"):
+        ensembles.members([tiny_run, tmp_path / "again"])
+
+
 def test_kinds_that_do_not_go_together(tiny_run: Path, speech_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(Classification and CTC|CTC and Classification) make no ensemble"):
         ensemble([load(tiny_run), load(speech_run)])

@@ -150,6 +150,13 @@ def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     cfg = compose_config(["data=manifest", "data.train=train.csv", "data.test=test.csv"])
     assert cfg.data.train == str(tmp_path / "train.csv")
     assert "data.train" in set(ranges.dotted(cfg))
+    # What may be a name on a hub is a folder where there is one.
+    (tmp_path / "wav2vec2").mkdir()
+    for name, settled in {
+        "wav2vec2": str(tmp_path / "wav2vec2"),
+        "facebook/hubert": "facebook/hubert",
+    }.items():
+        assert compose_config(["encoder=huggingface", f"encoder.weights={name}"]).encoder.weights == settled
 
 
 def test_what_the_groups_alone_would_lack_may_be_set_beside_them() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -482,6 +483,30 @@ def test_stretches_of_one_file_are_not_parted_where_the_split_is_made(tmp_path: 
     splits = {clip.path: clip.split for clip in clips}
     assert all(splits[clip.path] == clip.split for clip in clips)
     assert Counter(splits.values()) == {"train": 8, "test": 2}
+
+
+@pytest.mark.parametrize("field", ["split", "fold"])
+def test_the_same_audio_in_two_places_is_told(field: str, tmp_path: Path) -> None:
+    places = {"split": ("train", "test"), "fold": (1, 2)}[field]
+    rows = [{"path": f"{n // 2}.wav", "label": "ab"[n % 2], field: places[n // 2 % 2]} for n in range(8)]
+    assert corpus(tmp_path, rows).remarks() == [], "twice within one place"
+    (told,) = corpus(tmp_path, [*rows, {"path": "0.wav", "label": "a", field: places[1]}]).remarks()
+    assert re.match(r"2 clips stand in two splits or folds, such as .*0\.wav from 0 s: what is learned", told)
+
+
+def test_a_file_that_goes_by_several_names_is_one(tmp_path: Path) -> None:
+    """Its stretches would stand in train and test else."""
+    for name in ("long.wav", *(f"{n}.wav" for n in range(8))):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "alias.wav").symlink_to(tmp_path / "long.wav")
+    names = ["long.wav", "folder/../long.wav", "alias.wav"]
+    cut = [{"path": names[n % 3], "start": n, "duration": 1, "label": "ab"[n % 2]} for n in range(30)]
+    rows = cut + [{"path": f"{n}.wav", "label": "ab"[n % 2]} for n in range(8)]
+    for seed in range(10):
+        clips = parted(tmp_path, rows, split_seed=seed)
+        assert len({clip.split for clip in clips if "long" in clip.path or "alias" in clip.path}) == 1
+        assert {clip.group for clip in clips if clip.start} == {"alias.wav"}
 
 
 def test_one_file_for_each_split_and_one_speaker_for_all(tmp_path: Path) -> None:

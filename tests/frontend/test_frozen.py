@@ -24,7 +24,9 @@ from lightning_audio.errors import UserError
 from lightning_audio.frontend.frozen import Frozen
 from lightning_audio.networks.encoders.yamnet import YAMNet
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training.fit import check_resumable
 from lightning_audio.training.run import train
+from lightning_audio.training.trainer import build_trainer
 
 RATE = 8000
 # The demo by a frozen encoder from scratch: states that say little, but of which a head learns.
@@ -266,6 +268,16 @@ def test_a_run_on_kept_states_holds_its_encoder(tmp_path: Path) -> None:
     assert isinstance(task.frontend.encoder, YAMNet)
     assert content["encoder"] == task.frontend.digest
     assert compose_config([*FROZEN]).encoder.weights is None
+
+
+def test_a_run_is_not_resumed_on_states_of_other_weights(tmp_path: Path) -> None:
+    train(compose_config([*FROZEN, "test=false", "trainer.max_epochs=1"]), tmp_path)
+    cfg, task, data = prepared()
+    trainer, last = build_trainer(cfg, tmp_path, data, task), tmp_path / "checkpoints" / "last.ckpt"
+    check_resumable(last, trainer, task, data)
+    next(task.frontend.parameters()).data[0] += 1e-6
+    with pytest.raises(UserError, match="weights of the encoder are not those that"):
+        check_resumable(last, trainer, task, data, force=True)
 
 
 def test_mixing_is_refused_with_views_and_views_without_features() -> None:

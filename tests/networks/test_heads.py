@@ -77,8 +77,13 @@ def test_neighbours_count_by_their_cosine_and_a_clip_is_none_of_its_own() -> Non
 
 def test_a_run_of_neighbours_remembers_every_training_clip(tmp_path: Path) -> None:
     tiny = [option for option in TINY if not option.startswith("network")]
-    content = train(compose_config([*tiny, "network=neighbours", "network.k=3"]), tmp_path / "run")
+    options = [*tiny, "network=neighbours", "network.k=3"]
+    content = train(compose_config(options), tmp_path / "run")
     network = lightning_audio.load(tmp_path / "run").network
     assert isinstance(network, NeighbourHead)
     assert len(network.memory) == content["data"]["clips"]["train"] == 80
     assert sorted(network.classes.unique().tolist()) == list(range(len(content["data"]["labels"])))
+    # Resumed, it has them from its checkpoint, once.
+    resumed = train(compose_config([*options, "trainer.max_epochs=3"]), tmp_path / "run")
+    assert resumed["epochs"] == 3
+    assert torch.equal(lightning_audio.load(tmp_path / "run").network.state_dict()["memory"], network.memory)

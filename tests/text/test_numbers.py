@@ -111,6 +111,7 @@ def test_what_num2words_misreads_is_refused(language: str, raw: str) -> None:
         ("it", "1º 1ª", "primo prima"),
         ("en", "(-5) and -.5", "minus five and minus point five"),
         ("en", "the 1990s and '90s", "the nineteen nineties and nineties"),
+        ("en", "the 1980's and 60's", "the nineteen eighties and sixties"),
         ("en", "1800s 1900s 2000s 2010s", "eighteen hundreds nineteen hundreds two thousands twenty tens"),
         ("en", "3000s 1990", "three thousands one thousand nine hundred and ninety"),
         ("kn", "1,000", "ಒಂದು ಸಾವಿರ"),

@@ -197,7 +197,9 @@ def test_a_disk_that_fills_while_training_ends_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, saved, sizes = torch.save, [], []
-    monkeypatch.setattr(checkpoint_files, "refuse_too_little_space", lambda _, size, *more: sizes.append(size))
+    monkeypatch.setattr(
+        checkpoint_files, "refuse_too_little_space", lambda _, size, *more: sizes.append(size)
+    )
 
     def full(*args: Any) -> None:
         saved.append(args)

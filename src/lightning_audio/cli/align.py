@@ -31,7 +31,7 @@ from lightning_audio.decoding.alignment import (
     fit_boundary_rule,
 )
 from lightning_audio.errors import UserError, cli_errors
-from lightning_audio.inference.formats import transcript_files, write_transcripts
+from lightning_audio.inference.formats import refuse_output, transcript_files, write_transcripts
 from lightning_audio.inference.known_text import beside_truth, transcripts
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.tasks.transcription import Transcription
@@ -45,10 +45,11 @@ def clips_to_align(options: argparse.Namespace) -> tuple[list[Clip], list[str]]:
     """Those of the manifest, and what is wrong with its other rows.
 
     Raises:
-        UserError: no row of the manifest has a text.
+        UserError: no row of the manifest has a text, or the output would be written over it.
     """
     if options.manifest is None:
         return [Clip(id=options.audio, path=options.audio, text=options.text)], []
+    refuse_output(options.output, [options.manifest], options.output is not None and options.output.is_dir())
     bad: list[str] = []
     clips = read_manifest(options.manifest, bad=bad)
     if all(clip.text is None for clip in clips):

@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = config.compose_config(options.overrides)
     if config.is_sweep(options.overrides):
         raise UserError("One corpus is checked at a time: give every option one value.")
-    refuse_output(options.json)
+    refuse_output(options.json, [place for place in cfg.data.values() if isinstance(place, str)])
     report = check(cfg)
     print_report(report, terminal())
     if options.json:

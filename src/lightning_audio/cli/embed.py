@@ -42,8 +42,10 @@ FORMATS = (".npz", ".parquet")
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes, compares or draws the embeddings of audio files."""
     options = arguments.embed(argv)
-    if not (options.output or options.plot or options.similar):
+    if not (options.output or options.plot or options.similar is not None):
         raise UserError("Nothing is asked of the embeddings: give --output, --similar or --plot.")
+    if options.similar is not None and options.similar < 1:
+        raise UserError(f"--similar {options.similar} counts files: set it to 1 or more.")
     if options.output and options.output.suffix not in FORMATS:
         raise UserError(f"{options.output} is of no format for embeddings: end it in {' or '.join(FORMATS)}.")
     files = audio_files(options.audio)

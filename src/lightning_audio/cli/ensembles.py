@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +32,17 @@ def _is_run(place: Path) -> bool:
 
 
 def members(places: Sequence[Path]) -> list[Path]:
-    """The runs that places are: a run or a checkpoint itself, of folds or a sweep each one."""
+    """The runs that places are: a run or a checkpoint itself, of folds or a sweep each one.
+
+    Raises:
+        UserError: one is named twice, which would count double.
+    """
     several = {place: (place / saved_config.MULTIRUN_FILE).is_file() for place in places}
-    return [run for place in places for run in (sweep.run_folders(place) if several[place] else [place])]
+    runs = [run for place in places for run in (sweep.run_folders(place) if several[place] else [place])]
+    counts = Counter(run.resolve() for run in runs)
+    if twice := [run for run, count in counts.items() if count > 1]:
+        raise UserError(f"{twice[0]} is named twice, and would count double: name each run once.")
+    return runs
 
 
 def load_all(

@@ -138,7 +138,8 @@ def settle(cfg: DictConfig) -> DictConfig:
         given = value._value() if isinstance(value, Node) else None
         if not isinstance(given, str) or "${" in given or "://" in given:
             continue
-        if name not in MAYBE_PLACES or Path(given).expanduser().is_file():
+        place = Path(given).expanduser()
+        if name not in MAYBE_PLACES or place.is_file() or (key == "weights" and place.is_dir()):
             OmegaConf.update(cfg, name, _absolute(given))
     return cfg
 

@@ -186,7 +186,10 @@ class NumberVerbalizer:
 
     def _plain_pattern(self) -> re.Pattern[str]:
         if is_english(self.language):  # .5, 22nd, 90s
-            bare, endings = r"|(?<![^\s(-])(?=\.\d)", r"(?P<ordinal>(?:st|nd|rd|th)\b)|(?P<plural>s\b)"
+            bare, endings = (
+                r"|(?<![^\s(-])(?=\.\d)",
+                r"(?P<ordinal>(?:st|nd|rd|th)\b)|(?P<plural>(?:s|(?<=0)'s)\b)",
+            )
         else:
             bare, endings = "", rf"(?P<ordinal>{ordinals.pattern(self.language)})|(?P<plural>(?!))"
         return re.compile(rf"{_MINUS}{self.number(bare)}(?:{endings})?", re.IGNORECASE)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 
 from lightning_audio.checkpoint import read
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.frozen import Frozen
 from lightning_audio.reports.results import METRICS
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training import checkpoint_files
@@ -50,12 +53,14 @@ def check_resumable(
     here, there = (
         {name: tuple(t.shape) for name, t in d.items()} for d in (task.state_dict(), saved["state_dict"])
     )
+    here |= {n: there[n] for n, shape in here.items() if 0 in shape and n in there}  # what clips are to fill
     if other := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
         was, now = (shapes.get(other[0], "absent") for shapes in (there, here))
         raise UserError(
             f"{checkpoint} has other weights than this network ({other[0]} is {was} there and {now} here; "
             f"{len(other)} differ): {mend}."
         )
+    refuse_other_encoder(task, saved["state_dict"], checkpoint)
     groups = [len(group["params"]) for group in task.finetuning.groups(0.0, 0.0)]
     try:
         trained = [len(group["params"]) for group in saved["optimizer_states"][0]["param_groups"]]
@@ -80,6 +85,17 @@ def check_resumable(
                 "back as they were, start a new run, or add resume.force=true."
             )
         trainer.print(f"Resumes with other data: {differing}")
+
+
+def refuse_other_encoder(task: AudioTask, saved: dict[str, Any], checkpoint: Path) -> None:
+    """Raises UserError where the weights of a frozen encoder, which make the features that are learned from,
+    are others than in a checkpoint."""
+    ours = task.frontend.state_dict() if isinstance(task.frontend, Frozen) else {}
+    if any(not torch.equal(value.cpu(), saved[f"frontend.{name}"]) for name, value in ours.items()):
+        raise UserError(
+            f"The weights of the encoder are not those that {checkpoint} was trained with: put the old file "
+            "back (encoder.weights, paths.models), or start a new run."
+        )
 
 
 def fit(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, checkpoint: Path | None) -> None:

@@ -73,10 +73,7 @@ def train(
                 "A multirun can't train on several devices, whose processes would run other trials: set "
                 "trainer=gpu or trainer.devices=1, or start the runs one by one."
             )
-        size, folder = checkpoint_bytes(trainer, task), run_folder / "checkpoints"
-        averages = [one for one in trainer.callbacks if isinstance(one, CheckpointAverage)]  # type: ignore[attr-defined]
-        beside = sum(average.bytes_needed(task, folder) for average in averages)
-        checkpoint_files.refuse_too_little_space(folder, size, data.has_validation, beside)
+        _refuse_too_little_space(trainer, task, data, run_folder / "checkpoints")
         with alone_in(run_folder):
             last = checkpoint_to_resume(run_folder, trainer, task, data, force)
             keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed
@@ -97,6 +94,15 @@ def train(
                 return {}
             (run_folder / FAILURE).unlink(missing_ok=True)  # of an earlier start
             return write_metrics(run_folder, scores, **facts, **_facts(trainer, task, data, start))
+
+
+def _refuse_too_little_space(
+    trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, folder: Path
+) -> None:
+    averages = [one for one in trainer.callbacks if isinstance(one, CheckpointAverage)]  # type: ignore[attr-defined]
+    beside = sum(average.bytes_needed(task, folder) for average in averages)
+    size = checkpoint_bytes(trainer, task)
+    checkpoint_files.refuse_too_little_space(folder, size, data.has_validation, beside)
 
 
 @contextlib.contextmanager

@@ -87,6 +87,7 @@ def learner(
     assert recipe is not None
     if checkpoint is None:
         initialise(cfg, task, data)
+        task.fit_network(data)
     else:
         check_resumable(checkpoint, trainer, task, data, force=True)
         saved = read(checkpoint)

@@ -168,6 +168,17 @@ def test_a_root_that_is_one_level_too_high_is_told(tmp_path: Path) -> None:
     assert corpus(filled(tmp_path / "three", *files)).remarks() == []
 
 
+def test_folds_that_would_be_labels_are_told(tmp_path: Path) -> None:
+    folds = corpus(
+        filled(tmp_path / "r", *(f"fold{fold}/{n}.wav" for fold in range(1, 11) for n in range(5)))
+    )
+    (told,) = folds.remarks()
+    assert told.startswith("The labels fold1, fold10, fold2 read like folds: if they are, give a manifest")
+    labels = ("fold1", "folding")
+    root = filled(tmp_path / "s", *(f"{label}/{n}.wav" for label in labels for n in range(5)))
+    assert corpus(root).remarks() == []
+
+
 @pytest.mark.parametrize("beside", [(), ("cat/b.wav",), ("dog/b.wav", "cat/deeper/c.wav")])
 def test_splits_below_a_label_are_refused(beside: tuple[str, ...], tmp_path: Path) -> None:
     labels = ("cat", "dog") if not beside else ("dog",)

@@ -14,6 +14,8 @@ from lightning_audio.data.decode import AUDIO_SUFFIXES, UNREADABLE, warn_of_unre
 from lightning_audio.data.folders import files_below
 from lightning_audio.errors import UserError, counted
 
+FOLD = re.compile(r"(fold|part|split|set)[\W_]*\d+")
+
 
 class AudioFolder(OwnRecordings):
     """Audio files of any format and length, each with the name of its folder as its label.
@@ -142,6 +144,10 @@ class AudioFolder(OwnRecordings):
                     f"The folder {label} holds {', '.join(within)}, which are labels beside it: put its "
                     "audio into these, or, if it is a split, all labels below train/ and test/."
                 )
+        names = sorted({label.name for label in below})
+        if len(names) > 1 and all(FOLD.fullmatch(name.lower()) for name in names):
+            mend = "if they are, give a manifest with path, label and fold (data=manifest)"
+            self.notes.append(f"The labels {', '.join(names[:3])} read like folds: {mend}.")
         label, within = next(iter(below.items()))
         if with_own or self.group is not None:
             return

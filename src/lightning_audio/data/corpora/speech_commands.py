@@ -141,7 +141,9 @@ class SpeechCommands(Corpus):
             )
         few = self.clips_per_keyword
         if few is not None and (not isinstance(few, int) or few < 1):
-            raise UserError(f"data.clips_per_keyword={few} is no number of clips: set it to 1 or more, or null.")
+            raise UserError(
+                f"data.clips_per_keyword={few} is no number of clips: set it to 1 or more, or null."
+            )
 
     def prepare(self) -> None:
         """Fetches what is not there, if that is wanted."""

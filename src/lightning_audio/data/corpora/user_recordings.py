@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from lightning_audio.data.audio_file import AudioError, channels_of
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.splits import hold_out, into_folds, split_by_fold
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, counted
 
 
 class OwnRecordings(Corpus):
@@ -80,6 +81,7 @@ class OwnRecordings(Corpus):
             rows = [replace(row, channel=self.channel) if row.channel is None else row for row in rows]
         if any(row.channel == "each" for row in rows):
             rows = [clip for row in rows for clip in _channels(row)]
+        self.notes += _repeated(rows)
         return self._grouped_by_file(rows)
 
     def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
@@ -134,22 +136,28 @@ class OwnRecordings(Corpus):
     def _grouped_by_file(self, clips: Sequence[Clip]) -> list[Clip]:
         """Clips of one file that have no group become one, unless the table parts them or has no other file:
         a recording is not cut into train and test."""
-        places: dict[str, list[tuple[str | None, int | None]]] = defaultdict(list)
+        # One file may go by several names; what is cut from it begins later than it.
+        files = {clip.path: clip.path for clip in clips}
+        files |= {path: os.path.realpath(path) for path in {clip.path for clip in clips if clip.start}}
+        places: dict[str, list[Clip]] = defaultdict(list)
         for clip in clips:
             if clip.group is None:
-                places[clip.path].append((clip.split, clip.fold))
-        one = {path for path, found in places.items() if len(found) > 1 and len({*found}) == 1}
-        if not one or len({clip.path for clip in clips}) == 1:
+                places[files[clip.path]].append(clip)
+        one = {
+            file: min(clip.path for clip in found)
+            for file, found in places.items()
+            if len(found) > 1 and len({(clip.split, clip.fold) for clip in found}) == 1
+        }
+        if not one or len({*files.values()}) == 1:
             return [*clips]
         names = {
-            path: Path(path).relative_to(self.root).as_posix()
+            file: Path(path).relative_to(self.root).as_posix()
             if Path(path).is_relative_to(self.root)
             else path
-            for path in one
+            for file, path in one.items()
         }
         return [
-            replace(clip, group=names[clip.path]) if clip.group is None and clip.path in one else clip
-            for clip in clips
+            replace(clip, group=names.get(files[clip.path])) if clip.group is None else clip for clip in clips
         ]
 
 
@@ -172,4 +180,17 @@ def _refuse_partial(clips: Sequence[Clip], field: str) -> None:
         raise UserError(
             f"{len(without)} of {len(clips)} clips have no {field}, such as {', '.join(without[:3])}: give "
             f"all of them a {field}, or none."
+        )
+
+
+def _repeated(clips: Sequence[Clip]) -> Iterator[str]:
+    """A sentence where the same audio stands in two splits or folds."""
+    places = list(map(attrgetter("path", "start", "channel"), clips))
+    sides = list(map(attrgetter("split", "fold"), clips))
+    known = dict(zip(places, sides, strict=True))
+    again = [clip for clip, place, side in zip(clips, places, sides, strict=True) if side != known[place]]
+    if again:
+        yield (
+            f"{counted(len(again), 'clips stand')} in two splits or folds, such as {again[0].path} from "
+            f"{again[0].start:g} s: what is learned is tested; leave out all but one of each."
         )

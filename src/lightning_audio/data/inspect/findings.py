@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class Inspection:
         """Stretches of one file in two splits: a lie where they overlap, a question where they do not."""
         files: dict[str, list[ClipReport]] = defaultdict(list)
         for one in self.read:
-            files[one.clip.path].append(one)
+            files[os.path.realpath(one.clip.path)].append(one)  # which may go by several names
         overlapping, parted = [], []
         for ones in files.values():
             if not self._divided(one.clip for one in ones):

@@ -58,6 +58,10 @@ class Transcripts:
 
     def findings(self) -> Iterator[Finding]:
         """The grave ones first."""
+        for split, clips in self.of_split.items():
+            if clips and not any(self.texts[clip.id].split() for clip in clips):
+                text = f"No {split} transcript has a word, so that there is nothing to learn or to score."
+                yield Finding(f"no_words_in_{split}", True, text)
         bad = [clip for clip in self.clips if clip.id in self.unfit]
         if bad:
             items = tuple(f"{self.name(clip)} ({clip.split}): {self.unfit[clip.id]}" for clip in bad)
