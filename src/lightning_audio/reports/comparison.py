@@ -13,7 +13,7 @@ from rich.console import Console
 from scipy.special import ndtri, stdtr
 from scipy.stats import binomtest
 
-from lightning_audio.errors import UserError, counted
+from lightning_audio.errors import UserError
 from lightning_audio.io import terminal
 from lightning_audio.metrics.base import Metric, Predictions, metrics_of
 from lightning_audio.metrics.intervals import direction, expanded_tail, resampled_groups, unit_of
@@ -76,9 +76,7 @@ def compare_runs(run: RunResult, other: RunResult, metrics: Sequence[Metric] = (
     sides = paired_rows(run, other)
     first, second = sides
     if len(first) < 2:
-        raise UserError(
-            f"{run.folder} was tested on {counted(len(first), 'clips')}: compare runs of two or more."
-        )
+        raise UserError(f"{run.folder} was tested on {len(first)} clips: compare runs of two or more.")
     kind = kind_of(run)
     if kind is not kind_of(other):
         raise UserError(
