@@ -59,8 +59,11 @@ def _unread(node: Any, where: str, option: str = "") -> Iterator[tuple[str, dict
     if isinstance(node, dict) and "_target_" in node:
         try:
             known, takes_more = _options(node)
+            target = hydra.utils.get_object(node["_target_"])
         except Exception:  # of any kind, since importing runs what is there: building tells
             return
+        if not (option or inspect.isclass(target) or inspect.isfunction(target)):
+            return  # no part at all
         wrong = [name for name in node if name not in known and not name.startswith("_")]
         if takes_more:
             wrong = [name for name in wrong if name == option]
