@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lightning_audio.errors import UserError
+    from lightning_audio.export.runtime import Runtime
 
-__all__ = ["UserError", "__version__", "load"]
+__all__ = ["Runtime", "UserError", "__version__", "load"]
 
 
 def __getattr__(name: str) -> "Any":
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> "Any":
         from lightning_audio.checkpoint import load
 
         return load
+    if name == "Runtime":
+        from lightning_audio.export.runtime import Runtime
+
+        return Runtime
     if name == "UserError":
         from lightning_audio.errors import UserError
 

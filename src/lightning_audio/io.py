@@ -16,8 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from lightning_audio.errors import UserError, is_control, is_full
 
 if TYPE_CHECKING:
@@ -129,6 +127,8 @@ def build_once(
     Raises:
         UserError: the folder cannot be written to, or its disk is full.
     """
+    from filelock import FileLock  # here, since what only reads needs no locks
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):

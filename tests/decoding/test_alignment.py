@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torchaudio.functional import forced_align, merge_tokens
 
+from lightning_audio.decoding import ctc_log_probs
 from lightning_audio.decoding.alignment import (
     FRAMES_ALONE,
     BoundaryRule,
@@ -46,12 +49,7 @@ def times(spans: Sequence[TimedText]) -> list[tuple[str, float, float]]:
 
 def test_a_planted_path_is_recovered() -> None:
     frames = token_frames(along(path_of("__aab_-_cc_"), 5), LETTERS.encode("ab c"))
-    assert [(one.token, one.start, one.end) for one in frames] == [
-        (2, 2, 4),
-        (3, 4, 5),
-        (1, 6, 7),
-        (4, 8, 10),
-    ]
+    assert [(one.start, one.end) for one in frames] == [(2, 4), (4, 5), (6, 7), (8, 10)]
     assert [one.score for one in frames] == pytest.approx([math.log(0.9)] * 4)
 
 
@@ -111,7 +109,7 @@ def paths_that_spell(target: Sequence[int], frames: int, outputs: int) -> list[t
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_path_is_the_best_of_all_even_among_ties(ties: bool) -> None:
-    """Whole numbers make many partial paths exactly as good, where forced_align alone goes wrong."""
+    """Whole numbers make many partial paths exactly as good."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         frames = int(torch.randint(2, 6, (), generator=generator))
@@ -125,8 +123,8 @@ def test_the_path_is_the_best_of_all_even_among_ties(ties: bool) -> None:
             continue
         best = max(sum(float(rows[t, output]) for t, output in enumerate(path)) for path in valid)
         found, path = token_frames(rows, tokens), [0] * frames
-        for one in found:
-            path[one.start : one.end] = [one.token] * (one.end - one.start)
+        for one, token in zip(found, tokens, strict=True):
+            path[one.start : one.end] = [token + 1] * (one.end - one.start)
         assert tuple(path) in valid
         assert sum(float(rows[t, output]) for t, output in enumerate(path)) == pytest.approx(best, abs=1e-4)
 
@@ -232,3 +230,20 @@ def test_the_score_is_the_geometric_mean_over_tokens_and_not_over_words() -> Non
     short = from_parts("a", [TimedText("a", 4, 5, 1.0)])
     assert from_parts("abc a", [long, short]).score == pytest.approx(0.5 ** (3 / 4))
     assert (from_parts("abc a", [long, short]).start, from_parts("abc a", [long, short]).end) == (0, 5)
+
+
+def test_long_utterances_are_aligned_and_scored_as_torchaudio_and_torch_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for frames, count in ((400, 150), (200, 99), (30, 1)):
+        rows = (3 * torch.randn(frames, 5, generator=generator)).log_softmax(-1)
+        tokens = torch.randint(0, 4, (count,), generator=generator).tolist()
+        targets = torch.tensor([[token + 1 for token in tokens]])
+        path, scores = forced_align(rows[None], targets, blank=0)
+        expected = merge_tokens(path[0], scores[0], blank=0)
+        found = token_frames(rows.numpy(), tokens)
+        assert [(one.start, one.end) for one in found] == [(one.start, one.end) for one in expected]
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-5)
+        loss = functional.ctc_loss(
+            rows.double()[:, None], targets, torch.tensor([frames]), torch.tensor([count]), 0, "none"
+        )
+        assert ctc_log_probs(rows.numpy(), [tokens, tokens[:1]])[0] == pytest.approx(-float(loss), rel=1e-12)

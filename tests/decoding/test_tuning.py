@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_audio.decoding import Greedy, Hypothesis, LMDecoder, tune
+from lightning_audio.decoding import Greedy, Hypothesis, LMDecoder
 from lightning_audio.decoding.ngram import NGramModel
+from lightning_audio.decoding.tuning import tune
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import Characters
 

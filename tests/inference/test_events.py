@@ -31,7 +31,7 @@ STEP = 0.25  # seconds: a quarter of the windows of one second
 
 
 def window(start: float, end: float, *scores: float) -> Window:
-    return Window(start, end, torch.tensor(scores))
+    return Window(start, end, np.array(scores, np.float32))
 
 
 # Scores over time.
@@ -61,8 +61,8 @@ def test_scores_over_time_are_those_of_brute_force(seed: int) -> None:
     assert len(found) == int(np.ceil(seconds / step))
     for row, scores in enumerate(found):
         middle = (row * step + min((row + 1) * step, seconds)) / 2
-        covering = [w.outputs for w in windows if w.start <= middle < w.end]
-        torch.testing.assert_close(scores, torch.stack(covering).mean(0))
+        covering = [w.scores for w in windows if w.start <= middle < w.end]
+        np.testing.assert_allclose(scores, np.mean(covering, 0), rtol=1e-6)
 
 
 def test_steps_that_do_not_add_up_exactly_make_no_extra_row() -> None:
@@ -78,7 +78,7 @@ PLANTED = [0.1, 0.6, 0.4, 0.3, 0.2, 0.4, 0.9, 0.7, 0.2, 0.8]
 
 
 def spans(scores: list[float], **options: Any) -> list[tuple[float, float]]:
-    found = events(torch.tensor(scores)[:, None], 0.5, ["a"], **options)
+    found = events(np.array(scores)[:, None], 0.5, ["a"], **options)
     return [(event.start, event.end) for event in found]
 
 
@@ -106,7 +106,7 @@ def test_events_of_a_planted_label(options: dict[str, float], expected: list[tup
 
 
 def test_an_event_has_the_mean_of_its_scores_and_labels_overlap() -> None:
-    scores = torch.tensor([[0.9, 0.0], [0.7, 0.6], [0.0, 1.0], [0.0, 0.0]])
+    scores = np.array([[0.9, 0.0], [0.7, 0.6], [0.0, 1.0], [0.0, 0.0]])
     found = events(scores, 0.5, ["b", "a"])
     assert found == [
         Event(0.0, 1.0, "b", pytest.approx(0.8)),  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_events_are_those_of_brute_force(seed: int) -> None:
     scores = rng.uniform(size=(300, 3)).astype(np.float32)
     off, on = sorted(rng.uniform(0.2, 0.9, 2))
     shortest, gap = 0.1 * rng.integers(0, 6), 0.1 * rng.integers(0, 4)
-    found = events(torch.from_numpy(scores), 0.1, ["a", "b", "c"], on, off, shortest, gap)
+    found = events(scores, 0.1, ["a", "b", "c"], on, off, shortest, gap)
     assert [event.start for event in found] == sorted(event.start for event in found)
     for column, label in enumerate("abc"):
         expected = brute_force(scores[:, column], 0.1, on, off, shortest, gap)
@@ -148,12 +148,13 @@ def test_events_are_those_of_brute_force(seed: int) -> None:
 
 
 def test_hysteresis_in_pieces_is_that_of_the_whole() -> None:
-    scores = torch.rand(500, 4, generator=torch.Generator().manual_seed(0))
+    scores = np.random.default_rng(0).random((500, 4))
     whole = Hysteresis(4, 0.8, 0.3).push(scores)
-    assert 0.1 < float(whole.float().mean()) < 0.9
+    assert 0.1 < whole.mean() < 0.9
     pieces = Hysteresis(4, 0.8, 0.3)
     sizes = [0, 1, 1, 0, 7, 100, 3, 388]
-    assert torch.equal(torch.cat([pieces.push(part) for part in scores.split(sizes)]), whole)
+    found = [pieces.push(part) for part in np.split(scores, np.cumsum(sizes)[:-1])]
+    assert np.array_equal(np.concatenate(found), whole)
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ from lightning_audio.data.decode import resample
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference import stream as stream_module
+from lightning_audio.inference.detections import Detector, raw_audio
 from lightning_audio.inference.events import events
-from lightning_audio.inference.stream import Detector, Stream, raw_audio
+from lightning_audio.inference.stream import Stream
 from lightning_audio.networks.base import Network
 from lightning_audio.tasks.base import AudioTask
 
@@ -246,7 +247,7 @@ def test_samples_of_another_kind_are_one_sentence(samples: np.ndarray, sentence:
 
 def detected(scores: list[list[float]], **options: Any) -> list[tuple[float, str, float]]:
     labels = ["a", "b", "_silence_"][: len(scores[0])]
-    found = Detector(labels, 0.5, **options).push(torch.tensor(scores))
+    found = Detector(labels, 0.5, **options).push(np.array(scores, np.float32))
     return [(d.time, d.label, round(d.score, 6)) for d in found]
 
 

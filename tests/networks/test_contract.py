@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,10 +15,11 @@ from safetensors.torch import save_file
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
-from lightning_audio import build
+from lightning_audio import build, onnx_file
 from lightning_audio.config import CONF
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
+from lightning_audio.export.onnx import is_ragged, onnx_graph
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.networks.base import Network
@@ -154,6 +156,29 @@ def test_from_the_waveform_on_padding_does_not_change_an_answer(name: str) -> No
         expected, _ = task(name)(waveforms[row : row + 1, :size], torch.tensor([size]))
         found = logits[row : row + 1] if logits.dim() == 2 else logits[row : row + 1, : int(frames[row])]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_in_a_graph_it_says_the_same_of_clips_alone_and_in_padded_batches(name: str) -> None:
+    """Of other numbers of clips, and other lengths, than it was traced with."""
+    pytest.importorskip("onnxruntime", reason="pip install 'lightning-audio[export]'")
+    session = onnx_file.session(onnx_graph(task(name)), name, threads=1)
+
+    def found(waveforms: Tensor, lengths: list[int]) -> Tensor:
+        feeds = {"waveforms": waveforms.numpy(), "lengths": np.array(lengths)}
+        return torch.from_numpy(session.run(None, feeds)[0])
+
+    sizes = [16000, 12345, 319, 320, 1, 8000] if is_ragged(task(name)) else [9000] * 2
+    waveforms = torch.zeros(len(sizes), 20000 if len(sizes) > 2 else sizes[0])
+    for row, size in enumerate(sizes):
+        waveforms[row, :size] = 0.1 * noise(size, seed=row)
+    together = found(waveforms, sizes)
+    (expected,) = task(name).answer(waveforms, torch.tensor(sizes))
+    torch.testing.assert_close(together, expected, rtol=0, atol=1e-5)
+    for row, size in enumerate(sizes):
+        alone = found(waveforms[row : row + 1, :size], [size])
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)

@@ -24,7 +24,7 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference.formats import rows_of_answers
-from lightning_audio.inference.prediction import Window
+from lightning_audio.inference.prediction import Window, prediction_of
 from lightning_audio.metrics.base import metrics_of
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.metrics.multilabel import LabelPredictions, best_thresholds
@@ -153,15 +153,15 @@ def test_labels_at_or_above_their_thresholds_are_said() -> None:
 
 def test_a_recording_has_the_labels_of_all_its_windows() -> None:
     rows = [[0.9, 0.1, 0.2], [0.3, 0.6, 0.4], [0.1, 0.1, 0.1]]
-    looks = [Window(i, i + 1.0, torch.tensor(row).logit()) for i, row in enumerate(rows)]
-    answer = task().make_prediction("a.wav", looks)
+    looks = [Window(i, i + 1.0, np.array(row, np.float32)) for i, row in enumerate(rows)]
+    answer = prediction_of(task(), "a.wav", looks)
     assert answer.hypothesis == "dog, rain"
     assert answer.scores == pytest.approx({"dog": 0.9, "rain": 0.6, "bell": 0.4})
     assert (answer.score, answer.seconds) == (pytest.approx(0.9), 3.0)
     assert [window[2] for window in answer.windows] == ["dog", "rain", ""]
     (row,) = rows_of_answers([answer], top=3, windows=False)
     assert row["next"] == "dog 0.90, rain 0.60"
-    (silent,) = rows_of_answers([task().make_prediction("b.wav", looks[2:])], top=2, windows=False)
+    (silent,) = rows_of_answers([prediction_of(task(), "b.wav", looks[2:])], top=2, windows=False)
     assert (silent["label"], silent["next"]) == ("", "dog 0.10")
 
 

@@ -23,7 +23,8 @@ from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.frontend.normalize import Normalize
-from lightning_audio.inference.stream import Detector, Stream
+from lightning_audio.inference.detections import Detector
+from lightning_audio.inference.stream import Stream
 from lightning_audio.metrics.detection import fewest_errors
 from lightning_audio.networks.base import Network
 from lightning_audio.tasks.max_pooling import clip_probabilities, max_pooling_loss, moving_mean
@@ -268,7 +269,10 @@ def test_a_rule_that_is_given_leaves_the_tasks_others(trained: Trigger) -> None:
 
 def test_a_keyword_over_windows_is_one_wherever_it_comes(trained: Trigger) -> None:
     windows = torch.tensor([[0.1, 0.0, 0.1, 0.8], [0.9, 0.0, 0.1, 0.0], [0.0, 0.1, 0.0, 0.9]])
-    assert trained.over_windows(windows).argmax() == 0
+    found = trained.rule.over_windows(windows.numpy())
+    assert found.argmax() == 0
+    as_frames = clip_probabilities(windows[None], torch.tensor([3]), trained.columns, smooth=1)[0]
+    np.testing.assert_allclose(found, as_frames, rtol=1e-6)
 
 
 def test_threshold_travels_with_the_weights(trained: Trigger) -> None:

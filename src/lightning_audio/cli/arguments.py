@@ -14,6 +14,7 @@ PROGRAMS = {
     "train": "trains, tests and reports a run, or a multirun (-m)",
     "evaluate": "scores a run again",
     "predict": "says what a run hears in audio files",
+    "export": "writes a run as one file that answers without torch",
     "embed": "writes embeddings of audio files, and which are alike",
     "folds": "cross-validation over the folds of a corpus",
     "find-lr": "looks for a learning rate (--stage NAME: of one stage of the network)",
@@ -74,8 +75,13 @@ def usage_of(name: str) -> str:
 def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The run, what is other than in training, and how transcripts are decoded."""
     parser = _parser("evaluate")
-    parser.add_argument("run", type=Path, help="run folder, or the folder of all folds; several: an ensemble")
+    parser.add_argument(
+        "run", type=Path, help="run folder, or the folder of all folds; several: an ensemble; an .onnx file"
+    )
     parser.add_argument("overrides", nargs="*", help="more runs; KEY=VALUE: what is other than in training")
+    parser.add_argument(
+        "--run", dest="exported_from", type=Path, help="the run that an exported .onnx file is of"
+    )
     parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
     _add_allow(parser)
     _add_search(parser)
@@ -96,7 +102,9 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The run, the audio, the format of what is said, and how transcripts are decoded."""
     parser = _parser("predict")
-    parser.add_argument("run", help="run folder or checkpoint, or the folder of several: an ensemble")
+    parser.add_argument(
+        "run", help="run folder or checkpoint, the folder of several: an ensemble, or an exported .onnx file"
+    )
     parser.add_argument(
         "audio", nargs="*", help="more runs; files, folders or globs; WAV, FLAC, Ogg, MP3, AIFF"
     )
@@ -131,6 +139,33 @@ def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not options.audio and not options.stream:
         parser.error("the following arguments are required: audio")
     return options
+
+
+def export(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, the file that it becomes, and of which kind."""
+    parser = _parser("export")
+    parser.add_argument("run", type=Path, help="run folder or checkpoint")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE: where its data are, as data.root=FOLDER")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the .onnx file; a .json is written beside it"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "int8", "int8_weights"),
+        default="onnx",
+        help="int8: the network computes in eight bits; int8_weights: its weights have eight bits [onnx]",
+    )
+    parser.add_argument("--streaming", action="store_true", help="for `predict --stream`: chunk by chunk")
+    parser.add_argument("--opset", type=int, help="of ONNX, 17 to 20 [17]")
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="that eight bits may cost of the validation score [0.5]",
+    )
+    _add_allow(parser)
+    return parser.parse_intermixed_args(argv)
 
 
 def embed(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -228,7 +263,7 @@ def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.
 READERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
-    reader.__name__: reader for reader in (evaluate, predict, embed, compare, align, ngram, check)
+    reader.__name__: reader for reader in (evaluate, predict, export, embed, compare, align, ngram, check)
 }
 
 

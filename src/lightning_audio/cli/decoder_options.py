@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from lightning_audio.cli.search import ATTENTION, transcribing
 from lightning_audio.data.datamodule import AudioDataModule
-from lightning_audio.decoding import BeamSearch, Decoder, LanguageModel, tune
+from lightning_audio.decoding import BeamSearch, Decoder
 from lightning_audio.decoding.lm import WordModel, refuse_unknown_words, token_name
 from lightning_audio.decoding.ngram import NGramModel, order_of
-from lightning_audio.decoding.tuning import WEIGHTS
+from lightning_audio.decoding.tuning import WEIGHTS, tune
 from lightning_audio.errors import UserError
 from lightning_audio.io import sha256_of, to_json, write_atomically
 from lightning_audio.tasks.base import AudioTask
@@ -24,48 +25,6 @@ from lightning_audio.tasks.transcription import Transcription
 DECODING = "decoding.json"
 OWN_MODEL = "lm.arpa"  # of --lm-from-training, beside the scores
 FOLD = "{fold}"  # in the names of language models and lexicons
-# Options of the search, and what they are without a word of the user's.
-SEARCH = {"beam": 16, "nbest": 1, "word_bonus": 0.0, "length_norm": 0.0}
-ATTENTION = ("ctc_weight", "coverage")  # of task=attention alone
-
-
-def transcribing(task: AudioTask, what: str) -> Transcription:
-    """The task; raises UserError where it transcribes nothing, which is what it takes for `what`."""
-    if not isinstance(task, Transcription):
-        raise UserError(
-            f"{what} for runs that transcribe, and this one is of {type(task).__name__.lower()}: leave that "
-            "out, or give one of speech recognition (task=ctc)."
-        )
-    return task
-
-
-def decoder_of(options: argparse.Namespace, task: AudioTask) -> Decoder | None:
-    """The decoder that the options ask for; None where they ask for none.
-
-    Raises:
-        UserError: the run transcribes nothing, or options are out of range or do not go together.
-    """
-    names = (*SEARCH, *ATTENTION)
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    model = {name: getattr(options, name) for name in ("lexicon", "unit", "lm_weight")}
-    model = {name: value for name, value in model.items() if value is not None}
-    if not (given or model or options.lm):
-        return None
-    task = transcribing(task, "--beam, --lm and what belongs to them are")
-    search: dict[str, Any] = {**SEARCH, **task.search, **given}
-    if foreign := [name for name in ATTENTION if name in given and name not in task.search]:
-        raise UserError(
-            f"--{foreign[0].replace('_', '-')} is for runs of task=attention, and this one is of "
-            f"task={type(task).__name__.lower()}: leave it out."
-        )
-    if options.lm:
-        weight = {name: model.pop(name) for name in ("lm_weight",) if name in model}
-        return task.beam(model=LanguageModel(task.tokenizer, options.lm, **model), **search, **weight)
-    if model:
-        raise UserError(
-            f"--{next(iter(model)).replace('_', '-')} belongs to a language model: add --lm FILE."
-        )
-    return task.beam(**search)
 
 
 def of_fold(options: argparse.Namespace, fold: object) -> argparse.Namespace:
@@ -137,13 +96,13 @@ def _training_texts(task: AudioTask, data: AudioDataModule) -> list[str]:
 
 
 @torch.inference_mode()
-def _validation(task: Transcription, data: AudioDataModule) -> tuple[list[Tensor], list[str]]:
+def _validation(task: Transcription, data: AudioDataModule) -> tuple[list[np.ndarray], list[str]]:
     """What decoders take of each validation utterance, `(T, D)`, and its normalised transcript."""
-    found: list[Tensor] = []
+    found: list[np.ndarray] = []
     references: list[str] = []
     for batch in data.loader("val"):
         outputs, lengths = task.outputs(batch.waveforms.to(task.device), batch.lengths.to(task.device))
-        found += [row[:n] for row, n in zip(outputs.cpu(), lengths.tolist(), strict=True)]
+        found += [row[:n] for row, n in zip(outputs.cpu().numpy(), lengths.tolist(), strict=True)]
         references += map(task.name_target, batch.targets)
     return found, references
 

@@ -4,6 +4,7 @@ lightning-audio evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere
 lightning-audio evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
 lightning-audio evaluate logs/digits_bilstm/2026-..._sweep --lm-from-training
 lightning-audio evaluate RUN OTHER_RUN ...      (an ensemble; of folders of folds, one for each fold)
+lightning-audio evaluate model.onnx --run RUN   (what `export` made of it)
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from lightning_audio.checkpoint import find_checkpoint, read
 from lightning_audio.cli import arguments, ensembles
 from lightning_audio.cli.decoder_options import (
     DECODING,
-    decoder_of,
     description,
     of_fold,
     refuse_foreign_model,
@@ -27,9 +27,13 @@ from lightning_audio.cli.decoder_options import (
     warn_of_one_model,
     with_own_model,
 )
+from lightning_audio.cli.search import decoder_of
 from lightning_audio.data.clip import SPLITS
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
+from lightning_audio.export.agreement import answer_by
+from lightning_audio.export.card import SUFFIX
+from lightning_audio.export.runtime import Runtime
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.metrics.base import Metric
 from lightning_audio.metrics.intervals import Score
@@ -57,6 +61,13 @@ from lightning_audio.training.trainer import build_trainer
 def main(argv: Sequence[str] | None = None) -> None:
     """Scores a run, runs that answer together, or all folds, into a folder beside what training left."""
     options = arguments.evaluate(argv)
+    if (options.run.suffix == SUFFIX) != (options.exported_from is not None):
+        raise UserError("An exported file is scored on the data of its run: give both, FILE.onnx --run RUN.")
+    if options.exported_from is not None:
+        output = options.output or options.exported_from / "exported"
+        allow, exported = options.allow, Runtime(options.run)
+        evaluate(options.exported_from, options.overrides, output, options, allow, exported=exported)
+        return
     places, overrides = ensembles.runs_first([str(options.run), *options.overrides])
     runs = ensembles.members(places)
     groups = ensembles.by_fold(runs) if len(runs) > 1 else [runs]
@@ -103,18 +114,21 @@ def evaluate(
     decoding: argparse.Namespace | None = None,
     allow: Sequence[str] = (),
     others: Sequence[Path] = (),
+    exported: Runtime | None = None,
 ) -> list[Metric]:
     """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
 
     `decoding` are the options of a run that transcribes, `allow` packages of one's own that it may build,
-    `others` runs that answer together with it. Returns the metrics that it was scored by. Raises UserError
-    where it is no run folder, its classes are not those of the data, or options do not fit.
+    `others` runs that answer together with it, `exported` what answers in its place. Returns the metrics that
+    it was scored by. Raises UserError where it is no run folder, its classes are not those of the data, or
+    options do not fit.
     """
     quiet()
     refuse_output(output, folder=True)
     run_folder, *others = ensembles.highest_rate_first([run_folder, *others])
     cfg = saved_config.changed(saved_config.saved_config(run_folder, allow), overrides)
     task = ensembles.load_all([run_folder, *others], allow=allow)
+    facts: dict[str, object] = answer_by(task, exported) if exported else {}
     own_model = decoding is not None and decoding.lm_from_training
     decoder = decoder_of(decoding, task) if decoding and not own_model else None
     data = build.prepared(cfg, task.description["facts"])
@@ -130,7 +144,7 @@ def evaluate(
     report_quarantined(data, output)
     tell_changes(run_folder, data)
     together = {"ensemble": [str(run) for run in (run_folder, *others)]} if others else {}
-    facts: dict[str, object] = {"data": data.facts(), **together}
+    facts |= {"data": data.facts(), **together}
     if isinstance(task, Transcription):
         (output / DECODING).unlink(missing_ok=True)  # of a tuning that these scores are not of
         if decoding and decoding.tune:
@@ -139,11 +153,16 @@ def evaluate(
         facts["decoding"] = description(task.decoder)
     scores = test(build_trainer(cfg, output, data, task), task, data, output)
     print_run(output, write_metrics(output, scores, **facts))
-    if not (overrides or decoder or others) and (run_folder / METRICS).is_file():
-        trained = read_metrics(run_folder)["scores"]
-        if trained.keys() & scores.keys():  # with test=false the test was not looked at before
-            print(comparison(trained, scores))
+    if not (overrides or decoder or others):
+        tell_differences(run_folder, scores)
     return task.metrics
+
+
+def tell_differences(run_folder: Path, scores: dict[str, Score]) -> None:
+    """Says whether the scores are those of the training, where that tested."""
+    trained = read_metrics(run_folder)["scores"] if (run_folder / METRICS).is_file() else {}
+    if trained.keys() & scores.keys():
+        print(comparison(trained, scores))
 
 
 def tell_changes(run_folder: Path, data: AudioDataModule) -> None:

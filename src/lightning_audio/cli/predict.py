@@ -6,6 +6,7 @@ lightning-audio predict SPEECH_RUN lecture.mp3 --format srt --output subtitles/
 lightning-audio predict RUN unlabelled/ --pseudo-labels 0.95 --output sure.jsonl
 lightning-audio predict SPEECH_RUN call.wav --channel each --format ctm
 lightning-audio predict RUN OTHER_RUN FOLDS recordings/      (by the mean of the probabilities of all)
+lightning-audio predict model.onnx recordings/               (of `export`: torch is not imported)
 arecord -t raw -f S16_LE -r 16000 | lightning-audio predict RUN --stream --rate 16000
 """
 
@@ -20,14 +21,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lightning_audio.cli import arguments, ensembles
+from lightning_audio.cli import arguments
 from lightning_audio.cli.arguments import SOUND_FORMATS
-from lightning_audio.cli.decoder_options import decoder_of
+from lightning_audio.cli.search import decoder_of
 from lightning_audio.data.decode import audio_files, channels_of
 from lightning_audio.errors import UserError, cli_errors, printable
+from lightning_audio.export.card import SUFFIX
+from lightning_audio.inference.detections import Detector, raw_audio
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.formats import (
     TRANSCRIPTS,
@@ -38,15 +39,12 @@ from lightning_audio.inference.formats import (
     transcript_files,
     write_transcripts,
 )
+from lightning_audio.inference.labels import LabelsAbove
 from lightning_audio.inference.names import refuse_same_recordings
 from lightning_audio.inference.prediction import EACH, Prediction, read_recordings, window_and_hop
 from lightning_audio.inference.segments import LONGEST
-from lightning_audio.inference.stream import Detector, Stream, raw_audio
 from lightning_audio.inference.transcribe import transcribe
 from lightning_audio.io import to_json, write_atomically
-from lightning_audio.tasks.base import AudioTask
-from lightning_audio.tasks.multilabel import MultiLabel
-from lightning_audio.tasks.transcription import Transcription
 
 EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
 STREAM_FORMATS = ("table", "jsonl")
@@ -96,7 +94,7 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def found_in(task: AudioTask, recordings: Recordings, options: argparse.Namespace, to_terminal: bool) -> str:
+def found_in(task: Any, recordings: Recordings, options: argparse.Namespace, to_terminal: bool) -> str:
     """All answers in the format that was asked for."""
     window, hop, batch_size = options.window, options.hop, options.batch_size
     if options.events:
@@ -107,15 +105,15 @@ def found_in(task: AudioTask, recordings: Recordings, options: argparse.Namespac
     return answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
 
 
-def listen(task: AudioTask, options: argparse.Namespace) -> None:
+def listen(task: Any, options: argparse.Namespace) -> None:
     """Prints what is detected in a stream, as soon as it is heard, until the stream ends."""
     rate = task.sample_rate if options.rate is None else options.rate
-    stream = Stream(task)
+    stream = stream_of(task)
     rules = given(options, "ignore", "on", "off", "min_gap", "smooth")
-    own: Any = getattr(task, "detector", None)
+    own: Any = getattr(stream, "detector", None) or getattr(task, "detector", None)
     detector = own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
 
-    def tell(scores: Tensor) -> None:
+    def tell(scores: Any) -> None:
         for detection in detector.push(scores):
             print(detection_line(detection, options.format), end="", flush=True)
 
@@ -178,8 +176,7 @@ def refuse_misfits(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints, or writes to a file, what the run hears in audio files or on standard input."""
     options = arguments.predict(argv)
-    places, options.audio = ensembles.runs_first([options.run, *options.audio])
-    runs = ensembles.members(places)
+    runs = runs_of(options)
     refuse_misfits(options)
     if options.stream and len(runs) > 1:
         raise UserError(f"--stream listens with one run, not with {len(runs)}: name one.")
@@ -190,16 +187,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if options.format == "rttm":
         refuse_same_recordings(map(str, files))
-    task = ensembles.load_all(runs, device_of(options.device), options.allow)
+    task = loaded(runs, options)
     decoder = decoder_of(options, task)
     recordings = Recordings(files, task.sample_rate, options.channel)
-    if isinstance(task, Transcription):
+    if task.transcribes:
         task.decoder = decoder or task.decoder
     if options.pseudo_labels is not None:
         write_pseudo_labels(task, recordings, options)
         recordings.refuse_unreadable()
         return
-    if isinstance(task, Transcription):
+    if task.transcribes:
         write_speech(task, recordings, options)
         recordings.refuse_unreadable()
         return
@@ -223,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recordings.refuse_unreadable()
 
 
-def write_pseudo_labels(task: AudioTask, recordings: Recordings, options: argparse.Namespace) -> None:
+def write_pseudo_labels(task: Any, recordings: Recordings, options: argparse.Namespace) -> None:
     """Writes a manifest of the files whose answer is sure enough to be learned from, and says how many are.
 
     Raises:
@@ -231,8 +228,8 @@ def write_pseudo_labels(task: AudioTask, recordings: Recordings, options: argpar
     """
     refuse_output(options.output, recordings.files)
     answers = list(task.predict_recordings(recordings, options.window, options.hop, options.batch_size))
-    several, transcribed = isinstance(task, MultiLabel), isinstance(task, Transcription)
-    rows = [pseudo_label(answer, options.pseudo_labels, several, transcribed) for answer in answers]
+    several = not task.transcribes and isinstance(task.rule, LabelsAbove)
+    rows = [pseudo_label(answer, options.pseudo_labels, several, task.transcribes) for answer in answers]
     sure = [row for row in rows if row is not None]
     write_atomically(options.output, "".join(f"{to_json(row)}\n" for row in sure))
     print(f"{len(sure)} of {len(rows)} files are sure by {options.pseudo_labels:g}: {options.output}")
@@ -256,7 +253,7 @@ def pseudo_label(
     return {**path, "text" if transcribed else "label": answer.hypothesis}
 
 
-def write_speech(task: Transcription, recordings: Recordings, options: argparse.Namespace) -> None:
+def write_speech(task: Any, recordings: Recordings, options: argparse.Namespace) -> None:
     """Writes what is said in the files, or prints it.
 
     Raises:
@@ -275,8 +272,53 @@ def write_speech(task: Transcription, recordings: Recordings, options: argparse.
         write_transcripts([replace(one, channel=recordings.number) for one in found], form, options.output)
 
 
-def device_of(name: str) -> torch.device:
+def is_exported(run: str) -> bool:
+    """Whether it is a file that `export` wrote: answered for without torch."""
+    return Path(run).suffix == SUFFIX
+
+
+def runs_of(options: argparse.Namespace) -> list[Path]:
+    """The runs that are to answer; those that were taken for audio at first are no longer among it."""
+    if is_exported(options.run):
+        return [Path(options.run)]
+    from lightning_audio.cli import ensembles  # here, since torch takes seconds to import
+
+    places, options.audio = ensembles.runs_first([options.run, *options.audio])
+    return ensembles.members(places)
+
+
+def loaded(runs: Sequence[Path], options: argparse.Namespace) -> Any:
+    """What answers: a task of torch, or the runtime of an exported file.
+
+    Raises:
+        UserError: it can't be loaded, or an option is for runs alone.
+    """
+    if not is_exported(options.run):
+        from lightning_audio.cli import ensembles
+
+        return ensembles.load_all(runs, device_of(options.device), options.allow)
+    if options.device != "cpu":
+        raise UserError(f"{options.run} answers on the CPU: leave out --device.")
+    from lightning_audio.export.runtime import Runtime
+
+    return Runtime(options.run)
+
+
+def stream_of(task: Any) -> Any:
+    """What hears a stream: of a task, or of an exported file."""
+    if hasattr(task, "card"):
+        from lightning_audio.export.streaming import RuntimeStream
+
+        return RuntimeStream(task)
+    from lightning_audio.inference.stream import Stream
+
+    return Stream(task)
+
+
+def device_of(name: str) -> Any:
     """Raises UserError for a device that torch does not know or that is not there."""
+    import torch
+
     try:
         torch.empty(1, device=name)
         return torch.device(name)

@@ -23,8 +23,7 @@ import numpy as np
 import soundfile
 
 from lightning_audio.data import containers, mpeg
-from lightning_audio.data.batch import INT16_SCALE
-from lightning_audio.data.channels import Mix, channel_number
+from lightning_audio.data.channels import INT16_SCALE, Mix, channel_number
 from lightning_audio.errors import UserError, printable
 
 BLOCK = 2**18  # samples of all channels that are read at once

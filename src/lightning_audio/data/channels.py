@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from lightning_audio.data.batch import INT16_SCALE
 from lightning_audio.errors import UserError
 
+INT16_SCALE = 32768.0
 CANCELLED_DB = 10.0  # that a mix may be below what channels without relation give
 WINDOW = 512  # samples in which channels are compared
 QUIET = 1e-4  # of the power of the loudest window: below it nothing is to be heard

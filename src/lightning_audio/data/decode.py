@@ -22,8 +22,7 @@ from lightning_audio.data.audio_file import (
     channels_of,
     read_audio,
 )
-from lightning_audio.data.batch import INT16_SCALE
-from lightning_audio.data.channels import Mix, channel_number
+from lightning_audio.data.channels import INT16_SCALE, Mix, channel_number
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.folders import files_below
 from lightning_audio.data.threads import in_threads

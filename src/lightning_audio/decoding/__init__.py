@@ -4,7 +4,6 @@ from lightning_audio.decoding.beam import Beam
 from lightning_audio.decoding.hypothesis import Decoder, Greedy, Hypothesis, ctc_log_probs
 from lightning_audio.decoding.lm import LanguageModel, LMDecoder
 from lightning_audio.decoding.search import BeamSearch
-from lightning_audio.decoding.tuning import tune
 
 __all__ = [
     "Beam",
@@ -15,5 +14,4 @@ __all__ = [
     "LMDecoder",
     "LanguageModel",
     "ctc_log_probs",
-    "tune",
 ]

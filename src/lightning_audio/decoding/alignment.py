@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-import torch
-from torch import Tensor
-from torchaudio.functional import TokenSpan, forced_align, merge_tokens
+import numpy as np
 
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer
 
-TIE_BREAK = 1e-6  # of a natural logarithm, far below what any two alignments that matter differ by
-FramesOf = Callable[[Tensor, Sequence[int], str], list[TokenSpan]]
-NEVER = -1e4  # in place of -inf, with which forced_align loses its way
+NEVER = -1e4  # in place of -inf, so that a text that can't have been said is aligned too
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,18 @@ class TimedText:
     end: float
     score: float
     parts: tuple[TimedText, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenSpan:
+    """The frames of a token, from `start` to before `end`, and the mean of its log-probabilities in them."""
+
+    start: int
+    end: int
+    score: float
+
+
+FramesOf = Callable[[np.ndarray, Sequence[int], str], list[TokenSpan]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,9 @@ class BoundaryRule:
 FRAMES_ALONE = BoundaryRule(0.0, 0.0)  # the frames alone
 
 
-def token_frames(log_probs: Tensor, tokens: Sequence[int], name: str = "the utterance") -> list[TokenSpan]:
+def token_frames(
+    log_probs: np.ndarray, tokens: Sequence[int], name: str = "the utterance"
+) -> list[TokenSpan]:
     """Of each token the frames that the best alignment gives to it, and the mean of its log-probabilities.
 
     Viterbi over the paths of Graves et al. 2006.
@@ -76,18 +86,46 @@ def token_frames(log_probs: Tensor, tokens: Sequence[int], name: str = "the utte
         )
     if not tokens:
         return []
-    known = log_probs.detach().cpu().double().clamp(min=NEVER)
-    # Of paths that are exactly as good, forced_align may take one that is worse: there shall be none.
-    draw = torch.rand(known.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    targets = torch.tensor([[token + 1 for token in tokens]])
-    path, _ = forced_align((known + TIE_BREAK * draw)[None], targets, blank=0)
-    scores = known.gather(1, path[0][:, None])[:, 0]
-    found: list[TokenSpan] = merge_tokens(path[0], scores, blank=0)
-    return found
+    states = np.zeros(2 * len(tokens) + 1, np.int64)
+    states[1::2] = np.array(tokens) + 1
+    known = np.maximum(np.asarray(log_probs, np.float64), NEVER)
+    path = _best_path(known, states)
+    scores = known[np.arange(len(path)), states[path]]
+    starts = np.searchsorted(path, np.arange(1, len(states), 2))
+    ends = np.searchsorted(path, np.arange(2, len(states), 2))
+    return [
+        TokenSpan(start, end, float(scores[start:end].mean()))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+
+
+def _best_path(known: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """The state of each frame on the best path through all `states`: outputs, blanks between the tokens.
+
+    Of paths that are as good it is the one that stays longer.
+    """
+    barred = np.full(len(states), -np.inf)  # two states on: to a token that is not like the one before
+    barred[3::2] = np.where(states[3::2] == states[1:-2:2], -np.inf, 0.0)
+    best = np.full(len(states), -np.inf)
+    best[:2] = known[0, states[:2]]
+    steps = np.zeros((len(known), len(states)), np.int8)  # how many states on the way to this one goes
+    for frame in range(1, len(known)):
+        came, step = best.copy(), steps[frame]
+        for size, others in ((1, best[:-1]), (2, best[:-2] + barred[2:])):
+            better = others > came[size:]
+            step[size:][better] = size
+            np.copyto(came[size:], others, where=better)
+        best = came + known[frame, states]
+    path = np.zeros(len(known), np.int64)
+    state = len(states) - 1 if best[-1] > best[-2] else len(states) - 2
+    for frame in reversed(range(len(known))):
+        path[frame] = state
+        state -= int(steps[frame, state])
+    return path
 
 
 def align(
-    rows: Tensor,
+    rows: np.ndarray,
     tokens: Sequence[int],
     tokenizer: Tokenizer,
     frame_seconds: float,

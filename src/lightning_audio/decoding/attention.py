@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from torchaudio.functional import TokenSpan
 
-from lightning_audio.decoding.alignment import token_frames
+from lightning_audio.decoding.alignment import TokenSpan, token_frames
 from lightning_audio.decoding.hypothesis import Hypothesis, checked, ctc_log_probs
 from lightning_audio.decoding.prefix_scores import PrefixScores
 from lightning_audio.decoding.search import NEVER, BeamSearch
@@ -82,36 +81,36 @@ class AttentionSearch(BeamSearch):
         self.outputs = len(self.tokenizer.vocabulary) + 1
         self.with_ctc = with_ctc
 
-    def prefixes(self, rows: Tensor) -> Iterator[tuple[int, ...]]:
+    def prefixes(self, rows: np.ndarray) -> Iterator[tuple[int, ...]]:
         return iter(self._searched([rows])[0])
 
-    def many(self, utterances: Sequence[Tensor]) -> list[list[Hypothesis]]:
+    def many(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
         """Those of several utterances, which run together, ROWS hypotheses at a time."""
         size = max(ROWS // self.beam, 1)
         groups = (utterances[start : start + size] for start in range(0, len(utterances), size))
         return [found for group in groups for found in self._together(group)]
 
-    def _together(self, utterances: Sequence[Tensor]) -> list[list[Hypothesis]]:
+    def _together(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
         ends = [list(dict.fromkeys(map(self.fusion.cut, found))) for found in self._searched(utterances)]
         owners = [number for number, own in enumerate(ends) for _ in own]
         scores = iter(self._acoustics(utterances, owners, [one for own in ends for one in own]))
         return [self.ranked([self.hypothesis(one, next(scores)) for one in own]) for own in ends]
 
-    def acoustics(self, rows: Tensor, sequences: Sequence[Sequence[int]]) -> list[float]:
+    def acoustics(self, rows: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
         return self._acoustics([rows], [0] * len(sequences), sequences)
 
-    def ctc(self, rows: Tensor) -> Tensor:
+    def ctc(self, rows: np.ndarray) -> Tensor:
         """The log-probabilities `(T, C)` by CTC."""
-        return rows[:, : self.outputs]
+        return torch.as_tensor(rows).detach()[:, : self.outputs]
 
-    def states(self, rows: Tensor) -> Tensor:
+    def states(self, rows: np.ndarray) -> Tensor:
         """The states `(T, D)`."""
-        return rows[:, self.outputs :] if self.with_ctc else rows
+        return torch.as_tensor(rows)[:, self.outputs :] if self.with_ctc else torch.as_tensor(rows)
 
-    def silence(self, rows: Tensor) -> Tensor:
-        return rows[:, 0] if self.with_ctc else torch.zeros(len(rows))
+    def silence(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(rows)[:, 0] if self.with_ctc else np.zeros(len(rows))
 
-    def loops(self, rows: Tensor, tokens: Sequence[int]) -> bool:
+    def loops(self, rows: np.ndarray, tokens: Sequence[int]) -> bool:
         """Whether the same tokens are said over and over while the decoder listens to the same frames."""
         for start, size, times in repetitions(tokens):
             ((_, weights),) = self.attended([rows], [0], [tokens])
@@ -123,16 +122,16 @@ class AttentionSearch(BeamSearch):
                 return True
         return False
 
-    def remarks(self, rows: Tensor, tokens: Sequence[int]) -> list[str]:
+    def remarks(self, rows: np.ndarray, tokens: Sequence[int]) -> list[str]:
         told = {"goes round in a loop": self.loops, "finds no end": self.unended}
         return [words for words, asked in told.items() if asked(rows, tokens)]
 
-    def unended(self, rows: Tensor, tokens: Sequence[int]) -> bool:
+    def unended(self, rows: np.ndarray, tokens: Sequence[int]) -> bool:
         """Whether no end was found within the audio."""
         return len(tokens) >= len(rows) > 0
 
     def token_frames(
-        self, rows: Tensor, tokens: Sequence[int], name: str = "the utterance"
+        self, rows: np.ndarray, tokens: Sequence[int], name: str = "the utterance"
     ) -> list[TokenSpan]:
         """By CTC where the search uses it, else those that are attended to most, in the tokens' order."""
         if self.ctc_weight:
@@ -147,13 +146,13 @@ class AttentionSearch(BeamSearch):
         scores, weights = self.attended([rows], [0], [tokens])[0]
         frames = monotonic_peaks(weights[:-1])
         return [
-            TokenSpan(token + 1, frame, frame + 1, float(score))
-            for token, frame, score in zip(tokens, frames, scores[:-1].tolist(), strict=True)
+            TokenSpan(frame, frame + 1, score)
+            for frame, score in zip(frames, scores[:-1].tolist(), strict=True)
         ]
 
     @torch.inference_mode()
     def attended(
-        self, utterances: Sequence[Tensor], owners: Sequence[int], sequences: Sequence[Sequence[int]]
+        self, utterances: Sequence[np.ndarray], owners: Sequence[int], sequences: Sequence[Sequence[int]]
     ) -> list[tuple[Tensor, Tensor]]:
         """For each sequence, of the utterance that `owners` numbers, the log-probabilities `(U + 1,)` of its
         tokens and of its end, and what was attended to for each, `(U + 1, T)`."""
@@ -172,7 +171,7 @@ class AttentionSearch(BeamSearch):
         ]
 
     def _acoustics(
-        self, utterances: Sequence[Tensor], owners: Sequence[int], sequences: Sequence[Sequence[int]]
+        self, utterances: Sequence[np.ndarray], owners: Sequence[int], sequences: Sequence[Sequence[int]]
     ) -> list[float]:
         found = []
         for owner, one, (scores, weights) in zip(
@@ -189,16 +188,16 @@ class AttentionSearch(BeamSearch):
             checked(torch.full((1, self.outputs), math.nan), self.tokenizer)
         return states
 
-    def _searched(self, utterances: Sequence[Tensor]) -> list[list[tuple[int, ...]]]:
+    def _searched(self, utterances: Sequence[np.ndarray]) -> list[list[tuple[int, ...]]]:
         for rows in utterances:
-            self._finite(rows)
+            self._finite(torch.as_tensor(rows))
         return _Search(self, utterances).run()
 
 
 class _Search:
     """Utterances on their way from token to token, `beam` rows for each."""
 
-    def __init__(self, options: AttentionSearch, utterances: Sequence[Tensor]) -> None:
+    def __init__(self, options: AttentionSearch, utterances: Sequence[np.ndarray]) -> None:
         self.options, self.beam = options, options.beam
         self.limits = [len(rows) for rows in utterances]  # tokens; speech has fewer than frames
         lengths = torch.tensor(self.limits)

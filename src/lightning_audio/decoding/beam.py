@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from lightning_audio.decoding.hypothesis import CTCDecoder, checked, ctc_log_probs
 from lightning_audio.decoding.search import NEVER, BeamSearch, log_add
@@ -19,10 +19,10 @@ from lightning_audio.decoding.search import NEVER, BeamSearch, log_add
 class Beam(CTCDecoder, BeamSearch):
     """`BeamSearch` over log-probabilities by CTC."""
 
-    def prefixes(self, rows: Tensor) -> Iterator[tuple[int, ...]]:
+    def prefixes(self, rows: np.ndarray) -> Iterator[tuple[int, ...]]:
         return (prefix.tokens() for prefix in _Search(self).prefixes(checked(rows, self.tokenizer)))
 
-    def acoustics(self, rows: Tensor, sequences: Sequence[Sequence[int]]) -> list[float]:
+    def acoustics(self, rows: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
         return ctc_log_probs(rows, sequences)
 
 
@@ -74,9 +74,10 @@ class _Search:
         self.best: list[tuple[float, int, _Prefix]] = []
         self.frame, self.place = -1, 0
 
-    def prefixes(self, log_probs: Tensor) -> list[_Prefix]:
+    def prefixes(self, log_probs: np.ndarray) -> list[_Prefix]:
         """Those that are left after the last frame, the best first."""
-        values, tokens = log_probs[:, 1:].sort(dim=1, descending=True, stable=True)
+        values = log_probs[:, 1:]
+        tokens = np.argsort(-values, axis=1, kind="stable")
         counts = ((values >= self.decoder.prune) & (values > NEVER)).sum(1).tolist()
         for row, order, count in zip(log_probs.tolist(), tokens.tolist(), counts, strict=True):
             self._advance(row, order[:count])

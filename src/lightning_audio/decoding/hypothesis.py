@@ -6,13 +6,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from torchaudio.functional import TokenSpan
+import numpy as np
 
-from lightning_audio.decoding.alignment import token_frames
+from lightning_audio.decoding.alignment import TokenSpan, token_frames
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import Tokenizer
 
@@ -38,7 +36,7 @@ class Hypothesis:
 
 
 class Decoder(ABC):
-    """What a network says of one utterance, a row for each frame, `(T, D)`, on the CPU -> hypotheses.
+    """What a network says of one utterance, a row for each frame, `(T, D)` -> hypotheses.
 
     By CTC a row holds log-probabilities, output 0 being the blank and output i + 1 token i of the vocabulary.
     """
@@ -46,45 +44,45 @@ class Decoder(ABC):
     tokenizer: Tokenizer
 
     @abstractmethod
-    def __call__(self, rows: Tensor) -> list[Hypothesis]:
+    def __call__(self, rows: np.ndarray) -> list[Hypothesis]:
         """Best first, at least one."""
 
-    def many(self, utterances: Sequence[Tensor]) -> list[list[Hypothesis]]:
+    def many(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
         """The same of several; a decoder may take them together."""
         return [self(rows) for rows in utterances]
 
     @abstractmethod
-    def score_of(self, rows: Tensor, tokens: Sequence[int]) -> Hypothesis:
+    def score_of(self, rows: np.ndarray, tokens: Sequence[int]) -> Hypothesis:
         """The hypothesis that these tokens are, scored as those that are found."""
 
     @abstractmethod
-    def token_frames(self, rows: Tensor, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+    def token_frames(self, rows: np.ndarray, tokens: Sequence[int], name: str) -> list[TokenSpan]:
         """Of each token the frames in which it is said, and the mean of its log-probabilities.
 
         Raises:
             UserError: there are too few frames; `name` is what it calls the utterance.
         """
 
-    def remarks(self, rows: Tensor, tokens: Sequence[int]) -> list[str]:
+    def remarks(self, rows: np.ndarray, tokens: Sequence[int]) -> list[str]:
         """What is odd about these tokens of an utterance, each in a few words."""
         return []
 
     @abstractmethod
-    def silence(self, rows: Tensor) -> Tensor:
+    def silence(self, rows: np.ndarray) -> np.ndarray:
         """For each row a log-probability `(T,)` that nothing is said there: where windows may be joined."""
 
 
 class CTCDecoder(Decoder):
     """What decoders of log-probabilities by CTC share."""
 
-    def token_frames(self, rows: Tensor, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+    def token_frames(self, rows: np.ndarray, tokens: Sequence[int], name: str) -> list[TokenSpan]:
         return token_frames(rows, tokens, name)
 
-    def silence(self, rows: Tensor) -> Tensor:
-        return rows[:, 0]
+    def silence(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(rows)[:, 0]
 
 
-def ctc_log_probs(log_probs: Tensor, sequences: Sequence[Sequence[int]]) -> list[float]:
+def ctc_log_probs(log_probs: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
     """The log-probability by CTC of each token sequence, -inf where the frames are too few for it.
 
     Args:
@@ -93,26 +91,36 @@ def ctc_log_probs(log_probs: Tensor, sequences: Sequence[Sequence[int]]) -> list
     """
     if not len(log_probs):
         return [-math.inf if sequence else 0.0 for sequence in sequences]
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    targets = torch.tensor([token + 1 for sequence in sequences for token in sequence], dtype=torch.int64)
-    frames = torch.full_like(lengths, len(log_probs))
     # In double precision: sums over the alignments of a minute would lose digits that decide in n-best lists.
-    shared = log_probs.double()[:, None].expand(-1, len(sequences), -1)
-    losses = functional.ctc_loss(shared, targets, frames, lengths, blank=0, reduction="none")
-    return [-loss for loss in losses.tolist()]
+    rows = np.asarray(log_probs, np.float64)
+    states = np.zeros((len(sequences), 2 * max(map(len, sequences), default=0) + 1), np.int64)
+    for i, sequence in enumerate(sequences):
+        states[i, 1 : 2 * len(sequence) : 2] = np.array(sequence, np.int64) + 1
+    # A token may follow on the one before without a blank, unless they are alike.
+    barred = np.where(states[:, 3::2] == states[:, 1:-2:2], -np.inf, 0.0)
+    reached = np.full(states.shape, -np.inf)  # by all paths that end in a state with this frame
+    reached[:, :2] = rows[0][states[:, :2]]
+    for row in rows[1:]:
+        before = reached
+        reached = before.copy()
+        np.logaddexp(before[:, 1:], before[:, :-1], out=reached[:, 1:])
+        np.logaddexp(reached[:, 3::2], before[:, 1:-2:2] + barred, out=reached[:, 3::2])
+        reached += row[states]
+    ends = (slice(max(2 * len(sequence) - 1, 0), 2 * len(sequence) + 1) for sequence in sequences)
+    return [float(np.logaddexp.reduce(own[end])) for own, end in zip(reached, ends, strict=True)]
 
 
-def checked(log_probs: Tensor, tokenizer: Tokenizer) -> Tensor:
+def checked(log_probs: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """The log-probabilities `(T, C)`, which fit the vocabulary.
 
     Raises:
         UserError: some are not a number.
         ValueError: the shape is another one.
     """
-    outputs = len(tokenizer.vocabulary) + 1
+    log_probs, outputs = np.asarray(log_probs), len(tokenizer.vocabulary) + 1
     if log_probs.ndim != 2 or log_probs.shape[1] != outputs:
-        raise ValueError(f"log_probs {tuple(log_probs.shape)} are not (T, {outputs})")
-    if log_probs.isnan().any():
+        raise ValueError(f"log_probs {log_probs.shape} are not (T, {outputs})")
+    if np.isnan(log_probs).any():
         raise UserError(
             "The network gave no finite answer for an utterance, so the training has diverged: lower "
             "optimizer.lr or clip the gradient with trainer.gradient_clip_val."
@@ -126,10 +134,10 @@ class Greedy(CTCDecoder):
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def __call__(self, rows: Tensor) -> list[Hypothesis]:
-        path = checked(rows, self.tokenizer).argmax(-1).unique_consecutive().tolist()
-        return [self.score_of(rows, [output - 1 for output in path if output])]
+    def __call__(self, rows: np.ndarray) -> list[Hypothesis]:
+        path = groupby(checked(rows, self.tokenizer).argmax(-1).tolist())
+        return [self.score_of(rows, [output - 1 for output, _ in path if output])]
 
-    def score_of(self, rows: Tensor, tokens: Sequence[int]) -> Hypothesis:
+    def score_of(self, rows: np.ndarray, tokens: Sequence[int]) -> Hypothesis:
         (acoustic,) = ctc_log_probs(rows, [tokens])
         return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
+import numpy as np
 
 from lightning_audio.decoding.hypothesis import Hypothesis
 from lightning_audio.errors import UserError
@@ -14,11 +14,11 @@ from lightning_audio.metrics.transcripts import Transcripts, cer, wer
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0)
 Row = dict[str, float]
-Decode = Callable[[Tensor], list[Hypothesis]]
+Decode = Callable[[np.ndarray], list[Hypothesis]]
 
 
 def tune(
-    utterances: Sequence[Tensor],
+    utterances: Sequence[np.ndarray],
     references: Sequence[str],
     make: Callable[[float, float], Decode],
     weights: Sequence[float] = WEIGHTS,
@@ -67,7 +67,7 @@ def tune(
     return *_best(tried), [*tried.values()]
 
 
-def _rates(utterances: Sequence[Tensor], references: Sequence[str], decoder: Decode) -> Row:
+def _rates(utterances: Sequence[np.ndarray], references: Sequence[str], decoder: Decode) -> Row:
     found = [decoder(rows)[0].text for rows in utterances]
     rows = [{"reference": r, "hypothesis": h} for r, h in zip(references, found, strict=True)]
     return values((wer, cer), Transcripts(rows))

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.base import options_repr
-from lightning_audio.frontend.mask import mask_frames
+from lightning_audio.frontend.fourier import mel_powers
+from lightning_audio.frontend.mask import in_graph, mask_frames
 
 AMIN = 1e-10  # power below which decibels are cut, as in librosa.power_to_db
 
@@ -117,8 +118,11 @@ class LogMel(nn.Module):
         """
         # Powers span more than half precision holds.
         with torch.autocast(waveforms.device.type, enabled=False):
-            chunked = waveforms.device.type == "cpu" and not torch.compiler.is_compiling()
-            mel = self._in_chunks if chunked else self._by_torchaudio
+            mel = self._by_torchaudio
+            if torch.jit.is_tracing():
+                mel = self._by_products
+            elif waveforms.device.type == "cpu" and not in_graph():
+                mel = self._in_chunks
             channels = [mel(waveforms.float(), spectrogram) for spectrogram in self.spectrograms]
             power = channels[0] if len(channels) == 1 else torch.stack(channels, dim=1)
             return 10 * power.clamp(min=AMIN).log10()
@@ -127,12 +131,21 @@ class LogMel(nn.Module):
         """Mel powers `(B, F, k)`."""
         return self.mel(spectrogram(waveforms))
 
-    def _in_chunks(self, waveforms: Tensor, spectrogram: nn.Module) -> Tensor:
-        """The same, so few frames at a time that what lies between the steps stays in the cache."""
-        frames = waveforms.unfold(-1, self.n_fft, self.hop_length)
+    def _by_products(self, waveforms: Tensor, spectrogram: nn.Module) -> Tensor:
+        """The same in a graph for other runtimes."""
+        return mel_powers(waveforms, self._window(spectrogram), self.hop_length, self.mel.fb).transpose(
+            -1, -2
+        )
+
+    def _window(self, spectrogram: nn.Module) -> Tensor:
+        """`(n_fft,)`, with zeros around a shorter one."""
         short = cast(Tensor, spectrogram.window)
         before = (self.n_fft - len(short)) // 2
-        window = functional.pad(short, (before, self.n_fft - len(short) - before))
+        return functional.pad(short, (before, self.n_fft - len(short) - before))
+
+    def _in_chunks(self, waveforms: Tensor, spectrogram: nn.Module) -> Tensor:
+        """The same, so few frames at a time that what lies between the steps stays in the cache."""
+        frames, window = waveforms.unfold(-1, self.n_fft, self.hop_length), self._window(spectrogram)
         most = max(CHUNK // self.n_fft, 1)
         chunks = [
             torch.cat([self._mel_powers(part * window) for part in clips.split(most, dim=1)], dim=1)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lightning_audio.data.batch import samples_to_float
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mean_over_time
-from lightning_audio.inference.prediction import Recordings, TrainedTask
+from lightning_audio.inference.prediction import Recordings
+from lightning_audio.inference.stream import TrainedTask
 
 LONGEST = 30.0  # seconds that run at once; of longer recordings the mean of such pieces, by their length
 

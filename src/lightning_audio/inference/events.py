@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lightning_audio.errors import UserError, did_you_mean
-from lightning_audio.inference.prediction import TrainedTask, Window, outputs_of_windows, window_and_hop
+from lightning_audio.inference.prediction import Labelling, Window, scores_of_windows, window_and_hop
 
 TINY = 1e-6  # of a step or a second: what adding up times may be off by
 
@@ -41,23 +39,25 @@ class Hysteresis:
         if not 0 < off <= on <= 1:
             raise UserError(f"on={on:g} and off={off:g} are no thresholds: set 0 < off <= on <= 1.")
         self.on, self.off = on, off
-        self.last = torch.zeros(channels, dtype=torch.bool)
+        self.last = np.zeros(channels, np.bool_)
 
-    def push(self, scores: Tensor) -> Tensor:
+    def push(self, scores: np.ndarray) -> np.ndarray:
         """The next scores `(k, C)` -> `(k, C)`, True where a label is on."""
-        rows = torch.arange(1, len(scores) + 1)[:, None]
+        scores = np.asarray(scores)
+        rows = np.arange(1, len(scores) + 1)[:, None]
         # For every row the latest one that decided; row 0 is what was before.
-        decided = torch.where((scores >= self.on) | (scores < self.off), rows, 0).cummax(0).values
-        active = torch.cat([self.last[None], scores >= self.on]).gather(0, decided)
-        self.last = torch.cat([self.last[None], active])[-1]
+        decided = np.where((scores >= self.on) | (scores < self.off), rows, 0)
+        decided = np.maximum.accumulate(decided, axis=0)
+        active = np.take_along_axis(np.concatenate([self.last[None], scores >= self.on]), decided, axis=0)
+        self.last = np.concatenate([self.last[None], active])[-1]
         return active
 
 
-def scores_over_time(windows: Sequence[Window], seconds: float, step: float) -> Tensor:
+def scores_over_time(windows: Sequence[Window], seconds: float, step: float) -> np.ndarray:
     """What overlapping windows say together: the mean, at any time, of the windows that cover it.
 
     Args:
-        windows: with scores `(C,)` as their outputs.
+        windows: with their scores `(C,)`.
         seconds: length of the recording.
         step: seconds of a row, usually the hop of the windows.
 
@@ -67,20 +67,20 @@ def scores_over_time(windows: Sequence[Window], seconds: float, step: float) -> 
         time, down to one: events are less sharp there.
     """
     count = max(math.ceil(seconds / step - TINY), 1)
-    edges = torch.arange(count + 1, dtype=torch.float64).mul(step).clamp(max=seconds)
+    edges = np.minimum(np.arange(count + 1) * step, seconds)
     middles = (edges[:-1] + edges[1:]) / 2
-    spans = torch.tensor([(window.start, window.end) for window in windows], dtype=torch.float64)
-    first, last = torch.searchsorted(middles, spans.contiguous()).T
+    first, last = np.searchsorted(middles, [(window.start, window.end) for window in windows]).T
     # A one beside the scores counts the windows. Each is added where it begins and taken off where it ends.
-    values = torch.stack([window.outputs for window in windows]).double()
-    values = torch.cat([values, torch.ones(len(windows), 1, dtype=torch.float64)], dim=1)
-    changes = torch.zeros(count + 1, values.shape[1], dtype=torch.float64)
-    sums = changes.index_add(0, first, values).index_add(0, last, -values).cumsum(0)[:-1]
-    return (sums[:, :-1] / sums[:, -1:].clamp(min=1)).clamp(0, 1).float()
+    values = np.array([[*window.scores, 1.0] for window in windows], np.float64)
+    changes = np.zeros((count + 1, values.shape[1]))
+    np.add.at(changes, first, values)
+    np.subtract.at(changes, last, values)
+    sums = changes.cumsum(0)[:-1]
+    return (sums[:, :-1] / sums[:, -1:].clip(1)).clip(0, 1).astype(np.float32)
 
 
 def events(
-    scores: Tensor,
+    scores: np.ndarray,
     step: float,
     labels: Sequence[str],
     on: float = 0.5,
@@ -105,6 +105,7 @@ def events(
         raise UserError(
             f"min_seconds={min_seconds:g} and max_gap={max_gap:g} are lengths: set them to 0 or more."
         )
+    scores = np.asarray(scores)
     active = Hysteresis(len(labels), on, off).push(scores)
     end = len(scores) * step if seconds is None else seconds
     found = [
@@ -116,12 +117,10 @@ def events(
     return sorted(found, key=lambda event: (event.start, event.end, event.label))
 
 
-def _runs(active: Tensor) -> list[tuple[int, int]]:
+def _runs(active: np.ndarray) -> list[tuple[int, int]]:
     """`(first, behind the last)` of the stretches of True in `(T,)`."""
-    changes = torch.cat([active.new_zeros(1), active, active.new_zeros(1)]).int().diff()
-    return list(
-        zip((changes > 0).nonzero()[:, 0].tolist(), (changes < 0).nonzero()[:, 0].tolist(), strict=True)
-    )
+    edges = np.flatnonzero(np.diff(np.pad(active, 1).astype(np.int8))).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _close_gaps(runs: Iterable[tuple[int, int]], longest: float) -> list[tuple[int, int]]:
@@ -146,7 +145,7 @@ def columns_without(labels: Sequence[str], ignore: Iterable[str]) -> list[int]:
 
 
 def timelines(
-    task: TrainedTask,
+    task: Labelling,
     recordings: Iterable[tuple[str, np.ndarray]],
     window: float | None = None,
     hop: float | None = None,
@@ -173,13 +172,12 @@ def timelines(
     step = window_and_hop(task, window, hop)[1] / task.sample_rate
     columns = columns_without(task.labels, ignore)
     labels = [task.labels[column] for column in columns]
-    events(torch.zeros(0, len(labels)), step, labels, **rules)  # a wrong rule shows before anything is read
+    events(np.zeros((0, len(labels))), step, labels, **rules)  # a wrong rule shows before anything is read
 
     def timeline(windows: list[Window]) -> list[Event]:
-        scores = task.label_scores(torch.stack([window.outputs for window in windows]))[:, columns]
-        scored = [replace(window, outputs=row) for window, row in zip(windows, scores, strict=True)]
+        scored = [replace(window, scores=window.scores[columns]) for window in windows]
         seconds = windows[-1].end
         return events(scores_over_time(scored, seconds, step), step, labels, seconds=seconds, **rules)
 
-    looks = outputs_of_windows(task, recordings, window, hop, batch_size)
+    looks = scores_of_windows(task, recordings, window, hop, batch_size)
     return ((name, timeline(windows)) for name, windows in looks)

@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
 from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.decoding.alignment import TimedText
 from lightning_audio.errors import UserError
+from lightning_audio.inference.detections import Detection
 from lightning_audio.inference.events import Event
 from lightning_audio.inference.names import file_stem, recording_and_channel, refuse_same_recordings
 from lightning_audio.inference.prediction import Prediction
-from lightning_audio.inference.stream import Detection
 from lightning_audio.inference.subtitles import ctm, srt, textgrid, vtt
 from lightning_audio.inference.transcribe import Transcript
 from lightning_audio.io import terminal, to_csv, to_json, write_atomically
@@ -33,6 +30,14 @@ TABLE_WIDTH = 200  # characters, where no terminal says
 
 
 def as_table(rows: Sequence[Row], columns: Sequence[str], to_terminal: bool) -> str:
+    try:
+        from rich.table import Table  # here, since programs that print no table need not wait for it
+        from rich.text import Text
+    except ImportError:
+        raise UserError(
+            "A table needs rich, which is not installed: take --format csv or jsonl, or run pip install rich."
+        ) from None
+
     table = Table(*columns)
     for row in rows:
         table.add_row(*(Text(row[column]) for column in columns))

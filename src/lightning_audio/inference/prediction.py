@@ -1,4 +1,4 @@
-"""What a trained task says of a recording."""
+"""What a task that labels clips says of a recording; the task computes, all else is NumPy."""
 
 from __future__ import annotations
 
@@ -6,53 +6,43 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from lightning_audio.data.batch import pad_waveforms
 from lightning_audio.data.decode import channels_of, decode, resample
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.normalize import Normalize
+from lightning_audio.inference.labels import LabelRule
 from lightning_audio.inference.windows import batches_of, windows
-from lightning_audio.networks.base import Network
 
 EACH = "each"
 Audio = str | Path | np.ndarray
 Recordings = Iterable[tuple[str, np.ndarray]]  # id, int16 samples (T,) at the rate of a task
 
 
-class TrainedTask(Protocol):
-    """What inference asks of a task: which waveforms it takes, what it answers, and the parts that do so."""
+class Labelling(Protocol):
+    """What is asked here of a task, or of one that was exported."""
 
     labels: tuple[str, ...]
     sample_rate: int
     clip_seconds: float
     info: DataInfo
-    frontend: nn.Module
-    normalize: Normalize
-    network: Network
 
     @property
-    def device(self) -> torch.device: ...
+    def rule(self) -> LabelRule: ...
 
-    def forward_tta(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    def label_scores(self, outputs: Tensor) -> Tensor: ...
-
-    def eval(self) -> Self: ...
+    def clip_scores(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Probabilities `(B, C)` of the labels of clips `(T,)`, int16 at the task's rate, of any lengths."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a recording, in seconds, and the outputs of the network for it."""
+    """A stretch of a recording, in seconds, and the probabilities `(C,)` of the labels in it."""
 
     start: float
     end: float
-    outputs: Tensor = field(repr=False)
+    scores: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -70,14 +60,14 @@ class Prediction:
     windows: list[tuple[float, float, str, float]] = field(default_factory=list)
 
 
-def outputs_of_windows(
-    task: TrainedTask,
+def scores_of_windows(
+    task: Labelling,
     recordings: Recordings,
     window: float | None = None,
     hop: float | None = None,
     batch_size: int = 16,
 ) -> Iterator[tuple[str, list[Window]]]:
-    """The network's outputs for each window of each recording, recordings in their order.
+    """The scores of each window of each recording, recordings in their order.
 
     Where no window is asked for, a recording that is no longer than the longest training clip is one window,
     as in training and in `evaluate`.
@@ -104,7 +94,7 @@ def outputs_of_windows(
         yield names.pop(number), [row[1] for row in rows]
 
 
-def window_and_hop(task: TrainedTask, window: float | None, hop: float | None) -> tuple[int, int]:
+def window_and_hop(task: Labelling, window: float | None, hop: float | None) -> tuple[int, int]:
     """Both in samples, from seconds or their defaults.
 
     Raises:
@@ -120,13 +110,38 @@ def window_and_hop(task: TrainedTask, window: float | None, hop: float | None) -
     return max(round(window * task.sample_rate), 1), max(round(hop * task.sample_rate), 1)
 
 
-@torch.inference_mode()
-def _answer(task: TrainedTask, batch: Sequence[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, Window]]:
-    waveforms, lengths = pad_waveforms([torch.from_numpy(np.ascontiguousarray(piece[2])) for piece in batch])
-    outputs, _ = task.forward_tta(waveforms.to(task.device), lengths.to(task.device))
+def _answer(task: Labelling, batch: Sequence[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, Window]]:
     rate = task.sample_rate
-    for (name, start, samples), output in zip(batch, outputs.float().cpu(), strict=True):
-        yield name, Window(start / rate, (start + len(samples)) / rate, output)
+    for (name, start, samples), scores in zip(
+        batch, task.clip_scores([piece[2] for piece in batch]), strict=True
+    ):
+        yield name, Window(start / rate, (start + len(samples)) / rate, scores)
+
+
+def labelled(
+    task: Labelling, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
+) -> Iterator[Prediction]:
+    """The labels of each recording; arguments as of `scores_of_windows`."""
+    for name, found in scores_of_windows(task, recordings, window, hop, batch_size):
+        yield prediction_of(task, name, found)
+
+
+def prediction_of(task: Labelling, name: str, windows: Sequence[Window]) -> Prediction:
+    """The answer for a recording, of its windows together and of each; the score is of the surest label."""
+
+    def named(scores: np.ndarray) -> str:
+        return ", ".join(task.labels[column] for column in task.rule.chosen(scores))
+
+    whole = task.rule.over_windows(np.stack([window.scores for window in windows]))
+    timeline = [(one.start, one.end, named(one.scores), float(one.scores.max())) for one in windows]
+    return Prediction(
+        id=name,
+        hypothesis=named(whole),
+        score=float(whole.max()),
+        scores=dict(zip(task.labels, whole.tolist(), strict=True)),
+        seconds=windows[-1].end,
+        windows=timeline if len(windows) > 1 else [],
+    )
 
 
 def read_recordings(

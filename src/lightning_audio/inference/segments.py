@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
-from scipy.ndimage import uniform_filter1d
 
-from lightning_audio.data.batch import INT16_SCALE
+from lightning_audio.data.channels import INT16_SCALE
 from lightning_audio.errors import UserError
 from lightning_audio.inference.events import events
 
@@ -87,14 +85,15 @@ def sounding(samples: np.ndarray, rate: int) -> list[SampleRange]:
     loud = float(np.percentile(standing_out, LOUD_PERCENT))
     background = max(background, loud - DEEPEST_DB)
     scores = ((decibels - background) / min(loud - background, RANGE_DB)).clip(0, 1)
-    found = events(torch.from_numpy(scores)[:, None], 1.0, ["sound"], ON, OFF, max_gap=PAUSE / FRAME)
+    found = events(scores[:, None], 1.0, ["sound"], ON, OFF, max_gap=PAUSE / FRAME)
     return [(round(one.start) * frame, min(round(one.end) * frame, len(samples))) for one in found]
 
 
 def levels(samples: np.ndarray, frame: int) -> np.ndarray:
     """The level of each `frame` samples with its neighbours, in dB below full scale: `(T / frame,)`."""
     power = np.concatenate([np.zeros(0), *_powers(samples, frame)])
-    return 10 * np.log10(np.maximum(uniform_filter1d(power, SMOOTHED, mode="nearest"), 1e-20))
+    power = np.pad(power, SMOOTHED // 2, mode="edge")
+    return 10 * np.log10(np.maximum(np.convolve(power, np.full(SMOOTHED, 1 / SMOOTHED), "valid"), 1e-20))
 
 
 def _powers(samples: np.ndarray, frame: int) -> Iterator[np.ndarray]:

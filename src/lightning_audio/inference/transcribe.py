@@ -10,13 +10,11 @@ from operator import itemgetter
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lightning_audio.data.batch import pad_waveforms
 from lightning_audio.decoding import Decoder, Hypothesis
 from lightning_audio.decoding.alignment import TimedText, align, from_parts
-from lightning_audio.errors import printable
+from lightning_audio.errors import UserError, printable
+from lightning_audio.inference.prediction import Prediction, Recordings
 from lightning_audio.inference.segments import LONGEST, SampleRange, segments, windows_over
 from lightning_audio.inference.windows import batches_of
 from lightning_audio.text.tokenizers import Tokenizer
@@ -25,19 +23,17 @@ SURE = 0.01  # of a natural logarithm: blanks that are as sure as the surest
 
 
 class Transcribing(Protocol):
-    """What is asked of a task here; see tasks/transcription.py."""
+    """What is asked of a task here, or of one that was exported; see tasks/transcription.py."""
 
     sample_rate: int
     tokenizer: Tokenizer
     decoder: Decoder
 
     @property
-    def device(self) -> torch.device: ...
-
-    @property
     def frame_seconds(self) -> float: ...
 
-    def outputs(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+    def frame_outputs(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What the decoder takes, `(T', D)`, of each of the clips `(T,)`, int16 at the task's rate."""
 
 
 @dataclass(frozen=True)
@@ -116,28 +112,41 @@ def transcribe(
         yield Transcript(name, found[0][0].total / task.sample_rate, spans, nbest)
 
 
+def spoken(
+    task: Transcribing, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
+) -> Iterator[Prediction]:
+    """The transcript of each recording as its label; what was said in each piece stands under `windows`.
+
+    Raises:
+        UserError: a hop is asked for.
+    """
+    if hop is not None:
+        raise UserError("Speech is cut at its pauses, not every so many seconds: leave out hop.")
+    for found in transcribe(task, recordings, window or LONGEST, batch_size):
+        yield Prediction(
+            id=found.id,
+            hypothesis=found.text,
+            score=from_parts(found.text, found.segments).score if found.segments else 0.0,
+            scores={},
+            seconds=found.seconds,
+            windows=[(span.start, span.end, span.text, span.score) for span in found.segments],
+        )
+
+
 def row_samples(task: Transcribing) -> int:
     """Samples from one row of logits to the next."""
     return round(task.frame_seconds * task.sample_rate)
 
 
-@torch.inference_mode()
-def _answer(task: Transcribing, batch: Sequence[_Piece]) -> list[tuple[_Piece, Tensor]]:
+def _answer(task: Transcribing, batch: Sequence[_Piece]) -> list[tuple[_Piece, np.ndarray]]:
     """Each piece with what the decoder takes of it, `(T, D)`."""
-    sounding = [
-        torch.from_numpy(np.ascontiguousarray(piece.samples)) for piece in batch if len(piece.samples)
-    ]
-    rows: Iterator[Tensor] = iter(())
-    if sounding:
-        waveforms, lengths = (tensor.to(task.device) for tensor in pad_waveforms(sounding))
-        outputs, counts = task.outputs(waveforms, lengths)
-        # Copied: a view would keep the padding of the whole batch.
-        rows = iter([row[:n].cpu().clone() for row, n in zip(outputs, counts.tolist(), strict=True)])
-    return [(piece, next(rows) if len(piece.samples) else torch.zeros(0)) for piece in batch]
+    sounding = [piece.samples for piece in batch if len(piece.samples)]
+    rows = iter(task.frame_outputs(sounding) if sounding else ())
+    return [(piece, next(rows) if len(piece.samples) else np.zeros(0)) for piece in batch]
 
 
 def _segment(
-    task: Transcribing, name: str, start: int, rows: Tensor, found: list[Hypothesis]
+    task: Transcribing, name: str, start: int, rows: np.ndarray, found: list[Hypothesis]
 ) -> tuple[TimedText, tuple[Hypothesis, ...]] | None:
     """What is said in rows that begin with this sample, and its n-best list; None where it is nothing."""
     tokens, offset, frames_of = found[0].tokens, start / task.sample_rate, task.decoder.token_frames
@@ -148,10 +157,10 @@ def _segment(
 
 
 def joined_windows(
-    pieces: Sequence[tuple[SampleRange, Tensor]],
+    pieces: Sequence[tuple[SampleRange, np.ndarray]],
     grid: int,
-    silence: Callable[[Tensor], Tensor] = itemgetter((..., 0)),
-) -> Iterator[tuple[int, Tensor]]:
+    silence: Callable[[np.ndarray], np.ndarray] = itemgetter((..., 0)),
+) -> Iterator[tuple[int, np.ndarray]]:
     """`(first sample, rows (T, D))` of pieces that stand alone, and of windows that overlap.
 
     Windows are joined at the row, in the middle half of what two of them share, at which both are the surest
@@ -163,14 +172,14 @@ def joined_windows(
         grid: samples of a row.
         silence: of rows the log-probabilities `(T,)` of the blank, which by CTC is their output 0.
     """
-    waiting: list[tuple[int, Tensor]] = []
+    waiting: list[tuple[int, np.ndarray]] = []
     end = 0
     for (start, stop), rows in pieces:
         if waiting and start < end:
             first, before = waiting.pop()
             begun = (start - first) // grid
             cut = begun + _seam(silence(before[begun:]), silence(rows))
-            waiting.append((first, torch.cat([before[:cut], rows[cut - begun :]])))
+            waiting.append((first, np.concatenate([before[:cut], rows[cut - begun :]])))
         else:
             yield from waiting
             waiting = [(start, rows)]
@@ -178,18 +187,18 @@ def joined_windows(
     yield from waiting
 
 
-def _seam(before: Tensor, after: Tensor) -> int:
+def _seam(before: np.ndarray, after: np.ndarray) -> int:
     """The row from which on the second of two windows is taken; their blanks `(n,)` begin at one time."""
     shared = min(len(before), len(after))
     first, last = shared // 4, shared - shared // 4
     blank = (before[:shared] + after[:shared])[first:last]
     if not len(blank):
         return 0
-    surest = (blank >= blank.max() - SURE).nonzero()[:, 0].tolist()
+    surest = np.flatnonzero(blank >= blank.max() - SURE).tolist()
     return first + min(surest, key=lambda row: abs(2 * row - len(blank)))
 
 
-def posteriors(task: Transcribing, samples: np.ndarray, longest: float = LONGEST) -> Tensor:
+def posteriors(task: Transcribing, samples: np.ndarray, longest: float = LONGEST) -> np.ndarray:
     """What the decoder takes, `(T, D)`, of a whole recording: in windows where it is longer than `longest`.
 
     Args:

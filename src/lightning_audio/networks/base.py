@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -17,6 +17,8 @@ class Network(nn.Module):
     what it says of a clip does not depend on the padding or on the other clips of the batch: a layer that
     sees several frames finds zeros behind each clip.
     """
+
+    ragged: ClassVar[bool] = True  # whether clips of several lengths run together in an exported graph
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(B, F, T)` or `(B, C, F, T)` with lengths `(B,)` in frames -> logits or states, lengths.
@@ -80,7 +82,7 @@ class Network(nn.Module):
 def strided(size: Size, *strides: int) -> Size:
     """What convolutions with these strides, padded to keep their input's size otherwise, leave of a size."""
     for stride in strides:
-        size = -(-size // stride)
+        size = (size + stride - 1) // stride  # no quotient of negative numbers, which ONNX rounds otherwise
     return size
 
 

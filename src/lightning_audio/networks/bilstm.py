@@ -50,7 +50,7 @@ class BiLSTM(Network):
         x, lengths = self.subsampling(x, lengths)
         if self.stack > 1:
             x = functional.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
-            x = x.unflatten(1, (-1, self.stack)).flatten(2)
+            x = x.reshape(x.shape[0], -1, self.stack * x.shape[2])
             lengths = strided(lengths, self.stack)
         x, read = self.dropout(self.norms[0](x)), lengths_to_read(lengths)
         for norm, lstm in zip(self.norms[1:], self.lstms, strict=True):

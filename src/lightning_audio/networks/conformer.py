@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchaudio.models.conformer import ConformerLayer
 
 from lightning_audio.errors import UserError
@@ -71,13 +74,27 @@ class Layer(ConformerLayer):
         """`x` `(T, B, D)`, `padding` `(B, T)`, True behind a clip."""
         x = x + self.ffn1(x) / 2
         attended = self.self_attn_layer_norm(x)
-        attended, _ = self.self_attn(
-            attended, attended, attended, key_padding_mask=padding, need_weights=False
-        )
+        if torch.jit.is_tracing():
+            attended = _attend(self.self_attn, attended, padding)
+        else:
+            attended, _ = self.self_attn(
+                attended, attended, attended, key_padding_mask=padding, need_weights=False
+            )
         x = x + self.self_attn_dropout(attended)
         x = x + _convolve(self.conv_module, x, padding)
         x = x + self.ffn2(x) / 2
         return self.final_layer_norm(x)
+
+
+def _attend(module: nn.MultiheadAttention, x: Tensor, padding: Tensor) -> Tensor:
+    """What the module gives, which itself would fix the number of frames in a graph."""
+    frames, clips, width = x.shape
+    projected = functional.linear(x, module.in_proj_weight, module.in_proj_bias)
+    heads = projected.reshape(frames, clips, 3, module.num_heads, module.head_dim).permute(2, 1, 3, 0, 4)
+    queries, keys, values = heads.unbind(0)
+    likeness = queries @ keys.transpose(-1, -2) / math.sqrt(module.head_dim)
+    weights = likeness.masked_fill(padding[:, None, None], -torch.inf).softmax(-1)
+    return module.out_proj((weights @ values).permute(2, 0, 1, 3).reshape(frames, clips, width))
 
 
 def _convolve(module: Any, x: Tensor, padding: Tensor) -> Tensor:

@@ -70,6 +70,8 @@ class Timm(Network):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
 
+    ragged = False
+
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, one frame a clip."""
         x = as_maps(x)
@@ -77,6 +79,8 @@ class Timm(Network):
             if self.scale != 1.0:
                 x = functional.interpolate(x, scale_factor=self.scale, mode="bilinear")
             return self.backbone(self._resized(x)), torch.ones_like(lengths)
+        if torch.jit.is_tracing():  # a graph is given clips of one length
+            return self.backbone(self._resized(x[..., : lengths.amax()])), torch.ones_like(lengths)
         sizes = lengths.tolist()
         if len(set(sizes)) == 1:
             return self.backbone(self._resized(x[..., : sizes[0]])), torch.ones_like(lengths)
@@ -90,9 +94,17 @@ class Timm(Network):
         """`(B, C, F, T)` of a size that the backbone takes: as it is, filled up, or interpolated."""
         if self.img_size is not None:
             return functional.interpolate(x, self.img_size, mode="bilinear")
-        wanted = [strided(max(size, self.least), self.multiple) * self.multiple for size in x.shape[-2:]]
-        missing = [new - old for new, old in zip(wanted, x.shape[-2:], strict=True)]
-        return functional.pad(x, (0, missing[1], 0, missing[0])) if any(missing) else x
+        sizes = [
+            size.clamp(min=self.least) if isinstance(size, Tensor) else max(size, self.least)
+            for size in x.shape[-2:]
+        ]
+        missing = [
+            strided(size, self.multiple) * self.multiple - old
+            for size, old in zip(sizes, x.shape[-2:], strict=True)
+        ]
+        if torch.jit.is_tracing() or any(missing):
+            return functional.pad(x, (0, missing[1], 0, missing[0]))
+        return x
 
     def start_epoch(self, epoch: int, max_epochs: int) -> None:
         """Sets the input size of the epoch."""

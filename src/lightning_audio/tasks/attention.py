@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -153,7 +154,7 @@ class Attention(Transcription):
         super().on_train_start()
         self._token_error = None  # of a training that has been left
 
-    def remarks(self, rows: Tensor, best: Hypothesis) -> dict[str, float]:
+    def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
         """Whether the decoder went round in a loop, and whether it found no end."""
         loops, unended = (asked(rows, best.tokens) for asked in (self.greedy.loops, self.greedy.unended))
         return {"loops": float(loops), "unended": float(unended)}

@@ -60,6 +60,8 @@ class AudioTask(pl.LightningModule):
     scored: ClassVar[type[Predictions]]
     watched: ClassVar[tuple[str, ...]] = ()  # what validation logs beside the metrics
     usual_metrics: ClassVar[tuple[str, ...]] = ()
+    transcribes: ClassVar[bool] = False  # whether it gives text, and not labels
+    answers: ClassVar[tuple[str, ...]] = ("scores",)  # the names of what `answer` gives
 
     def __init__(
         self,
@@ -156,6 +158,10 @@ class AudioTask(pl.LightningModule):
         A task whose labels do not exclude one another says otherwise.
         """
         return outputs.softmax(-1)
+
+    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        """What is said of clips `(B, T)`, as an exported graph says it: scores `(B, C)` of the labels."""
+        return (self.label_scores(self.forward_tta(waveforms, lengths)[0].float()),)
 
     @abstractmethod
     def predict_recordings(

@@ -16,6 +16,7 @@ from lightning_audio.data.batch import Batch, sent
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.errors import UserError
+from lightning_audio.inference.labels import BestLabel, LabelRule
 from lightning_audio.metrics.classification import ClassPredictions, confusion_matrix, per_class
 from lightning_audio.reports.plots import confusion_figure, plot_confusion
 from lightning_audio.reports.tables import write_csv
@@ -101,15 +102,12 @@ class Classification(ClipTask):
     def as_logits(self, probabilities: Tensor) -> Tensor:
         return probabilities.clamp(min=1e-12).log()
 
-    def predicted_labels(self, probabilities: np.ndarray) -> list[str]:
-        return [self.labels[int(probabilities.argmax())]]
+    @property
+    def rule(self) -> LabelRule:
+        return BestLabel()
 
     def reference_labels(self, target: np.ndarray) -> list[str]:
         return [self.labels[int(target)]]
-
-    def over_windows(self, probabilities: Tensor) -> Tensor:
-        """The mean, as of several views of one thing: a recording is of one class throughout."""
-        return probabilities.mean(0)
 
     def predictions(self, clips: Sequence[Clip] | None = None) -> ClassPredictions:
         return ClassPredictions.from_scores(self.probabilities, self.targets, self.groups(clips))

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from lightning_audio.augment.waveform import roll
-from lightning_audio.data.batch import Batch, samples_to_float
+from lightning_audio.data.batch import Batch, pad_clips, samples_to_float
 from lightning_audio.data.clip import Clip
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mean_over_time
-from lightning_audio.inference.prediction import Prediction, Recordings, Window, outputs_of_windows
+from lightning_audio.inference.labels import LabelRule
+from lightning_audio.inference.prediction import Prediction, Recordings, labelled
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.results import PREDICTIONS, write_predictions
 from lightning_audio.tasks.base import AudioTask
@@ -25,7 +26,7 @@ from lightning_audio.tasks.base import AudioTask
 class ClipTask(AudioTask):
     """Observes probabilities of all clips, writes what is said of each, and joins windows to one answer.
 
-    A subclass says with `label_scores` what logits mean, and here which labels follow from probabilities.
+    A subclass says with `label_scores` what logits mean, and with its `rule` which labels follow from that.
     What was summarised last are `ids`, and in the same order `probabilities` `(N, C)` and `targets`.
 
     Args:
@@ -52,17 +53,14 @@ class ClipTask(AudioTask):
     def as_logits(self, probabilities: Tensor) -> Tensor:
         """Logits `(..., C)` of which `label_scores` makes these probabilities."""
 
+    @property
     @abstractmethod
-    def predicted_labels(self, probabilities: np.ndarray) -> list[str]:
-        """The labels that follow from the probabilities `(C,)` of a clip."""
+    def rule(self) -> LabelRule:
+        """Which labels follow from probabilities."""
 
     @abstractmethod
     def reference_labels(self, target: np.ndarray) -> list[str]:
         """The labels that the target of a clip stands for."""
-
-    @abstractmethod
-    def over_windows(self, probabilities: Tensor) -> Tensor:
-        """The probabilities `(C,)` of a recording from those of its windows `(W, C)`."""
 
     @abstractmethod
     def write_tables(self, folder: Path) -> None:
@@ -83,6 +81,15 @@ class ClipTask(AudioTask):
             logits, output_lengths = self(view, lengths)
             mean = mean.to(logits.device) + self.label_scores(logits) / self.shifts
         return self.as_logits(mean), output_lengths
+
+    def predicted_labels(self, probabilities: np.ndarray) -> list[str]:
+        """The labels that follow from the probabilities `(C,)` of a clip."""
+        return [self.labels[column] for column in self.rule.chosen(probabilities)]
+
+    @torch.inference_mode()
+    def clip_scores(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Probabilities `(B, C)` of clips `(T,)`, int16 at the task's rate, in eval mode."""
+        return self.answer(*pad_clips(clips, self.device))[0].cpu().numpy()
 
     def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
         probabilities = self.label_scores(logits.float()).cpu().numpy()
@@ -123,25 +130,7 @@ class ClipTask(AudioTask):
     def predict_recordings(
         self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
     ) -> Iterator[Prediction]:
-        for name, windows in outputs_of_windows(self, recordings, window, hop, batch_size):
-            yield self.make_prediction(name, windows)
-
-    def make_prediction(self, name: str, windows: Sequence[Window]) -> Prediction:
-        """The labels of a recording, of its windows together and of each; the score is of the surest one."""
-        probabilities = self.label_scores(torch.stack([window.outputs for window in windows]))
-        whole = self.over_windows(probabilities)
-        timeline = [
-            (window.start, window.end, ", ".join(self.predicted_labels(row)), float(row.max()))
-            for window, row in zip(windows, probabilities.numpy(), strict=True)
-        ]
-        return Prediction(
-            id=name,
-            hypothesis=", ".join(self.predicted_labels(whole.numpy())),
-            score=float(whole.max()),
-            scores=dict(zip(self.labels, whole.tolist(), strict=True)),
-            seconds=windows[-1].end,
-            windows=timeline if len(windows) > 1 else [],
-        )
+        return labelled(self, recordings, window, hop, batch_size)
 
 
 def weights_of_classes(kind: str | Sequence[float] | None, balanced: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,6 +39,7 @@ class CTC(Transcription):
     """
 
     watched = ("blank_rate", "entropy")
+    answers = ("log_probs", "frames")
     MEMORY: ClassVar[float] = 0.95  # of the running means over training steps
     blank_rate: Tensor
     prior: Tensor
@@ -70,13 +72,16 @@ class CTC(Transcription):
     def decodable(self, logits: Tensor) -> Tensor:
         return logits.float().log_softmax(-1)
 
+    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        return self.outputs(waveforms, lengths)
+
     def frames_needed(self, target: Tensor) -> int:
         return frames_needed(target)
 
-    def remarks(self, rows: Tensor, best: Hypothesis) -> dict[str, float]:
+    def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
         """The share of blank frames and the mean entropy of a frame: they tell how training goes."""
-        blanks = (rows.argmax(-1) == BLANK).float().mean()
-        return {"blank_rate": float(blanks), "entropy": float(-(rows.exp() * rows).sum(-1).mean())}
+        blanks = (rows.argmax(-1) == BLANK).mean()
+        return {"blank_rate": float(blanks), "entropy": float(-(np.exp(rows) * rows).sum(-1).mean())}
 
     def training_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """As in every task, where augmentation that is delayed begins in time."""

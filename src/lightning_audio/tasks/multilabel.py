@@ -15,6 +15,7 @@ from torch.nn import functional
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.targets import MultiHot, Targets
 from lightning_audio.errors import UserError
+from lightning_audio.inference.labels import LabelRule, LabelsAbove
 from lightning_audio.metrics.multilabel import (
     DEFAULT_THRESHOLD,
     LabelPredictions,
@@ -104,21 +105,12 @@ class MultiLabel(ClipTask):
         # 1 - 2 ** -24 is the last float32 below 1.
         return probabilities.clamp(1e-12, 1 - 2**-24).logit()
 
-    def predicted_labels(self, probabilities: np.ndarray) -> list[str]:
-        return self._named(probabilities >= self.thresholds.cpu().numpy())
+    @property
+    def rule(self) -> LabelRule:
+        return LabelsAbove(self.thresholds.tolist())
 
     def reference_labels(self, target: np.ndarray) -> list[str]:
-        return self._named(target > 0)
-
-    def _named(self, chosen: np.ndarray) -> list[str]:
-        return [label for label, there in zip(self.labels, chosen, strict=True) if there]
-
-    def over_windows(self, probabilities: Tensor) -> Tensor:
-        """The highest, since a label is true of a recording that has its sound anywhere.
-
-        A mean would lose a bark in a minute of rain. With the number of windows the false alarms grow.
-        """
-        return probabilities.amax(0)
+        return [label for label, there in zip(self.labels, target > 0, strict=True) if there]
 
     def take_observed(self, stage: str) -> None:
         super().take_observed(stage)

@@ -12,16 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_audio.data.batch import Batch
+from lightning_audio.data.batch import Batch, pad_clips
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import PAD, Targets, Tokens, normalizer_of
 from lightning_audio.decoding import BeamSearch, Decoder, Hypothesis
-from lightning_audio.decoding.alignment import from_parts
 from lightning_audio.errors import UserError
 from lightning_audio.inference.prediction import Prediction, Recordings
-from lightning_audio.inference.segments import LONGEST
-from lightning_audio.inference.transcribe import transcribe
+from lightning_audio.inference.transcribe import spoken
 from lightning_audio.metrics.base import scores
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.metrics.transcripts import Transcripts
@@ -51,6 +49,7 @@ class Transcription(AudioTask):
     monitor: tuple[str, str] = ("val/wer", "min")
     scored = Transcripts
     usual_metrics = ("wer", "cer", "sentence_error_rate")
+    transcribes = True
     search: Mapping[str, Any] = {}  # options of its beam search that are other than the usual ones
 
     def __init__(self, text: Mapping[str, Any], **shared: Any) -> None:
@@ -83,7 +82,7 @@ class Transcription(AudioTask):
         """The fewest frames in which these tokens can be said."""
         return 1
 
-    def remarks(self, rows: Tensor, best: Hypothesis) -> dict[str, float]:
+    def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
         """What `watched` names, of one utterance `(T, D)` and what was found in it."""
         return {}
 
@@ -118,6 +117,19 @@ class Transcription(AudioTask):
         logits, lengths = self(waveforms, lengths)
         return self.decodable(logits), lengths
 
+    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        raise UserError(
+            f"task={type(self).__name__.lower()} decodes with a network of its own behind the frames, which "
+            "one graph does not hold: export a run of task=ctc."
+        )
+
+    @torch.inference_mode()
+    def frame_outputs(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What decoders take, `(T', D)`, of each of the clips `(T,)`, int16 at the task's rate."""
+        rows, counts = self.outputs(*pad_clips(clips, self.device))
+        # Copied: a view would keep the padding of the whole batch.
+        return [row[:n].copy() for row, n in zip(rows.cpu().numpy(), counts.tolist(), strict=True)]
+
     def output_lengths(self, samples: Tensor) -> Tensor:
         """Rows of logits of clips of so many samples, both `(B,)`."""
         return self.network.output_lengths(self.frontend.output_lengths(samples))  # type: ignore[operator]
@@ -142,9 +154,9 @@ class Transcription(AudioTask):
 
     def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
         """Decodes each utterance: greedily in validation, in a test by the decoder that was set."""
-        outputs = self.decodable(logits).cpu()
+        outputs = self.decodable(logits).detach().cpu()
         decoder = self.decoder if stage == "test" else self.greedy
-        utterances = [row[:length] for row, length in zip(outputs, lengths.tolist(), strict=True)]
+        utterances = [row[:n].numpy() for row, n in zip(outputs, lengths.tolist(), strict=True)]
         for i, (rows, found) in enumerate(zip(utterances, decoder.many(utterances), strict=True)):
             tokens = self.spelled(batch.targets[i])
             best, reference = found[0], decoder.score_of(rows, tokens)
@@ -209,21 +221,5 @@ class Transcription(AudioTask):
     def predict_recordings(
         self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
     ) -> Iterator[Prediction]:
-        """Recordings longer than `window`, by default 20 s, are cut at their pauses: there is no `hop`.
-
-        What was said in each piece stands under `windows`.
-
-        Raises:
-            UserError: a hop is asked for.
-        """
-        if hop is not None:
-            raise UserError("Speech is cut at its pauses, not every so many seconds: leave out hop.")
-        for found in transcribe(self, recordings, window or LONGEST, batch_size):
-            yield Prediction(
-                id=found.id,
-                hypothesis=found.text,
-                score=from_parts(found.text, found.segments).score if found.segments else 0.0,
-                scores={},
-                seconds=found.seconds,
-                windows=[(span.start, span.end, span.text, span.score) for span in found.segments],
-            )
+        """Recordings longer than `window`, by default 20 s, are cut at their pauses: there is no `hop`."""
+        return spoken(self, recordings, window, hop, batch_size)

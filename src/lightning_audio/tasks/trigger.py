@@ -16,7 +16,9 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import AudioError, decode_clips
 from lightning_audio.data.long_audio import SpokenWord, long_audio
 from lightning_audio.errors import UserError, did_you_mean
-from lightning_audio.inference.stream import Detector, Stream
+from lightning_audio.inference.detections import Detector, detector_by
+from lightning_audio.inference.labels import BestKeyword, LabelRule
+from lightning_audio.inference.stream import Stream
 from lightning_audio.metrics.detection import (
     OperatingPoint,
     det_curve,
@@ -172,10 +174,9 @@ class Trigger(Classification):
         scores = self.label_scores(logits.float())
         return self.as_logits(clip_probabilities(scores, lengths, self.columns, self.smooth))
 
-    def over_windows(self, probabilities: Tensor) -> Tensor:
-        """As over the frames of a clip: a keyword is one wherever it comes."""
-        lengths = torch.tensor([len(probabilities)], device=probabilities.device)
-        return clip_probabilities(probabilities[None], lengths, self.columns, smooth=1)[0]
+    @property
+    def rule(self) -> LabelRule:
+        return BestKeyword(self.columns)
 
     # Scores of long audio.
 
@@ -246,11 +247,15 @@ class Trigger(Classification):
             self, moving_mean(scores[None], self.smooth)[0], keywords, len(samples) / self.sample_rate
         )
 
+    @property
+    def detection(self) -> dict[str, Any]:
+        """Its rules for `detector_by`, as plain values."""
+        own = {"on": float(self.threshold), "release": RELEASE, "min_gap": self.refractory}
+        return {**own, "smooth": self.smooth, "ignore": list(self.background)}
+
     def detector(self, **rules: Any) -> Detector:
         """What finds the keywords in the scores of a `Stream`: by the task's rules but for those given."""
-        on = rules.get("on", float(self.threshold))
-        own = {"on": on, "off": RELEASE * on, "min_gap": self.refractory, "smooth": self.smooth}
-        return Detector(self.labels, self.frame_seconds, **{**own, "ignore": self.background, **rules})
+        return detector_by(self.detection, self.labels, self.frame_seconds, **rules)
 
 
 class LongAudioScores:

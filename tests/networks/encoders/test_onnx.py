@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_audio import build
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
+from lightning_audio.export.onnx import onnx_graph
 from lightning_audio.frontend.frozen import Frozen
 from lightning_audio.inference.stream import Stream
 from lightning_audio.networks.encoders.onnx import Onnx
@@ -131,6 +132,11 @@ def test_a_stream_hears_what_the_whole_clip_says(tmp_path: Path) -> None:
     torch.testing.assert_close(scores[: int(counts)], logits[0].softmax(-1), rtol=1e-4, atol=1e-5)
 
 
+def test_a_file_does_not_go_into_another_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not go into another one: export a run with another encoder"):
+        onnx_graph(task(tmp_path))
+
+
 def test_a_checkpoint_brings_the_content_of_the_files(tmp_path: Path) -> None:
     built, x = task(tmp_path), noise(1, 3000)
     described = build.without_weights(built.description["config"])
@@ -148,7 +154,7 @@ def test_a_checkpoint_brings_the_content_of_the_files(tmp_path: Path) -> None:
 
 def test_what_is_no_onnx_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(UserError, match=r"text\.onnx is no ONNX file that onnxruntime can run"):
+    with pytest.raises(UserError, match=r"text\.onnx is no ONNX file"):
         Onnx(str(tmp_path / "text.onnx"))
     with pytest.raises(UserError, match=r"no ONNX file .*missing\.onnx"):
         Onnx(str(tmp_path / "missing.onnx"))

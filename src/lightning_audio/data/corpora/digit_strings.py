@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_audio.data.batch import INT16_SCALE
+from lightning_audio.data.channels import INT16_SCALE
 from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.corpora.spoken_digits import ADDRESS, TESTED_TAKES, SpokenDigits
 from lightning_audio.data.corpora.synthesis import SYNTHESIS_VERSION, rms

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lightning_audio.data.audio_file import AudioError, read_audio
-from lightning_audio.data.batch import INT16_SCALE
+from lightning_audio.data.channels import INT16_SCALE
 from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.decode import at_rate
 

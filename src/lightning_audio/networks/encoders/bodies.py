@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.frontend.mask import frame_mask, mask_frames
+from lightning_audio.networks.base import strided
 from lightning_audio.networks.encoders.inputs import (
     HOP,
     WINDOW,
@@ -60,8 +61,12 @@ class Body(nn.Module):
 class ByLength(Body):
     """Models that do not know of padding: clips of one length run together, so that it never reaches them."""
 
+    ragged = False
+
     def forward(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
         """`(B, T)` -> states `(B, T', width)` before and behind each layer, zeros behind each clip."""
+        if torch.jit.is_tracing():  # a graph is given clips of one length
+            return self.alone(waveforms[:, : lengths.amax()])
         counts = self.output_lengths(lengths)
         states: list[Tensor] = []
         for size in sorted(set(lengths.tolist())):
@@ -93,7 +98,7 @@ class Convolutional(ByLength):
         return lengths
 
     def inputs(self, waveforms: Tensor) -> Tensor:
-        lengths = torch.full((len(waveforms),), waveforms.shape[-1], device=waveforms.device)
+        lengths = waveforms.new_ones(waveforms.shape[0], dtype=torch.long) * waveforms.shape[-1]
         return standardized(waveforms, lengths) if self.normalize else waveforms
 
 
@@ -206,7 +211,7 @@ class AST(ByLength):
         x = maps.flatten(2).mT + places[:, :, : maps.shape[-1]].flatten(1, 2)
         tokens = torch.cat([embeddings.cls_token, embeddings.distillation_token], 1)
         tokens = tokens + embeddings.position_embeddings[:, :2]
-        x = embeddings.dropout(torch.cat([tokens.expand(len(x), -1, -1), x], 1))
+        x = embeddings.dropout(torch.cat([tokens.expand(x.shape[0], -1, -1), x], 1))
         states = [x]
         for layer in self.model.layers:
             states.append(layer(states[-1], None))
@@ -229,7 +234,7 @@ class Whisper(Body):
         self.masks: nn.Module | None = None  # on log-mel, while the encoder learns
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        return -(-lengths // (2 * HOP))
+        return strided(lengths, 2 * HOP)
 
     def layers(self) -> Any:
         return self.model.layers
@@ -242,6 +247,8 @@ class Whisper(Body):
         x = mask_frames(functional.gelu(self.model.conv1(x)), frames)
         x = functional.gelu(self.model.conv2(x)).mT
         counts, reach = self.output_lengths(lengths), self.model.config.max_source_positions
+        if torch.jit.is_tracing():  # a graph takes clips up to this length
+            return self._piece(x, counts)
         states = [x.new_zeros(x.shape) for _ in range(len(self.model.layers) + 1)]
         for start in range(0, x.shape[1], reach):
             there = slice(None) if start == 0 else counts > start

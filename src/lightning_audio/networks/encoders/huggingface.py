@@ -80,7 +80,9 @@ class HuggingFace(Encoder):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, T)` -> states `(B, width, T')`, or of all layers `(B, layers, width, T')`, and lengths."""
         waveforms, lengths = mask_frames(waveforms, lengths), lengths.clamp(min=self.least)
-        waveforms = functional.pad(waveforms, (0, max(self.least - waveforms.shape[-1], 0)))
+        missing = self.least - waveforms.shape[-1]
+        missing = missing.clamp(min=0) if isinstance(missing, Tensor) else max(missing, 0)
+        waveforms = functional.pad(waveforms, (0, missing))
         states, counts = self.body(waveforms, lengths), self.body.output_lengths(lengths)
         if self.layer == "all":
             chosen = torch.stack(states, 1)

@@ -7,8 +7,10 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_audio.frontend.fourier import mel_powers
 from lightning_audio.frontend.log_mel import mel_filters
 from lightning_audio.frontend.mask import frame_mask, mask_frames, mean_over_time
+from lightning_audio.networks.base import strided
 
 RATE = 16000
 WINDOW, HOP = 400, 160  # samples: 25 ms every 10 ms
@@ -38,13 +40,17 @@ class WhisperLogMel(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, T)` -> log-mel `(B, n_mels, T')` and lengths in frames; zeros behind each clip."""
-        counts = -(-lengths // HOP)
+        counts = strided(lengths, HOP)
         with torch.autocast(waveforms.device.type, enabled=False):
             # A reflection in front, as there; behind the clip are the zeros that fill it up there.
             x = functional.pad(waveforms.float(), (0, WINDOW))
             x = torch.cat([x[:, 1 : WINDOW // 2 + 1].flip(-1), x], dim=-1)
-            frames = x.unfold(-1, WINDOW, HOP)[:, : -(-waveforms.shape[-1] // HOP)]
-            power = torch.fft.rfft(frames * self.window).abs().square() @ self.filters
+            total = strided(waveforms.shape[-1], HOP)
+            if torch.jit.is_tracing():
+                power = mel_powers(x, self.window, HOP, self.filters)[:, :total]
+            else:
+                frames = x.unfold(-1, WINDOW, HOP)[:, :total]
+                power = torch.fft.rfft(frames * self.window).abs().square() @ self.filters
             log_mel = power.clamp(min=1e-10).log10().mT
             own = frame_mask(counts, log_mel.shape[-1])[:, None]
             loudest = log_mel.masked_fill(~own, -10.0).amax((-2, -1), keepdim=True)

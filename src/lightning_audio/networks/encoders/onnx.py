@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_audio.errors import UserError, refuse_address
+from lightning_audio import onnx_file
+from lightning_audio.errors import UserError
 from lightning_audio.networks.encoders.base import Encoder
 
 LONGEST_PROBE = 2**18  # samples: a network that gives nothing for so many takes no waveforms
@@ -78,6 +78,11 @@ class Onnx(Encoder):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, T)` -> states `(B, width, T')` and lengths; one that is too short is filled up with zeros."""
+        if torch.jit.is_tracing():
+            raise UserError(
+                "An encoder that is an ONNX file itself does not go into another one: export a run with "
+                "another encoder, such as yamnet, or with frontend=log_mel."
+            )
         counts = self.output_lengths(lengths)
         states = waveforms.new_zeros(len(waveforms), int(counts.max()), self.shape[1])
         for row, (length, count) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
@@ -156,32 +161,14 @@ class OnnxFile(nn.Module):
         self.name, self.content = str(file), b""
         self._session: Any = None
         if file is not None:
-            refuse_address(file)
-            path = Path(file).expanduser()
-            if not path.is_file():
-                raise UserError(f"There is no ONNX file {path}: name one by encoder.file=FILE.")
-            self.content = path.read_bytes()
+            self.content = onnx_file.read(file)
             self.session()
 
     def session(self) -> Any:
         """Of onnxruntime; raises UserError where it is not installed or refuses the content."""
         if self._session is None:
-            try:
-                import onnxruntime
-            except ImportError as error:
-                raise UserError(
-                    "An ONNX file as an encoder needs onnxruntime, which is not installed: run pip install "
-                    "onnxruntime."
-                ) from error
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
-            try:
-                self._session = onnxruntime.InferenceSession(
-                    self.content, options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:  # of many kinds, which onnxruntime does not export
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(f"{self.name} is no ONNX file that onnxruntime can run: {reason}") from error
+            onnx_file.refuse_hostile(self.content, self.name)
+            self._session = onnx_file.session(self.content, self.name, torch.get_num_threads())
             if len(self._session.get_inputs()) != 1:
                 raise UserError(f"{self.name} takes several inputs: give a file that takes one, the samples.")
         return self._session

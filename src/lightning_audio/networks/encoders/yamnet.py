@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.fourier import mel_powers
 from lightning_audio.frontend.mask import frame_mask, mask_frames
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.base import Network, strided
 from lightning_audio.networks.encoders.base import Encoder, load_weights
 
 RATE = 16000
@@ -39,7 +40,7 @@ class Same(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         pads = []
         for size, stride in zip(x.shape[:-3:-1], self.stride[::-1], strict=True):
-            missing = max((-(-size // stride) - 1) * stride + 3 - size, 0)
+            missing = max((strided(int(size), stride) - 1) * stride + 3 - int(size), 0)
             pads += [missing // 2, missing - missing // 2]
         return super().forward(functional.pad(x, pads))
 
@@ -86,11 +87,16 @@ class YAMNet(Encoder):
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Patches of clips of these lengths in samples."""
-        return 1 + -(-(lengths - FIRST_PATCH).clamp(min=0) // (PATCH_HOP * HOP))
+        return 1 + strided((lengths - FIRST_PATCH).clamp(min=0), PATCH_HOP * HOP)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, T)` -> `(B, 1024, patches)` and the number of patches."""
         counts = self.output_lengths(lengths)
+        if torch.jit.is_tracing():
+            patches = self._patches_in_graph(mask_frames(waveforms, lengths), counts.amax())
+            states = self.embed(patches.reshape(-1, PATCH, BANDS))
+            states = states.reshape(waveforms.shape[0], -1, self.shape[1]).transpose(1, 2)
+            return mask_frames(states, counts), counts
         patches = self.patches(mask_frames(waveforms, lengths))
         valid = frame_mask(counts, patches.shape[1])
         found = [self.embed(part) for part in patches[valid].split(AT_ONCE)]
@@ -107,6 +113,16 @@ class YAMNet(Encoder):
             magnitudes = torch.fft.rfft(frames.float() * self.window, N_FFT).abs()
             log_mel = (magnitudes @ self.filters + OFFSET).log()
         return log_mel.unfold(1, PATCH, PATCH_HOP).mT
+
+    def _patches_in_graph(self, waveforms: Tensor, count: Tensor) -> Tensor:
+        """`(B, count, 96, 64)`."""
+        # A frame of 25 ms stands at the beginning of its transform here, and its zeros behind it.
+        total = FIRST_PATCH + (count - 1) * PATCH_HOP * HOP + N_FFT - WINDOW
+        window = functional.pad(self.window, (0, N_FFT - WINDOW))
+        filled = functional.pad(waveforms, (0, total - waveforms.shape[1]))
+        log_mel = (mel_powers(filled, window, HOP, self.filters, magnitudes=True) + OFFSET).log()
+        halves = log_mel.reshape(waveforms.shape[0], -1, PATCH_HOP, BANDS)
+        return torch.cat([halves[:, :-1], halves[:, 1:]], 2)
 
     def embed(self, patches: Tensor) -> Tensor:
         """`(N, 96, 64)` -> `(N, 1024)`."""

@@ -1,0 +1,143 @@
+"""Exported models against torch: answers by one core, log-mel in the graph, the first answer of a process.
+
+Networks as the experiments have them, with weights as drawn: how fast they answer does not depend on what
+they have learned. Every contender runs in one thread, on batches of clips as long as those of the experiment.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from omegaconf import OmegaConf
+from timing import arguments, interleaved, report
+
+from lightning_audio import build
+from lightning_audio.cli.export import described, write
+from lightning_audio.config import compose_config
+from lightning_audio.data.info import DataInfo
+from lightning_audio.export.onnx import onnx_graph
+from lightning_audio.export.quantize import quantized
+from lightning_audio.export.runtime import Runtime
+from lightning_audio.tasks.base import AudioTask
+
+# Seconds of a clip, labels or tokens, and the targets of float and of int8, as times of torch.
+MODELS: dict[str, tuple[float, int, str, str]] = {
+    "esc10_cnn2d": (5.0, 10, "<= 1.0", "<= 0.5"),
+    "speech_commands_bc_resnet": (1.0, 12, "<= 0.77", "<= 0.5"),
+    "digits_bilstm": (3.0, 24, "<= 1.0", "<= 0.5"),
+}
+FLOAT, INT8, WEIGHTS = "onnxruntime, float", "onnxruntime, int8", "onnxruntime, int8_weights"
+FIRST = {"predict model.onnx": "<= 0.6 s"}
+
+
+def task_of(experiment: str) -> AudioTask:
+    """The task of an experiment, as drawn, in eval mode."""
+    seconds, labels, _, _ = MODELS[experiment]
+    cfg = compose_config([f"experiment={experiment}"])
+    parts: Any = OmegaConf.to_container(cfg, resolve=True)
+    names = [chr(ord("a") + number) for number in range(labels)]
+    vocabulary = {"vocabulary": {"kind": "characters", "vocabulary": names}}
+    info = DataInfo(tuple(names), cfg.data.sample_rate, seconds, seconds, encoding=vocabulary)
+    torch.manual_seed(0)
+    return build.assemble({part: parts[part] for part in build.ANSWERING}, info).eval()
+
+
+def noise(task: AudioTask, count: int) -> list[np.ndarray]:
+    size = round(task.clip_seconds * task.sample_rate)
+    return list((3000 * np.random.default_rng(0).standard_normal((count, size))).astype(np.int16))
+
+
+def answers(one: Any, clips: list[np.ndarray]) -> Any:
+    return one.frame_outputs(clips) if one.transcribes else one.clip_scores(clips)
+
+
+def compare(experiment: str, folder: Path, repeats: int, count: int) -> None:
+    """Times the answers of torch and of both kinds of files, which have to be alike, and says their sizes."""
+    task = task_of(experiment)
+    clips, card = noise(task, count), described(task, folder / "none")
+    content = onnx_graph(task)
+    small = {name: quantized(content, name.split()[1], clips)[0] for name in (INT8, WEIGHTS)}
+    files = {FLOAT: content, **small}
+    runtimes = {}
+    for number, (name, model) in enumerate(files.items()):
+        write(folder / f"{experiment}{number}.onnx", model, card)
+        runtimes[name] = Runtime(folder / f"{experiment}{number}.onnx", threads=1)
+    for own, other in zip(answers(task, clips), answers(runtimes[FLOAT], clips), strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-3)
+    contenders = {"torch, eval mode": task, **runtimes}
+    seconds = interleaved({n: lambda one=one: answers(one, clips) for n, one in contenders.items()}, repeats)
+    _, _, for_float, for_int8 = MODELS[experiment]
+    sizes = {name: [len(model) / 1000] * repeats for name, model in files.items()}
+    targets = {FLOAT: for_float, INT8: for_int8}
+    report(f"Answers by one core, {experiment}", seconds, count, targets, {"kB": sizes})
+    print()
+
+
+def compare_log_mel(folder: Path, repeats: int, count: int) -> None:
+    """Times `LogMel` itself and in a graph, each with nothing but a linear layer behind it."""
+    task = task_of("esc10_cnn2d")
+    head = {"_target_": "lightning_audio.networks.heads.LinearHead"}
+    simple = {"_target_": "lightning_audio.tasks.classification.Classification"}
+    parts = {**task.description["config"], "network": head, "task": simple}
+    small = build.assemble(parts, task.info).eval()
+    write(folder / "mel.onnx", onnx_graph(small), described(small, folder / "none"))
+    runtime, clips = Runtime(folder / "mel.onnx", threads=1), noise(small, count)
+    np.testing.assert_allclose(small.clip_scores(clips), runtime.clip_scores(clips), atol=1e-4)
+    contenders = {
+        "LogMel": lambda: small.clip_scores(clips),
+        "in the graph": lambda: runtime.clip_scores(clips),
+    }
+    seconds = interleaved(contenders, repeats)
+    report("Log-mel of 5 s at 22050 Hz, and a linear layer", seconds, count, {"in the graph": "<= 1.5"})
+    print()
+
+
+def run(command: list[str]) -> float:
+    """The memory in MB that a process took at most."""
+    process = subprocess.Popen([sys.executable, "-m", "lightning_audio", *command], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return used.ru_maxrss / 1000
+
+
+def first_answers(folder: Path, repeats: int) -> None:
+    """Times a process from its start to its answer for one file."""
+    task = task_of("esc10_cnn2d")
+    torch.save({"state_dict": task.state_dict(), "lightning_audio": task.description}, folder / "model.ckpt")
+    write(folder / "model.onnx", onnx_graph(task), described(task, folder / "none"))
+    soundfile.write(folder / "a.wav", noise(task, 1)[0], task.sample_rate)
+    memory: dict[str, list[float]] = {}
+    contenders = {
+        f"predict {file}": lambda file=file: memory.setdefault(f"predict {file}", []).append(
+            run(["predict", str(folder / file), str(folder / "a.wav")])
+        )
+        for file in ("model.ckpt", "model.onnx")
+    }
+    seconds = interleaved(contenders, repeats)
+    most = {name: values[1:] for name, values in memory.items()}
+    report("The first answer of a process, esc10_cnn2d", seconds, 1, FIRST, {"MB": most})
+
+
+def main() -> None:
+    options = arguments(__doc__ or "", repeats=20)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for experiment in MODELS:
+            compare(experiment, folder, options.repeats, 4 if options.quick else 16)
+        compare_log_mel(folder, options.repeats, 4 if options.quick else 16)
+        first_answers(folder, max(options.repeats // 3, 3))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Writes a trained run as one file that answers without torch: front end, normalisation and network.
+
+lightning-audio export logs/demo/2026-01-31_12-00-00_a1b2 --output demo.onnx
+lightning-audio export RUN --output small.onnx --format int8_weights --max-loss 0.5
+lightning-audio export TRIGGER_RUN --output words.onnx --streaming
+lightning-audio predict demo.onnx recordings/
+lightning-audio evaluate demo.onnx --run logs/demo/2026-01-31_12-00-00_a1b2
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_audio import build
+from lightning_audio.checkpoint import find_checkpoint, load
+from lightning_audio.cli import arguments
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.errors import UserError, cli_errors
+from lightning_audio.export.agreement import agreement, drop, stream_agreement
+from lightning_audio.export.card import SUFFIX, VERSION, card_of
+from lightning_audio.export.onnx import OPSET, is_ragged, onnx_graph, stream_graph
+from lightning_audio.export.quantize import CALIBRATED_BY, quantized
+from lightning_audio.export.runtime import Runtime
+from lightning_audio.inference.formats import refuse_output
+from lightning_audio.io import sha256_of, to_json, write_atomically
+from lightning_audio.reports.results import commit, versions
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training import saved_config
+from lightning_audio.training.run import quiet
+
+COMPARED = 64  # real clips on which the exported model has to say what the run says
+
+
+@cli_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exports a run, and says how well the file agrees with it; where it does not, nothing is written."""
+    options = arguments.export(argv)
+    quiet()
+    refuse_output(options.output)
+    if options.output.suffix != SUFFIX:
+        raise UserError(f"--output {options.output} is no name for a model: let it end in {SUFFIX}.")
+    task = load(options.run, allow=options.allow)
+    if options.streaming:
+        write_streaming(task, options)
+        return
+    content = onnx_graph(task, options.opset or OPSET)  # refused before any clip is looked at
+    data = data_of(options, task)
+    card = described(task, options.run)
+    if options.format != "onnx":
+        write_quantized(content, card, task, data, options)
+        return
+    clips = some_clips(data, "val" if data and data.has_validation else "train", COMPARED) if data else []
+    found = agreement(task, tried(content, card), clips)
+    found.refuse_other()
+    write(options.output, content, {**card, "agreement": found.as_dict()})
+    what = f"{len(clips)} clips and {found.made} made ones" if clips else f"{found.made} made clips"
+    print(
+        f"{found.same_answers} of {found.clips} answers are the same ({what}); probabilities differ by at "
+        f"most {found.difference:.1e}, by padding {found.by_padding:.1e}."
+    )
+    print(f"Written: {options.output} ({len(content) / 1e6:.2f} MB) and {card_of(options.output).name}")
+
+
+def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
+    """Writes a file that takes a stream chunk by chunk, where it hears what the run hears.
+
+    Raises:
+        UserError: the run needs whole recordings, or another format is asked for, or the two do not agree.
+    """
+    if options.format != "onnx":
+        raise UserError(f"--streaming is exported in float: leave out --format {options.format}.")
+    content, told = stream_graph(task, options.opset or OPSET)
+    card = {**described(task, options.run), **told}
+    card["stream"]["detection"] = getattr(task, "detection", {})
+    found = stream_agreement(task, tried(content, card))
+    found.refuse_other()
+    write(options.output, content, {**card, "agreement": found.as_dict()})
+    chunk = 1000 * told["stream"]["frames"] * told["stream"]["hop"] / task.sample_rate
+    print(
+        f"{found.same_answers} of {found.clips} streams of noise are heard alike; probabilities differ by at "
+        f"most {found.difference:.1e}."
+    )
+    print(f"Written: {options.output} (chunks of {chunk:g} ms) and {card_of(options.output).name}")
+
+
+def write_quantized(
+    content: bytes,
+    card: dict[str, Any],
+    task: AudioTask,
+    data: AudioDataModule | None,
+    options: argparse.Namespace,
+) -> None:
+    """Writes the network in eight bits, where it loses no more than it may.
+
+    Raises:
+        UserError: there are no data to calibrate it and to score it on, or it loses more.
+    """
+    if data is None or not data.has_validation:
+        raise UserError(
+            f"--format {options.format} is scored on validation clips, and the run has none here: train with "
+            "loader.val_fraction=0.1, or say where its data are by data.root=FOLDER."
+        )
+    small, kind = quantized(content, options.format, some_clips(data, "train", CALIBRATED_BY))
+    lost = drop(task, data, tried(small, card))
+    sign = 1 if task.monitor[1] == "max" else -1
+    points = 100 * sign * lost.difference
+    ends = sorted(100 * sign * end for end in (lost.low, lost.high))
+    told = f"{lost.name} {100 * lost.run:.2f} % by the run, {100 * lost.other:.2f} % in eight bits"
+    print(f"On validation: {told}; lost {points:.2f} points ({ends[0]:.2f} to {ends[1]:.2f}).")
+    if points > options.max_loss:
+        raise UserError(
+            f"That is more than --max-loss {options.max_loss:g} points: export in float, or allow more. "
+            "Nothing is written."
+        )
+    score = {
+        "metric": lost.name,
+        "run": lost.run,
+        "int8": lost.other,
+        "lost_points": points,
+        "interval": ends,
+    }
+    write(options.output, small, {**card, "format": f"{options.format} ({kind})", "validation": score})
+    sizes = f"{len(small) / 1e3:.0f} kB, {len(content) / 1e3:.0f} in float"
+    print(f"Written: {options.output} ({sizes}) and {card_of(options.output).name}")
+
+
+def data_of(options: argparse.Namespace, task: AudioTask) -> AudioDataModule | None:
+    """The data of a run, set up; None, and a sentence, where they are not here or it is a bare checkpoint."""
+    if not (options.run / saved_config.CONFIG_FILE).is_file():
+        return None
+    try:
+        cfg = saved_config.changed(saved_config.saved_config(options.run, options.allow), options.overrides)
+        return build.prepared(cfg, task.description["facts"])
+    except UserError as error:
+        print(f"The data of the run can't be looked at: {error}", flush=True)
+        return None
+
+
+def some_clips(data: AudioDataModule, split: str, most: int) -> list[np.ndarray]:
+    """At most so many clips `(T,)` of a split, int16, evenly taken from all of it."""
+    rows = data.splits[split].rows
+    places = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
+    waveforms, lengths = data.store.gather(rows[places])
+    return [row[:n].cpu().numpy() for row, n in zip(waveforms, lengths.tolist(), strict=True)]
+
+
+def described(task: AudioTask, run: Path) -> dict[str, Any]:
+    """The card of a model: all that its numbers mean, and where it comes from."""
+    checkpoint = find_checkpoint(run) if run.exists() else None
+    meaning = (
+        {"frame_seconds": task.frame_seconds, "text": task.description["config"]["task"].get("text")}
+        if task.transcribes
+        else {"rule": task.rule.state()}
+    )
+    return {
+        "version": VERSION,
+        "format": "onnx",
+        "task": type(task).__name__.lower(),
+        "facts": task.info.facts(),
+        **meaning,
+        "inputs": {
+            "waveforms": "float32 (clips, samples) in [-1, 1]",
+            "lengths": "int64 (clips,) in samples",
+        },
+        "outputs": list(task.answers),
+        "ragged": is_ragged(task),
+        "normalize": task.description["config"]["normalize"],
+        "run": run.name,
+        "checkpoint": {"name": checkpoint.name, "sha256": sha256_of(checkpoint)} if checkpoint else None,
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def tried(content: bytes, card: dict[str, Any]) -> Runtime:
+    """The runtime of a model that is not written yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"model{SUFFIX}"
+        write(file, content, card)
+        return Runtime(file)
+
+
+def write(file: Path, content: bytes, card: dict[str, Any]) -> None:
+    """The model and its card; after a kill between the two the digest tells that they do not fit."""
+    signed = {**card, "sha256": hashlib.sha256(content).hexdigest()}
+    write_atomically(card_of(file), to_json(signed, 2) + "\n")
+    write_atomically(file, content)
+
+
+if __name__ == "__main__":
+    main()

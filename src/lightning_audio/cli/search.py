@@ -1,0 +1,52 @@
+"""The decoder that options ask for, of a task or of an exported one: torch is not imported here."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lightning_audio.decoding import Decoder, LanguageModel
+from lightning_audio.errors import UserError
+
+# Options of the search, and what they are without a word of the user's.
+SEARCH = {"beam": 16, "nbest": 1, "word_bonus": 0.0, "length_norm": 0.0}
+ATTENTION = ("ctc_weight", "coverage")  # of task=attention alone
+
+
+def transcribing(task: Any, what: str) -> Any:
+    """The task; raises UserError where it transcribes nothing, which is what it takes for `what`."""
+    if not task.transcribes:
+        raise UserError(
+            f"{what} for runs that transcribe, and this one names sounds: leave that "
+            "out, or give one of speech recognition (task=ctc)."
+        )
+    return task
+
+
+def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
+    """The decoder that the options ask for; None where they ask for none.
+
+    Raises:
+        UserError: the run transcribes nothing, or options are out of range or do not go together.
+    """
+    names = (*SEARCH, *ATTENTION)
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    model = {name: getattr(options, name) for name in ("lexicon", "unit", "lm_weight")}
+    model = {name: value for name, value in model.items() if value is not None}
+    if not (given or model or options.lm):
+        return None
+    task = transcribing(task, "--beam, --lm and what belongs to them are")
+    search: dict[str, Any] = {**SEARCH, **task.search, **given}
+    if foreign := [name for name in ATTENTION if name in given and name not in task.search]:
+        raise UserError(
+            f"--{foreign[0].replace('_', '-')} is for runs of task=attention, and this one is of "
+            f"task={type(task).__name__.lower()}: leave it out."
+        )
+    if options.lm:
+        weight = {name: model.pop(name) for name in ("lm_weight",) if name in model}
+        return task.beam(model=LanguageModel(task.tokenizer, options.lm, **model), **search, **weight)
+    if model:
+        raise UserError(
+            f"--{next(iter(model)).replace('_', '-')} belongs to a language model: add --lm FILE."
+        )
+    return task.beam(**search)

@@ -1,0 +1,99 @@
+"""The JSON beside an exported model: what its numbers mean, and how well it agrees with its run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_audio import onnx_file
+from lightning_audio.data.audio_file import HIGHEST_RATE
+from lightning_audio.data.info import DataInfo
+from lightning_audio.errors import UserError
+from lightning_audio.inference.labels import LabelRule, rule_of
+from lightning_audio.io import plain
+from lightning_audio.text.tokenizers import Tokenizer, tokenizer_of
+
+SUFFIX = ".onnx"  # of exported models
+VERSION = 1  # of what stands in it
+LONGEST_CLIP = 1e6  # seconds
+
+
+def card_of(file: Path) -> Path:
+    """Where the JSON of an exported model stands."""
+    return file.with_name(f"{file.name}.json")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model that has been read: its bytes, what the data knew, and what its answers mean.
+
+    Of one that names sounds there is a `rule`, of one that transcribes a `tokenizer`.
+    """
+
+    content: bytes
+    card: dict[str, Any]
+    info: DataInfo
+    rule: LabelRule | None
+    tokenizer: Tokenizer | None
+
+
+def read_exported(file: str | Path) -> Exported:
+    """The model and its card.
+
+    Raises:
+        UserError: one of the two is missing, they do not belong together, or one is damaged or hostile.
+    """
+    path = Path(file).expanduser()
+    content = onnx_file.read(path)
+    try:
+        card = json.loads(card_of(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"There is no {card_of(path)} beside the model ({error.strerror}): `lightning-audio export` "
+            "writes both."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{card_of(path)} is no JSON: it is damaged.") from error
+    card = plain(card, str(card_of(path)), 2**40)
+    if not isinstance(card, dict) or card.get("version") != VERSION:
+        raise UserError(
+            f"{card_of(path)} is no card of an exported model: `lightning-audio export` writes one."
+        )
+    if card.get("sha256") != hashlib.sha256(content).hexdigest():
+        raise UserError(
+            f"{path} is not the model that {card_of(path).name} is of: copy both, or export again."
+        )
+    try:
+        return _understood(content, card)
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise UserError(
+            f"{card_of(path)} does not say what the model gives ({error}): it is damaged."
+        ) from error
+
+
+def _understood(content: bytes, card: dict[str, Any]) -> Exported:
+    facts = card["facts"]
+    info = DataInfo.from_facts(facts)
+    if not info.labels or not all(isinstance(label, str) for label in info.labels):
+        raise ValueError("labels")
+    if not (isinstance(info.sample_rate, int) and 0 < info.sample_rate <= HIGHEST_RATE):
+        raise ValueError("sample_rate")
+    for name in ("clip_seconds", "longest_seconds"):
+        seconds = facts.get(name, 1.0)
+        if not (isinstance(seconds, int | float) and math.isfinite(seconds) and 0 < seconds <= LONGEST_CLIP):
+            raise ValueError(name)
+    if "rule" in card:
+        rule = rule_of(card["rule"])
+        sizes = {len(value) for name, value in card["rule"].items() if name == "thresholds"}
+        if sizes - {len(info.labels)} or any(
+            not 0 <= i < len(info.labels) for i in card["rule"].get("background", ())
+        ):
+            raise ValueError("rule")
+        return Exported(content, card, info, rule, None)
+    if not 0 < float(card["frame_seconds"]) <= LONGEST_CLIP:
+        raise ValueError("frame_seconds")
+    return Exported(content, card, info, None, tokenizer_of(dict(info.vocabulary or {})))

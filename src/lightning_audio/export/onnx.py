@@ -1,0 +1,176 @@
+"""A trained task as one ONNX graph: float waveforms with lengths in, answers out.
+
+torch's traced exporter is taken: it takes 0.3 to 2 s where its dynamo exporter takes 5 to 55 s, which fixes
+the number of clips, or their length, in some graphs; what the graphs say is the same to 1e-6.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from lightning_audio.errors import UserError
+from lightning_audio.inference.stream import Stream, streaming_frontend
+from lightning_audio.tasks.base import AudioTask
+
+OPSET = 17  # of ONNX 1.12: what runtimes of all kinds read
+OPSETS = range(17, 21)
+EXAMPLE = (1.0, 0.7)  # lengths of the two clips that are traced, in those of a training clip
+
+
+class Graph(nn.Module):
+    """Waveforms `(B, T)` and lengths `(B,)` -> what `answer` of the task gives."""
+
+    def __init__(self, task: AudioTask) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        return self.task.answer(waveforms, lengths)
+
+
+def onnx_graph(task: AudioTask, opset: int = OPSET) -> bytes:
+    """The task as an ONNX file, with free axes for clips and time.
+
+    Raises:
+        UserError: something of it can't be put into a graph, or the exporter is not installed.
+    """
+    axes = {"waveforms": {0: "clips", 1: "samples"}, "lengths": {0: "clips"}}
+    axes |= {n: {0: "clips"} | ({1: "frames"} if n == "log_probs" else {}) for n in task.answers}
+    return _traced(
+        Graph(_for_graphs(task)), example(task), ["waveforms", "lengths"], task.answers, axes, opset
+    )
+
+
+def _for_graphs(task: AudioTask) -> AudioTask:
+    """A copy on the CPU, in eval mode, that the exporter understands."""
+    copied = copy.deepcopy(task).cpu().float().eval().requires_grad_(False)
+    for module in copied.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is None:
+            # Without weights of its own the number of its channels would be unknown.
+            module.weight = nn.Parameter(torch.ones(module.num_features), requires_grad=False)
+            module.bias = nn.Parameter(torch.zeros(module.num_features), requires_grad=False)
+    return copied
+
+
+def _traced(
+    graph: nn.Module,
+    arguments: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    axes: dict[str, dict[int, str]],
+    opset: int,
+) -> bytes:
+    if opset not in OPSETS:
+        raise UserError(f"--opset {opset} is not written here: choose {OPSETS[0]} to {OPSETS[-1]}.")
+    file, names = io.BytesIO(), {"input_names": [*inputs], "output_names": [*outputs], "dynamic_axes": axes}
+    try:
+        with _quiet(), torch.no_grad():
+            torch.onnx.register_custom_op_symbolic("aten::mT", _transposed, 9)
+            torch.onnx.export(graph.eval(), arguments, file, dynamo=False, opset_version=opset, **names)
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds, as operators are missing
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The run can't be put into an ONNX graph: {reason}") from error
+    return file.getvalue()
+
+
+class ChunkGraph(nn.Module):
+    """Samples `(1, n)` and what the network remembers -> scores `(k, C)` and what it remembers then.
+
+    Args:
+        task: that runs on a stream.
+        state: of the network behind a chunk; the tensors in it are inputs and outputs.
+    """
+
+    def __init__(self, task: AudioTask, state: Any) -> None:
+        super().__init__()
+        self.task = task
+        self.state, self.layout = tree_flatten(state)
+
+    def forward(self, samples: Tensor, *remembered: Tensor) -> tuple[Tensor, ...]:
+        tensors = iter(remembered)
+        state = [next(tensors) if isinstance(part, Tensor) else part for part in self.state]
+        scores, state = self.step(samples, tree_unflatten(state, self.layout))
+        then = zip(tree_flatten(state)[0], self.state, strict=True)
+        return scores, *(part for part, before in then if isinstance(before, Tensor))
+
+    def step(self, samples: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The scores of a chunk and the state behind it."""
+        features = self.task.frontend.frames(samples)  # type: ignore[operator]
+        features, _ = self.task.normalize(features, torch.tensor([features.shape[-1]]))
+        logits, state = self.task.network.step(features, state)
+        return self.task.label_scores(logits.float())[0], state
+
+
+def stream_graph(task: AudioTask, opset: int = OPSET) -> tuple[bytes, dict[str, Any]]:
+    """The task as an ONNX file that takes a chunk of a stream, and what `RuntimeStream` has to know of it.
+
+    A chunk is as many frames as the network takes from one row of scores to the next.
+
+    Raises:
+        UserError: the task does not run on a stream.
+    """
+    stream, frontend = Stream(task), streaming_frontend(task)  # refuse what does not
+    hop, n_fft = frontend.hop_length, frontend.n_fft
+    frames = max(round(stream.frame_seconds * task.sample_rate / hop), 1)
+    samples = 0.1 * torch.randn(1, (frames - 1) * hop + n_fft, generator=torch.Generator().manual_seed(0))
+    copied = _for_graphs(task)
+    with torch.no_grad():
+        scores, state = ChunkGraph(copied, None).step(samples, None)
+    graph = ChunkGraph(copied, state)
+    remembered = [part for part in graph.state if isinstance(part, Tensor)]
+    names = [f"state{number}" for number in range(len(remembered))]
+    outputs = ["scores", *(f"{name} then" for name in names)]
+    content = _traced(graph, (samples, *remembered), ["samples", *names], outputs, {}, opset)
+    shapes = [list(part.shape) for part in remembered]
+    told = {"frames": frames, "rows": len(scores), "hop": hop, "n_fft": n_fft, "states": shapes}
+    return content, {"frame_seconds": stream.frame_seconds, "stream": told}
+
+
+def example(task: AudioTask) -> tuple[Tensor, Tensor]:
+    """Waveforms of noise and their lengths, which the graph is traced with."""
+    lengths = torch.tensor([max(round(share * task.clip_seconds * task.sample_rate), 1) for share in EXAMPLE])
+    if not is_ragged(task):
+        lengths[:] = lengths[0]
+    waveforms = 0.1 * torch.randn(len(lengths), int(lengths[0]), generator=torch.Generator().manual_seed(0))
+    return waveforms, lengths
+
+
+def is_ragged(task: AudioTask) -> bool:
+    """Whether clips of several lengths run together in its graph."""
+    return all(getattr(module, "ragged", True) for module in task.modules())
+
+
+def _transposed(g: Any, x: Any) -> Any:
+    """`aten::mT`, which the traced exporter does not know."""
+    order = list(range(x.type().dim()))
+    return g.op("Transpose", x, perm_i=[*order[:-2], order[-1], order[-2]])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter prints, partly past Python: deprecations, and whole graphs where it fails."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

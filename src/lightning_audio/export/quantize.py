@@ -1,0 +1,162 @@
+"""Eight bits for weights, or weights and activations, of the network; the front end stays in float."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_audio.data.channels import INT16_SCALE
+from lightning_audio.errors import UserError
+
+FLOAT = ("/task/frontend", "/task/normalize")  # nodes of these parts stay as they are
+RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
+CALIBRATED_BY = 128  # training clips
+SMALL, LARGE = 64, 4096  # numbers of a layer, and of a filter bank
+HALVED = frozenset(
+    ("Conv", "Mul", "Add")
+)  # layers that take half precision where they do not take eight bits
+LEAST = 512  # numbers of a weight that is worth a scale for each channel
+CHANNELS = {"Conv": 0, "Gemm": 0, "MatMul": -1, "LSTM": 1, "GRU": 1}  # the axis of a weight's channels
+
+
+def quantized(content: bytes, kind: str, clips: Sequence[np.ndarray] = ()) -> tuple[bytes, str]:
+    """The ONNX file with a network in eight bits, and how.
+
+    `int8` computes in eight bits, too: `dynamic` where there are recurrent layers, whose activations are
+    measured as they come, otherwise `static`, by what they are on training clips. That is faster where a
+    processor has instructions for it, and slower where it has none. `int8_weights` stores weights in eight
+    bits, one scale for each channel, and computes in float.
+
+    Args:
+        content: of a float file, as `onnx_graph` makes it.
+        kind: `int8` or `int8_weights`.
+        clips: int16 `(T,)`, which calibrate the activations.
+
+    Raises:
+        UserError: onnx is not installed.
+    """
+    try:
+        import onnx
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise UserError(
+            f"--format {kind} needs onnx and onnxruntime: run pip install 'lightning-audio[export]'."
+        ) from error
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
+        source, prepared, target = (Path(folder) / f"{name}.onnx" for name in ("float", "prepared", "int8"))
+        source.write_bytes(content)
+        quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        how = "dynamic" if any(node.op_type in RECURRENT for node in model.graph.node) else "static"
+        if kind == "int8_weights":
+            return slim(with_small_weights(model)), "weights"
+        options: dict[str, Any] = {"nodes_to_exclude": _kept(model), "per_channel": True}
+        if how == "dynamic":
+            quantization.quantize_dynamic(prepared, target, **options)
+        else:
+            quantization.quantize_static(
+                prepared,
+                target,
+                _Calibration(clips),
+                op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+                quant_format=quantization.QuantFormat.QOperator,
+                reduce_range=True,  # or sums overflow on processors without such instructions
+                **options,
+            )
+        return slim(onnx.load(target)), how
+
+
+def _kept(model: Any) -> list[str]:
+    """The nodes that stay in float: the front end, and convolutions of some channels by themselves, which in
+    eight bits take times as long."""
+    grouped = (n.name for n in model.graph.node if any(a.name == "group" and a.i > 1 for a in n.attribute))
+    return [*grouped, *(node.name for node in model.graph.node if node.name.startswith(FLOAT))]
+
+
+def with_small_weights(model: Any) -> Any:
+    """The model with the weights of its layers as int8 and a scale for each channel."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        for name in node.input if node.op_type in CHANNELS and not node.name.startswith(FLOAT) else ():
+            values = numpy_helper.to_array(weights[name]) if name in weights else np.zeros(0)
+            if values.size < LEAST or values.dtype != np.float32:
+                continue
+            axis = CHANNELS[node.op_type] % values.ndim
+            others = tuple(other for other in range(values.ndim) if other != axis)
+            scales = np.maximum(np.abs(values).max(others, keepdims=True) / 127, np.float32(1e-12))
+            small = np.rint(values / scales).astype(np.int8)
+            graph.initializer.remove(weights.pop(name))
+            graph.initializer.append(numpy_helper.from_array(small, f"{name} in eight bits"))
+            graph.initializer.append(numpy_helper.from_array(scales.ravel(), f"{name} scales"))
+            inputs = [f"{name} in eight bits", f"{name} scales"]
+            graph.node.insert(0, helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
+    return model
+
+
+def slim(model: Any) -> bytes:
+    """The file with what is left of the network's weights, and large filters, in half precision; with short
+    names, and no shapes noted in between: names are half of a small network.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    del graph.value_info[:]
+    layers = (n for n in graph.node if n.op_type in HALVED and not n.name.startswith(FLOAT))
+    weights = {name for node in layers for name in node.input}
+    for tensor in list(graph.initializer):
+        least = SMALL if tensor.name in weights else LARGE
+        if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims) > least:
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+            graph.initializer.remove(tensor)
+            graph.initializer.append(numpy_helper.from_array(half, f"{tensor.name} in half"))
+            names = [f"{tensor.name} in half"], [tensor.name]
+            graph.node.insert(0, helper.make_node("Cast", *names, to=TensorProto.FLOAT))
+    outside = {value.name for value in (*graph.input, *graph.output)}
+    short_names: dict[str, str] = {"": ""}
+
+    def short(name: str) -> str:
+        return name if name in outside else short_names.setdefault(name, f"{len(short_names):x}")
+
+    for tensor in graph.initializer:
+        tensor.name = short(tensor.name)
+    for node in graph.node:
+        node.name = node.doc_string = ""
+        node.input[:] = [short(name) for name in node.input]
+        node.output[:] = [short(name) for name in node.output]
+    return model.SerializeToString()
+
+
+class _Calibration:
+    """Training clips as onnxruntime asks for them, one after another."""
+
+    def __init__(self, clips: Sequence[np.ndarray]) -> None:
+        self.left = iter(clips)
+
+    def get_next(self) -> dict[str, Any] | None:
+        clip = next(self.left, None)
+        if clip is None:
+            return None
+        waveform = clip[None].astype(np.float32) / INT16_SCALE
+        return {"waveforms": waveform, "lengths": np.array([len(clip)])}
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without what onnxruntime logs of models that it would like to be prepared otherwise."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,143 @@
+"""An exported model at work, by NumPy, soundfile, soxr and onnxruntime alone: torch is not imported.
+
+from lightning_audio import Runtime
+Runtime("bark.onnx").predict(["dog.wav", "rain.mp3"])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_audio import onnx_file
+from lightning_audio.data.channels import INT16_SCALE
+from lightning_audio.decoding import Beam, Decoder, Greedy
+from lightning_audio.errors import UserError
+from lightning_audio.export.card import read_exported
+from lightning_audio.inference.labels import LabelRule
+from lightning_audio.inference.prediction import Audio, Prediction, Recordings, labelled, read_recordings
+from lightning_audio.inference.transcribe import spoken
+from lightning_audio.text.tokenizers import Tokenizer
+
+
+class Runtime:
+    """What `lightning_audio.load` gives of a run, of a file that `lightning-audio export` wrote.
+
+    `predict` answers; `timelines`, `transcribe` and the formats of `inference/` take it as they take a task.
+
+    Args:
+        file: the ONNX file; its JSON stands beside it.
+        threads: of onnxruntime; by default one for each core, or what OMP_NUM_THREADS says.
+
+    Attributes:
+        decoder: of one that transcribes: the best path, until it is set to `Beam` or `LMDecoder` of
+            `lightning_audio.decoding`.
+
+    Raises:
+        UserError: the file or its JSON is missing, damaged or hostile, or onnxruntime is not installed.
+    """
+
+    rule: LabelRule
+    search: Mapping[str, Any] = {}  # options of a beam search that are other than the usual ones
+    tokenizer: Tokenizer
+    decoder: Decoder
+
+    def __init__(self, file: str | Path, threads: int | None = None) -> None:
+        found = read_exported(file)
+        self.file, self.card, self.info = Path(file), found.card, found.info
+        self.labels, self.sample_rate, self.clip_seconds = (
+            self.info.labels,
+            self.info.sample_rate,
+            self.info.clip_seconds,
+        )
+        self.transcribes = found.tokenizer is not None
+        if found.rule is not None:
+            self.rule = found.rule
+        if found.tokenizer is not None:
+            self.tokenizer, self.decoder = found.tokenizer, Greedy(found.tokenizer)
+        if threads is None:
+            told = os.environ.get("OMP_NUM_THREADS", "")
+            threads = int(told) if told.isdecimal() else 0
+        self._session = onnx_file.session(found.content, str(file), threads)
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds from one row of log-probabilities to the next."""
+        return float(self.card["frame_seconds"])
+
+    def beam(self, **options: Any) -> Beam:
+        """A beam search with these options of `BeamSearch`, the tokenizer left out."""
+        return Beam(self.tokenizer, **options)
+
+    def predict(
+        self,
+        audio: Sequence[Audio] | Audio,
+        sample_rate: int | None = None,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int = 16,
+        channel: int | str = "mean",
+    ) -> list[Prediction]:
+        """Answers for recordings of any length, format, rate and channels, as `AudioTask.predict`."""
+        many = [audio] if isinstance(audio, str | Path | np.ndarray) else audio
+        recordings = read_recordings(many, self.sample_rate, sample_rate, channel)
+        return list(self.predict_recordings(recordings, window, hop, batch_size))
+
+    def predict_recordings(
+        self, recordings: Recordings, window: float | None, hop: float | None, batch_size: int
+    ) -> Iterator[Prediction]:
+        """`predict` of recordings that have been read."""
+        if self.transcribes:
+            return spoken(self, recordings, window, hop, batch_size)
+        return labelled(self, recordings, window, hop, batch_size)
+
+    def clip_scores(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Probabilities `(B, C)` of clips `(T,)` at the model's rate, int16 or float in [-1, 1]."""
+        scores = np.zeros((len(clips), len(self.labels)), np.float32)
+        for rows in self._together(clips):
+            scores[rows] = self._run([clips[row] for row in rows])[0]
+        return scores
+
+    def frame_outputs(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Log-probabilities `(T', C)` of each of the clips, as `clip_scores` takes them."""
+        found: dict[int, np.ndarray] = {}
+        for rows in self._together(clips):
+            log_probs, counts = self._run([clips[row] for row in rows])
+            found |= {
+                row: own[:count].copy() for row, own, count in zip(rows, log_probs, counts, strict=True)
+            }
+        return [found[row] for row in range(len(clips))]
+
+    def _together(self, clips: Sequence[np.ndarray]) -> Iterable[list[int]]:
+        """The rows of clips that may run at once: all, or those of one length where padding would matter."""
+        if self.card["ragged"]:
+            return [[*range(len(clips))]]
+        rows: dict[int, list[int]] = {}
+        for row, clip in enumerate(clips):
+            rows.setdefault(len(clip), []).append(row)
+        return rows.values()
+
+    def _run(self, clips: Sequence[np.ndarray]) -> list[Any]:
+        """What the graph gives for clips as one batch."""
+        lengths = np.array([len(clip) for clip in clips])
+        waveforms = np.zeros((len(clips), max(int(lengths.max()), 1)), np.float32)
+        for row, clip in zip(waveforms, clips, strict=True):
+            row[: len(clip)] = clip / np.float32(INT16_SCALE) if clip.dtype == np.int16 else clip
+        if "stream" in self.card:
+            raise UserError(
+                f"{self.file} was exported for streams: use --stream, or export without --streaming."
+            )
+        return self.run({"waveforms": waveforms, "lengths": lengths})
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[Any]:
+        """What the graph gives for its inputs; raises UserError where it takes none like these."""
+        try:
+            return self._session.run(None, feeds)
+        except Exception as error:  # of many kinds, which onnxruntime does not export
+            shapes = ", ".join(str(one.shape) for one in feeds.values())
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.file} can't answer for inputs of {shapes}: {reason}") from error

@@ -1,0 +1,130 @@
+"""Detections out of scores as they come, and raw audio as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import soxr
+
+from lightning_audio.data.channels import INT16_SCALE
+from lightning_audio.data.decode import to_int16
+from lightning_audio.errors import UserError
+from lightning_audio.inference.events import TINY, Hysteresis, columns_without
+
+CHUNK_SECONDS = 0.02  # of raw audio that is read at once
+# How files of the usual formats begin: their headers are no samples.
+NOT_RAW = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3"}
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A label that came on at a `time` in seconds, with its (smoothed) score then."""
+
+    time: float
+    label: str
+    score: float
+
+
+class Detector:
+    """Detections out of rows of scores as they come: each time that a label goes on, by `Hysteresis`.
+
+    Args:
+        labels: the columns of the scores.
+        frame_seconds: from one row to the next, as `Stream` says.
+        on, off: a label goes on with the first score of at least `on`, and off with the first below `off`.
+        min_gap: seconds after a detection in which the same label gives no other.
+        smooth: rows up to the present one whose mean is taken first, fewer at the start, as in Chen et al.
+            2014, "Small-footprint keyword spotting using deep neural networks".
+        ignore: labels that are not to be detected, such as silence.
+
+    Raises:
+        UserError: an option does not fit.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        frame_seconds: float,
+        on: float = 0.5,
+        off: float = 0.3,
+        min_gap: float = 1.0,
+        smooth: int = 1,
+        ignore: Sequence[str] = (),
+    ) -> None:
+        if not min_gap >= 0 or smooth < 1:
+            raise UserError(
+                f"min_gap={min_gap:g} s and smooth={smooth} rows do not fit: set them to 0 and 1, or more."
+            )
+        self.columns = columns_without(labels, ignore)
+        self.labels = [labels[column] for column in self.columns]
+        self.frame_seconds, self.min_gap = frame_seconds, min_gap
+        self._hysteresis = Hysteresis(len(self.columns), on, off)
+        # No number where no row has been: the mean leaves them out.
+        self._recent = np.full((smooth - 1, len(self.columns)), np.nan, np.float32)
+        self._smooth, self._rows = smooth, 0
+        self._latest: dict[str, float] = {}
+
+    def push(self, scores: np.ndarray) -> list[Detection]:
+        """The detections in the next rows of scores `(k, C)`, in the order of their times."""
+        if not len(scores):
+            return []
+        rows = np.concatenate([self._recent, np.asarray(scores)[:, self.columns]])
+        self._recent = rows[len(scores) :].copy()
+        means = np.nanmean(np.lib.stride_tricks.sliding_window_view(rows, self._smooth, axis=0), axis=-1)
+        before = self._hysteresis.last
+        active = self._hysteresis.push(means)
+        onsets = active & ~np.concatenate([before[None], active[:-1]])
+        found = []
+        for row, column in np.argwhere(onsets).tolist():
+            time, label = (self._rows + row) * self.frame_seconds, self.labels[column]
+            if time - self._latest.get(label, -np.inf) >= self.min_gap - TINY:
+                self._latest[label] = time
+                found.append(Detection(time, label, float(means[row, column])))
+        self._rows += len(scores)
+        return found
+
+
+def detector_by(
+    own: Mapping[str, Any], labels: Sequence[str], frame_seconds: float, **given: Any
+) -> Detector:
+    """A detector by the `own` rules of a task, but for those given.
+
+    They are options of `Detector`, and `release`: `off` as a share of `on`.
+    """
+    rules = {**own, **given}
+    release = rules.pop("release", None)
+    if release is not None and "off" not in given:
+        rules["off"] = release * rules["on"]
+    return Detector(labels, frame_seconds, **rules)
+
+
+def raw_audio(file: BinaryIO, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """int16 samples `(n,)` at `sample_rate` from raw audio, 20 ms at a time, as soon as they can be read.
+
+    Args:
+        file: bytes: signed 16-bit little-endian samples of one channel, without a header.
+        rate: of these samples in Hz.
+
+    Raises:
+        UserError: the bytes begin with the header of an audio file.
+    """
+    size = 2 * max(round(CHUNK_SECONDS * rate), 1)
+    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+    chunk = file.read(size)
+    for head, name in NOT_RAW.items():
+        if chunk.startswith(head):
+            raise UserError(
+                f"The stream begins as a {name} file, not as raw samples: leave out --stream, or convert it "
+                "with `ffmpeg -i FILE -f s16le -ac 1 -`."
+            )
+    while chunk:
+        samples = np.frombuffer(chunk[: len(chunk) // 2 * 2], "<i2")
+        if rate != sample_rate:
+            samples = to_int16(resampler.resample_chunk(samples / np.float32(INT16_SCALE)))
+        yield samples
+        chunk = file.read(size)
+    if rate != sample_rate:
+        yield to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))

@@ -1,0 +1,376 @@
+"""An exported run says what the run says, without torch; what does not is not written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, edit, sine, trained, write_wav
+
+import lightning_audio
+from lightning_audio import Runtime, build
+from lightning_audio.cli import evaluate as evaluate_program
+from lightning_audio.cli import export, predict
+from lightning_audio.data.info import DataInfo
+from lightning_audio.decoding import Beam
+from lightning_audio.errors import UserError
+from lightning_audio.export import agreement as agreement_module
+from lightning_audio.export.card import card_of
+from lightning_audio.export.onnx import onnx_graph, stream_graph
+from lightning_audio.export.streaming import RuntimeStream
+from lightning_audio.inference.events import timelines
+from lightning_audio.inference.stream import Stream
+from lightning_audio.inference.transcribe import transcribe
+from lightning_audio.tasks.base import AudioTask
+
+onnx = pytest.importorskip("onnx", reason="pip install 'lightning-audio[export]'")
+pytest.importorskip("onnxruntime", reason="pip install 'lightning-audio[export]'")
+
+RATE = 8000
+LOG_MEL = {
+    "_target_": "lightning_audio.frontend.log_mel.LogMel",
+    "n_fft": 256,
+    "hop_length": 80,
+    "n_mels": 16,
+}
+LINEAR = {"_target_": "lightning_audio.networks.heads.LinearHead"}
+CNN = {"_target_": "lightning_audio.networks.cnn2d.CNN2d", "widths": [4, 8]}
+CLASSES = {"_target_": "lightning_audio.tasks.classification.Classification"}
+YAMNET = {"_target_": "lightning_audio.networks.encoders.yamnet.YAMNet"}
+
+
+def task_of(rate: int = RATE, **parts: Any) -> AudioTask:
+    torch.manual_seed(0)
+    answering = {"frontend": LOG_MEL, "normalize": "corpus", "network": LINEAR, "task": CLASSES} | parts
+    encoding = {"vocabulary": {"kind": "characters", "vocabulary": list(" abc")}}
+    return build.assemble(answering, DataInfo(tuple(" abc"), rate, 0.6, encoding=encoding)).eval()
+
+
+PARTS: dict[str, Callable[[], AudioTask]] = {
+    **{by: lambda by=by: task_of(normalize=by) for by in ("per_feature", "per_clip", "per_clip_cmn", "none")},
+    "mfcc": lambda: task_of(
+        frontend=LOG_MEL | {"_target_": "lightning_audio.frontend.mfcc.MFCC", "n_mfcc": 9}
+    ),
+    "three windows": lambda: task_of(frontend=LOG_MEL | {"win_length": [64, 128, 200]}, network=CNN),
+    "waveform": lambda: task_of(
+        frontend={"_target_": "lightning_audio.frontend.waveform.Waveform"},
+        network={
+            "_target_": "lightning_audio.networks.waveform_cnn.WaveformCNN",
+            "filters": 8,
+            "widths": [8, 8, 8],
+        },
+    ),
+    "states of yamnet": lambda: task_of(
+        16000, frontend={"_target_": "lightning_audio.frontend.frozen.Frozen", "encoder": YAMNET}
+    ),
+    "yamnet pooled": lambda: task_of(
+        16000,
+        frontend={
+            "_target_": "lightning_audio.frontend.frozen.Frozen",
+            "encoder": YAMNET,
+            "pool": ["mean", "max", "std"],
+        },
+    ),
+    "shifts": lambda: task_of(network=CNN, task=CLASSES | {"shifts": 3}),
+    "multilabel": lambda: task_of(task={"_target_": "lightning_audio.tasks.multilabel.MultiLabel"}),
+    "trigger": lambda: task_of(
+        frontend=LOG_MEL | {"top_db": None},
+        network={"_target_": "lightning_audio.networks.gru.GRU", "hidden": 8, "per_frame": True},
+        task={"_target_": "lightning_audio.tasks.trigger.Trigger", "background": [" ", "b"]},
+    ),
+    "ctc": lambda: task_of(
+        network={
+            "_target_": "lightning_audio.networks.bilstm.BiLSTM",
+            "channels": 4,
+            "hidden": 8,
+            "layers": 2,
+            "stack": 2,
+        },
+        task={"_target_": "lightning_audio.tasks.ctc.CTC", "text": {"steps": ["lower"]}},
+    ),
+}
+
+
+def written(task: AudioTask, folder: Path) -> Runtime:
+    export.write(folder / "model.onnx", onnx_graph(task), export.described(task, folder / "none"))
+    return Runtime(folder / "model.onnx", threads=1)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_front_ends_and_tasks_say_the_same_in_a_graph(name: str, tmp_path: Path) -> None:
+    """Of clips of all lengths, in batches and alone; the clips are those that `export` makes for itself."""
+    task = PARTS[name]()
+    found = agreement_module.agreement(task, written(task, tmp_path), [])
+    assert found.clips == found.same_answers == len(agreement_module.MADE)
+    assert max(found.difference, found.by_padding) < 1e-5
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 3, "layers": 1}, {"stem": 0}])
+def test_a_stream_is_heard_as_by_the_run(options: dict[str, Any], tmp_path: Path) -> None:
+    """In pieces of any size; rows, times and detections are those of the task."""
+    network = {"_target_": "lightning_audio.networks.gru.GRU", "hidden": 8, "per_frame": True, **options}
+    trigger = {"_target_": "lightning_audio.tasks.trigger.Trigger", "background": [" "], "threshold": 0.26}
+    task = task_of(frontend=LOG_MEL | {"top_db": None}, network=network, task=trigger)
+    content, told = stream_graph(task)
+    told["stream"]["detection"] = task.detection  # type: ignore[attr-defined]
+    export.write(tmp_path / "a.onnx", content, export.described(task, tmp_path / "none") | told)
+    runtime = Runtime(tmp_path / "a.onnx", threads=1)
+    found = agreement_module.stream_agreement(task, runtime)
+    assert found.clips == found.same_answers == len(agreement_module.MADE)
+    assert found.difference < 1e-5
+    stream, own = RuntimeStream(runtime), Stream(task)
+    assert stream.frame_seconds == own.frame_seconds
+    samples = (3000 * np.random.default_rng(0).standard_normal(5 * RATE)).astype(np.int16)
+    for rules in ({}, {"on": 0.252, "min_gap": 0.1}):
+        heard = stream.detector(**rules).push(np.concatenate([stream.push(samples), stream.finish()]))
+        scores = torch.cat([own.push(samples), own.finish()])
+        expected = task.detector(**rules).push(scores.numpy())  # type: ignore[attr-defined]
+        assert [(one.time, one.label) for one in heard] == [(one.time, one.label) for one in expected]
+    assert len(heard) > 0
+    with pytest.raises(UserError, match="exported for streams"):
+        runtime.predict(samples, sample_rate=RATE)
+
+
+# The programs.
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("exported") / "demo.onnx"
+    export.main([str(tiny_run), "--output", str(file)])
+    return file
+
+
+@pytest.fixture(scope="module")
+def speech(speech_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("exported") / "keys.onnx"
+    export.main([str(speech_run), "--output", str(file)])
+    return file
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    samples = np.concatenate(
+        [sine(400, 0.7, 22050), 0.1 * rng.standard_normal(22050), sine(3000, 0.9, 22050)]
+    )
+    return write_wav(tmp_path_factory.mktemp("audio") / "long.wav", samples, 22050)
+
+
+def test_the_card_says_what_the_file_is(exported: Path, tiny_run: Path) -> None:
+    card = json.loads(exported.with_name("demo.onnx.json").read_text())
+    assert card["facts"]["sample_rate"] == 16000
+    assert card["agreement"]["same_answers"] == card["agreement"]["clips"] == 64 + len(agreement_module.MADE)
+    assert card["agreement"]["difference"] < 1e-5
+    names = [value.name for value in onnx.load(exported).graph.input]
+    assert names == ["waveforms", "lengths"]
+
+
+def test_the_runtime_answers_as_the_run(exported: Path, tiny_run: Path, recording: Path) -> None:
+    model, runtime = lightning_audio.load(tiny_run), Runtime(exported)
+    noise = (3000 * np.random.default_rng(1).standard_normal(5000)).astype(np.int16)
+    for audio, options in (
+        ([recording, str(recording)], {}),
+        (noise, {"sample_rate": 16000}),
+        (recording, {"window": 1.0, "hop": 0.3}),
+    ):
+        for own, other in zip(
+            model.predict(audio, **options), runtime.predict(audio, **options), strict=True
+        ):
+            assert (other.id, other.hypothesis, other.seconds) == (own.id, own.hypothesis, own.seconds)
+            assert other.scores == pytest.approx(own.scores, abs=1e-6)
+            assert [window[:3] for window in other.windows] == [window[:3] for window in own.windows]
+    samples = [("long", (3000 * np.random.default_rng(2).standard_normal(40000)).astype(np.int16))]
+    own, other = (list(timelines(one, samples, on=0.12, off=0.1)) for one in (model, runtime))
+    assert [(e.start, e.end, e.label) for e in other[0][1]] == [(e.start, e.end, e.label) for e in own[0][1]]
+
+
+def test_speech_is_transcribed_as_by_the_run(speech: Path, speech_run: Path, recording: Path) -> None:
+    model, runtime = lightning_audio.load(speech_run), Runtime(speech)
+    samples = [("r", (3000 * np.random.default_rng(3).standard_normal(90000)).astype(np.int16))]
+    for decoder in (None, Beam(model.tokenizer, beam=8, nbest=4)):  # type: ignore[arg-type]
+        if decoder:
+            model.decoder = runtime.decoder = decoder  # type: ignore[assignment]
+        own, other = (next(transcribe(one, samples, longest=4.0)) for one in (model, runtime))  # type: ignore[arg-type]
+        assert other.text == own.text
+        assert [[h.text for h in n] for n in other.nbest] == [[h.text for h in n] for n in own.nbest]
+        assert [word.start for word in other.words] == [word.start for word in own.words]
+    (answer,) = runtime.predict(recording)
+    assert answer.hypothesis == model.predict(recording)[0].hypothesis
+
+
+def test_predict_takes_the_file_without_torch(
+    exported: Path, tiny_run: Path, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a process that can't import it, nor any other package that the runtime does not need."""
+    wanted = ("torch", "pytorch_lightning", "scipy", "hydra", "omegaconf", "rich", "filelock", "librosa")
+    code = (
+        f"import sys\nfor name in {wanted!r}: sys.modules[name] = None\n"
+        "from lightning_audio.cli import predict\n"
+        f"options = [{str(exported)!r}, {str(recording)!r}, '--windows']\n"
+        "predict.main([*options, '--format', 'csv'])\npredict.main(options)\n"
+    )
+    source = {"PYTHONPATH": str(Path(lightning_audio.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **source}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "A table needs rich, which is not installed: take --format csv" in done.stderr
+    predict.main([str(tiny_run), str(recording), "--format", "csv", "--windows"])
+    assert done.stdout == capsys.readouterr().out
+
+
+def test_evaluate_gives_the_scores_of_the_run(
+    speech: Path, speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate_program.main([str(speech), "--run", str(speech_run), "--output", str(tmp_path / "out")])
+    assert "The same numbers as when it was trained" in capsys.readouterr().out
+    found, own = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "out", speech_run)
+    )
+    assert {n: s["value"] for n, s in found["scores"].items()}.items() <= {
+        n: s["value"] for n, s in own["scores"].items()
+    }.items()
+    assert found["exported"]["file"] == str(speech)
+
+
+@pytest.mark.long
+def test_eight_bits_keep_the_score_and_are_refused_where_they_lose_it(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*TINY, "network.widths=[16,32]", "loader.val_fraction=0.25", "trainer.max_epochs=1"]
+    run = trained(tmp_path / "run", tmp_path_factory.getbasetemp() / "cache", options)
+    clip = (3000 * np.random.default_rng(0).standard_normal(8000)).astype(np.int16)
+    own = lightning_audio.load(run).clip_scores([clip])[0]  # type: ignore[attr-defined]
+    for kind, how, within in (("int8", "static", 0.1), ("int8_weights", "weights", 0.02)):
+        file = tmp_path / f"{kind}.onnx"
+        export.main([str(run), "--output", str(file), "--format", kind, "--max-loss", "25"])
+        assert "lost" in capsys.readouterr().out
+        card = json.loads(card_of(file).read_text())
+        assert card["format"] == f"{kind} ({how})"
+        low, high = card["validation"]["interval"]
+        assert low <= card["validation"]["lost_points"] <= high
+        kinds = [tensor.data_type for tensor in onnx.load(file).graph.initializer]
+        assert kinds.count(onnx.TensorProto.INT8) >= 4
+        assert 0 < np.abs(own - Runtime(file).clip_scores([clip])[0]).max() < within
+    with pytest.raises(SystemExit):
+        export.main(
+            [str(run), "--output", str(tmp_path / "b.onnx"), "--format", "int8", "--max-loss", "-101"]
+        )
+    assert "more than --max-loss -101 points" in capsys.readouterr().err
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_recurrent_layers_are_measured_as_they_come(speech_run: Path, tmp_path: Path) -> None:
+    export.main(
+        [str(speech_run), "--output", str(tmp_path / "a.onnx"), "--format", "int8", "--max-loss", "100"]
+    )
+    card = json.loads((tmp_path / "a.onnx.json").read_text())
+    assert card["format"] == "int8 (dynamic)"
+    assert "DynamicQuantizeLSTM" in {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
+
+
+# What is refused.
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        export.main([*arguments])
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_what_does_not_say_the_same_is_not_written(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(task: AudioTask, opset: int) -> bytes:
+        with torch.no_grad():
+            task.network.head.bias[0] += 0.1  # type: ignore[union-attr, index, operator]
+            try:
+                return onnx_graph(task, opset)
+            finally:
+                task.network.head.bias[0] -= 0.1  # type: ignore[union-attr, index, operator]
+
+    monkeypatch.setattr(export, "onnx_graph", other)
+    sentence = refused(capsys, str(tiny_run), "--output", str(tmp_path / "a.onnx"))
+    assert "does not say what the run says: probabilities differ by up to 0.0" in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_one_sentence(
+    tiny_run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "a.onnx")]
+    assert "let it end in .onnx" in refused(capsys, str(tiny_run), "--output", str(tmp_path / "a.bin"))
+    assert "--opset 3 is not written here" in refused(capsys, str(tiny_run), *output, "--opset", "3")
+    assert "There is no checkpoint" in refused(capsys, str(tmp_path / "none"), *output)
+    assert "train with frontend.top_db=null" in refused(capsys, str(tiny_run), *output, "--streaming")
+    with pytest.raises(UserError, match="answers for whole recordings: export the run with --streaming"):
+        RuntimeStream(Runtime(exported))
+    assert "has none here" in refused(capsys, str(tiny_run), *output, "--format", "int8")
+    with pytest.raises(SystemExit):
+        evaluate_program.main([str(tmp_path / "a.onnx")])
+    assert "give both, FILE.onnx --run RUN" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_do_not_belong_together_are_refused(exported: Path, tmp_path: Path) -> None:
+    model, card = tmp_path / "a.onnx", tmp_path / "a.onnx.json"
+    model.write_bytes(exported.read_bytes())
+    with pytest.raises(UserError, match=r"There is no .*a\.onnx\.json beside the model"):
+        Runtime(model)
+    told = exported.with_name("demo.onnx.json").read_text()
+    card.write_text(told)
+    assert Runtime(model).labels == Runtime(exported).labels
+    edit(card, '"sample_rate": 16000', '"sample_rate": -1')
+    with pytest.raises(UserError, match="does not say what the model gives"):
+        Runtime(model)
+    card.write_text(told[:100])
+    with pytest.raises(UserError, match="is no JSON"):
+        Runtime(model)
+    card.write_text(told)
+    model.write_bytes(exported.read_bytes() + b"\x00")
+    with pytest.raises(UserError, match=r"is not the model that|is no ONNX file"):
+        Runtime(model)
+
+
+@pytest.mark.slow
+def test_an_environment_of_four_packages_is_enough(
+    exported: Path, speech: Path, recording: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    """NumPy, soundfile, soxr and onnxruntime, with what these bring; there is no torch."""
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    packages = ["numpy", "soundfile", "soxr", "onnxruntime"]
+    done = subprocess.run(
+        [str(python), "-m", "pip", "install", "-q", *packages], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"pip can't install them here: {done.stderr[-200:]}")
+    environment = {"PYTHONPATH": str(Path(lightning_audio.__file__).parents[1]), "PATH": ""}
+
+    def answered(model: Path, form: str) -> str:
+        command = [
+            str(python),
+            "-m",
+            "lightning_audio",
+            "predict",
+            str(model),
+            str(recording),
+            "--format",
+            form,
+        ]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    (own,) = lightning_audio.load(tiny_run).predict(recording)  # type: ignore[attr-defined]
+    assert json.loads(answered(exported, "jsonl"))["scores"] == pytest.approx(own.scores, abs=1e-6)
+    assert answered(speech, "text").startswith(str(recording))
+    assert subprocess.run([str(python), "-c", "import torch"], capture_output=True).returncode == 1

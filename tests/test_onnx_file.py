@@ -1,0 +1,105 @@
+"""ONNX files that somebody sent: what reads other files, brings code or wants all memory is not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_audio import onnx_file
+from lightning_audio.errors import UserError
+
+onnx = pytest.importorskip("onnx", reason="pip install 'lightning-audio[export]'")
+pytest.importorskip("onnxruntime")
+
+
+def model(*nodes: Any, tensors: tuple[Any, ...] = (), functions: tuple[Any, ...] = ()) -> Any:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        list(nodes),
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, ["n"])],
+        [value("y", onnx.TensorProto.FLOAT, None)],
+        list(tensors),
+    )
+    imports = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=9, functions=functions)
+
+
+def node(operator: str, *inputs: str, domain: str = "", **attributes: Any) -> Any:
+    return onnx.helper.make_node(operator, inputs, ["y"], domain=domain, **attributes)
+
+
+def tensor(name: str, values: Any) -> Any:
+    return onnx.numpy_helper.from_array(np.array(values), name)
+
+
+def elsewhere() -> Any:
+    weights = tensor("w", np.ones(4, np.float32))
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="../../../etc/passwd")
+    return weights
+
+
+def larger_than_its_file() -> Any:
+    weights = tensor("w", np.ones(4, np.float32))
+    weights.dims[0] = 10**12
+    return weights
+
+
+def within_a_branch(inner: Any) -> Any:
+    made = onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([inner], "branch", [], [made])
+    return onnx.helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
+
+
+HOSTILE = {
+    "reads weights from another file": lambda: model(node("Add", "x", "w"), tensors=(elsewhere(),)),
+    r"brings an operator of its own \(evil\.Run\)": lambda: model(node("Run", "x", domain="evil")),
+    r"more than it has bytes": lambda: model(node("Add", "x", "w"), tensors=(larger_than_its_file(),)),
+    r"more than 268435456 numbers \(ConstantOfShape\)": lambda: model(
+        node("ConstantOfShape", "s"), tensors=(tensor("s", [10**6, 10**6]),)
+    ),
+    r"numbers \(Expand\)": lambda: model(node("Expand", "x", "s"), tensors=(tensor("s", [10**9]),)),
+    r"numbers \(Tile\)": lambda: model(node("Tile", "x", "s"), tensors=(tensor("s", [10**9]),)),
+    r"an operator of its own \(deep\.Run\)": lambda: model(
+        within_a_branch(onnx.helper.make_node("Run", ["x"], ["z"], domain="deep")),
+        tensors=(tensor("c", True),),
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", HOSTILE)
+def test_hostile_files_are_refused_in_a_sentence(sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(HOSTILE[sentence]().SerializeToString())
+    with pytest.raises(UserError, match=sentence) as error:
+        onnx_file.read(tmp_path / "a.onnx")
+    assert str(error.value).startswith(str(tmp_path / "a.onnx"))
+
+
+def test_a_harmless_file_runs_with_operators_of_functions_that_it_brings() -> None:
+    double = onnx.helper.make_function(
+        "own", "Double", ["a"], ["b"], [onnx.helper.make_node("Add", ["a", "a"], ["b"])],
+        [onnx.helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    content = model(node("Double", "x", domain="own"), functions=(double,)).SerializeToString()
+    onnx_file.refuse_hostile(content, "it")
+    (found,) = onnx_file.session(content, "it", 1).run(None, {"x": np.array([1, 2], np.float32)})
+    assert found.tolist() == [2, 4]
+
+
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
+    whole = model(node("Add", "x", "w"), tensors=(tensor("w", np.ones(400, np.float32)),)).SerializeToString()
+    (tmp_path / "a.onnx").write_bytes(b"no model at all")
+    with pytest.raises(UserError, match="is no ONNX file: it is damaged"):
+        onnx_file.read(tmp_path / "a.onnx")
+    for size in (0, 1, 10, len(whole) // 2, len(whole) - 1):
+        with pytest.raises(UserError, match="is no ONNX file"):
+            onnx_file.refuse_hostile(whole[:size], "it")
+    with pytest.raises(UserError, match=r"There is no ONNX file .*b\.onnx"):
+        onnx_file.read(tmp_path / "b.onnx")
+    with pytest.raises(UserError, match="is an address"):
+        onnx_file.read("https://example.org/a.onnx")
