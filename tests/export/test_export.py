@@ -330,9 +330,20 @@ def test_files_that_do_not_belong_together_are_refused(exported: Path, tmp_path:
     told = exported.with_name("demo.onnx.json").read_text()
     card.write_text(told)
     assert Runtime(model).labels == Runtime(exported).labels
-    edit(card, '"sample_rate": 16000', '"sample_rate": -1')
-    with pytest.raises(UserError, match="does not say what the model gives"):
-        Runtime(model)
+    for old, new in (
+        ('"sample_rate": 16000', '"sample_rate": -1'),
+        ('"kind": "best"', '"kind": "worst"'),
+        ('"ragged": true', '"ragged": 3'),
+        ('"clip_seconds": 0.5', '"clip_seconds": 1e300'),
+    ):
+        card.write_text(told)
+        edit(card, old, new)
+        with pytest.raises(UserError, match="does not say what the model gives"):
+            Runtime(model)
+    card.write_text(told)
+    edit(card, '"engine",', "")
+    with pytest.raises(UserError, match=r"gives scores of shape \(1, 10\), not of its 9 labels"):
+        Runtime(model).predict(np.zeros(800, np.int16), sample_rate=16000)
     card.write_text(told[:100])
     with pytest.raises(UserError, match="is no JSON"):
         Runtime(model)

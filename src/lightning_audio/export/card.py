@@ -20,6 +20,7 @@ from lightning_audio.text.tokenizers import Tokenizer, tokenizer_of
 SUFFIX = ".onnx"  # of exported models
 VERSION = 1  # of what stands in it
 LONGEST_CLIP = 1e6  # seconds
+LARGEST_CHUNK = 2**20  # numbers of a piece of a stream, and of what is remembered of it
 
 
 def card_of(file: Path) -> Path:
@@ -75,6 +76,16 @@ def read_exported(file: str | Path) -> Exported:
         ) from error
 
 
+def _refuse_odd_stream(told: dict[str, Any]) -> None:
+    """Raises ValueError for numbers of a stream that none has."""
+    sizes = [told[name] for name in ("frames", "rows", "hop", "n_fft")]
+    sizes += [math.prod(shape) + 1 for shape in told["states"]]
+    if not all(isinstance(size, int) and 0 < size <= LARGEST_CHUNK for size in sizes):
+        raise ValueError("stream")
+    if set(told["detection"]) - {"on", "off", "release", "min_gap", "smooth", "ignore"}:
+        raise ValueError("detection")
+
+
 def _understood(content: bytes, card: dict[str, Any]) -> Exported:
     facts = card["facts"]
     info = DataInfo.from_facts(facts)
@@ -86,6 +97,10 @@ def _understood(content: bytes, card: dict[str, Any]) -> Exported:
         seconds = facts.get(name, 1.0)
         if not (isinstance(seconds, int | float) and math.isfinite(seconds) and 0 < seconds <= LONGEST_CLIP):
             raise ValueError(name)
+    if not isinstance(card["ragged"], bool):
+        raise ValueError("ragged")
+    if "stream" in card:
+        _refuse_odd_stream(card["stream"])
     if "rule" in card:
         rule = rule_of(card["rule"])
         sizes = {len(value) for name, value in card["rule"].items() if name == "thresholds"}

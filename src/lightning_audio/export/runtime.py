@@ -99,14 +99,22 @@ class Runtime:
         """Probabilities `(B, C)` of clips `(T,)` at the model's rate, int16 or float in [-1, 1]."""
         scores = np.zeros((len(clips), len(self.labels)), np.float32)
         for rows in self._together(clips):
-            scores[rows] = self._run([clips[row] for row in rows])[0]
+            found = self._run([clips[row] for row in rows])[0]
+            if found.shape != (len(rows), len(self.labels)):
+                raise UserError(
+                    f"{self.file} gives scores of shape {found.shape}, not of its {len(self.labels)} labels."
+                )
+            scores[rows] = found
         return scores
 
     def frame_outputs(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Log-probabilities `(T', C)` of each of the clips, as `clip_scores` takes them."""
         found: dict[int, np.ndarray] = {}
         for rows in self._together(clips):
-            log_probs, counts = self._run([clips[row] for row in rows])
+            given, width = self._run([clips[row] for row in rows]), len(self.tokenizer.vocabulary) + 1
+            if len(given) != 2 or given[0].shape[:1] + given[0].shape[2:] != (len(rows), width):
+                raise UserError(f"{self.file} does not give log-probabilities of its {width - 1} tokens.")
+            log_probs, counts = given
             found |= {
                 row: own[:count].copy() for row, own, count in zip(rows, log_probs, counts, strict=True)
             }
