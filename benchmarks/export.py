@@ -23,9 +23,11 @@ from lightning_audio import build
 from lightning_audio.cli.export import described, write
 from lightning_audio.config import compose_config
 from lightning_audio.data.info import DataInfo
-from lightning_audio.export.onnx import onnx_graph
+from lightning_audio.export.onnx import onnx_graph, stream_graph
 from lightning_audio.export.quantize import quantized
 from lightning_audio.export.runtime import Runtime
+from lightning_audio.export.streaming import RuntimeStream
+from lightning_audio.inference.stream import Stream
 from lightning_audio.tasks.base import AudioTask
 
 # Seconds of a clip, labels or tokens, and the targets of float and of int8, as times of torch.
@@ -40,10 +42,11 @@ FIRST = {"predict model.onnx": "<= 0.6 s"}
 
 def task_of(experiment: str) -> AudioTask:
     """The task of an experiment, as drawn, in eval mode."""
-    seconds, labels, _, _ = MODELS[experiment]
+    seconds, labels, _, _ = MODELS.get(experiment, (1.0, 12, "", ""))
     cfg = compose_config([f"experiment={experiment}"])
     parts: Any = OmegaConf.to_container(cfg, resolve=True)
-    names = [chr(ord("a") + number) for number in range(labels)]
+    own = parts["task"].get("background") or []
+    names = [*own, *(chr(ord("a") + number) for number in range(labels - len(own)))]
     vocabulary = {"vocabulary": {"kind": "characters", "vocabulary": names}}
     info = DataInfo(tuple(names), cfg.data.sample_rate, seconds, seconds, encoding=vocabulary)
     torch.manual_seed(0)
@@ -100,6 +103,28 @@ def compare_log_mel(folder: Path, repeats: int, count: int) -> None:
     print()
 
 
+def compare_streams(folder: Path, repeats: int, seconds: float) -> None:
+    """Times a run and its file on a stream that comes 20 ms at a time."""
+    task = task_of("speech_commands_trigger")
+    content, told = stream_graph(task)
+    told["stream"]["detection"] = {}
+    write(folder / "stream.onnx", content, {**described(task, folder / "none"), **told})
+    own, exported = Stream(task), RuntimeStream(Runtime(folder / "stream.onnx", threads=1))
+    samples = (3000 * np.random.default_rng(0).standard_normal(round(seconds * task.sample_rate))).astype(
+        np.int16
+    )
+    chunks = np.split(samples, range(task.sample_rate // 50, len(samples), task.sample_rate // 50))
+
+    def hear(stream: Any) -> Any:
+        return [stream.push(chunk) for chunk in chunks]
+
+    contenders = {"torch": lambda: hear(own), "onnxruntime": lambda: hear(exported)}
+    share = f"<= {0.05 * seconds:g} s"  # 5 % of a core
+    title = f"{seconds:g} s of a stream in chunks of 20 ms, speech_commands_trigger (a clip is a chunk)"
+    report(title, interleaved(contenders, repeats), len(chunks), {"onnxruntime": share})
+    print()
+
+
 def run(command: list[str]) -> float:
     """The memory in MB that a process took at most."""
     process = subprocess.Popen([sys.executable, "-m", "lightning_audio", *command], stdout=subprocess.DEVNULL)
@@ -136,6 +161,7 @@ def main() -> None:
         for experiment in MODELS:
             compare(experiment, folder, options.repeats, 4 if options.quick else 16)
         compare_log_mel(folder, options.repeats, 4 if options.quick else 16)
+        compare_streams(folder, options.repeats, 2 if options.quick else 10)
         first_answers(folder, max(options.repeats // 3, 3))
 
 
