@@ -46,7 +46,7 @@ def main() -> None:
         READERS[name](arguments)  # ends here on --help or a mistyped option, before seconds of imports
     handle_signals(leave_at_once)  # until torch has been unloaded: the program has handlers of its own
     module = imported(f"lightning_audio.cli.{name.replace('-', '_')}")
-    if name in (*OVERRIDDEN, "check"):
+    if name in (*OVERRIDDEN, "check", "explore"):
         importlib.import_module("lightning_audio.config.trust").find_own_packages()
     sys.argv = [str(module.__file__), *arguments]
     # Processes that Lightning starts for other devices run what this names, with the same arguments.

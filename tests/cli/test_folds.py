@@ -56,6 +56,15 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / str(number) / "metrics.json").read_text()) for number in range(5)]
 
 
+def test_page_pools_the_folds(validated: tuple[Path, dict[int, float]]) -> None:
+    """Its scores are those of folds.json, and no clip is shown, since all are test clips."""
+    folder, _ = validated
+    page, found = (folder / "report.html").read_text(), json.loads((folder / "folds.json").read_text())
+    pooled = found["pooled"]["test/accuracy"]
+    assert f"{100 * pooled['value']:.1f} ({100 * pooled['low']:.1f} to {100 * pooled['high']:.1f})" in page
+    assert "<article" not in page
+
+
 def test_finished_folds_are_left_as_they_were(validated: tuple[Path, dict[int, float]]) -> None:
     folder, written = validated
     assert {number: mtime(folder, number) for number in written} == written

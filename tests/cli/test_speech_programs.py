@@ -17,7 +17,7 @@ from lightning_audio import build, config
 from lightning_audio.checkpoint import load
 from lightning_audio.cli import doctor, ngram, predict
 from lightning_audio.cli.evaluate import main as evaluate
-from lightning_audio.metrics.base import named_metrics, scores
+from lightning_audio.metrics.base import metrics_of, scores
 from lightning_audio.metrics.transcripts import Transcripts
 from lightning_audio.reports.results import read_metrics, read_predictions
 from lightning_audio.tasks.ctc import CTC
@@ -52,7 +52,7 @@ def test_a_run_leaves_scores_that_follow_from_its_predictions(speech_run: Path) 
     assert len(rows) == 4
     assert {word for row in rows for word in row["reference"].split()} <= KEYS
     written = read_metrics(speech_run)["scores"]
-    found = scores(named_metrics(Transcripts, CTC.usual_metrics), Transcripts(rows))
+    found = scores(list(metrics_of(Transcripts).values()), Transcripts(rows))
     expected = {f"test/{name}": score.as_dict() for name, score in found.items()}
     assert {name: score for name, score in written.items() if name.startswith("test/")} == expected
     for name in ("alignments.txt", "confusions.csv", "worst.csv"):

@@ -105,7 +105,7 @@ def test_two_processes_train_one_run(logs: Path, tmp_path: Path) -> None:
     assert out.read_text().count("Run folder:") == 1
     folder = the_sweep(logs)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert len(metrics["scores"]) == 6, "three scores of two splits"
+    assert len(metrics["scores"]) == 9, "three scores of validation, test and as many training clips"
     assert {score["n"] for score in metrics["scores"].values()} == {20}
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len({row["id"] for row in rows}) == len(rows) == 20

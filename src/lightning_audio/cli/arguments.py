@@ -18,6 +18,8 @@ PROGRAMS = {
     "embed": "writes embeddings of audio files, and which are alike",
     "folds": "cross-validation over the folds of a corpus",
     "find-lr": "looks for a learning rate (--stage NAME: of one stage of the network)",
+    "report": "writes the page of a run, of folds or a sweep, or of two runs",
+    "explore": "writes a page of a corpus, to hear and see before training",
     "compare": "asks whether one run is better than another",
     "align": "says when each word of a known text is spoken",
     "ngram": "makes an n-gram language model from text",
@@ -83,6 +85,16 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--run", dest="exported_from", type=Path, help="the run that an exported .onnx file is of"
     )
     parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
+    parser.add_argument(
+        "--split",
+        choices=("train", "val", "test"),
+        default="test",
+        help="clips to score, as in a test [test]",
+    )
+    group = parser.add_argument_group("robustness", "scores once more at each level, in a table and a curve")
+    group.add_argument("--noise", help="white, pink, brown, or a folder of recordings")
+    group.add_argument("--snr", type=_numbers, default=[20.0, 10.0, 0.0], help="dB of the noise [20,10,0]")
+    group.add_argument("--speed", type=_numbers, help="such as 0.9,1.1")
     _add_allow(parser)
     _add_search(parser)
     parser.add_argument(
@@ -197,6 +209,50 @@ def compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+def report(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, or two, or the folder of several; how much of it can be heard."""
+    parser = _parser("report")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folder, or that of folds or a sweep"
+    )
+    _add_page(parser)
+    parser.add_argument(
+        "--target", type=float, help="score that could be reached, such as that of people: 0.95"
+    )
+    parser.add_argument(
+        "--test", action="store_true", help="show clips of the test, which then is one no more"
+    )
+    _add_allow(parser)
+    return parser.parse_intermixed_args(argv)
+
+
+def explore(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What corpus to look at, as training would be told, and where the page goes."""
+    parser = _parser("explore")
+    _add_corpus(parser)
+    parser.add_argument("--output", type=Path, help="the page [explore_CORPUS.html in paths.logs]")
+    _add_page(parser)
+    return _with_config_dir(parser.parse_intermixed_args(argv))
+
+
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--clips", type=int, default=40, help="that can be heard [40]")
+    parser.add_argument("--megabytes", type=float, default=15.0, help="of the page at most [15]")
+
+
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", nargs="*", help="as for train: experiment=NAME, data=NAME, data.root=..."
+    )
+    parser.add_argument("--config-dir", type=Path, help="a conf folder of your own, beside conf/")
+
+
+def _with_config_dir(options: argparse.Namespace) -> argparse.Namespace:
+    if options.config_dir:
+        options.overrides.insert(0, f"--config-dir={options.config_dir}")
+    return options
+
+
 def align(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The run, and a recording with its text or a table of them; or, to fit, the run alone."""
     parser = _parser("align")
@@ -250,21 +306,20 @@ def ngram(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """What corpus to look at, as training would be told, and where the whole report goes."""
     parser = _parser("check")
-    parser.add_argument(
-        "overrides", nargs="*", help="as for train: experiment=NAME, data=NAME, data.root=..."
-    )
+    _add_corpus(parser)
     parser.add_argument("--json", type=Path, help="write the whole report, with every clip, to this file")
-    parser.add_argument("--config-dir", type=Path, help="a conf folder of your own, beside conf/")
-    options = parser.parse_intermixed_args(argv)
-    if options.config_dir:
-        options.overrides.insert(0, f"--config-dir={options.config_dir}")
-    return options
+    return _with_config_dir(parser.parse_intermixed_args(argv))
 
 
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.
 READERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
-    reader.__name__: reader for reader in (evaluate, predict, export, embed, compare, align, ngram, check)
+    reader.__name__: reader
+    for reader in (evaluate, predict, export, embed, report, explore, compare, align, ngram, check)
 }
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 lightning-audio evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere ...]
 lightning-audio evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
 lightning-audio evaluate logs/digits_bilstm/2026-..._sweep --lm-from-training
+lightning-audio evaluate logs/esc10_cnn2d/2026-... --split val --noise white --snr 20,10,0 --speed 0.9,1.1
 lightning-audio evaluate RUN OTHER_RUN ...      (an ensemble; of folders of folds, one for each fold)
 lightning-audio evaluate model.onnx --run RUN   (what `export` made of it)
 """
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 
 from lightning_audio import build
 from lightning_audio.checkpoint import find_checkpoint, read
@@ -27,6 +29,7 @@ from lightning_audio.cli.decoder_options import (
     warn_of_one_model,
     with_own_model,
 )
+from lightning_audio.cli.robustness import measure_robustness
 from lightning_audio.cli.search import decoder_of
 from lightning_audio.data.clip import SPLITS
 from lightning_audio.data.datamodule import AudioDataModule
@@ -51,9 +54,11 @@ from lightning_audio.reports.results import (
     read_run,
     write_metrics,
 )
+from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.training import saved_config
 from lightning_audio.training.run import print_run, quiet, report_quarantined, test
+from lightning_audio.training.scoring import in_place_of, keep_split
 from lightning_audio.training.trainer import build_trainer
 
 
@@ -94,6 +99,8 @@ def evaluate_folds(
     Raises:
         UserError: as of `evaluate`, or the runs are not those of all folds.
     """
+    if decoding and (decoding.split != "test" or decoding.noise or decoding.speed):
+        raise UserError("Of folds the test is scored: --split, --noise and --speed take one run.")
     check_folds([RunResult(runs[0], read_metrics(runs[0])) for runs in groups])
     if decoding:
         warn_of_one_model(decoding)
@@ -151,7 +158,7 @@ def evaluate(
             decoder = tuned(decoder, task, data, output)
         task.decoder = decoder or task.decoder
         facts["decoding"] = description(task.decoder)
-    scores = test(build_trainer(cfg, output, data, task), task, data, output)
+    scores = scored(cfg, task, data, output, decoding)
     print_run(output, write_metrics(output, scores, **facts))
     if not (overrides or decoder or others):
         tell_differences(run_folder, scores)
@@ -160,9 +167,32 @@ def evaluate(
 
 def tell_differences(run_folder: Path, scores: dict[str, Score]) -> None:
     """Says whether the scores are those of the training, where that tested."""
+    scores = {name: score for name, score in scores.items() if name.startswith("test/")}
     trained = read_metrics(run_folder)["scores"] if (run_folder / METRICS).is_file() else {}
     if trained.keys() & scores.keys():
         print(comparison(trained, scores))
+
+
+def scored(
+    cfg: DictConfig,
+    task: AudioTask,
+    data: AudioDataModule,
+    output: Path,
+    options: argparse.Namespace | None,
+) -> dict[str, Score]:
+    """The scores of the split that is asked for, as a test scores it; disturbed, too, where asked."""
+    trainer, split = build_trainer(cfg, output, data, task), options.split if options else "test"
+    if not data.splits[split].clips:
+        raise UserError(f"There are no clips of {split}: --split train or test has some.")
+    if split == "test":
+        scores = test(trainer, task, data, output)
+    else:
+        data = in_place_of("test", data, split)
+        trainer.test(task, data, verbose=False)
+        scores = keep_split(trainer, task, data, "test", split, output)
+    if options and (options.noise or options.speed):
+        measure_robustness(trainer, task, data, options, output)
+    return scores
 
 
 def tell_changes(run_folder: Path, data: AudioDataModule) -> None:

@@ -14,6 +14,7 @@ from lightning_audio.cli.train import launch
 from lightning_audio.errors import UserError, cli_errors, outlive_terminal
 from lightning_audio.reports import sweep
 from lightning_audio.reports.cross_validation import print_fold_report, summarise_folds, write_fold_report
+from lightning_audio.reports.html.several import write_folds
 from lightning_audio.reports.results import read_run
 
 
@@ -38,6 +39,8 @@ def cross_validate(arguments: Sequence[str]) -> None:
     summary = summarise_folds([read_run(one) for one in sweep.run_folders(folder)], build.metrics(cfg))
     write_fold_report(folder, summary)
     print_fold_report(summary)
+    if cfg.report:
+        print(f"Report: {write_folds(folder, summary)}")
     print(f"Folder: {folder}")
 
 

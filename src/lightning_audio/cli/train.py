@@ -22,6 +22,7 @@ from lightning_audio import config
 from lightning_audio.config import Command, Composed
 from lightning_audio.errors import UserError, cli_errors, outlive_terminal, unusable
 from lightning_audio.reports import sweep
+from lightning_audio.reports.html.several import write_sweep
 from lightning_audio.reports.results import METRICS, write_failure
 from lightning_audio.training import run_folder, slurm
 from lightning_audio.training.launch import place_sweep, run_folder_of, show, start
@@ -133,6 +134,8 @@ def run_many(command: Command, asked: Composed) -> Path:
     summary = sweep.summarise_sweep(sweep.run_folders(sweep_folder))
     sweep.write_sweep_report(sweep_folder, summary)
     sweep.print_sweep_report(summary)
+    if asked.cfg.get("report"):
+        print(f"Report: {write_sweep(sweep_folder, summary)}")
     if summary.failed:
         raise UserError(f"{len(summary.failed)} runs failed: the table above says why.")
     return sweep_folder

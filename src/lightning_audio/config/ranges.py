@@ -42,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "loader.batch_size": SIZE,
     "loader.eval_batch_size": SIZE,
     "loader.val_fraction": (0.0, 0.99),
+    "loader.train_dev_fraction": (0.0, 0.99),
     "loader.max_bad_fraction": SHARE,
     "loader.views": (0, 100),
     "loader.workers": (0, 1024),
@@ -50,6 +51,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "loader.curriculum_epochs": COUNT,
     "loader.max_duration": (0.001, math.inf),
     "loader.max_batch_duration": (0.001, math.inf),
+    "report.train_clips": COUNT,
+    "report.clips": COUNT,
+    "report.megabytes": POSITIVE,
     "trainer.max_epochs": (-1, MANY),
     "trainer.min_epochs": COUNT,
     "trainer.max_steps": (-1, MANY),
@@ -257,7 +261,7 @@ def may_be_added(cfg: DictConfig, key: str) -> bool:
     """
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
-    if not isinstance(node, DictConfig) or parent in ("loader", "paths", "saving", "hydra"):
+    if not isinstance(node, DictConfig) or parent in ("loader", "paths", "report", "saving", "hydra"):
         return False
     if "_target_" not in node:
         return True

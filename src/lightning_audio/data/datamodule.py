@@ -23,10 +23,12 @@ from lightning_audio.data.manifest_cache import uncollected
 from lightning_audio.data.placement import WHERE, device_of
 from lightning_audio.data.quarantine import QUARANTINE, named
 from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced, balanced_chances
-from lightning_audio.data.splits import refuse_leaks
+from lightning_audio.data.splits import hold_out, refuse_leaks
 from lightning_audio.data.targets import MEND_TEXT, Targets, describe_unfit
 from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
+
+NAMED = (*SPLITS, "train_dev")  # the last one where it is asked for
 
 
 @uncollected()
@@ -49,6 +51,7 @@ class AudioDataModule(pl.LightningDataModule):
         eval_batch_size: clips in a validation or test batch; by default `batch_size`.
         val_fraction: share of the training clips, whole groups at a time, that becomes the validation split
             where the corpus has none; with 0 there is none, and the last epoch counts.
+        train_dev_fraction: share of the training clips, likewise, that is scored and not learned from.
         store: where the decoded audio lives: `disk` (memory map), `memory`, `device`, or `auto`, by size.
         features: `keep_features` will be called; the store of waveforms, which only tests then read, stays
             on the disk.
@@ -78,6 +81,7 @@ class AudioDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         val_fraction: float = 0.0,
+        train_dev_fraction: float = 0.0,
         store: str = "disk",
         features: bool = False,
         feature_dtype: str = "float32",
@@ -100,16 +104,15 @@ class AudioDataModule(pl.LightningDataModule):
         self.corpus, self.encoding = corpus, targets
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        self.val_fraction, self.where = val_fraction, store
+        self.val_fraction, self.train_dev_fraction, self.where = val_fraction, train_dev_fraction, store
         self.features, self.feature_dtype, self.views = features, feature_dtype, views
         self.workers, self.timeout = workers, timeout
         self.balance, self.seed, self.max_bad_fraction = balance, seed, max_bad_fraction
-        self.max_batch_duration = max_batch_duration
-        self.jitter, self.curriculum_epochs = jitter, curriculum_epochs
-        self.max_duration, self.outliers = max_duration, outliers
-        ranged = ["batch_size", "eval_batch_size", "val_fraction", "workers", "timeout", "max_bad_fraction"]
-        ranged += ["views", "max_batch_duration", "jitter", "curriculum_epochs", "max_duration"]
-        refuse_out_of_range({"loader": {name: getattr(self, name) for name in ranged}})
+        self.max_batch_duration, self.max_duration, self.jitter = max_batch_duration, max_duration, jitter
+        self.curriculum_epochs, self.outliers = curriculum_epochs, outliers
+        ranged = "batch_size eval_batch_size val_fraction train_dev_fraction workers timeout views jitter"
+        ranged += " max_bad_fraction max_batch_duration curriculum_epochs max_duration"
+        refuse_out_of_range({"loader": {name: getattr(self, name) for name in ranged.split()}})
         if outliers not in ("refuse", "drop"):
             raise UserError(f"loader.outliers={outliers} is unknown: set it to refuse or drop.")
         self.splits: dict[str, ClipSet] = {}
@@ -140,6 +143,7 @@ class AudioDataModule(pl.LightningDataModule):
         # A process that has prepared it all does not read a table, or look at its files, once more.
         clips, store = self._prepared or (clips_of(self.corpus), None)
         clips = self.corpus.with_validation(clips, self.val_fraction, self.seed)
+        clips = hold_out(clips, self.train_dev_fraction, self.seed, "train_dev", self.corpus.root)
         refuse_leaks(clips)
         labels = self.corpus.labels or tuple(sorted(set().union(*set(map(attrgetter("labels"), clips)))))
         self.targets = self.encoding(labels, clips)
@@ -151,13 +155,11 @@ class AudioDataModule(pl.LightningDataModule):
         outliers, places = self._outliers(clips), [clip.split for clip in clips]
         unfit = self.targets.unfit(clip for clip in clips if clip.split)
         self._refuse_unscorable(unfit, len(clips), MEND_TEXT)
-        for split in SPLITS:
-            rows = [row for row, place in enumerate(places) if place == split]
-            if split == "train" and outliers:
-                rows = [row for row in rows if row not in outliers]
+        for split in NAMED if self.train_dev_fraction else SPLITS:
+            rows = [row for row, place in enumerate(places) if place == split and row not in outliers]
             self.unscorable[split] = [(clips[r], unfit[clips[r].id]) for r in rows if clips[r].id in unfit]
             rows = [row for row in rows if clips[row].id not in unfit] if unfit else rows
-            if not rows and split != "val":
+            if not rows and split in ("train", "test"):
                 raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
             self.splits[split] = ClipSet([clips[row] for row in rows], rows, self.store, self.targets)
         if self.overfit_batches:
@@ -309,15 +311,13 @@ class AudioDataModule(pl.LightningDataModule):
         """What a user should know of the data before training, a sentence each."""
         labels = {label for clips in self.splits.values() for clip in clips.clips for label in clip.labels}
         alike = [f"Labels that look alike are told apart: {names}." for names in look_alikes(sorted(labels))]
-        left_out = {clip.id: reason for found in self.unscorable.values() for clip, reason in found}
-        if left_out:
+        if left_out := {clip.id: reason for found in self.unscorable.values() for clip, reason in found}:
             alike.append(f"{describe_unfit(left_out)}: left out of training; in a test they count as wrong.")
         return [*self.corpus.remarks(), *alike]
 
     def describe_quarantined(self) -> str:
         """A sentence on the clips in quarantine; nothing where there are none."""
-        quarantined = self.store.quarantined
-        if not quarantined:
+        if not (quarantined := self.store.quarantined):
             return ""
         clips = len(quarantined) + len(self.store)
         counts = ", ".join(f"{count} {split}" for split, count in self.quarantined.items()) or "unused"

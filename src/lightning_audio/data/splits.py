@@ -17,7 +17,8 @@ from lightning_audio.errors import UserError, counted
 
 # Of a name what is before its last whole number, that number, and what is behind it, such as `.mp3`.
 NUMBERED = re.compile(r"(.*?)(\d*)(\D*?(?:\.[a-z]\w*)?)", re.DOTALL | re.IGNORECASE)
-STEPS = {"test": 0x9E3779B97F4A7C15, "val": 0x6A09E667F3BCC909}  # the golden ratio and root 2, times 2**64
+# The golden ratio, root 2 and root 3, times 2**64.
+STEPS = {"test": 0x9E3779B97F4A7C15, "val": 0x6A09E667F3BCC909, "train_dev": 0xBB67AE8584CAA73B}
 SPARE = 0.1  # that a fold may hold above its share
 DEALT_GROUPS = 2000  # in all orders together that are tried for a deal: a fraction of a second
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_audio.errors import UserError
 from lightning_audio.metrics.base import Predictions, metric, share
+from lightning_audio.metrics.calibration import ece as ece  # a metric of these predictions
 from lightning_audio.metrics.intervals import Draws
 
 TOP = 5
@@ -47,6 +48,16 @@ class ClassPredictions(Predictions):
         if all(row.get("scores") for row in rows):
             scores = np.array([[row["scores"][label] for label in labels] for row in rows])
         return cls(targets, predictions, len(labels), [row.get("group") for row in rows], scores)
+
+    @property
+    def confidence(self) -> NDArray[np.float64] | None:
+        """The score of the label that is said `(N,)`; None where scores are not known."""
+        return None if self.scores is None else self.scores[np.arange(len(self)), self.predictions]
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Whether it is right `(N,)`."""
+        return self.targets == self.predictions
 
     def counts(self, draws: Draws) -> NDArray[np.float64]:
         """Per class how many clips were right, referenced and predicted, `(R, 3, C)`."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_audio.metrics.base import Predictions, metric, share
+from lightning_audio.metrics.calibration import ece as ece  # a metric of these predictions
 from lightning_audio.metrics.classification import RARE, class_rows, mean_f1, refuse_not_finite
 from lightning_audio.metrics.intervals import Draws
 
@@ -115,6 +116,16 @@ class LabelPredictions(Predictions):
         )
         scores = [[row["scores"][label] for label in labels] for row in rows]
         return cls(scores, targets, said, [row.get("group") for row in rows])
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """The probability of each label `(N, C)`."""
+        return self.scores
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Whether the clip has it `(N, C)`."""
+        return self.targets
 
     @property
     def decisions(self) -> NDArray[np.bool_]:

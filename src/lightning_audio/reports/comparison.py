@@ -174,6 +174,12 @@ def mcnemar(only_run: int, only_other: int) -> float:
 def print_comparison(found: Comparison, console: Console | None = None) -> None:
     """Prints a row for each score, and in how many clips the runs differ."""
     console = console or terminal()
+    print_table(comparison_table(found), "Paired comparison, with 95 % intervals", console)
+    console.print(flips_sentence(found), soft_wrap=True, markup=False, highlight=False)
+
+
+def comparison_table(found: Comparison) -> list[dict[str, str]]:
+    """A row for each score as text."""
     rows = []
     for row in found.differences:
         scale = 100 if row.unit == "percent" else 1
@@ -190,12 +196,14 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
                 "run is better": f"{100 * row.better:.1f}",
             }
         )
-    print_table(rows, "Paired comparison, with 95 % intervals", console)
-    sentence = (
+    return rows
+
+
+def flips_sentence(found: Comparison) -> str:
+    return (
         f"They differ in {found.differing} of {found.clips} clips; the run alone is right in "
         f"{found.only_run}, the other in {found.only_other} (McNemar's exact p {p_text(found.mcnemar)})."
     )
-    console.print(sentence, soft_wrap=True, markup=False, highlight=False)
 
 
 def p_text(p: float) -> str:

@@ -57,8 +57,9 @@ class FoldSummary:
         return f"Worst fold: {worst['fold']}, WER {100 * worst[WER]:.1f} %." if worst else ""
 
     def values(self) -> dict[str, list[float]]:
-        """Per score that every run has, its value in each fold."""
+        """Per score that every run has, but those of training clips, its value in each fold."""
         names = [name for name in self.runs[0].scores if all(name in run.scores for run in self.runs)]
+        names = [name for name in names if not name.startswith("train")]
         return {name: [run.scores[name].value for run in self.runs] for name in names}
 
     def as_dict(self) -> dict[str, Any]:

@@ -160,6 +160,24 @@ def det_figure(
     return figure
 
 
+def curves_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Figure:
+    """A picture for each kind of curves, by the name of its axis; points are `(update, value)`."""
+    inches = 2.2 * len(curves) + 0.6
+    figure = Figure(figsize=(7, inches))
+    FigureCanvasAgg(figure)
+    # No layout and no best place for a legend to be found: both take longer than all the rest.
+    figure.subplots_adjust(left=0.12, right=0.98, top=1 - 0.1 / inches, bottom=0.5 / inches, hspace=0.08)
+    pictures = figure.subplots(len(curves), squeeze=False, sharex=True)[:, 0]
+    for axes, (kind, own) in zip(pictures, curves.items(), strict=True):
+        for name, points in own.items():
+            axes.plot(*zip(*points, strict=True), label=name)
+        axes.set_ylabel(kind)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="upper right")
+    pictures[-1].set_xlabel("updates")
+    return figure
+
+
 def plane_figure(points: ArrayLike, groups: Sequence[str]) -> Figure:
     """Points `(N, 2)`, each group in a colour of its own, with a legend where there are few."""
     points, names = np.asarray(points), sorted(set(groups))

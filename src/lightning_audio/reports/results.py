@@ -30,9 +30,16 @@ OWN = "sha256"  # in metrics.json: of all else that it says
 
 FAILURE = "failure.txt"
 
+PAGE = "report.html"
+
 PACKAGES = ("lightning_audio", "torch", "torchaudio", "torchvision", "pytorch_lightning", "timm", "numpy")
 
 GIT_SECONDS = 5.0
+
+
+def predictions_file(split: str) -> str:
+    """The name of the file that has the predictions of a split."""
+    return PREDICTIONS if split == "test" else f"predictions_{split}.jsonl"
 
 
 def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -263,3 +270,5 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
             highlight=False,
         )
     console.print(f"Run folder: {run_folder}", soft_wrap=True, markup=False, highlight=False)
+    if (run_folder / PAGE).is_file():
+        console.print(f"Report: {run_folder / PAGE}", soft_wrap=True, markup=False, highlight=False)

@@ -58,7 +58,7 @@ class SweepSummary:
         return [
             {"run": f"{row['run']} (best)" if i == self.best else str(row["run"])}
             | {key: row["overrides"].get(key, "") for key in self.varying}
-            | {name: score_text(name, score) for name, score in row["scores"].items()}
+            | {n: score_text(n, score) for n, score in row["scores"].items() if not n.startswith("train")}
             | {"minutes": minutes_text(row["minutes"])}
             | {"status": "done" if row["error"] is None else "failed"}
             for i, row in enumerate(self.rows)
@@ -90,6 +90,7 @@ def summarise_sweep(folders: Iterable[Path], monitor: str | None = None) -> Swee
     """
     rows = sorted((_sweep_row(folder) for folder in folders), key=lambda row: (row["run"], row["folder"]))
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    names = [name for name in names if not name.startswith("train")]  # what was learned by heart
     monitor = monitor or next((name for name in names if name.startswith("val/")), next(iter(names), None))
     scored = {i: row["scores"][monitor] for i, row in enumerate(rows) if monitor in row["scores"]}
     values = {

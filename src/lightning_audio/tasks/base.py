@@ -106,6 +106,10 @@ class AudioTask(pl.LightningModule):
         """What was taken last; `clips` are those of its split, which know the groups."""
 
     @abstractmethod
+    def rows_of(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        """What was taken last as rows of predictions.jsonl; `clips` are those of its split."""
+
+    @abstractmethod
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
         """The scores of the test clips; writes predictions and plots into the folder as well."""
 

@@ -109,11 +109,14 @@ class ClipTask(AudioTask):
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
         """Writes predictions.jsonl and what `write_tables` does."""
         scores = self.scores(clips)  # first, since it refuses what is no number
-        known = {clip.id: clip for clip in clips}
-        rows = zip(self.ids, self.probabilities, self.targets, strict=True)
-        write_predictions(folder / PREDICTIONS, [self.row(known[i], *answer) for i, *answer in rows])
+        write_predictions(folder / PREDICTIONS, self.rows_of(clips))
         self.write_tables(folder)
         return scores
+
+    def rows_of(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+        known = {clip.id: clip for clip in clips}
+        answers = zip(self.ids, self.probabilities, self.targets, strict=True)
+        return [self.row(known[i], *answer) for i, *answer in answers]
 
     def row(self, clip: Clip, probabilities: np.ndarray, target: np.ndarray) -> dict[str, Any]:
         """A clip in predictions.jsonl; its score is that of the surest label."""

@@ -199,7 +199,7 @@ class Transcription(AudioTask):
         return rows
 
     def predictions(self, clips: Sequence[Clip] | None = None) -> Transcripts:
-        return Transcripts(self._grouped(clips or ()))
+        return Transcripts(self.rows_of(clips or ()))
 
     def summarise(self, stage: str) -> dict[str, float]:
         """The values of its metrics; the mean blank rate and entropy of frames tell how training goes."""
@@ -209,12 +209,12 @@ class Transcription(AudioTask):
 
     def report(self, folder: Path, clips: Sequence[Clip]) -> dict[str, Score]:
         """Writes predictions.jsonl, and what `write_transcript_report` does."""
-        rows = self._grouped(clips)
+        rows = self.rows_of(clips)
         write_predictions(folder / PREDICTIONS, rows)
         write_transcript_report(folder, rows)
         return scores(self.metrics, Transcripts(rows))
 
-    def _grouped(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    def rows_of(self, clips: Sequence[Clip]) -> list[dict[str, Any]]:
         known = {clip.id: {"group": clip.group, "fold": clip.fold} for clip in clips}
         return [row | known.get(row["id"], {}) for row in self.rows]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -24,12 +25,16 @@ from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
 from lightning_audio.errors import Interrupted, UserError, is_full
 from lightning_audio.io import write_atomically
 from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.html.clips import sounds_of
+from lightning_audio.reports.html.run import write_run_report
 from lightning_audio.reports.results import (
     FAILURE,
     PREDICTIONS,
+    predictions_file,
     print_report,
     read_predictions,
     write_metrics,
+    write_predictions,
 )
 from lightning_audio.reports.transcripts import print_transcript_report
 from lightning_audio.tasks.base import AudioTask
@@ -41,6 +46,7 @@ from lightning_audio.training.fit import checkpoint_to_resume, fit_with_rollback
 from lightning_audio.training.initial import initialise
 from lightning_audio.training.run_folder import alone_in
 from lightning_audio.training.saved_config import CONFIG_FILE, keep_config
+from lightning_audio.training.scoring import score_split
 from lightning_audio.training.teacher import distil
 from lightning_audio.training.trainer import build_trainer
 
@@ -84,16 +90,16 @@ def train(
             distil(task, data, trainer.strategy.root_device)
             trainer = fit_with_rollback(cfg, trainer, task, data, last)
             facts = {"checkpoint": use_best(run_folder, task, trainer)}
-            scores = validate(trainer, task, data)
-            if cfg.test and trainer.limit_test_batches:
-                scores |= test(trainer, task, data, run_folder)
+            scores = score(cfg, trainer, task, data, run_folder)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.experiment.finish()  # or the next run of a multirun would write into this one
             if not trainer.is_global_zero:
                 return {}
             (run_folder / FAILURE).unlink(missing_ok=True)  # of an earlier start
-            return write_metrics(run_folder, scores, **facts, **_facts(trainer, task, data, start))
+            content = write_metrics(run_folder, scores, **facts, **_facts(trainer, task, data, start))
+            write_report(cfg, run_folder, data)
+            return content
 
 
 def _refuse_too_little_space(
@@ -146,7 +152,7 @@ def _announce(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, run_f
 
 def _facts(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, start: float) -> dict[str, Any]:
     """What metrics.json says beside the scores; the process began at `start`."""
-    facts: dict[str, Any] = {"epochs": trainer.current_epoch, "data": data.facts()}
+    facts: dict[str, Any] = {"epochs": trainer.current_epoch, "data": data.facts(), **_memory()}
     if weights := getattr(task.frontend, "digest", None):
         facts["encoder"] = weights
     if data.reshuffles.number:
@@ -155,6 +161,19 @@ def _facts(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, start: f
         if isinstance(callback, Throughput):
             seconds = time.perf_counter() - start + callback.earlier
             facts |= callback.measured() | {"seconds": round(seconds, 1)}
+    return facts
+
+
+def _memory() -> dict[str, float]:
+    """The most memory that this process and its GPU held, in GB, where the system tells."""
+    facts = {}
+    with contextlib.suppress(ImportError):
+        import resource  # not on Windows
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        facts["memory_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+    if torch.cuda.is_available():
+        facts["gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return facts
 
 
@@ -183,6 +202,24 @@ def use_best(run_folder: Path, task: AudioTask, trainer: pl.Trainer) -> str:
     return name
 
 
+def score(
+    cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, folder: Path
+) -> dict[str, Score]:
+    """The scores of the chosen weights: of validation, of the test, and of training clips, where a report
+    tells bias from variance by them; their predictions in the folder."""
+    learned: dict[str, Score] = {}
+    if cfg.get("report"):
+        learned = score_split(trainer, task, data, "train", folder, cfg.report.train_clips)
+        if "train_dev" in data.splits:
+            learned |= score_split(trainer, task, data, "train_dev", folder)
+    scores = validate(trainer, task, data)
+    if scores and trainer.is_global_zero:
+        write_predictions(folder / predictions_file("val"), task.rows_of(data.splits["val"].clips))
+    if cfg.test and trainer.limit_test_batches:
+        scores |= test(trainer, task, data, folder)
+    return scores | learned  # these last: a sweep without validation compares by the first
+
+
 def validate(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> dict[str, Score]:
     """The validation scores of the chosen weights, by which runs may be compared; none without validation."""
     if not data.has_validation:
@@ -203,6 +240,17 @@ def test(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, folder: Pa
     if not trainer.is_global_zero:
         return {}
     return {f"test/{name}": score for name, score in task.report(folder, data.splits["test"].clips).items()}
+
+
+def write_report(cfg: DictConfig, run_folder: Path, data: AudioDataModule) -> None:
+    """Writes report.html where it is asked for; what goes wrong with it costs the run nothing but that."""
+    if not cfg.get("report"):
+        return
+    try:
+        options = {name: cfg.report[name] for name in ("clips", "megabytes", "target")}
+        write_run_report(run_folder, sounds_of(data), **options)
+    except Exception as error:  # of any kind: the scores are there
+        print(f"warning: no report.html: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 def print_run(folder: Path, content: dict[str, Any]) -> None:

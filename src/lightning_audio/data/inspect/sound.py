@@ -1,0 +1,62 @@
+"""What a clip sounds like in numbers: level, noise, silence, and how far up its spectrum reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_audio.data.batch import INT16_SCALE
+
+FRAME_SECONDS = 0.02
+FLOOR_DB = -100.0  # of 16 bits
+QUIET_DB = -60.0  # a frame below it is silence
+SPECTRUM = 1024  # samples of a Fourier transform
+EDGE_DB = -75.0  # below the peak of the spectrum: what lies there was cut off, or never recorded
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Of one clip: `level` in dB of full scale (RMS), `snr` in dB, `silence` (share of its frames) and
+    `bandwidth` in Hz."""
+
+    level: float
+    snr: float
+    silence: float
+    bandwidth: float
+
+
+def measure(samples: np.ndarray, rate: int) -> Sound:
+    """The measures of int16 samples `(T,)`.
+
+    The signal-to-noise ratio is an estimate: the loud frames (95th percentile) over the quiet ones (10th), so
+    that it says how far a clip stands out of its own background; of a steady sound it says nothing. The
+    bandwidth is the highest frequency at which the mean spectrum is within 75 dB of its peak and above the
+    rounding to 16 bits: below half the rate where a file was made from one of a lower rate, or by a codec.
+    """
+    waveform = samples.astype(np.float64) / INT16_SCALE
+    size = max(round(FRAME_SECONDS * rate), 1)
+    whole = waveform[: max(len(waveform) // size, 1) * size]
+    power = np.square(whole).reshape(-1, min(size, len(whole))).mean(1)
+    loud, quiet = np.quantile(power, (0.95, 0.1))
+    return Sound(
+        level=_db(float(np.square(waveform).mean())),
+        snr=min(_db(float(loud)) - _db(float(quiet)), -FLOOR_DB),
+        silence=float((power < 10 ** (QUIET_DB / 10)).mean()),
+        bandwidth=_bandwidth(waveform, rate),
+    )
+
+
+def _db(power: float) -> float:
+    return max(10 * np.log10(power), FLOOR_DB) if power > 0 else FLOOR_DB
+
+
+def _bandwidth(waveform: np.ndarray, rate: int) -> float:
+    if len(waveform) < SPECTRUM:
+        waveform = np.pad(waveform, (0, SPECTRUM - len(waveform)))
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, SPECTRUM)[:: SPECTRUM // 2]
+    window = np.hanning(SPECTRUM)
+    spectrum = np.square(np.abs(np.fft.rfft(frames * window))).mean(0)
+    rounding = np.square(window).sum() / (12 * INT16_SCALE**2)
+    there = np.flatnonzero(spectrum > max(spectrum.max() * 10 ** (EDGE_DB / 10), 4 * rounding))
+    return float(there[-1] * rate / SPECTRUM) if len(there) else 0.0

@@ -1,0 +1,200 @@
+"""The page of a corpus before training: what is to be mended, what there is, and clips to hear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_audio.data.audio_file import AudioError
+from lightning_audio.data.clip import visible
+from lightning_audio.data.decode import decode
+from lightning_audio.data.inspect.sound import Sound, measure
+from lightning_audio.data.threads import in_threads
+from lightning_audio.errors import counted
+from lightning_audio.reports.html import answers
+from lightning_audio.reports.html.charts import histogram
+from lightning_audio.reports.html.clips import Shelf
+from lightning_audio.reports.html.page import write_page
+from lightning_audio.reports.html.several import Section, section
+
+MEASURED = 1000  # clips whose sound is measured
+NARROW = 0.75  # of half the file's rate: a clip that reaches no higher is narrow
+SHOWN = 20  # items of a finding
+WORDS = 20  # most frequent ones that are listed
+
+Row = Mapping[str, Any]
+
+
+def write_corpus_page(
+    path: Path, report: Row, clips: int = 40, megabytes: float = 15.0, seed: int = 0
+) -> Path:
+    """Writes a page of what `check` found in a corpus.
+
+    Args:
+        path: of the page.
+        report: as `check` gives it, with a row for every clip.
+        clips: that can be heard: the ones that stand out, by level, noise and length, then others.
+        megabytes: of the page at most.
+        seed: draws the clips of a large corpus that are measured.
+    """
+    rows = [row for row in report["clips"] if not row.get("problem")]
+    places = np.arange(len(rows))
+    if len(rows) > MEASURED:
+        places = np.sort(np.random.default_rng(seed).choice(len(rows), MEASURED, replace=False))
+    chosen = [rows[place] for place in places.tolist()]
+    heard = [(row, sound) for row, sound in zip(chosen, in_threads(_measured, chosen), strict=True) if sound]
+    grave = sum(finding["grave"] for finding in report["findings"])
+    remarks = counted(len(report["findings"]) - grave, "remarks")
+    return write_page(
+        path,
+        "sections.html",
+        title=f"{report['corpus']} · {report['root']}",
+        key=str(report["root"]),
+        verdict=f"{grave or 'Nothing'} to mend before training, {remarks}.",
+        sections=[
+            *_findings(report["findings"]),
+            *_counts(report),
+            _sound(heard, len(rows)),
+            *_texts(rows),
+        ],
+        of_labels=None,
+        counted="",
+        cards=_cards(heard, clips, megabytes),
+    )
+
+
+def _samples(row: Row) -> np.ndarray | None:
+    try:
+        return decode(row["path"], row["rate"], row["start"], row.get("duration"), channel=row.get("channel"))
+    except AudioError:
+        return None
+
+
+def _measured(row: Row) -> Sound | None:
+    samples = _samples(row)
+    return measure(samples, row["rate"]) if samples is not None and len(samples) else None
+
+
+def _findings(findings: Sequence[Row]) -> list[Section]:
+    return [
+        section(
+            "To mend" if finding["grave"] else "Remark",
+            [finding["sentence"]],
+            [{"which": item} for item in finding["items"][:SHOWN]],
+        )
+        for finding in findings
+    ]
+
+
+def _counts(report: Row) -> list[Section]:
+    splits = [
+        {
+            "split": name,
+            "clips": str(one["clips"]),
+            "hours": f"{one['hours']:.3g}",
+            "groups": str(one["groups"]),
+        }
+        | {f"seconds, {key}": f"{value:.2f}" for key, value in one["seconds"].items()}
+        for name, one in report["splits"].items()
+    ]
+    files = [{key: str(value) for key, value in row.items()} for row in report["sources"]]
+    labels = [
+        {"label": visible(label)} | {split: str(count) for split, count in row.items()}
+        for label, row in report["labels"].items()
+    ]
+    found = [section("Splits", (), splits), section("Files", (), files)]
+    if labels:
+        found.append(section("Clips of each label", (), labels) | {"link": "label"})
+    if report["transcripts"]:
+        texts = [
+            {"split": name} | {key: str(value) for key, value in row.items()}
+            for name, row in report["transcripts"].items()
+        ]
+        found.append(section("Transcripts", (), texts))
+    return found
+
+
+def _sound(heard: Sequence[tuple[Row, Sound]], clips: int) -> Section:
+    if not heard:
+        return section("Sound", ["No clip can be read."])
+    narrow = sum(sound.bandwidth < NARROW * row["rate"] / 2 for row, sound in heard)
+    clipped = sum(row["clipped"] > 0 for row, _ in heard)
+    told = [
+        f"Measured on {len(heard)} of {clips} clips that can be read.",
+        f"{narrow} of them reach no higher than {NARROW:.0%} of half their file's rate: audio of a lower "
+        "rate, or of a codec, in a file of a higher one.",
+        f"{clipped} have samples at full scale (clipping).",
+        "The signal-to-noise ratio is that of loud frames over quiet ones of the same clip.",
+    ]
+    charts = [
+        histogram("Duration", [row["seconds"] for row, _ in heard], "seconds"),
+        histogram("Level", [sound.level for _, sound in heard], "level in dB of full scale (RMS)"),
+        histogram(
+            "Signal-to-noise ratio",
+            [sound.snr for _, sound in heard],
+            "signal-to-noise ratio in dB, estimated",
+        ),
+        histogram("Bandwidth", [sound.bandwidth / 1000 for _, sound in heard], "bandwidth in kHz"),
+        histogram("Silence", [100 * sound.silence for _, sound in heard], "frames below -60 dB in percent"),
+    ]
+    return section("Sound", told, (), charts)
+
+
+def _texts(rows: Sequence[Row]) -> list[Section]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        for word in (row.get("text") or "").split():
+            counts[word] = counts.get(word, 0) + 1
+    if not counts:
+        return []
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    once = sum(count == 1 for count in counts.values())
+    told = f"{len(counts)} different words as written, {once} of them once."
+    return [section("Most frequent words", [told], [{"word": w, "count": str(n)} for w, n in ranked[:WORDS]])]
+
+
+def _cards(heard: Sequence[tuple[Row, Sound]], clips: int, megabytes: float) -> list[Row]:
+    """Those first that stand out: the quietest, the loudest, the noisiest, the narrowest, the shortest, the
+    longest in turn; then all others, as they come."""
+    ways = (
+        lambda pair: pair[1].level,
+        lambda pair: -pair[1].level,
+        lambda pair: pair[1].snr,
+        lambda pair: pair[1].bandwidth,
+        lambda pair: pair[0]["seconds"],
+        lambda pair: -pair[0]["seconds"],
+    )
+    rankings = [sorted(range(len(heard)), key=lambda n, way=way: way(heard[n])) for way in ways]
+    order = list(dict.fromkeys(n for turn in zip(*rankings, strict=True) for n in turn))
+
+    def sound(split: str, name: str) -> tuple[np.ndarray, int] | None:
+        samples = _samples(by_id[name])
+        return None if samples is None else (samples, by_id[name]["rate"])
+
+    by_id = {row["id"]: row for row, _ in heard}
+    ranked = [heard[n] for n in order][: answers.LISTED]
+    shelf = Shelf.for_clips(sound, [("", row["id"]) for row, _ in ranked[:clips]], megabytes)
+    return [_card(row, found, shelf if n < clips else None) for n, (row, found) in enumerate(ranked)]
+
+
+def _card(row: Row, found: Sound, shelf: Shelf | None) -> Row:
+    labels = list(row.get("labels") or ())
+    told = [
+        f"{row['seconds']:.2f} s",
+        f"{found.level:.0f} dB",
+        f"SNR {found.snr:.0f} dB",
+        f"up to {found.bandwidth / 1000:.1f} kHz",
+    ]
+    return answers.card(
+        row["id"],
+        row.get("split") or "unused",
+        row.get("text") or ", ".join(labels),
+        None,
+        scores=told,
+        group=row.get("group") or "",
+        tags=labels,
+        **(shelf.take("", row["id"]) if shelf else {}),
+    )

@@ -1,0 +1,191 @@
+"""Pages of several runs: the folds of a corpus, a sweep, two runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.comparison import compare_runs, comparison_table, flips_sentence, paired_rows
+from lightning_audio.reports.cross_validation import FoldSummary, summarise_folds
+from lightning_audio.reports.html import answers
+from lightning_audio.reports.html.charts import parallel_chart
+from lightning_audio.reports.html.clips import Shelf, Sound
+from lightning_audio.reports.html.gaps import NAMES, gaps_of, verdict
+from lightning_audio.reports.html.page import write_page
+from lightning_audio.reports.html.run import chosen_metric, error_chart, read_config
+from lightning_audio.reports.results import PAGE, RunResult, predictions_file, read_predictions, read_run
+from lightning_audio.reports.sweep import SweepSummary, run_folders, summarise_sweep
+from lightning_audio.reports.tables import per_class_table
+
+Section = dict[str, Any]
+
+NO_DEV = "Both runs need predictions of dev: lightning-audio report RUN makes them, --test shows the test's."
+
+
+def section(title: str, text: Sequence[str] = (), rows: Any = (), charts: Sequence[Any] = ()) -> Section:
+    """A part of a page: sentences, a table, charts."""
+    return {
+        "title": title,
+        "text": list(text),
+        "rows": list(rows),
+        "charts": [c for c in charts if c],
+        "link": None,
+    }
+
+
+def write_folds(folder: Path, summary: FoldSummary | None = None) -> Path:
+    """Writes report.html of all folds: their scores pooled, and what the gap from train to test says."""
+    summary = summary or summarise_folds([read_run(run) for run in run_folders(folder)])
+    rows = [row for run in summary.runs for row in run.predictions]
+    config = read_config(summary.runs[0].folder)
+    metric = chosen_metric(config, summary.runs[0].scores)
+    scores = {**_means(summary.runs), **summary.pooled}
+    gaps = gaps_of(scores, metric, drawn_from_train=bool(config.get("loader", {}).get("val_fraction")))
+    levers = [f"What moves {gap.kind}: {'; '.join(gap.levers)}." for gap in gaps if gap.clear]
+    sections = [
+        section("Scores of the folds, in percent", [summary.remark()], summary.table()),
+        section(
+            "Where the error comes from",
+            ["Train and dev: means over the folds; test: all clips pooled.", *levers],
+            [
+                {"gap": g.kind, "between": g.between, metric: f"{g.value:.1f} ({g.low:.1f} to {g.high:.1f})"}
+                for g in gaps
+            ],
+            [error_chart(scores, metric)],
+        ),
+    ]
+    labelled = bool(summary.labels) and answers.has_labels(rows)
+    if not labelled:
+        sections.append(section("Groups, rates in percent", (), per_class_table(summary.classes)))
+    return write_page(
+        folder / PAGE,
+        "sections.html",
+        title=f"{len(summary.runs)} folds · {folder.name}",
+        key=folder.name,
+        verdict=verdict(gaps),
+        sections=sections,
+        of_labels=answers.of_labels(rows, summary.labels) if labelled else None,
+        counted="test, pooled",
+        cards=[],
+    )
+
+
+def _means(runs: Sequence[RunResult]) -> dict[str, Score]:
+    """Of each score of training and validation clips the mean over runs, and of its interval's ends."""
+    names = [n for n in runs[0].scores if not n.startswith("test/") and all(n in run.scores for run in runs)]
+    several: Mapping[str, list[Score]] = {name: [run.scores[name] for run in runs] for name in names}
+    return {
+        name: Score(
+            mean(s.value for s in own),
+            mean(s.low for s in own),
+            mean(s.high for s in own),
+            sum(s.n for s in own),
+        )
+        for name, own in several.items()
+    }
+
+
+def write_sweep(folder: Path, summary: SweepSummary | None = None) -> Path:
+    """Writes report.html of a multirun: its table, and every run as a line across what varies."""
+    summary = summary or summarise_sweep(run_folders(folder))
+    found, *rest = summary.remarks()
+    monitor = str(summary.monitor)
+    scored = [n for n, row in enumerate(summary.rows) if summary.monitor in row["scores"]]
+    lines = [
+        [
+            *(_value(summary.rows[n]["overrides"].get(key, "")) for key in summary.varying),
+            100 * summary.rows[n]["scores"][monitor].value,
+        ]
+        for n in scored
+    ]
+    best = scored.index(summary.best) if summary.best in scored else None
+    chart = None
+    if len(lines) > 1:
+        chart = parallel_chart("Runs by what varies", [*summary.varying, f"{monitor} %"], lines, best)
+    return write_page(
+        folder / PAGE,
+        "sections.html",
+        title=f"{len(summary.rows)} runs · {folder.name}",
+        key=folder.name,
+        verdict=found,
+        sections=[
+            section("Runs, scores in percent with 95 % intervals", rest, summary.table()),
+            section(
+                "What varies", ["The thick line is the best run."] if best is not None else [], (), [chart]
+            ),
+            section(
+                "Folders", (), [{"run": str(row["run"]), "folder": row["folder"]} for row in summary.rows]
+            ),
+        ],
+        of_labels=None,
+        counted="",
+        cards=[],
+    )
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def write_comparison(
+    folder: Path,
+    other: Path,
+    sound: Sound | None,
+    clips: int = 40,
+    megabytes: float = 15.0,
+    test: bool = False,
+) -> Path:
+    """Writes report_against_OTHER.html into the folder of a run: scores, and the clips that flip.
+
+    These are clips of validation; with `test`, of the test.
+    """
+    run, second = read_run(folder), read_run(other)
+    found, split = compare_runs(run, second), "test" if test else "val"
+    files = [one / predictions_file(split) for one in (folder, other)]
+    flips, cards = section("Clips that flip", [NO_DEV]), []
+    if all(file.is_file() for file in files):
+        pairs = zip(*paired_rows(*(RunResult(f.parent, {}, read_predictions(f)) for f in files)), strict=True)
+        cards = _flip_cards(
+            [(a, b) for a, b in pairs if a["hypothesis"] != b["hypothesis"]], split, sound, clips, megabytes
+        )
+        kinds = [card["tags"][0] for card in cards]
+        counts = [
+            {"clips": str(kinds.count(kind)), "which": kind, "tag": kind} for kind in dict.fromkeys(kinds)
+        ]
+        flips = section(f"Clips that flip ({NAMES[split]})", (), counts) | {"link": "which"}
+    scores = section("Paired comparison on the test, with 95 % intervals", (), comparison_table(found))
+    return write_page(
+        folder / f"report_against_{other.name}.html",
+        "sections.html",
+        title=f"{folder.name} against {other.name}",
+        key=f"{folder.name} {other.name}",
+        verdict=flips_sentence(found),
+        sections=[scores, flips],
+        of_labels=None,
+        counted="",
+        cards=cards,
+    )
+
+
+def _flip_cards(
+    flips: Sequence[tuple[Any, Any]], split: str, sound: Sound | None, clips: int, megabytes: float
+) -> list[Any]:
+    shelf = Shelf.for_clips(sound, [(split, a["id"]) for a, _ in flips[:clips]], megabytes)
+    cards = []
+    for number, (a, b) in enumerate(flips[: answers.LISTED]):
+        right = [row["hypothesis"] == row["reference"] for row in (a, b)]
+        kind = {(True, False): "only the run is right", (False, True): "only the other is right"}.get(
+            (right[0], right[1]), "both are wrong"
+        )
+        media = shelf.take(split, a["id"]) if number < clips else {}
+        said = [f"other: {b['hypothesis'] or '(nothing)'}", kind]
+        cards.append(
+            answers.card(a["id"], split, a["reference"], a["hypothesis"], scores=said, tags=[kind], **media)
+        )
+    return cards

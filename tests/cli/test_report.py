@@ -1,0 +1,188 @@
+"""`report`, `explore`, and what `evaluate` scores beside the test: on runs that were trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+
+from lightning_audio.cli import evaluate, explore, report
+from lightning_audio.config import compose_config
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.html.several import write_sweep
+from lightning_audio.reports.results import (
+    read_metrics,
+    read_predictions,
+    score_text,
+    write_metrics,
+    write_predictions,
+)
+from lightning_audio.reports.sweep import SweepSummary
+from lightning_audio.training import run as training
+from lightning_audio.training.run import train
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy to write into. It has 80 training and 20 test clips, and no validation."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def share_right(rows: list[dict[str, Any]]) -> float:
+    return sum(row["reference"] == row["hypothesis"] for row in rows) / len(rows)
+
+
+def test_training_scores_some_training_clips_and_writes_the_page(run: Path) -> None:
+    rows, metrics = read_predictions(run / "predictions_train.jsonl"), read_metrics(run)
+    assert len(rows) == 20
+    assert metrics["scores"]["train/accuracy"]["value"] == pytest.approx(share_right(rows))
+    assert next(iter(metrics["scores"])).startswith("test/")
+    assert metrics["memory_gb"] > 0.1
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for name, score in metrics["scores"].items():
+        assert score_text(name, Score(**score)) in page
+    assert page.count('<article class="clip" ') >= 20
+    assert 'data-split="test"' not in page
+
+
+def test_report_adds_what_an_older_run_lacks(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same training clips are drawn again, and scored alike; what was there stays."""
+    before, rows = read_metrics(run), read_predictions(run / "predictions_train.jsonl")
+    (run / "predictions_train.jsonl").unlink()
+    (run / "report.html").unlink()
+    report.main([str(run), "--clips", "3"])
+    assert str(run / "report.html") in capsys.readouterr().out
+    again = read_predictions(run / "predictions_train.jsonl")
+    assert [(row["id"], row["hypothesis"]) for row in again] == [
+        (row["id"], row["hypothesis"]) for row in rows
+    ]
+    assert read_metrics(run)["scores"] == before["scores"]
+    assert (run / "report.html").read_text(encoding="utf-8").count("<audio ") == 3
+
+
+def test_a_split_is_scored_by_itself(run: Path) -> None:
+    evaluate.main([str(run), "--split", "train"])
+    folder = run / "evaluation"
+    rows = read_predictions(folder / "predictions_train.jsonl")
+    assert len(rows) == 80
+    assert read_metrics(folder)["scores"]["train/accuracy"]["value"] == pytest.approx(share_right(rows))
+    assert not (folder / "predictions.jsonl").exists()
+
+
+def test_a_split_without_clips_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main([str(run), "--split", "val"])
+    assert "no clips of val" in capsys.readouterr().err
+
+
+def test_noise_that_nobody_hears_changes_nothing(run: Path) -> None:
+    """At 100 dB and at speed 1 the scores are those of the test; 40 dB below its noise no clip is heard."""
+    evaluate.main([str(run), "--noise", "white", "--snr", "100,-40", "--speed", "1"])
+    noise, speed = json.loads((run / "evaluation" / "robustness.json").read_text())
+    clean = {n.partition("/")[2]: s for n, s in read_metrics(run / "evaluation")["scores"].items()}
+    assert noise["points"][0]["scores"]["accuracy"] == clean["accuracy"]
+    assert speed["points"][0]["scores"]["accuracy"] == clean["accuracy"]
+    assert noise["points"][1]["scores"]["accuracy"]["value"] <= 0.3
+    report.main([str(run)])
+    assert "Robustness against white noise" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_noise_for_several_runs_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each hears by a front end of its own, and all but one would hear none of it."""
+    other = shutil.copytree(run, tmp_path / "other")
+    with pytest.raises(SystemExit):
+        evaluate.main([str(run), str(other), "--noise", "white"])
+    assert "leave out other runs" in capsys.readouterr().err
+
+
+def test_two_runs_show_the_clips_that_flip(run: Path, tmp_path: Path) -> None:
+    """In the copy two test clips are answered otherwise: these are named, with --test alone."""
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    rows = read_predictions(other / "predictions.jsonl")
+    labels = read_metrics(other)["data"]["labels"]
+    for row in rows[:2]:
+        row["hypothesis"] = next(label for label in labels if label != row["hypothesis"])
+    write_predictions(other / "predictions.jsonl", rows)
+    scores = {name: Score(**score) for name, score in read_metrics(other)["scores"].items()}
+    write_metrics(other, scores)
+    report.main([str(run), str(other)])
+    page = (run / "report_against_other.html").read_text(encoding="utf-8")
+    assert "They differ in 2 of 20 clips" in page
+    assert "<article" not in page
+    report.main([str(run), str(other), "--test"])
+    page = (run / "report_against_other.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 2
+    assert all(f'data-id="{row["id"]}"' in page for row in rows[:2])
+
+
+def test_speech_has_its_page(speech_run: Path) -> None:
+    page = (speech_run / "report.html").read_text(encoding="utf-8")
+    assert len(read_predictions(speech_run / "predictions_val.jsonl")) == 4
+    for name, score in read_metrics(speech_run)["scores"].items():
+        assert score_text(name, Score(**score)) in page
+    assert "Transcripts (dev)" in page
+    assert 'data-split="val"' in page
+
+
+def test_explore_writes_a_page_of_the_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    explore.main([*TINY, "--output", str(tmp_path / "demo.html"), "--clips", "5"])
+    page = (tmp_path / "demo.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 100
+    assert page.count("<audio ") == 5
+    assert "Measured on 100 of 100 clips" in page
+    assert page.count('<svg class="chart"') == 5
+
+
+def test_sweep_page_marks_the_best_run(tmp_path: Path) -> None:
+    rows = [
+        {
+            "run": n,
+            "folder": f"runs/{n}",
+            "overrides": {"optimizer.lr": lr},
+            "scores": {"val/accuracy": Score(value, value - 0.1, value + 0.05, 50)},
+            "minutes": 1.0,
+            "error": None,
+        }
+        for n, (lr, value) in enumerate([("1e-3", 0.7), ("1e-2", 0.9), ("1e-1", 0.2)])
+    ]
+    page = write_sweep(tmp_path, SweepSummary(rows, "val/accuracy", 1)).read_text(encoding="utf-8")
+    assert "1 (best)" in page
+    assert "90.0 (80.0 to 95.0)" in page
+    assert page.count('class="line others"') == 2
+    assert page.count('class="line best"') == 1
+
+
+def test_train_dev_is_held_out_of_training_and_scored(tmp_path: Path) -> None:
+    """A quarter of 80 clips is not learned from; the page names variance between train and train-dev."""
+    cache = f"paths.cache={tmp_path}"
+    options = [*TINY, "trainer.max_epochs=1", "loader.train_dev_fraction=0.25", cache]
+    content = train(compose_config(options), tmp_path / "run")
+    held_out = {row["id"] for row in read_predictions(tmp_path / "run" / "predictions_train_dev.jsonl")}
+    learned = {row["id"] for row in read_predictions(tmp_path / "run" / "predictions_train.jsonl")}
+    counts = content["data"]["clips"]
+    assert counts["train"] + counts["train_dev"] == 80
+    assert 10 <= counts["train_dev"] == len(held_out) <= 30
+    assert not held_out & learned
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "train → train-dev" in page
+    assert "train-dev → test" in page
+
+
+def test_a_report_that_fails_costs_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(training, "write_run_report", broken)
+    content = train(
+        compose_config([*TINY, "trainer.max_epochs=1", f"paths.cache={tmp_path}"]), tmp_path / "run"
+    )
+    assert read_metrics(tmp_path / "run")["scores"] == content["scores"]
+    assert "no report.html: ZeroDivisionError: planted" in capsys.readouterr().err
