@@ -20,7 +20,11 @@ from lightning_audio.cli import arguments, find_lr
 from lightning_audio.decoding.alignment import BoundaryRule
 from lightning_audio.inference import formats
 
-ARGUMENTS = {"align": ["one", "two", "three"], "ngram": ["one", "--output", "two"]}
+ARGUMENTS = {
+    "align": ["one", "two", "three"],
+    "ngram": ["one", "--output", "two"],
+    "export": ["one", "--output", "two"],
+}
 
 
 @pytest.mark.parametrize(("arguments", "status"), [([], 0), (["--help"], 0), (["tarin"], 2)])
