@@ -69,6 +69,11 @@ def test_steps_may_end_a_run_instead_of_epochs() -> None:
     assert compose_config(["trainer.max_epochs=-1", "trainer.max_steps=10"]).trainer.max_steps == 10
 
 
+def test_of_few_keywords_there_may_be_more_other_words() -> None:
+    cfg = compose_config(["data=speech_commands", "data.unknown_share=20", "data.silence_share=4.5"])
+    assert (cfg.data.unknown_share, cfg.data.silence_share) == (20, 4.5)
+
+
 MISTAKES = {
     "a value out of range": ("schedule: {warmup: 2}", r"schedule\.warmup=2 is out of range"),
     "a tab": ("name: own\n\tseed: 1", r"own\.yaml is no YAML at line 4: found character '\\t'"),

@@ -154,6 +154,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.clips_per_class": SIZE,
     "data.clips_per_fold": SIZE,
     "data.*_utterances": SIZE,
+    "data.silence_share": POSITIVE,  # for each keyword clip
+    "data.unknown_share": POSITIVE,
     "data.*_share": SHARE,
 }
 TEXT_TOO = ("task.class_weights",)  # a word may stand for the numbers
