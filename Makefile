@@ -28,7 +28,7 @@ ITSELF = $(and $(filter-out latest,$(RESUME)),$(filter file,$(origin EXP)))
 need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check doctor train evaluate compare predict folds sweep lr test test-slow lint format lock bench docs release notebook \
+.PHONY: help setup check doctor train evaluate report compare predict folds sweep lr test test-slow lint format lock bench docs release notebook \
   clean distclean
 
 help: ## list what make can do
@@ -73,6 +73,10 @@ train: $(STAMP) ## train EXP=demo; ARGS="seed=1" changes settings, RESUME=latest
 evaluate: $(STAMP) ## print the test scores of RUN=logs/... again
 	$(call need,$(RUN),Name the run folder: make evaluate RUN=logs/EXPERIMENT/DATE_TIME.)
 	$(PY) -m lightning_audio evaluate "$(RUN)" $(ARGS)
+
+report: $(STAMP) ## write report.html of RUN=logs/... again: a run, folds or a sweep
+	$(call need,$(RUN),Name the run folder: make report RUN=logs/EXPERIMENT/DATE_TIME.)
+	$(PY) -m lightning_audio report "$(RUN)" $(ARGS)
 
 compare: $(STAMP) ## ask whether RUN=logs/... is better than OTHER=logs/..., clip by clip
 	$(call need,$(and $(RUN),$(OTHER)),Name two runs: make compare RUN=logs/EXPERIMENT/DATE_TIME OTHER=logs/...)
