@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_audio.augment.waveform import TimeRoll
 from lightning_audio.data.batch import Batch, pad_clips
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
@@ -27,6 +29,8 @@ from lightning_audio.reports.results import PREDICTIONS, write_predictions
 from lightning_audio.reports.transcripts import write_transcript_report
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.text.tokenizers import tokenizer_of
+
+_log = logging.getLogger(__name__)
 
 
 class Transcription(AudioTask):
@@ -135,11 +139,22 @@ class Transcription(AudioTask):
         return self.network.output_lengths(self.frontend.output_lengths(samples))  # type: ignore[operator]
 
     def check(self, data: AudioDataModule) -> None:
-        """Leaves out, by name, clips whose transcript needs more frames than their audio gives.
+        """Leaves out, by name, clips whose transcript needs more frames than their audio gives; and
+        augmentation behind which no transcript fits its audio.
 
         Raises:
             UserError: there are more of them than `loader.max_bad_fraction`.
         """
+        rolls = [n for n, t in self.augment.waveform_transforms.items() if isinstance(t, TimeRoll)]
+        if left := [f"waveform.{name}" for name in rolls] + ["mix"] * (self.augment.mix is not None):
+            _log.warning(
+                "Left out: augment.%s, behind which a transcript no longer fits its audio; augment=speech is "
+                "made for transcripts.",
+                " and augment.".join(left),
+            )
+            self.augment.mix = None
+            for name in rolls:
+                del self.augment.waveform_transforms[name]
         bad = {}
         for split, clips in data.splits.items():
             fastest = self.augment.fastest if split == "train" else 1.0
