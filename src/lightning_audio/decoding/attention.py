@@ -24,6 +24,7 @@ from lightning_audio.errors import UserError
 
 START = END = 0
 ROWS = 128  # hypotheses that run together: each holds what the decoder knows of its utterance
+LEAST_TRIED = 10  # tokens behind a hypothesis, by the decoder alone, for CTC to choose from
 COVERED = 0.5  # of all the attention that a frame gets, from which on it was listened to
 IMPOSSIBLE = -1e20  # of a score: by CTC, with too few frames
 REPEATS, LONGEST_LOOP = 3, 8  # how often tokens are said in a loop, and how many they are at most
@@ -234,7 +235,7 @@ class _Search:
         logits, self.state = options.decoder.step(last.to(device), self.memory, self.state)
         log_probs = logits.cpu().double().log_softmax(-1)
         self.heard += self.state["weights"].mean(1).cpu()
-        tried = min(options.outputs - 1, math.ceil(1.5 * self.beam) + 1)
+        tried = min(options.outputs - 1, max(2 * self.beam, LEAST_TRIED))
         outputs = log_probs[:, 1:].topk(tried).indices + 1
         # The end stands first among what may follow.
         gained = torch.cat([log_probs[:, :1], log_probs.gather(1, outputs)], 1)
