@@ -174,7 +174,7 @@ def test_audio_within_is_the_clip_without_loss(run: Path) -> None:
 
 
 def test_size_is_bounded(run: Path) -> None:
-    """Thirty seconds of noise would be 600 kB; of what fits, Opus keeps more."""
+    """Thirty seconds of noise would be 600 kB; of what fits, Vorbis keeps more."""
     whole = len(write_run_report(run, noise, clips=30).read_bytes())
     assert whole > 500_000
     page = Page(write_run_report(run, noise, clips=30, megabytes=0.4))

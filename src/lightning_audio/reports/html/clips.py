@@ -22,7 +22,7 @@ from lightning_audio.frontend.log_mel import LogMel
 Samples = np.ndarray  # (T,) int16
 Sound = Callable[[str, str], tuple[Samples, int] | None]  # split and id -> samples and rate in Hz
 
-OPUS_RATE = 16000
+HIGHEST_RATE = 16000  # Hz, of clips that are compressed
 COLUMNS = 320  # of a picture at most
 MELS = 64
 PICTURE = 16_000  # bytes
@@ -52,7 +52,7 @@ class Shelf:
     Args:
         sound: gives their samples; None: there are none.
         room: bytes of all clips together.
-        compress: Opus at 16 kHz in place of FLAC.
+        compress: Vorbis, up to 16 kHz, in place of FLAC.
     """
 
     def __init__(self, sound: Sound | None, room: float, compress: bool = False) -> None:
@@ -61,7 +61,7 @@ class Shelf:
     @classmethod
     def for_clips(cls, sound: Sound | None, clips: Sequence[tuple[str, str]], megabytes: float) -> Self:
         """One for a page of so many megabytes: FLAC where all of the clips, `(split, id)`, are likely to fit,
-        by the first of them, and otherwise Opus for all, so that they sound alike."""
+        by the first of them, and otherwise Vorbis for all, so that they sound alike."""
         room = max(SHARE * megabytes * 1e6 - TEXT, 0.0)
         first = [found for clip in clips[:5] if sound and (found := sound(*clip))]
         sizes = [len(audio_uri(samples, rate)) + PICTURE for samples, rate in first]
@@ -69,24 +69,24 @@ class Shelf:
 
     def take(self, split: str, name: str) -> dict[str, str]:
         """`audio` and `picture` as data URIs; nothing where the clip is not to be had or there is no room."""
-        found = self.sound(split, name) if self.sound else None
+        found = self.sound(split, name) if self.sound and self.room > 0 else None
         if found is None or not len(found[0]):
             return {}
         samples, rate = found[0][: int(LONGEST * found[1])], found[1]
         made = {"audio": audio_uri(samples, rate, self.compress), "picture": picture_uri(samples, rate)}
         size = sum(map(len, made.values()))
-        if size > self.room:
-            return {}
-        self.room -= size
-        return made
+        self.room -= size  # the first one that does not fit is the last that is made
+        return made if self.room >= 0 else {}
 
 
 def audio_uri(samples: Samples, rate: int, compress: bool = False) -> str:
-    """Samples `(T,)` as a FLAC file, or Ogg Opus, in a data URI."""
+    """Samples `(T,)` as a FLAC file, or Ogg Vorbis, in a data URI."""
     content = io.BytesIO()
     if compress:
-        samples = resample(samples, rate, OPUS_RATE)
-        soundfile.write(content, samples, OPUS_RATE, format="OGG", subtype="OPUS")
+        if rate > HIGHEST_RATE:
+            samples, rate = resample(samples, rate, HIGHEST_RATE), HIGHEST_RATE
+        # Opus would be a little smaller, and takes ten times as long to be made.
+        soundfile.write(content, samples, rate, format="OGG", subtype="VORBIS")
     else:
         soundfile.write(content, samples, rate, format="FLAC")
     return _uri("audio/ogg" if compress else "audio/flac", content.getvalue())
