@@ -23,7 +23,7 @@ from lightning_audio.frontend.mask import mask_frames
 from lightning_audio.inference.events import Event, Hysteresis, events, scores_over_time, timelines
 from lightning_audio.inference.prediction import Window
 from lightning_audio.networks.base import Network
-from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.clip_task import ClipTask
 
 RATE = 2000
 LABELS = ["low", "high", "_silence_"]
@@ -189,7 +189,7 @@ class Tones(Network):
         return 20 * shares, torch.ones_like(lengths)
 
 
-def tone_task() -> AudioTask:
+def tone_task() -> ClipTask:
     answering = {
         "frontend": {
             "_target_": "lightning_audio.frontend.log_mel.LogMel",

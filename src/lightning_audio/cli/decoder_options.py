@@ -56,14 +56,14 @@ def with_own_model(
     Raises:
         UserError: the run transcribes nothing, or there is no text.
     """
-    task = transcribing(task, "--lm-from-training is")
+    tokenizer = transcribing(task, "--lm-from-training is").tokenizer
     unit = options.unit or ("tokens" if options.lexicon is None else "words")
     order, texts = order_of(options.order, unit), _training_texts(task, data)
     if unit == "words":
         model = NGramModel((text.split() for text in texts), order)
     else:
-        names = [token_name(token) for token in task.tokenizer.vocabulary]
-        model = NGramModel(([names[token] for token in task.tokenizer.encode(text)] for text in texts), order)
+        names = [token_name(token) for token in tokenizer.vocabulary]
+        model = NGramModel(([names[token] for token in tokenizer.encode(text)] for text in texts), order)
     own = copy.copy(options)
     own.lm = folder / OWN_MODEL
     write_atomically(own.lm, model.arpa())

@@ -151,7 +151,7 @@ def some_clips(data: AudioDataModule, split: str, most: int) -> list[np.ndarray]
     return [row[:n].cpu().numpy() for row, n in zip(waveforms, lengths.tolist(), strict=True)]
 
 
-def described(task: AudioTask, run: Path) -> dict[str, Any]:
+def described(task: Any, run: Path) -> dict[str, Any]:
     """The card of a model: all that its numbers mean, and where it comes from."""
     checkpoint = find_checkpoint(run) if run.exists() else None
     meaning = (

@@ -17,6 +17,7 @@ from lightning_audio.checkpoint import load
 from lightning_audio.cli import arguments
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
+from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.html.clips import Sound, sounds_of
 from lightning_audio.reports.html.run import write_run_report
 from lightning_audio.reports.html.several import write_comparison, write_folds, write_sweep
@@ -47,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = options.runs[0]
         page = (write_folds if (folder / "folds.json").is_file() else write_sweep)(folder)
     elif len(options.runs) == 2:
-        page = write_comparison(
-            *options.runs, _sound(options.runs[0], options), options.clips, options.megabytes, options.test
-        )
+        run, other = options.runs
+        sound = _sound(run, options)
+        page = write_comparison(run, other, sound, options.clips, options.megabytes, options.test)
     else:
         page = report(options.runs[0], options)
     print(f"Report: {page}")
@@ -90,7 +91,7 @@ def _add_missing_splits(run: Path, data: AudioDataModule, allow: Sequence[str]) 
     cfg, task = saved_config.saved_config(run, allow), load(run, allow=allow)
     task.check(data)
     trainer, known = build_trainer(cfg, run, data, task), read_metrics(run)["scores"]
-    found = {}
+    found: dict[str, Score] = {}
     for split in missing:
         found |= score_split(trainer, task, data, split, run, TRAIN_CLIPS if split == "train" else None)
     write_metrics(run, {name: score for name, score in found.items() if name not in known})

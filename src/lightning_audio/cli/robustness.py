@@ -47,15 +47,14 @@ def measure_robustness(
             seed_draws(zlib.crc32(f"{against} {level}".encode()), trainer.strategy.root_device)
             with disturbed(task, transform):
                 trainer.test(task, data, verbose=False)
-            points.append(
-                {"level": level, "scores": scores(task.metrics, task.predictions(data.splits["test"].clips))}
-            )
+            points.append((level, scores(task.metrics, task.predictions(data.splits["test"].clips))))
         rows = [
-            {unit: f"{p['level']:g}"} | {name: score_text(name, score) for name, score in p["scores"].items()}
-            for p in points
+            {unit: f"{level:g}"} | {name: score_text(name, score) for name, score in found.items()}
+            for level, found in points
         ]
         print_table(rows, f"Robustness against {against}")
-        curves.append({"against": against, "unit": unit, "points": points})
+        listed = [{"level": level, "scores": found} for level, found in points]
+        curves.append({"against": against, "unit": unit, "points": listed})
     write_atomically(output / ROBUSTNESS, to_json(curves, indent=1) + "\n")
 
 
@@ -67,7 +66,9 @@ def disturbances(
         source: dict[str, Any] = {"folder": options.noise, "sample_rate": rate}
         if options.noise in EXPONENTS:
             source = {"colour": options.noise}
-        levels = [(snr, BackgroundNoise(snr, snr, **source)) for snr in options.snr]
+        levels: list[tuple[float, Transform]] = [
+            (snr, BackgroundNoise(snr, snr, **source)) for snr in options.snr
+        ]
         name = f"{options.noise} noise" if options.noise in EXPONENTS else f"noise of {options.noise}"
         yield name, "signal-to-noise ratio in dB", levels
     if options.speed:

@@ -242,10 +242,10 @@ class _Header(tarfile.TarInfo):
     """Of a member of a tar: a damaged one, or none behind the last member, is not taken for the end."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:  # type: ignore[override]
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None

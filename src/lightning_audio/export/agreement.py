@@ -123,7 +123,7 @@ def answer_by(task: AudioTask, runtime: Runtime) -> dict[str, object]:
         raise UserError(
             "A trigger is scored on a stream, which an exported model does not take: score the run."
         )
-    task.forward_tta = exported_logits(task, runtime)  # type: ignore[method-assign]
+    task.forward_tta = exported_logits(task, runtime)  # type: ignore[method-assign, assignment]
     return {"exported": {"file": str(runtime.file), "sha256": runtime.card["sha256"]}}
 
 

@@ -73,11 +73,20 @@ def _traced(
 ) -> bytes:
     if opset not in OPSETS:
         raise UserError(f"--opset {opset} is not written here: choose {OPSETS[0]} to {OPSETS[-1]}.")
-    file, names = io.BytesIO(), {"input_names": [*inputs], "output_names": [*outputs], "dynamic_axes": axes}
+    file: Any = io.BytesIO()  # which the traced exporter writes to
     try:
         with _quiet(), torch.no_grad():
             torch.onnx.register_custom_op_symbolic("aten::mT", _transposed, 9)
-            torch.onnx.export(graph.eval(), arguments, file, dynamo=False, opset_version=opset, **names)
+            torch.onnx.export(
+                graph.eval(),
+                arguments,
+                file,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_axes=axes,
+                opset_version=opset,
+                dynamo=False,
+            )
     except UserError:
         raise
     except Exception as error:  # of many kinds, as operators are missing

@@ -33,6 +33,7 @@ class RuntimeStream:
             told[n] for n in ("frames", "rows", "hop", "n_fft")
         )
         self._shapes = [tuple(shape) for shape in told["states"]]
+        self._waiting: np.ndarray
         self._start()
 
     def detector(self, **rules: Any) -> Detector:

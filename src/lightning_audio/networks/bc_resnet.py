@@ -43,8 +43,9 @@ class Norm(nn.Module):
         """The same of `(B, C, F, T)`, or of `(B, C, T)` where there is one band."""
         if x.shape[1] == self.norm.num_features:
             return self.norm(x)
-        scale = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
-        shift = self.norm.bias - self.norm.running_mean * scale
+        mean, variance = self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
+        scale = self.norm.weight / (variance + self.norm.eps).sqrt()
+        shift = self.norm.bias - mean * scale
         parts = x.reshape(x.shape[0], self.norm.num_features, -1, x.shape[3])
         return (parts * scale[:, None, None] + shift[:, None, None]).reshape(x.shape)
 

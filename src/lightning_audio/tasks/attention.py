@@ -92,8 +92,7 @@ class Attention(Transcription):
         return int(options.get("width", 256))
 
     def beam(self, **options: Any) -> AttentionSearch:
-        known = {"decoder": self.speller, "with_ctc": self.ctc is not None}
-        return AttentionSearch(self.tokenizer, **known, **options)
+        return AttentionSearch(self.tokenizer, decoder=self.speller, with_ctc=self.ctc is not None, **options)
 
     def decodable(self, logits: Tensor) -> Tensor:
         states = self.norm(logits.float())

@@ -172,7 +172,7 @@ class TransformerDecoder(AttentionDecoder):
     def memory(self, states: Tensor, lengths: Tensor) -> Named:
         found = {"inside": frame_mask(lengths, states.shape[1])}
         for i, layer in enumerate(self.layers):
-            found[f"keys{i}"], found[f"values{i}"] = layer.frames(states).chunk(2, -1)
+            found[f"keys{i}"], found[f"values{i}"] = layer.get_submodule("frames")(states).chunk(2, -1)
         return found
 
     def start(self, memory: Named) -> Named:
@@ -190,7 +190,8 @@ class TransformerDecoder(AttentionDecoder):
 
     def _read(self, inputs: Tensor, memory: Named, state: Named) -> tuple[Tensor, Named]:
         """Logits of what follows each input `(N, U)`, which stand behind those of the state."""
-        known, found = state["keys0"].shape[1], {}
+        known = state["keys0"].shape[1]
+        found: Named = {}
         total = known + inputs.shape[1]
         places = positions(total, self.hidden)[known:].to(memory["keys0"])
         x = self.dropout(self.embedding(inputs) + places)

@@ -266,7 +266,7 @@ class LongAudioScores:
 
     def points(self, thresholds: Iterable[float]) -> list[OperatingPoint]:
         """What each of the thresholds gives."""
-        found = {on: self.task.detector(on=on, smooth=1).push(self.scores) for on in thresholds}
+        found = {on: self.task.detector(on=on, smooth=1).push(self.scores.numpy()) for on in thresholds}
         times = {on: [(detection.time, detection.label) for detection in each] for on, each in found.items()}
         return [operating_point(on, self.words, detections) for on, detections in times.items()]
 

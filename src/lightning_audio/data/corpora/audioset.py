@@ -97,7 +97,9 @@ class AudioSet(Corpus):
                 at = start if self.whole_videos and path.stem in (video, f"Y{video}") else 0.0
                 span = self.seconds if self.strong else SECONDS
                 for begin in (number * span for number in range(int(SECONDS / span + 1e-9))):
-                    labels = {label for label, *times in found if _sounds(*times, begin, begin + span)}
+                    labels = {
+                        label for label, first, last in found if _sounds(first, last, begin, begin + span)
+                    }
                     clips.append(
                         Clip(
                             id=f"{video}_{round(1000 * (start + begin))}",

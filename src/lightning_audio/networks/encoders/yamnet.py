@@ -119,7 +119,7 @@ class YAMNet(Encoder):
         # A frame of 25 ms stands at the beginning of its transform here, and its zeros behind it.
         total = FIRST_PATCH + (count - 1) * PATCH_HOP * HOP + N_FFT - WINDOW
         window = functional.pad(self.window, (0, N_FFT - WINDOW))
-        filled = functional.pad(waveforms, (0, total - waveforms.shape[1]))
+        filled = functional.pad(waveforms, (0, total - waveforms.shape[1]))  # type: ignore[arg-type]  # traced
         log_mel = (mel_powers(filled, window, HOP, self.filters, magnitudes=True) + OFFSET).log()
         halves = log_mel.reshape(waveforms.shape[0], -1, PATCH_HOP, BANDS)
         return torch.cat([halves[:, :-1], halves[:, 1:]], 2)

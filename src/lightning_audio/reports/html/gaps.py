@@ -79,7 +79,9 @@ def gaps_of(
     errors = {s: error_of(metric, scores[f"{s}/{metric}"]) for s in NAMES if f"{s}/{metric}" in scores}
     if "train" not in errors or unit_of(metric, scores[f"train/{metric}"]) != "percent":
         return []
-    least = error_of(metric, Score(*[float(target)] * 3, n=0))[0] if target is not None else 0.0
+    least = 0.0
+    if target is not None:
+        least = error_of(metric, Score(float(target), float(target), float(target), n=0))[0]
     value, low, high = errors["train"]
     told = f"target {least:.1f} %" if target is not None else "no target is stated, so any error counts"
     found = [Gap("avoidable bias", "target → train", value - least, low - least, high - least, told)]
