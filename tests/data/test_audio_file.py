@@ -290,6 +290,16 @@ def test_silence_between_sounds_is_no_part_that_cancels(tmp_path: Path) -> None:
     assert read_audio(tmp_path / "a.wav").remarks() == {}
 
 
+def test_a_tag_before_a_flac_is_no_second_file(tmp_path: Path) -> None:
+    content = written(tmp_path / "a.flac", noise(0.5), "FLAC", "PCM_16")
+    (tmp_path / "tagged.flac").write_bytes(b"ID3\3\0\0\0\0\7\x76" + bytes(1014) + content)
+    whole, tagged = read_audio(tmp_path / "a.flac"), read_audio(tmp_path / "tagged.flac")
+    np.testing.assert_array_equal(tagged.samples, whole.samples)
+    assert tagged.remarks() == {}
+    (tmp_path / "two.flac").write_bytes((tmp_path / "tagged.flac").read_bytes() + content)
+    assert "another file follows at byte" in reason(tmp_path / "two.flac")
+
+
 def test_silent_channels_cancel_nothing(tmp_path: Path) -> None:
     written(tmp_path / "a.wav", np.zeros((1000, 2)), "WAV", "PCM_16")
     assert read_audio(tmp_path / "a.wav").remarks() == {}

@@ -35,7 +35,6 @@ NOT_AN_MP3 = 7
 SYSTEM = 2  # the file could not be opened or read at all
 
 CHUNKED = ("WAV", "WAVEX", "RF64", "AIFF", "AU", "CAF")
-FLAC_START = b"fLaC\0\0\0\x22"
 FLOAT = ("FLOAT", "DOUBLE")
 # Subtypes that hold more than 16 bits do.
 DEEP = (*FLOAT, "PCM_24", "PCM_32", "ALAC_20", "ALAC_24", "ALAC_32")
@@ -289,7 +288,7 @@ class _Reader:
             total = samples if sources else max(total, samples)
         elif lacking := containers.missing_bytes(file.extra_info):
             missing = f"at least {lacking:,} bytes of its end are missing"
-        elif file.format == "FLAC" and (at := self.path.read_bytes().find(FLAC_START, 1)) > 0:
+        elif file.format == "FLAC" and (at := containers.second_flac(self.path)):
             raise containers.Damaged(f"another file follows at byte {at:,}, which would not be read")
         elif file.format == "CAF" and (lacking := containers.caf_missing_bytes(self.path)):
             missing = f"{lacking:,} bytes of its end are missing"

@@ -100,6 +100,12 @@ def _ogg_checksum(page: bytes) -> int:
 # FLAC
 
 
+def second_flac(path: Path) -> int:
+    """Where in a FLAC file another one begins, in bytes, or 0; a tag (ID3) may stand before the first."""
+    data = path.read_bytes()
+    return max(data.find(b"fLaC\0\0\0\x22", data.find(b"fLaC") + 1), 0)
+
+
 class FlacDigest:
     """The MD5 of a FLAC's samples, held against the one in its header."""
 
