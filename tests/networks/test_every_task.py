@@ -27,7 +27,7 @@ FRAME_BY_FRAME = {"linear", "mlp"}  # which know of no other frame, and so run o
 PER_FRAME = {"bilstm", "conformer", "crnn", "weighted_layers"} | FRAME_BY_FRAME
 BOTH = {"gru"}  # by network.per_frame
 
-TRANSCRIBING = {"ctc", "attention"}
+TRANSCRIBING = {"ctc", "attention", "transducer"}
 
 SMALL = {
     "bc_resnet": ["network.tau=1", "network.sub_bands=1"],
@@ -54,6 +54,7 @@ DATA = {
     ],
     "ctc": SPEECH,
     "attention": [*SPEECH, "task.width=16", "task.decoder.hidden=16", "task.search.beam=1"],
+    "transducer": [*SPEECH, "task.width=16", "task.predictor.hidden=8", "task.max_symbols=1"],
 }
 
 
@@ -128,7 +129,7 @@ def test_a_network_learns_any_task_or_is_refused(network: str, task: str, data_o
         assert logits.shape == (len(batch), len(built.labels))
 
 
-@pytest.mark.parametrize("task", ["ctc", "attention", "trigger"])
+@pytest.mark.parametrize("task", ["ctc", "attention", "transducer", "trigger"])
 def test_a_gru_for_every_frame_learns_what_needs_frames(task: str, data_of: Any) -> None:
     data = data_of(task)
     built = build.task(config_of("gru", task, "network.per_frame=true"), data)

@@ -380,6 +380,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--lexicon", type=Path, help="file of the only words there are; the model is over words"
     )
     group.add_argument("--unit", choices=("tokens", "words"), help="what the model is over [tokens]")
+    group.add_argument(
+        "--hotwords", metavar="FILE[:BOOST]", help="words to favour, one a line, each by so much [5]"
+    )
     group.add_argument("--lm-weight", type=float, help="what its log-probabilities count [0.5]")
     group.add_argument("--word-bonus", type=float, help="added for each word [0]")
     group.add_argument("--length-norm", type=float, help="above 0 favours long hypotheses [0]")

@@ -76,6 +76,8 @@ def description(decoder: Decoder) -> dict[str, Any]:
         return {"search": "greedy"}
     names = ("beam", "word_bonus", "length_norm", *ATTENTION)
     kept = {name: getattr(decoder, name) for name in names if hasattr(decoder, name)}
+    if hotwords := decoder.hotwords:
+        kept |= {"hotwords": list(hotwords.words), "boost": hotwords.boost}
     if model := decoder.model:
         kept |= {"lm": str(model.path.resolve()), "lm_sha256": sha256_of(model.path)}
         kept |= {"lm_weight": decoder.lm_weight, "unit": model.unit, "lexicon": model.lexicon}

@@ -58,10 +58,10 @@ def examine(cfg: DictConfig) -> float:
         return score
     causes = "; ".join(found) or OTHERWISE
     if isinstance(task, Transcription):
-        causes = task.verdict(learning.data, UPDATES, causes)
+        causes = task.verdict(learning.data, UPDATES * task.patience, causes)
     raise UserError(
         f"The network could not learn {len(batch)} clips by heart ({task.monitor[0][4:]} {score:.3f} after "
-        f"{UPDATES} updates): {causes}."
+        f"{UPDATES * task.patience} updates): {causes}."
     )
 
 
@@ -135,7 +135,7 @@ def learn_by_heart(learning: Learner, batch: Batch) -> float:
         group["weight_decay"] = 0.0
     learning.trainer.gradient_clip_val = learning.trainer.gradient_clip_val or 5.0
     score = math.nan
-    for update in range(1, UPDATES + 1):
+    for update in range(1, UPDATES * task.patience + 1):
         task.train()
         task.augment.eval()
         loss = learning.update([batch], task.recipe.lr)

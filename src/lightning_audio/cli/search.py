@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from lightning_audio.decoding import Decoder, LanguageModel
+from lightning_audio.decoding import Decoder, Hotwords, LanguageModel
 from lightning_audio.errors import UserError
 
 # Options of the search, and what they are without a word of the user's.
 SEARCH = {"beam": 16, "nbest": 1, "word_bonus": 0.0, "length_norm": 0.0}
+BOOST = 5.0  # of a hotword
 ATTENTION = ("ctc_weight", "coverage")  # of task=attention alone
 
 
@@ -33,7 +35,7 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     model = {name: getattr(options, name) for name in ("lexicon", "unit", "lm_weight")}
     model = {name: value for name, value in model.items() if value is not None}
-    if not (given or model or options.lm):
+    if not (given or model or options.lm or options.hotwords):
         return None
     task = transcribing(task, "--beam, --lm and what belongs to them are")
     search: dict[str, Any] = {**SEARCH, **task.search, **given}
@@ -42,6 +44,8 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
             f"--{foreign[0].replace('_', '-')} is for runs of task=attention, and this one is of "
             f"task={type(task).__name__.lower()}: leave it out."
         )
+    if options.hotwords:
+        search["hotwords"] = hotwords_of(options.hotwords, task)
     if options.lm:
         weight = {name: model.pop(name) for name in ("lm_weight",) if name in model}
         return task.beam(model=LanguageModel(task.tokenizer, options.lm, **model), **search, **weight)
@@ -50,3 +54,26 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
             f"--{next(iter(model)).replace('_', '-')} belongs to a language model: add --lm FILE."
         )
     return task.beam(**search)
+
+
+def hotwords_of(given: str, task: Any) -> Hotwords:
+    """The words of `FILE[:BOOST]`, normalised as the transcripts.
+
+    Raises:
+        UserError: there is no such file, it has no words or unknown characters, or the boost is none.
+    """
+    name, colon, boost = given.rpartition(":")
+    try:
+        file, favour = (Path(name), float(boost)) if colon else (Path(given), BOOST)
+    except ValueError:
+        file, favour = Path(given), BOOST
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The hotwords {file} cannot be read ({error}): give a UTF-8 file with one word a line."
+        ) from None
+    # An exported model has no normaliser.
+    normal = task.normalizer.leniently if hasattr(task, "normalizer") else str
+    words = dict.fromkeys(word for line in lines for word in normal(line).split())
+    return Hotwords([*words], task.tokenizer, favour, str(file))

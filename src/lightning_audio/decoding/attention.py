@@ -214,7 +214,7 @@ class _Search:
             self.prefixes = self.scores.start(self.of)
         rows = len(self.of)
         self.tokens: list[tuple[int, ...]] = [()] * rows
-        self.models = [options.fusion.start()] * rows
+        self.models = [options.start()] * rows
         self.attention, self.worth = torch.zeros(2, rows, dtype=torch.double)
         self.heard = torch.zeros(rows, states.shape[1])  # how much each frame was attended to
         self.live = torch.arange(rows) % self.beam == 0
@@ -256,18 +256,17 @@ class _Search:
         self._choose(ranks, outputs, attention, worth, models, grown)
 
     def _judged(self, outputs: Tensor) -> tuple[Tensor, Tensor, list[list[Any]]]:
-        """What language model and word bonus give, with the end first `(N, 1 + K)`, what they may give for a
-        word that is begun, and the model's states behind each output."""
+        """What language model, word bonus and hotwords give, with the end first `(N, 1 + K)`, what they may
+        give for a word that is begun, and their states behind each output."""
         worth = self.worth[:, None].repeat(1, 1 + outputs.shape[1])
         guess = torch.zeros_like(worth)
         options, models = self.options, [[None] * outputs.shape[1] for _ in outputs]
-        if options.model is None and not options.word_bonus:
+        if not (options.model or options.word_bonus or options.hotwords):
             return worth, guess, models
         for row, own in enumerate(outputs.tolist()):
             if not self.live[row]:
                 continue
-            end = options.fusion.end(self.models[row])
-            worth[row, 0] += options.lm_weight * end if end > NEVER else NEVER
+            worth[row, 0] += options.end(self.models[row])
             last = self.tokens[row][-1] if self.tokens[row] else -1
             for place, output in enumerate(own):
                 found = options.extended(self.models[row], last, output - 1)

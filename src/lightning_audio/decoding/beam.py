@@ -68,7 +68,7 @@ class _Search:
 
     def __init__(self, decoder: Beam) -> None:
         self.decoder = decoder
-        self.live = [_Prefix(None, -1, 0, decoder.fusion.start(), blank=0.0, total=0.0)]
+        self.live = [_Prefix(None, -1, 0, decoder.start(), blank=0.0, total=0.0)]
         # The best so far of a frame, the worst of them first; between equals the later one is the worse, so
         # that the same numbers give the same text.
         self.best: list[tuple[float, int, _Prefix]] = []
@@ -116,8 +116,7 @@ class _Search:
         """Tries the tokens, the likeliest first, behind a prefix. One that lives already has what it gets."""
         best, beam, children = self.best, self.decoder.beam, prefix.children
         scale = self.decoder.scale(prefix.length + 1)
-        # A language model only takes, so this is the most that an extension may be worth.
-        most = prefix.worth + max(self.decoder.word_bonus, 0.0)
+        most = prefix.worth + self.decoder.most_gained
         for token in tried:
             full, likely = len(best) == beam, row[token + 1]
             # What would not be among the best even so is worth no question to the language model.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -120,12 +120,17 @@ def checked(log_probs: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     log_probs, outputs = np.asarray(log_probs), len(tokenizer.vocabulary) + 1
     if log_probs.ndim != 2 or log_probs.shape[1] != outputs:
         raise ValueError(f"log_probs {log_probs.shape} are not (T, {outputs})")
-    if np.isnan(log_probs).any():
+    refuse_nan([log_probs])
+    return log_probs
+
+
+def refuse_nan(utterances: Iterable[np.ndarray]) -> None:
+    """Raises UserError where a network gave what is no number."""
+    if any(np.isnan(np.asarray(rows)).any() for rows in utterances):
         raise UserError(
             "The network gave no finite answer for an utterance, so the training has diverged: lower "
             "optimizer.lr or clip the gradient with trainer.gradient_clip_val."
         )
-    return log_probs
 
 
 class Greedy(CTCDecoder):

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from lightning_audio.decoding.hotwords import Hotwords
 from lightning_audio.decoding.hypothesis import Decoder, Hypothesis
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer
@@ -76,7 +77,7 @@ class BeamSearch(Decoder):
     """Looks for the token sequence with the best score over all of its alignments.
 
     A kind of network says `prefixes` and `acoustics`. The score of a hypothesis is
-    `(acoustic + lm_weight * lm + word_bonus * words) / tokens ** length_norm`. What is found is
+    `(acoustic + lm_weight * lm + word_bonus * words + hotwords) / tokens ** length_norm`. What is found is
     scored anew, over all alignments and not only those that the search kept, so that the scores of hypotheses
     and references compare.
 
@@ -89,6 +90,7 @@ class BeamSearch(Decoder):
         prune: a token whose log-probability in a frame is below this is not tried there; -inf tries all.
         model: a language model.
         lm_weight: times the log-probability of the language model; `tune` finds it and the word bonus.
+        hotwords: that are favoured.
 
     Raises:
         UserError: an option is out of range.
@@ -104,6 +106,7 @@ class BeamSearch(Decoder):
         prune: float = -9.0,
         model: LanguageModel | None = None,
         lm_weight: float = 0.5,
+        hotwords: Hotwords | None = None,
     ) -> None:
         if not 1 <= nbest <= beam:
             raise UserError(
@@ -121,6 +124,7 @@ class BeamSearch(Decoder):
         self.word_bonus, self.length_norm, self.prune = word_bonus, length_norm, prune
         self.model, self.lm_weight = model, lm_weight if model else 0.0
         self.fusion: Fusion = model.fusion if model else NoModel()
+        self.hotwords = hotwords
         self._starts = [token.startswith((" ", WORD_START)) for token in tokenizer.vocabulary]
         self._bare = [token in (" ", WORD_START) for token in tokenizer.vocabulary]
 
@@ -166,7 +170,8 @@ class BeamSearch(Decoder):
         words = sum(self.begins_word(*pair) for pair in zip((-1, *tokens), tokens, strict=False))
         # A weight of 0 makes a hypothesis that cannot be said no likelier.
         weighted = self.lm_weight * lm if lm > NEVER else NEVER
-        score = (acoustic + weighted + self.word_bonus * words) * self.scale(len(tokens))
+        bonus = self.word_bonus * words + (self.hotwords.total(tokens) if self.hotwords else 0.0)
+        score = (acoustic + weighted + bonus) * self.scale(len(tokens))
         return Hypothesis(tokens, self.tokenizer.decode(tokens), score, acoustic, lm)
 
     def _lm(self, tokens: tuple[int, ...]) -> float:
@@ -187,15 +192,35 @@ class BeamSearch(Decoder):
         """What the score of so many tokens is multiplied by."""
         return max(length, 1) ** -self.length_norm
 
-    def extended(self, state: Any, last: int, token: int) -> tuple[Any, float, float] | None:
-        """What a token gains behind the last one: the model's next state, what it and the word bonus give,
-        and a guess at what the word that is begun will add; None where the token may not follow."""
-        stepped = self.fusion.step(state, token)
+    def start(self) -> tuple[Any, Any]:
+        """The state of language model and hotwords before the first token."""
+        return self.fusion.start(), self.hotwords.start() if self.hotwords else None
+
+    def extended(self, state: tuple[Any, Any], last: int, token: int) -> tuple[Any, float, float] | None:
+        """The next state behind a token; what language model, word bonus and hotwords give for it; and a
+        guess at what the word that is begun will add. None where the token may not follow the last one."""
+        language, favoured = state
+        stepped = self.fusion.step(language, token)
         if stepped is None:
             return None
-        state, gained = stepped
-        bonus = self.word_bonus if self.begins_word(last, token) else 0.0
-        return state, self.lm_weight * gained + bonus, self.lm_weight * self.fusion.ahead(state)
+        language, likely = stepped
+        gained = self.lm_weight * likely + (self.word_bonus if self.begins_word(last, token) else 0.0)
+        if self.hotwords:
+            favoured, more = self.hotwords.step(favoured, token)
+            gained += more
+        return (language, favoured), gained, self.lm_weight * self.fusion.ahead(language)
+
+    def end(self, state: tuple[Any, Any]) -> float:
+        """What language model and hotwords give where the utterance ends, -inf where it cannot end here."""
+        language, favoured = state
+        likely = self.fusion.end(language)
+        taken = self.hotwords.end(favoured) if self.hotwords else 0.0
+        return self.lm_weight * likely + taken if likely > NEVER else NEVER
+
+    @property
+    def most_gained(self) -> float:
+        """The most that a token may gain: a language model only takes."""
+        return max(self.word_bonus, 0.0) + (self.hotwords.boost if self.hotwords else 0.0)
 
 
 def log_add(a: float, b: float) -> float:

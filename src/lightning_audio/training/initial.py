@@ -65,8 +65,7 @@ def take_weights(task: AudioTask, place: str) -> tuple[dict[str, Any], list[str]
     shapes = {n: f"is {list(v.shape)} there" for n, v in saved.items()}
     new = {name: shapes.get(name, "is not there") for name in own}
     there = {n: v for n, v in saved.items() if n in own and v.shape == own[n].shape}
-    behind = [list(stages.values())[-1], [root for root in roots if root is not task.network]]
-    head = {id(p) for parts in behind for part in parts for p in part.parameters()}
+    head = {id(p) for part in list(stages.values())[-1] for p in part.parameters()}
     if list(facts["labels"]) != list(task.labels):
         outputs = type(task).encoding.outputs_for(task.labels)
         for name in [n for n in there if id(own[n]) in head and own[n].shape[:1] == (outputs,)]:

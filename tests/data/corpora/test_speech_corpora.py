@@ -674,7 +674,6 @@ def test_tedlium3_lists_its_segments(tmp_path: Path) -> None:
 
 # The experiments on LibriSpeech, two steps of each
 
-
 CONFORMER = ("network.width=16", "network.layers=1", "network.feedforward=16")
 SMALL_DECODER = ("task.width=16", "task.decoder.hidden=16", "task.decoder.layers=1", "task.search.beam=2")
 
@@ -685,6 +684,7 @@ SMALL_DECODER = ("task.width=16", "task.decoder.hidden=16", "task.decoder.layers
         ("bilstm", ("network.hidden=8", "network.layers=1")),
         ("conformer", CONFORMER),
         ("attention", (*CONFORMER, *SMALL_DECODER, "task.text.tokenizer={kind:characters,size:null}")),
+        ("transducer", (*CONFORMER, "task.width=16", "task.predictor.hidden=8", "task.max_symbols=1")),
     ],
 )
 def test_the_experiments_on_100_hours_run_on_a_release_in_this_layout(

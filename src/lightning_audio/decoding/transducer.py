@@ -1,0 +1,365 @@
+"""From the frames of a transducer to text: the lattice of its alignments, the best path, and beam search.
+
+Sources: Graves 2012, arXiv:1211.3711, for the lattice; Saon et al. 2020, Alignment-Length Synchronous
+Decoding for RNN Transducer, for the time-synchronous search, which adds up the paths of equal tokens.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+from torchaudio.functional import rnnt_loss
+
+from lightning_audio.data.targets import BLANK
+from lightning_audio.decoding.alignment import TokenSpan
+from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, refuse_nan
+from lightning_audio.decoding.search import NEVER, BeamSearch, log_add
+from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import frame_mask
+from lightning_audio.text.tokenizers import Tokenizer
+
+PART_NUMBERS = 2**24  # that a tensor of a part of the lattice may hold: 64 MB
+LEAST = -1e4  # in place of -inf, of which no difference can be taken
+MOST_CELLS = 2**24  # of the lattice that one alignment may take
+
+
+class Predictor(Protocol):
+    """See tasks/predictors.py."""
+
+    def __call__(self, said: Tensor) -> Tensor: ...
+
+    def step(self, last: Tensor, state: Any) -> tuple[Tensor, tuple[Tensor, ...]]: ...
+
+
+class Joiner(nn.Module):
+    """A frame and a prediction, both of one width, as log-probabilities of the outputs."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(width, outputs)
+
+    def forward(self, frames: Tensor, predicted: Tensor) -> Tensor:
+        """`(..., width)` each -> `(..., outputs)`."""
+        return self.output((frames + predicted).tanh()).float().log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class TransducerModel:
+    """What a transducer has behind its network."""
+
+    predictor: Predictor
+    joiner: Joiner
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.joiner.parameters()).device
+
+    def lattice(self, frames: Tensor, said: Tensor, most: int = PART_NUMBERS) -> Tensor:
+        """Log-probabilities `(B, T, U + 1, 2)`, at each place of the blank and of the token that is next.
+
+        Of all outputs only these two are kept. Frames are joined in parts, so that memory is bounded however
+        long utterances are; for a gradient a part is computed again.
+
+        Args:
+            frames: `(B, T, width)`.
+            said: `(B, U)`, outputs from 1 on; behind those of an utterance any.
+            most: numbers that a part may hold in one tensor.
+        """
+        predicted, following = self.predictor(said), functional.pad(said, (0, 1))
+        of_frame = following.numel() * max(predicted.shape[-1], self.joiner.output.out_features)
+        parts = [*frames.split(max(most // of_frame, 1), dim=1)]
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            found = [self._part(part, predicted, following) for part in parts]
+        else:
+            found = [
+                checkpoint(self._part, part, predicted, following, use_reentrant=False) for part in parts
+            ]
+        return torch.cat(found, dim=1)
+
+    def _part(self, frames: Tensor, predicted: Tensor, following: Tensor) -> Tensor:
+        joined = self.joiner(frames[:, :, None], predicted[:, None])
+        index = following[:, None, :, None].expand(-1, frames.shape[1], -1, -1)
+        return torch.cat([joined[..., BLANK, None], joined.gather(-1, index)], dim=-1)
+
+    def losses(
+        self, frames: Tensor, lengths: Tensor, said: Tensor, counts: Tensor, most: int = PART_NUMBERS
+    ) -> Tensor:
+        """`-log P` `(B,)` over all alignments; `counts` `(B,)` of each row of `said` are its tokens."""
+        frames, said = frames[:, : int(lengths.max())], said[:, : int(counts.max())]
+        lattice = self.lattice(frames, said, most)
+        # For the loss there are two outputs, the blank and the token that is next.
+        ones = torch.ones_like(said, dtype=torch.int32)
+        ends = lengths.to(torch.int32), counts.to(torch.int32)
+        return rnnt_loss(lattice, ones, *ends, blank=0, reduction="none", fused_log_softmax=False)
+
+
+class TransducerDecoder(Decoder):
+    """What decoders of a transducer share: `rows` are frames as the network gives them, `(T, width)`.
+
+    Args:
+        tokenizer: of the outputs.
+        transducer: predictor and joiner.
+        max_symbols: the most tokens in one frame.
+    """
+
+    tokenizer: Tokenizer
+    transducer: TransducerModel
+    max_symbols: int
+
+    @torch.inference_mode()
+    def acoustics(self, rows: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """The log-probability of each token sequence, over all of its alignments."""
+        return self.all_acoustics([rows] * len(sequences), sequences)
+
+    @torch.inference_mode()
+    def all_acoustics(
+        self, utterances: Sequence[np.ndarray], sequences: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """The same of one token sequence for each utterance."""
+        if not utterances:
+            return []
+        if not all(map(len, utterances)):
+            pairs = zip(utterances, sequences, strict=True)
+            return [self.acoustics(rows, [s])[0] if len(rows) else NEVER if s else 0.0 for rows, s in pairs]
+        frames, lengths = self._padded(utterances)
+        device = frames.device
+        said = [torch.tensor(tokens, dtype=torch.int64) + 1 for tokens in sequences]
+        counts = torch.tensor([len(tokens) for tokens in sequences], device=device)
+        padded = pad_sequence(said, batch_first=True, padding_value=1).to(device)
+        if not padded.shape[1]:  # the loss takes no empty axis
+            blanks = self.transducer.lattice(frames, padded)[:, :, 0, 0]
+            return blanks.masked_fill(~frame_mask(lengths, frames.shape[1]), 0.0).sum(1).tolist()
+        return [-loss for loss in self.transducer.losses(frames, lengths, padded, counts).tolist()]
+
+    @torch.inference_mode()
+    def token_frames(self, rows: np.ndarray, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+        """The frames in which the tokens come out on the best path through the lattice."""
+        if not tokens:
+            return []
+        if len(rows) * self.max_symbols < len(tokens):
+            needed = -(-len(tokens) // self.max_symbols)
+            raise UserError(
+                f"The {len(tokens)} tokens of {name} need {needed} frames and its audio gives {len(rows)}: "
+                "check that the text belongs to the audio."
+            )
+        if len(rows) * len(tokens) > MOST_CELLS:
+            raise UserError(
+                f"{name} has {len(rows)} frames and {len(tokens)} tokens, too many for a transducer to align "
+                "at once: cut it into pieces of some minutes, or align with a run of task=ctc."
+            )
+        said = torch.tensor([tokens], device=self.transducer.device) + 1
+        lattice = self.transducer.lattice(self._padded([rows])[0], said)[0]
+        places = best_path(*lattice.cpu().double().clamp(min=LEAST).numpy().transpose(2, 0, 1))
+        scores = lattice[..., 1].cpu()
+        return [
+            TokenSpan(t, t + 1, float(scores[t, u])) for u, t in enumerate(places)
+        ]
+
+    @torch.inference_mode()
+    def silence(self, rows: np.ndarray) -> np.ndarray:
+        """Of the blank, as if nothing had been said before."""
+        start = self.transducer.predictor.step(
+            torch.zeros(1, dtype=torch.int64, device=self.transducer.device), None
+        )[0]
+        return self.transducer.joiner(self._padded([rows])[0][0], start)[:, BLANK].cpu().numpy()
+
+    def _padded(self, utterances: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Frames `(B, T, width)` and their lengths, where predictor and joiner are."""
+        device = self.transducer.device
+        frames = pad_sequence([torch.as_tensor(rows) for rows in utterances], batch_first=True).to(device)
+        return frames, torch.tensor([len(rows) for rows in utterances], device=device)
+
+
+def best_path(blank: NDArray[np.float64], token: NDArray[np.float64]) -> list[int]:
+    """The frame of each token on the best path from the first place to the last blank.
+
+    Args:
+        blank, token: log-probabilities `(T, U + 1)` at each frame behind so many tokens.
+    """
+    frames, places = blank.shape
+    best = np.full((frames, places), NEVER)
+    best[:, 0] = np.concatenate([[0.0], blank[:-1, 0].cumsum()])
+    said = np.zeros((frames, places), dtype=bool)  # whether the last step was a token
+    for u in range(1, places):  # a token in this frame, or one in an earlier frame and blanks since then
+        waits = np.concatenate([[0.0], blank[:-1, u].cumsum()])
+        entered = best[:, u - 1] + token[:, u - 1] - waits
+        highest = np.maximum.accumulate(entered)
+        best[:, u] = highest + waits
+        said[:, u] = entered == highest
+    found, t = [0] * (places - 1), frames - 1
+    for u in range(places - 1, 0, -1):
+        while not said[t, u]:
+            t -= 1
+        found[u - 1] = t
+    return found
+
+
+class TransducerGreedy(TransducerDecoder):
+    """The best output again and again: a token, or the blank, with which the next frame comes."""
+
+    def __init__(self, tokenizer: Tokenizer, transducer: TransducerModel, max_symbols: int) -> None:
+        self.tokenizer, self.transducer, self.max_symbols = tokenizer, transducer, max_symbols
+
+    def __call__(self, rows: np.ndarray) -> list[Hypothesis]:
+        return self.many([rows])[0]
+
+    def score_of(self, rows: np.ndarray, tokens: Sequence[int]) -> Hypothesis:
+        return self._hypothesis(tokens, self.acoustics(rows, [tokens])[0])
+
+    def _hypothesis(self, tokens: Sequence[int], acoustic: float) -> Hypothesis:
+        return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)
+
+    @torch.inference_mode()
+    def many(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
+        """Of several at once, frame by frame."""
+        refuse_nan(utterances)
+        said = self._said(utterances) if utterances else []
+        scored = zip(said, self.all_acoustics(utterances, said), strict=True)
+        return [[self._hypothesis(*pair)] for pair in scored]
+
+    def _said(self, utterances: Sequence[np.ndarray]) -> list[list[int]]:
+        said: list[list[int]] = [[] for _ in utterances]
+        frames, lengths = self._padded(utterances)
+        last = torch.zeros(len(utterances), dtype=torch.int64, device=frames.device)
+        predicted, state = self.transducer.predictor.step(last, None)
+        for t in range(frames.shape[1]):
+            rows = (lengths > t).nonzero()[:, 0]
+            for _ in range(self.max_symbols):
+                found = self.transducer.joiner(frames[rows, t], predicted[rows]).argmax(-1)
+                rows, found = rows[found != BLANK], found[found != BLANK]
+                if not len(rows):
+                    break
+                for row, output in zip(rows.tolist(), found.tolist(), strict=True):
+                    said[row].append(output - 1)
+                new, after = self.transducer.predictor.step(found, tuple(part[rows] for part in state))
+                predicted = predicted.index_copy(0, rows, new)
+                state = tuple(old.index_copy(0, rows, part) for old, part in zip(state, after, strict=True))
+        return said
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """Tokens that an utterance may begin with; `worth` and `guess` as in the search by CTC.
+
+    `predicted` and `state` are those of the predictor behind its tokens, once they are needed.
+    """
+
+    parent: _Node | None
+    token: int
+    length: int
+    asked: Any  # the state of language model and hotwords
+    worth: float = 0.0
+    guess: float = 0.0
+    scale: float = 1.0
+    predicted: Tensor | None = None
+    state: Any = None
+    children: dict[int, _Node | None] = field(default_factory=dict)  # None for what may not follow
+
+    def tokens(self) -> tuple[int, ...]:
+        node, found = self, []
+        while node.parent:
+            found.append(node.token)
+            node = node.parent
+        return tuple(reversed(found))
+
+    def rank(self, total: float) -> float:
+        return (total + self.worth + self.guess) * self.scale
+
+
+Totals = dict[_Node, float]
+
+
+class TransducerBeam(TransducerDecoder, BeamSearch):
+    """`BeamSearch` through the lattice, frame by frame: in each up to `max_symbols` tokens, then the blank.
+
+    Paths that say the same tokens are added up.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, transducer: TransducerModel, max_symbols: int, **options: Any
+    ) -> None:
+        super().__init__(tokenizer, **options)
+        self.transducer, self.max_symbols = transducer, max_symbols
+
+    def prefixes(self, rows: np.ndarray) -> list[tuple[int, ...]]:
+        return [node.tokens() for node in self.search(rows)]
+
+    @torch.inference_mode()
+    def search(self, rows: np.ndarray) -> Totals:
+        """What is left behind the last frame: log-probabilities of the paths to it, the best first."""
+        refuse_nan([rows])
+        live: Totals = {_Node(None, -1, 0, self.start()): 0.0}
+        for frame in self._padded([rows])[0][0]:
+            live = self._advance(live, frame)
+        return live
+
+    def _advance(self, live: Totals, frame: Tensor) -> Totals:
+        done: Totals = {}
+        for symbols in range(self.max_symbols + 1):
+            joined = self.transducer.joiner(frame, self._predicted([*live]))
+            for (node, total), blank in zip(live.items(), joined[:, BLANK].tolist(), strict=True):
+                done[node] = log_add(done.get(node, NEVER), total + blank)
+            if symbols == self.max_symbols or not (live := self._said(live, joined, self._worst(done))):
+                break
+        return dict(self._best(done))
+
+    def _said(self, live: Totals, joined: Tensor, worst: float) -> Totals:
+        """Those with one token more that are the best, and better than the worst that is kept already."""
+        values, tokens = joined[:, BLANK + 1 :].sort(dim=1, descending=True, stable=True)
+        widest = int(((values >= self.prune) & (values > NEVER)).sum(1).max())
+        rows = zip(live.items(), values[:, :widest].tolist(), tokens[:, :widest].tolist(), strict=True)
+        found: list[tuple[float, int, _Node, float]] = []  # a heap, the worst first
+        place = 0
+        for (node, total), own_values, own_tokens in rows:
+            scale, most = self.scale(node.length + 1), node.worth + self.most_gained
+            for value, token in zip(own_values, own_tokens, strict=True):
+                bar = max(worst, found[0][0] if len(found) == self.beam else NEVER)
+                if value < self.prune or (total + value + most) * scale <= bar:
+                    break
+                child = self._child(node, token, scale)
+                if child is not None and (rank := child.rank(total + value)) > bar:
+                    place += 1
+                    push = heapq.heapreplace if len(found) == self.beam else heapq.heappush
+                    push(found, (rank, -place, child, total + value))
+        return {node: total for _, _, node, total in sorted(found, reverse=True)}
+
+    def _child(self, node: _Node, token: int, scale: float) -> _Node | None:
+        if token not in node.children:
+            gained = self.extended(node.asked, node.token, token)
+            node.children[token] = gained and _Node(
+                node, token, node.length + 1, gained[0], node.worth + gained[1], gained[2], scale
+            )
+        return node.children[token]
+
+    def _best(self, done: Totals) -> list[tuple[_Node, float]]:
+        return heapq.nlargest(self.beam, done.items(), key=lambda pair: pair[0].rank(pair[1]))
+
+    def _worst(self, done: Totals) -> float:
+        """The lowest rank that is kept, where there are as many as may be."""
+        if len(done) < self.beam:
+            return NEVER
+        node, total = self._best(done)[-1]
+        return node.rank(total)
+
+    def _predicted(self, nodes: Sequence[_Node]) -> Tensor:
+        """What the predictor says behind each of them, `(N, width)`."""
+        if new := [node for node in nodes if node.predicted is None]:
+            last = torch.tensor([node.token + 1 for node in new], device=self.transducer.device)
+            # All at once, or the root alone: its state is None.
+            states = [node.parent.state for node in new if node.parent]
+            state = tuple(torch.cat(parts) for parts in zip(*states, strict=True)) if states else None
+            predicted, after = self.transducer.predictor.step(last, state)
+            for i, node in enumerate(new):
+                node.predicted = predicted[i]
+                node.state = tuple(part[i : i + 1] for part in after)
+        return torch.stack([node.predicted for node in nodes if node.predicted is not None])
