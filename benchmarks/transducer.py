@@ -38,7 +38,7 @@ def cost(way: str, tokens: int, said: int, connection: object) -> None:
     loss.sum().backward()
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    connection.send((seconds, (peak - before) / 1024, float(loss.mean())))  # type: ignore[attr-defined]
+    connection.send((seconds, (peak - before) / 1024, float(loss.detach().mean())))  # type: ignore[attr-defined]
 
 
 def main() -> None:

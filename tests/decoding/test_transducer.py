@@ -28,7 +28,9 @@ KINDS = sorted(PREDICTORS)
 def model_of(kind: str = "lstm", outputs: int = 3, seed: int = 0) -> TransducerModel:
     torch.manual_seed(seed)
     predictor = PREDICTORS[kind](outputs, WIDTH, hidden=5).eval()
-    return TransducerModel(predictor.requires_grad_(False), Joiner(WIDTH, outputs).requires_grad_(False))
+    joiner = Joiner(WIDTH, outputs).requires_grad_(False)
+    joiner.output.bias.zero_()  # it begins with blanks
+    return TransducerModel(predictor.requires_grad_(False), joiner)
 
 
 def frames_of(*lengths: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ Decoding for RNN Transducer, for the time-synchronous search, which adds up the 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -42,11 +43,17 @@ class Predictor(Protocol):
 
 
 class Joiner(nn.Module):
-    """A frame and a prediction, both of one width, as log-probabilities of the outputs."""
+    """A frame and a prediction, both of one width, as log-probabilities of the outputs.
+
+    It begins with blanks in 4 of 5 cases, nearer to what is to be learned than equal shares are.
+    """
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.output = nn.Linear(width, outputs)
+        with torch.no_grad():
+            self.output.bias.zero_()
+            self.output.bias[BLANK] = math.log(4 * (outputs - 1))
 
     def forward(self, frames: Tensor, predicted: Tensor) -> Tensor:
         """`(..., width)` each -> `(..., outputs)`."""

@@ -55,7 +55,7 @@ class Transducer(Transcription):
         predictor: Mapping[str, Any] | None = None,
         max_symbols: int = 50,
         ctc_weight: float = 0.0,
-        start_after: float = 0.1,
+        start_after: float = 0.3,
         part_megabytes: float = 64.0,
         **shared: Any,
     ) -> None:
