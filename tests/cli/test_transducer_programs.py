@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY_SPEECH, sine, trained, write_wav
 
 from lightning_audio import config
-from lightning_audio.cli import align, doctor, ngram, predict
+from lightning_audio.cli import align, doctor, export, ngram, predict
 from lightning_audio.cli.evaluate import main as evaluate
 from lightning_audio.reports.results import read_metrics, read_predictions
 
@@ -99,6 +99,12 @@ def test_hotwords_are_favoured_and_told(
         with pytest.raises(SystemExit):
             predict.main([str(run), str(tmp_path / "empty.txt"), "--hotwords", str(tmp_path / file)])
         assert sentence in capsys.readouterr().err
+
+
+def test_an_export_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        export.main([str(run), "--output", str(tmp_path / "model.onnx")])
+    assert "task=transducer decodes with a network of its own" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -168,9 +168,7 @@ class TransducerDecoder(Decoder):
         lattice = self.transducer.lattice(self._padded([rows])[0], said)[0]
         places = best_path(*lattice.cpu().double().clamp(min=LEAST).numpy().transpose(2, 0, 1))
         scores = lattice[..., 1].cpu()
-        return [
-            TokenSpan(t, t + 1, float(scores[t, u])) for u, t in enumerate(places)
-        ]
+        return [TokenSpan(t, t + 1, float(scores[t, u])) for u, t in enumerate(places)]
 
     @torch.inference_mode()
     def silence(self, rows: np.ndarray) -> np.ndarray:
