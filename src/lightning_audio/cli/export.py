@@ -110,8 +110,8 @@ def write_quantized(
     small, kind = quantized(content, options.format, some_clips(data, "train", CALIBRATED_BY))
     lost = drop(task, data, tried(small, card))
     sign = 1 if task.monitor[1] == "max" else -1
-    points = 100 * sign * lost.difference
-    ends = sorted(100 * sign * end for end in (lost.low, lost.high))
+    points = 100 * sign * lost.difference + 0.0  # not -0
+    ends = sorted(100 * sign * end + 0.0 for end in (lost.low, lost.high))
     told = f"{lost.name} {100 * lost.run:.2f} % by the run, {100 * lost.other:.2f} % in eight bits"
     print(f"On validation: {told}; lost {points:.2f} points ({ends[0]:.2f} to {ends[1]:.2f}).")
     if points > options.max_loss:
