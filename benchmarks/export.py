@@ -71,7 +71,7 @@ def compare(experiment: str, folder: Path, repeats: int, count: int) -> None:
     files = {FLOAT: content, **small}
     runtimes = {}
     for number, (name, model) in enumerate(files.items()):
-        write(folder / f"{experiment}{number}.onnx", model, card)
+        write(folder / f"{experiment}{number}.onnx", model, {**card, "format": name.split()[1]})
         runtimes[name] = Runtime(folder / f"{experiment}{number}.onnx", threads=1)
     for own, other in zip(answers(task, clips), answers(runtimes[FLOAT], clips), strict=True):
         np.testing.assert_allclose(own, other, atol=1e-3)

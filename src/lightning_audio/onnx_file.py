@@ -40,8 +40,10 @@ def read(file: str | Path) -> bytes:
     return content
 
 
-def session(content: bytes, name: str, threads: int = 0) -> Any:
+def session(content: bytes, name: str, threads: int = 0, unpack: bool = False) -> Any:
     """A session of onnxruntime on the CPU, in so many threads (0: one for each core).
+
+    With `unpack`, weights of eight bits become float once, when it is opened, and all is computed in float.
 
     Raises:
         UserError: onnxruntime is not installed, or refuses the content.
@@ -54,6 +56,8 @@ def session(content: bytes, name: str, threads: int = 0) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
+    if unpack:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds, which onnxruntime does not export

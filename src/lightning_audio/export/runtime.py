@@ -62,7 +62,8 @@ class Runtime:
         if threads is None:
             told = os.environ.get("OMP_NUM_THREADS", "")
             threads = int(told) if told.isdecimal() else 0
-        self._session = onnx_file.session(found.content, str(file), threads)
+        unpack = str(found.card.get("format")).startswith("int8_weights")
+        self._session = onnx_file.session(found.content, str(file), threads, unpack)
 
     @property
     def frame_seconds(self) -> float:
