@@ -36,7 +36,7 @@ def test_evaluate_gives_the_numbers_of_training_and_compare_finds_no_difference(
     evaluate([str(run), "--output", str(tmp_path)])
     assert "The same numbers as when it was trained." in capsys.readouterr().out
     told = read_metrics(tmp_path)["decoding"]
-    assert (told["search"], told["beam"], told["ctc_weight"], told["coverage"]) == ("beam", 2, 0.3, 0.0)
+    assert (told["search"], told["beam"], told["ctc_weight"], told["coverage"]) == ("beam", 2, 0.5, 0.0)
     compare.main([str(run), str(tmp_path)])
     assert "0.00" in capsys.readouterr().out
     assert {
@@ -55,14 +55,14 @@ def test_a_search_takes_a_language_model_coverage_and_another_weight(run: Path, 
         "--coverage",
         "0.5",
         "--ctc-weight",
-        "0.5",
+        "0.4",
         "--word-bonus",
         "0.2",
     ]
-    evaluate([str(run), *search, "--lm-from-training", "--output", str(tmp_path)])
+    evaluate([str(run), *search, "--lm-from-training", "--unit", "words", "--output", str(tmp_path)])
     told = read_metrics(tmp_path)["decoding"]
-    assert [told[name] for name in ("beam", "coverage", "ctc_weight", "word_bonus")] == [4, 0.5, 0.5, 0.2]
-    assert told["unit"] == "tokens"
+    assert [told[name] for name in ("beam", "coverage", "ctc_weight", "word_bonus")] == [4, 0.5, 0.4, 0.2]
+    assert told["unit"] == "words"
     for row in read_predictions(tmp_path / "predictions.jsonl"):
         scores = [other["score"] for other in row["nbest"]]
         assert scores == sorted(scores, reverse=True)

@@ -329,7 +329,7 @@ class _Search:
     def _decided(self, owner: int, best: float) -> bool:
         """Whether what goes on, the best of it with this rank, can no longer be among the n best."""
         options, ranks = self.options, sorted((rank for rank, _ in self.ended[owner]), reverse=True)
-        if options.word_bonus > 0 or options.coverage or options.length_norm:
+        if options.most_gained > 0 or options.coverage or options.length_norm:
             return len(ranks) >= self.beam  # a score may rise again
         return len(ranks) >= options.nbest and ranks[options.nbest - 1] >= best
 
