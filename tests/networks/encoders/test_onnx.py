@@ -152,6 +152,32 @@ def test_a_checkpoint_brings_the_content_of_the_files(tmp_path: Path) -> None:
     assert again.frontend.digest == built.frontend.digest
 
 
+def test_a_detector_of_words_is_built_before_its_checkpoint_brings_the_files(tmp_path: Path) -> None:
+    """It runs a stream to see whether it can."""
+    answering = {
+        "frontend": {
+            "_target_": "lightning_audio.frontend.frozen.Frozen",
+            "encoder": {
+                "_target_": "lightning_audio.networks.encoders.onnx.Onnx",
+                "file": convolution(tmp_path / "x.onnx"),
+                "center": True,
+            },
+        },
+        "normalize": "none",
+        "network": {"_target_": "lightning_audio.networks.heads.LinearHead"},
+        "task": {"_target_": "lightning_audio.tasks.trigger.Trigger", "background": ["other"]},
+    }
+    info = DataInfo(("word", "other"), 16000, 1.0)
+    task = build.assemble(answering, info)
+    again = build.assemble(build.without_weights(task.description["config"]), info)
+    again.load_state_dict(task.state_dict())
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0)).numpy()
+    expected, found = (Stream(built.eval()) for built in (task, again))
+    scores = found.push(x)
+    assert len(scores) > 10
+    torch.testing.assert_close(scores, expected.push(x))
+
+
 def test_what_is_no_onnx_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no network")
     with pytest.raises(UserError, match=r"text\.onnx is no ONNX file"):
