@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def compare(experiment: str, folder: Path, repeats: int, count: int) -> None:
     for own, other in zip(answers(task, clips), answers(runtimes[FLOAT], clips), strict=True):
         np.testing.assert_allclose(own, other, atol=1e-3)
     contenders = {"torch, eval mode": task, **runtimes}
-    seconds = interleaved({n: lambda one=one: answers(one, clips) for n, one in contenders.items()}, repeats)
+    seconds = interleaved({n: partial(answers, one, clips) for n, one in contenders.items()}, repeats)
     _, _, for_float, for_int8 = MODELS[experiment]
     sizes = {name: [len(model) / 1000] * repeats for name, model in files.items()}
     targets = {FLOAT: for_float, INT8: for_int8}
@@ -90,7 +91,7 @@ def compare_log_mel(folder: Path, repeats: int, count: int) -> None:
     head = {"_target_": "lightning_audio.networks.heads.LinearHead"}
     simple = {"_target_": "lightning_audio.tasks.classification.Classification"}
     parts = {**task.description["config"], "network": head, "task": simple}
-    small = build.assemble(parts, task.info).eval()
+    small: Any = build.assemble(parts, task.info).eval()
     write(folder / "mel.onnx", onnx_graph(small), described(small, folder / "none"))
     runtime, clips = Runtime(folder / "mel.onnx", threads=1), noise(small, count)
     np.testing.assert_allclose(small.clip_scores(clips), runtime.clip_scores(clips), atol=1e-4)

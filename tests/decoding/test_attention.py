@@ -141,7 +141,8 @@ class Planted(torch.nn.Module):
 
 
 def planted(places: list[int]) -> AttentionSearch:
-    return AttentionSearch(TOKENIZER, decoder=Planted(places))
+    decoder: Any = Planted(places)
+    return AttentionSearch(TOKENIZER, decoder=decoder)
 
 
 def test_the_same_words_later_are_no_loop_and_at_the_same_frames_they_are() -> None:

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -260,7 +261,7 @@ def test_what_is_no_number_is_refused(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("options", [{"beam": 0}, {"nbest": 0}, {"beam": 4, "nbest": 5}, {"prune": 1.0}])
-def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         Beam(AB, **options)
 

@@ -58,7 +58,7 @@ def test_ten_seconds_of_unlikely_tokens_lose_no_digits() -> None:
     """Cumulative sums over 500 frames, of tokens of which most are improbable, against torch's CTC loss."""
     generator = torch.Generator().manual_seed(1)
     log_probs = (6 * torch.randn(1, 500, 30, generator=generator)).log_softmax(-1)
-    scores, text = PrefixScores(log_probs, torch.tensor([500])), []
+    scores, text = PrefixScores(log_probs, torch.tensor([500])), list[int]()
     state, one = scores.start(torch.tensor([0])), torch.tensor([0])
     for _ in range(60):
         output = torch.randint(1, 30, (1, 1), generator=generator)

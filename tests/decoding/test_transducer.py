@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -95,11 +96,11 @@ def test_gradients_in_parts_are_those_of_the_whole() -> None:
     found = []
     for most in (2**24, 1):
         model, (frames, lengths) = model_of(), frames_of(4, 3, 1)
-        modules = (model.predictor, model.joiner)
+        modules: tuple[Any, ...] = (model.predictor, model.joiner)
         for module in modules:
-            module.requires_grad_()  # type: ignore[attr-defined]
+            module.requires_grad_()
         model.losses(frames, lengths, SAID, COUNTS, most).sum().backward()
-        found.append([p.grad for module in modules for p in module.parameters()])  # type: ignore[attr-defined]
+        found.append([p.grad for module in modules for p in module.parameters()])
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(whole, parts)
 

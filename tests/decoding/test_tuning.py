@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from lightning_audio.decoding import Greedy, Hypothesis, LMDecoder
+from lightning_audio.decoding.alignment import Rows
 from lightning_audio.decoding.ngram import NGramModel
 from lightning_audio.decoding.tuning import tune
 from lightning_audio.errors import UserError
@@ -24,11 +24,11 @@ class Planted:
     def __init__(self, weight: float, bonus: float, best: tuple[float, float]) -> None:
         self.wrong = round(4 * (abs(weight - best[0]) + abs(bonus - best[1])))
 
-    def __call__(self, log_probs: Tensor) -> list[Hypothesis]:
+    def __call__(self, log_probs: Rows) -> list[Hypothesis]:
         words = ["b"] * min(self.wrong, 30) + ["a"] * (30 - min(self.wrong, 30))
         return [Hypothesis((), " ".join(words), 0.0, 0.0)]
 
-    def score_of(self, log_probs: Tensor, tokens: Sequence[int]) -> Hypothesis:
+    def score_of(self, log_probs: Rows, tokens: Sequence[int]) -> Hypothesis:
         raise NotImplementedError
 
 

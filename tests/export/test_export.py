@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,15 @@ CLASSES = {"_target_": "lightning_audio.tasks.classification.Classification"}
 YAMNET = {"_target_": "lightning_audio.networks.encoders.yamnet.YAMNet"}
 
 
-def task_of(rate: int = RATE, **parts: Any) -> AudioTask:
+def task_of(rate: int = RATE, **parts: Any) -> Any:
     torch.manual_seed(0)
     answering = {"frontend": LOG_MEL, "normalize": "corpus", "network": LINEAR, "task": CLASSES} | parts
     encoding = {"vocabulary": {"kind": "characters", "vocabulary": list(" abc")}}
     return build.assemble(answering, DataInfo(tuple(" abc"), rate, 0.6, encoding=encoding)).eval()
 
 
-PARTS: dict[str, Callable[[], AudioTask]] = {
-    **{by: lambda by=by: task_of(normalize=by) for by in ("per_feature", "per_clip", "per_clip_cmn", "none")},
+PARTS: dict[str, Callable[[], Any]] = {
+    **{by: partial(task_of, normalize=by) for by in ("per_feature", "per_clip", "per_clip_cmn", "none")},
     "mfcc": lambda: task_of(
         frontend=LOG_MEL | {"_target_": "lightning_audio.frontend.mfcc.MFCC", "n_mfcc": 9}
     ),
@@ -120,7 +121,7 @@ def test_a_stream_is_heard_as_by_the_run(options: dict[str, Any], tmp_path: Path
     trigger = {"_target_": "lightning_audio.tasks.trigger.Trigger", "background": [" "], "threshold": 0.26}
     task = task_of(frontend=LOG_MEL | {"top_db": None}, network=network, task=trigger)
     content, told = stream_graph(task)
-    told["stream"]["detection"] = task.detection  # type: ignore[attr-defined]
+    told["stream"]["detection"] = task.detection
     export.write(tmp_path / "a.onnx", content, export.described(task, tmp_path / "none") | told)
     runtime = Runtime(tmp_path / "a.onnx", threads=1)
     found = agreement_module.stream_agreement(task, runtime)
@@ -129,10 +130,10 @@ def test_a_stream_is_heard_as_by_the_run(options: dict[str, Any], tmp_path: Path
     stream, own = RuntimeStream(runtime), Stream(task)
     assert stream.frame_seconds == own.frame_seconds
     samples = (3000 * np.random.default_rng(0).standard_normal(5 * RATE)).astype(np.int16)
-    for rules in ({}, {"on": 0.252, "min_gap": 0.1}):
+    for rules in (dict[str, float](), {"on": 0.252, "min_gap": 0.1}):
         heard = stream.detector(**rules).push(np.concatenate([stream.push(samples), stream.finish()]))
         scores = torch.cat([own.push(samples), own.finish()])
-        expected = task.detector(**rules).push(scores.numpy())  # type: ignore[attr-defined]
+        expected = task.detector(**rules).push(scores.numpy())
         assert [(one.time, one.label) for one in heard] == [(one.time, one.label) for one in expected]
     assert len(heard) > 0
     with pytest.raises(UserError, match="exported for streams"):
@@ -175,13 +176,15 @@ def test_the_card_says_what_the_file_is(exported: Path, tiny_run: Path) -> None:
 
 
 def test_the_runtime_answers_as_the_run(exported: Path, tiny_run: Path, recording: Path) -> None:
-    model, runtime = lightning_audio.load(tiny_run), Runtime(exported)
+    model: Any = lightning_audio.load(tiny_run)
+    runtime = Runtime(exported)
     noise = (3000 * np.random.default_rng(1).standard_normal(5000)).astype(np.int16)
-    for audio, options in (
+    cases: tuple[tuple[Any, dict[str, Any]], ...] = (
         ([recording, str(recording)], {}),
         (noise, {"sample_rate": 16000}),
         (recording, {"window": 1.0, "hop": 0.3}),
-    ):
+    )
+    for audio, options in cases:
         for own, other in zip(
             model.predict(audio, **options), runtime.predict(audio, **options), strict=True
         ):
@@ -189,17 +192,19 @@ def test_the_runtime_answers_as_the_run(exported: Path, tiny_run: Path, recordin
             assert other.scores == pytest.approx(own.scores, abs=1e-6)
             assert [window[:3] for window in other.windows] == [window[:3] for window in own.windows]
     samples = [("long", (3000 * np.random.default_rng(2).standard_normal(40000)).astype(np.int16))]
-    own, other = (list(timelines(one, samples, on=0.12, off=0.1)) for one in (model, runtime))
-    assert [(e.start, e.end, e.label) for e in other[0][1]] == [(e.start, e.end, e.label) for e in own[0][1]]
+    found = [next(iter(timelines(one, samples, on=0.12, off=0.1)))[1] for one in (model, runtime)]
+    times = [[(event.start, event.end, event.label) for event in heard] for heard in found]
+    assert times[0] == times[1]
 
 
 def test_speech_is_transcribed_as_by_the_run(speech: Path, speech_run: Path, recording: Path) -> None:
-    model, runtime = lightning_audio.load(speech_run), Runtime(speech)
+    model: Any = lightning_audio.load(speech_run)
+    runtime = Runtime(speech)
     samples = [("r", (3000 * np.random.default_rng(3).standard_normal(90000)).astype(np.int16))]
-    for decoder in (None, Beam(model.tokenizer, beam=8, nbest=4)):  # type: ignore[arg-type]
+    for decoder in (None, Beam(model.tokenizer, beam=8, nbest=4)):
         if decoder:
-            model.decoder = runtime.decoder = decoder  # type: ignore[assignment]
-        own, other = (next(transcribe(one, samples, longest=4.0)) for one in (model, runtime))  # type: ignore[arg-type]
+            model.decoder = runtime.decoder = decoder
+        own, other = (next(transcribe(one, samples, longest=4.0)) for one in (model, runtime))
         assert other.text == own.text
         assert [[h.text for h in n] for n in other.nbest] == [[h.text for h in n] for n in own.nbest]
         assert [word.start for word in other.words] == [word.start for word in own.words]
@@ -249,7 +254,8 @@ def test_eight_bits_keep_the_score_and_are_refused_where_they_lose_it(
     options = [*TINY, "network.widths=[16,32]", "loader.val_fraction=0.25", "trainer.max_epochs=1"]
     run = trained(tmp_path / "run", tmp_path_factory.getbasetemp() / "cache", options)
     clip = (3000 * np.random.default_rng(0).standard_normal(8000)).astype(np.int16)
-    own = lightning_audio.load(run).clip_scores([clip])[0]  # type: ignore[attr-defined]
+    task: Any = lightning_audio.load(run)
+    own = task.clip_scores([clip])[0]
     for kind, how, within in (("int8", "static", 0.1), ("int8_weights", "weights", 0.02)):
         file = tmp_path / f"{kind}.onnx"
         export.main([str(run), "--output", str(file), "--format", kind, "--max-loss", "25"])
@@ -381,7 +387,7 @@ def test_an_environment_of_four_packages_is_enough(
         ]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
-    (own,) = lightning_audio.load(tiny_run).predict(recording)  # type: ignore[attr-defined]
+    (own,) = lightning_audio.load(tiny_run).predict(recording)
     assert json.loads(answered(exported, "jsonl"))["scores"] == pytest.approx(own.scores, abs=1e-6)
     assert answered(speech, "text").startswith(str(recording))
     assert subprocess.run([str(python), "-c", "import torch"], capture_output=True).returncode == 1

@@ -202,7 +202,8 @@ def tone_task() -> ClipTask:
         "network": {"_target_": f"{__name__}.Tones"},
         "task": {"_target_": "lightning_audio.tasks.classification.Classification"},
     }
-    return build.assemble(answering, DataInfo(tuple(LABELS), RATE, 1.0)).eval()
+    task: Any = build.assemble(answering, DataInfo(tuple(LABELS), RATE, 1.0)).eval()
+    return task
 
 
 TONES = [(3.0, 5.2, "low"), (7.3, 9.1, "high"), (9.1, 11.0, "low"), (13.0, 14.0, "high")]

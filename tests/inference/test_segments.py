@@ -242,7 +242,7 @@ def test_a_seam_is_where_both_windows_are_sure_of_the_blank() -> None:
     first = torch.stack([blank] * 4 + [blank, blank, letter, letter, blank, blank, blank, blank])
     # The other window hears the same letter a row later.
     second = torch.stack([blank, blank, blank, letter, letter, blank, blank, blank] + [letter] * 2)
-    ((start, rows),) = joined_windows([((0, 12), first), ((4, 14), second)], grid=1)
+    ((start, rows),) = joined_windows([((0, 12), first.numpy()), ((4, 14), second.numpy())], grid=1)
     assert start == 0
     assert len(rows) == 14
     path = rows.argmax(-1).tolist()
@@ -250,7 +250,7 @@ def test_a_seam_is_where_both_windows_are_sure_of_the_blank() -> None:
 
 
 def test_pieces_that_do_not_overlap_stay_apart() -> None:
-    rows = [torch.full((3, 2), float(i)) for i in range(3)]
+    rows = [np.full((3, 2), float(i)) for i in range(3)]
     found = list(joined_windows([((0, 3), rows[0]), ((3, 6), rows[1]), ((9, 12), rows[2])], grid=1))
     assert [start for start, _ in found] == [0, 3, 9]
 

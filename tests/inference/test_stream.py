@@ -284,18 +284,18 @@ def test_a_label_that_is_ignored_is_not_detected() -> None:
 def test_rows_one_by_one_give_the_detections_of_all_at_once(smooth: int) -> None:
     scores = torch.rand(400, 3, generator=torch.Generator().manual_seed(1))
     options: dict[str, Any] = {"on": 0.6, "off": 0.45, "min_gap": 0.05, "smooth": smooth}
-    expected = Detector("abc", 0.01, **options).push(scores)
+    expected = Detector("abc", 0.01, **options).push(scores.numpy())
     assert len(expected) > 20
     detector, found = Detector("abc", 0.01, **options), []
     for part in scores.split([1, 0, 2, 1, 96, 300]):
-        found += detector.push(part)
+        found += detector.push(part.numpy())
     assert found == expected
 
 
 def test_detections_are_the_starts_of_events() -> None:
     scores = torch.rand(400, 3, generator=torch.Generator().manual_seed(2))
-    starts = {(event.start, event.label) for event in events(scores, 0.01, "abc", on=0.8, off=0.4)}
-    found = Detector("abc", 0.01, on=0.8, off=0.4, min_gap=0).push(scores)
+    starts = {(event.start, event.label) for event in events(scores.numpy(), 0.01, "abc", on=0.8, off=0.4)}
+    found = Detector("abc", 0.01, on=0.8, off=0.4, min_gap=0).push(scores.numpy())
     assert {(detection.time, detection.label) for detection in found} == starts
 
 

@@ -77,7 +77,7 @@ def noise(lengths: torch.Tensor, seed: int = 1) -> torch.Tensor:
 
 def test_the_network_is_asked_for_the_width_and_not_for_the_tokens() -> None:
     task = transducer()
-    assert task.network.head.out_features == 12
+    assert task.network.get_submodule("head").out_features == 12
     assert task.joiner.output.out_features == 4
     logits, lengths = task(noise(torch.tensor([8000])), torch.tensor([8000]))
     assert logits.shape == (1, int(lengths), 12)

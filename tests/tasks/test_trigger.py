@@ -160,8 +160,8 @@ def test_moving_mean_is_that_of_the_live_detector() -> None:
     options: dict[str, Any] = {"on": 0.55, "off": 0.5, "ignore": ["_silence_"]}
     live = Detector(LABELS, 0.01, smooth=5, **options)
     smoothed = Detector(LABELS, 0.01, **options)
-    found = [detection for rows in scores.split(7) for detection in live.push(rows)]
-    expected = smoothed.push(moving_mean(scores[None], 5)[0])
+    found = [detection for rows in scores.split(7) for detection in live.push(rows.numpy())]
+    expected = smoothed.push(moving_mean(scores[None], 5)[0].numpy())
     assert len(found) > 10
     assert [(d.time, d.label) for d in found] == [(d.time, d.label) for d in expected]
 
@@ -253,7 +253,7 @@ def test_live_detections_are_those_that_were_scored(trained: Trigger, tmp_path: 
     found = [
         detection
         for chunk in np.split(samples, range(160, len(samples), 160))
-        for detection in detector.push(stream.push(chunk))
+        for detection in detector.push(stream.push(chunk).numpy())
     ]
     assert [detection.label for detection in found] == [clip.labels[0] for clip in clips]
     assert all(0 < detection.time - 0.5 * number < 0.6 for number, detection in enumerate(found))

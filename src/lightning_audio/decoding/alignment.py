@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rows: TypeAlias = "np.ndarray | Tensor"  # what decoders take of an utterance, (T, D), on the CPU
 
 NEVER = -1e4  # in place of -inf, so that a text that can't have been said is aligned too
 
@@ -40,7 +46,7 @@ class TokenSpan:
     score: float
 
 
-FramesOf = Callable[[np.ndarray, Sequence[int], str], list[TokenSpan]]
+FramesOf = Callable[[Rows, Sequence[int], str], list[TokenSpan]]
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,7 @@ class BoundaryRule:
 FRAMES_ALONE = BoundaryRule(0.0, 0.0)  # the frames alone
 
 
-def token_frames(
-    log_probs: np.ndarray, tokens: Sequence[int], name: str = "the utterance"
-) -> list[TokenSpan]:
+def token_frames(log_probs: Rows, tokens: Sequence[int], name: str = "the utterance") -> list[TokenSpan]:
     """Of each token the frames that the best alignment gives to it, and the mean of its log-probabilities.
 
     Viterbi over the paths of Graves et al. 2006.
@@ -125,7 +129,7 @@ def _best_path(known: np.ndarray, states: np.ndarray) -> np.ndarray:
 
 
 def align(
-    rows: np.ndarray,
+    rows: Rows,
     tokens: Sequence[int],
     tokenizer: Tokenizer,
     frame_seconds: float,

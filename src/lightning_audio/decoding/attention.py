@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Parameter, functional
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_audio.decoding.alignment import TokenSpan, token_frames
+from lightning_audio.decoding.alignment import Rows, TokenSpan, token_frames
 from lightning_audio.decoding.hypothesis import Hypothesis, checked, ctc_log_probs
 from lightning_audio.decoding.prefix_scores import PrefixScores
 from lightning_audio.decoding.search import NEVER, BeamSearch
@@ -36,6 +36,8 @@ class StepDecoder(Protocol):
     """What is asked of a decoder here; see tasks/decoders.py."""
 
     def __call__(self, states: Tensor, lengths: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def parameters(self) -> Iterator[Parameter]: ...
 
     def memory(self, states: Tensor, lengths: Tensor) -> Named: ...
 
@@ -82,36 +84,36 @@ class AttentionSearch(BeamSearch):
         self.outputs = len(self.tokenizer.vocabulary) + 1
         self.with_ctc = with_ctc
 
-    def prefixes(self, rows: np.ndarray) -> Iterator[tuple[int, ...]]:
+    def prefixes(self, rows: Rows) -> Iterator[tuple[int, ...]]:
         return iter(self._searched([rows])[0])
 
-    def many(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
+    def many(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
         """Those of several utterances, which run together, ROWS hypotheses at a time."""
         size = max(ROWS // self.beam, 1)
         groups = (utterances[start : start + size] for start in range(0, len(utterances), size))
         return [found for group in groups for found in self._together(group)]
 
-    def _together(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
+    def _together(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
         ends = [list(dict.fromkeys(map(self.fusion.cut, found))) for found in self._searched(utterances)]
         owners = [number for number, own in enumerate(ends) for _ in own]
         scores = iter(self._acoustics(utterances, owners, [one for own in ends for one in own]))
         return [self.ranked([self.hypothesis(one, next(scores)) for one in own]) for own in ends]
 
-    def acoustics(self, rows: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
+    def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
         return self._acoustics([rows], [0] * len(sequences), sequences)
 
-    def ctc(self, rows: np.ndarray) -> Tensor:
+    def ctc(self, rows: Rows) -> Tensor:
         """The log-probabilities `(T, C)` by CTC."""
         return torch.as_tensor(rows).detach()[:, : self.outputs]
 
-    def states(self, rows: np.ndarray) -> Tensor:
+    def states(self, rows: Rows) -> Tensor:
         """The states `(T, D)`."""
         return torch.as_tensor(rows)[:, self.outputs :] if self.with_ctc else torch.as_tensor(rows)
 
-    def silence(self, rows: np.ndarray) -> np.ndarray:
+    def silence(self, rows: Rows) -> np.ndarray:
         return np.asarray(rows)[:, 0] if self.with_ctc else np.zeros(len(rows))
 
-    def loops(self, rows: np.ndarray, tokens: Sequence[int]) -> bool:
+    def loops(self, rows: Rows, tokens: Sequence[int]) -> bool:
         """Whether the same tokens are said over and over while the decoder listens to the same frames."""
         for start, size, times in repetitions(tokens):
             ((_, weights),) = self.attended([rows], [0], [tokens])
@@ -123,17 +125,15 @@ class AttentionSearch(BeamSearch):
                 return True
         return False
 
-    def remarks(self, rows: np.ndarray, tokens: Sequence[int]) -> list[str]:
+    def remarks(self, rows: Rows, tokens: Sequence[int]) -> list[str]:
         told = {"goes round in a loop": self.loops, "finds no end": self.unended}
         return [words for words, asked in told.items() if asked(rows, tokens)]
 
-    def unended(self, rows: np.ndarray, tokens: Sequence[int]) -> bool:
+    def unended(self, rows: Rows, tokens: Sequence[int]) -> bool:
         """Whether no end was found within the audio."""
         return len(tokens) >= len(rows) > 0
 
-    def token_frames(
-        self, rows: np.ndarray, tokens: Sequence[int], name: str = "the utterance"
-    ) -> list[TokenSpan]:
+    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str = "the utterance") -> list[TokenSpan]:
         """By CTC where the search uses it, else those that are attended to most, in the tokens' order."""
         if self.ctc_weight:
             return token_frames(self.ctc(rows), tokens, name)
@@ -153,7 +153,7 @@ class AttentionSearch(BeamSearch):
 
     @torch.inference_mode()
     def attended(
-        self, utterances: Sequence[np.ndarray], owners: Sequence[int], sequences: Sequence[Sequence[int]]
+        self, utterances: Sequence[Rows], owners: Sequence[int], sequences: Sequence[Sequence[int]]
     ) -> list[tuple[Tensor, Tensor]]:
         """For each sequence, of the utterance that `owners` numbers, the log-probabilities `(U + 1,)` of its
         tokens and of its end, and what was attended to for each, `(U + 1, T)`."""
@@ -172,7 +172,7 @@ class AttentionSearch(BeamSearch):
         ]
 
     def _acoustics(
-        self, utterances: Sequence[np.ndarray], owners: Sequence[int], sequences: Sequence[Sequence[int]]
+        self, utterances: Sequence[Rows], owners: Sequence[int], sequences: Sequence[Sequence[int]]
     ) -> list[float]:
         found = []
         for owner, one, (scores, weights) in zip(
@@ -189,7 +189,7 @@ class AttentionSearch(BeamSearch):
             checked(torch.full((1, self.outputs), math.nan), self.tokenizer)
         return states
 
-    def _searched(self, utterances: Sequence[np.ndarray]) -> list[list[tuple[int, ...]]]:
+    def _searched(self, utterances: Sequence[Rows]) -> list[list[tuple[int, ...]]]:
         for rows in utterances:
             self._finite(torch.as_tensor(rows))
         return _Search(self, utterances).run()
@@ -198,7 +198,7 @@ class AttentionSearch(BeamSearch):
 class _Search:
     """Utterances on their way from token to token, `beam` rows for each."""
 
-    def __init__(self, options: AttentionSearch, utterances: Sequence[np.ndarray]) -> None:
+    def __init__(self, options: AttentionSearch, utterances: Sequence[Rows]) -> None:
         self.options, self.beam = options, options.beam
         self.limits = [len(rows) for rows in utterances]  # tokens; speech has fewer than frames
         lengths = torch.tensor(self.limits)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_audio.decoding.alignment import Rows
 from lightning_audio.decoding.hypothesis import CTCDecoder, checked, ctc_log_probs
 from lightning_audio.decoding.search import NEVER, BeamSearch, log_add
 
@@ -19,10 +20,10 @@ from lightning_audio.decoding.search import NEVER, BeamSearch, log_add
 class Beam(CTCDecoder, BeamSearch):
     """`BeamSearch` over log-probabilities by CTC."""
 
-    def prefixes(self, rows: np.ndarray) -> Iterator[tuple[int, ...]]:
+    def prefixes(self, rows: Rows) -> Iterator[tuple[int, ...]]:
         return (prefix.tokens() for prefix in _Search(self).prefixes(checked(rows, self.tokenizer)))
 
-    def acoustics(self, rows: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
+    def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
         return ctc_log_probs(rows, sequences)
 
 
@@ -74,7 +75,7 @@ class _Search:
         self.best: list[tuple[float, int, _Prefix]] = []
         self.frame, self.place = -1, 0
 
-    def prefixes(self, log_probs: np.ndarray) -> list[_Prefix]:
+    def prefixes(self, log_probs: Rows) -> list[_Prefix]:
         """Those that are left after the last frame, the best first."""
         values = log_probs[:, 1:]
         tokens = np.argsort(-values, axis=1, kind="stable")

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import numpy as np
 
-from lightning_audio.decoding.alignment import TokenSpan, token_frames
+from lightning_audio.decoding.alignment import Rows, TokenSpan, token_frames
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import Tokenizer
 
@@ -44,45 +44,45 @@ class Decoder(ABC):
     tokenizer: Tokenizer
 
     @abstractmethod
-    def __call__(self, rows: np.ndarray) -> list[Hypothesis]:
+    def __call__(self, rows: Rows) -> list[Hypothesis]:
         """Best first, at least one."""
 
-    def many(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
+    def many(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
         """The same of several; a decoder may take them together."""
         return [self(rows) for rows in utterances]
 
     @abstractmethod
-    def score_of(self, rows: np.ndarray, tokens: Sequence[int]) -> Hypothesis:
+    def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
         """The hypothesis that these tokens are, scored as those that are found."""
 
     @abstractmethod
-    def token_frames(self, rows: np.ndarray, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str) -> list[TokenSpan]:
         """Of each token the frames in which it is said, and the mean of its log-probabilities.
 
         Raises:
             UserError: there are too few frames; `name` is what it calls the utterance.
         """
 
-    def remarks(self, rows: np.ndarray, tokens: Sequence[int]) -> list[str]:
+    def remarks(self, rows: Rows, tokens: Sequence[int]) -> list[str]:
         """What is odd about these tokens of an utterance, each in a few words."""
         return []
 
     @abstractmethod
-    def silence(self, rows: np.ndarray) -> np.ndarray:
+    def silence(self, rows: Rows) -> np.ndarray:
         """For each row a log-probability `(T,)` that nothing is said there: where windows may be joined."""
 
 
 class CTCDecoder(Decoder):
     """What decoders of log-probabilities by CTC share."""
 
-    def token_frames(self, rows: np.ndarray, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str) -> list[TokenSpan]:
         return token_frames(rows, tokens, name)
 
-    def silence(self, rows: np.ndarray) -> np.ndarray:
+    def silence(self, rows: Rows) -> np.ndarray:
         return np.asarray(rows)[:, 0]
 
 
-def ctc_log_probs(log_probs: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
+def ctc_log_probs(log_probs: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
     """The log-probability by CTC of each token sequence, -inf where the frames are too few for it.
 
     Args:
@@ -110,7 +110,7 @@ def ctc_log_probs(log_probs: np.ndarray, sequences: Sequence[Sequence[int]]) -> 
     return [float(np.logaddexp.reduce(own[end])) for own, end in zip(reached, ends, strict=True)]
 
 
-def checked(log_probs: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+def checked(log_probs: Rows, tokenizer: Tokenizer) -> np.ndarray:
     """The log-probabilities `(T, C)`, which fit the vocabulary.
 
     Raises:
@@ -124,7 +124,7 @@ def checked(log_probs: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     return log_probs
 
 
-def refuse_nan(utterances: Iterable[np.ndarray]) -> None:
+def refuse_nan(utterances: Iterable[Rows]) -> None:
     """Raises UserError where a network gave what is no number."""
     if any(np.isnan(np.asarray(rows)).any() for rows in utterances):
         raise UserError(
@@ -139,10 +139,10 @@ class Greedy(CTCDecoder):
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def __call__(self, rows: np.ndarray) -> list[Hypothesis]:
+    def __call__(self, rows: Rows) -> list[Hypothesis]:
         path = groupby(checked(rows, self.tokenizer).argmax(-1).tolist())
         return [self.score_of(rows, [output - 1 for output, _ in path if output])]
 
-    def score_of(self, rows: np.ndarray, tokens: Sequence[int]) -> Hypothesis:
+    def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
         (acoustic,) = ctc_log_probs(rows, [tokens])
         return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)

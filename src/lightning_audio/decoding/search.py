@@ -13,8 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import numpy as np
-
+from lightning_audio.decoding.alignment import Rows
 from lightning_audio.decoding.hotwords import Hotwords
 from lightning_audio.decoding.hypothesis import Decoder, Hypothesis
 from lightning_audio.errors import UserError
@@ -135,14 +134,14 @@ class BeamSearch(Decoder):
         return other
 
     @abstractmethod
-    def prefixes(self, rows: np.ndarray) -> Iterable[tuple[int, ...]]:
+    def prefixes(self, rows: Rows) -> Iterable[tuple[int, ...]]:
         """The tokens of those that the search keeps at the end, the best first."""
 
     @abstractmethod
-    def acoustics(self, rows: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
+    def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
         """The log-probability of each token sequence by the network, -inf where it cannot be."""
 
-    def __call__(self, rows: np.ndarray) -> list[Hypothesis]:
+    def __call__(self, rows: Rows) -> list[Hypothesis]:
         ends = dict.fromkeys(map(self.fusion.cut, self.prefixes(rows)))
         return self.ranked(self.hypotheses(rows, [*ends]))
 
@@ -155,11 +154,11 @@ class BeamSearch(Decoder):
             texts.setdefault(tuple(one.text.split()), one)
         return [*texts.values()][: self.nbest]
 
-    def score_of(self, rows: np.ndarray, tokens: Sequence[int]) -> Hypothesis:
+    def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
         """The hypothesis that these tokens are, -inf where the lexicon or the frames do not allow them."""
         return self.hypotheses(rows, [tuple(tokens)])[0]
 
-    def hypotheses(self, rows: np.ndarray, sequences: Sequence[tuple[int, ...]]) -> list[Hypothesis]:
+    def hypotheses(self, rows: Rows, sequences: Sequence[tuple[int, ...]]) -> list[Hypothesis]:
         """Those that these token sequences are."""
         acoustics = self.acoustics(rows, sequences)
         return [self.hypothesis(*pair) for pair in zip(sequences, acoustics, strict=True)]

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from torchaudio.functional import rnnt_loss
 
 from lightning_audio.data.targets import BLANK
-from lightning_audio.decoding.alignment import TokenSpan
+from lightning_audio.decoding.alignment import Rows, TokenSpan
 from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, refuse_nan
 from lightning_audio.decoding.search import NEVER, BeamSearch, log_add
 from lightning_audio.errors import UserError
@@ -124,14 +124,12 @@ class TransducerDecoder(Decoder):
     max_symbols: int
 
     @torch.inference_mode()
-    def acoustics(self, rows: np.ndarray, sequences: Sequence[Sequence[int]]) -> list[float]:
+    def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
         """The log-probability of each token sequence, over all of its alignments."""
         return self.all_acoustics([rows] * len(sequences), sequences)
 
     @torch.inference_mode()
-    def all_acoustics(
-        self, utterances: Sequence[np.ndarray], sequences: Sequence[Sequence[int]]
-    ) -> list[float]:
+    def all_acoustics(self, utterances: Sequence[Rows], sequences: Sequence[Sequence[int]]) -> list[float]:
         """The same of one token sequence for each utterance."""
         if not utterances:
             return []
@@ -149,7 +147,7 @@ class TransducerDecoder(Decoder):
         return [-loss for loss in self.transducer.losses(frames, lengths, padded, counts).tolist()]
 
     @torch.inference_mode()
-    def token_frames(self, rows: np.ndarray, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str) -> list[TokenSpan]:
         """The frames in which the tokens come out on the best path through the lattice."""
         if not tokens:
             return []
@@ -171,14 +169,14 @@ class TransducerDecoder(Decoder):
         return [TokenSpan(t, t + 1, float(scores[t, u])) for u, t in enumerate(places)]
 
     @torch.inference_mode()
-    def silence(self, rows: np.ndarray) -> np.ndarray:
+    def silence(self, rows: Rows) -> np.ndarray:
         """Of the blank, as if nothing had been said before."""
         start = self.transducer.predictor.step(
             torch.zeros(1, dtype=torch.int64, device=self.transducer.device), None
         )[0]
         return self.transducer.joiner(self._padded([rows])[0][0], start)[:, BLANK].cpu().numpy()
 
-    def _padded(self, utterances: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def _padded(self, utterances: Sequence[Rows]) -> tuple[Tensor, Tensor]:
         """Frames `(B, T, width)` and their lengths, where predictor and joiner are."""
         device = self.transducer.device
         frames = pad_sequence([torch.as_tensor(rows) for rows in utterances], batch_first=True).to(device)
@@ -215,24 +213,24 @@ class TransducerGreedy(TransducerDecoder):
     def __init__(self, tokenizer: Tokenizer, transducer: TransducerModel, max_symbols: int) -> None:
         self.tokenizer, self.transducer, self.max_symbols = tokenizer, transducer, max_symbols
 
-    def __call__(self, rows: np.ndarray) -> list[Hypothesis]:
+    def __call__(self, rows: Rows) -> list[Hypothesis]:
         return self.many([rows])[0]
 
-    def score_of(self, rows: np.ndarray, tokens: Sequence[int]) -> Hypothesis:
+    def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
         return self._hypothesis(tokens, self.acoustics(rows, [tokens])[0])
 
     def _hypothesis(self, tokens: Sequence[int], acoustic: float) -> Hypothesis:
         return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)
 
     @torch.inference_mode()
-    def many(self, utterances: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
+    def many(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
         """Of several at once, frame by frame."""
         refuse_nan(utterances)
         said = self._said(utterances) if utterances else []
         scored = zip(said, self.all_acoustics(utterances, said), strict=True)
         return [[self._hypothesis(*pair)] for pair in scored]
 
-    def _said(self, utterances: Sequence[np.ndarray]) -> list[list[int]]:
+    def _said(self, utterances: Sequence[Rows]) -> list[list[int]]:
         said: list[list[int]] = [[] for _ in utterances]
         frames, lengths = self._padded(utterances)
         last = torch.zeros(len(utterances), dtype=torch.int64, device=frames.device)
@@ -296,11 +294,11 @@ class TransducerBeam(TransducerDecoder, BeamSearch):
         super().__init__(tokenizer, **options)
         self.transducer, self.max_symbols = transducer, max_symbols
 
-    def prefixes(self, rows: np.ndarray) -> list[tuple[int, ...]]:
+    def prefixes(self, rows: Rows) -> list[tuple[int, ...]]:
         return [node.tokens() for node in self.search(rows)]
 
     @torch.inference_mode()
-    def search(self, rows: np.ndarray) -> Totals:
+    def search(self, rows: Rows) -> Totals:
         """What is left behind the last frame: log-probabilities of the paths to it, the best first."""
         refuse_nan([rows])
         live: Totals = {_Node(None, -1, 0, self.start()): 0.0}

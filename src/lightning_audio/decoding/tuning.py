@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
+from lightning_audio.decoding.alignment import Rows
 from lightning_audio.decoding.hypothesis import Hypothesis
 from lightning_audio.errors import UserError
 from lightning_audio.metrics.base import values
@@ -14,11 +13,11 @@ from lightning_audio.metrics.transcripts import Transcripts, cer, wer
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0)
 Row = dict[str, float]
-Decode = Callable[[np.ndarray], list[Hypothesis]]
+Decode = Callable[[Rows], list[Hypothesis]]
 
 
 def tune(
-    utterances: Sequence[np.ndarray],
+    utterances: Sequence[Rows],
     references: Sequence[str],
     make: Callable[[float, float], Decode],
     weights: Sequence[float] = WEIGHTS,
@@ -67,7 +66,7 @@ def tune(
     return *_best(tried), [*tried.values()]
 
 
-def _rates(utterances: Sequence[np.ndarray], references: Sequence[str], decoder: Decode) -> Row:
+def _rates(utterances: Sequence[Rows], references: Sequence[str], decoder: Decode) -> Row:
     found = [decoder(rows)[0].text for rows in utterances]
     rows = [{"reference": r, "hypothesis": h} for r, h in zip(references, found, strict=True)]
     return values((wer, cer), Transcripts(rows))

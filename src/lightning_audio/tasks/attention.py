@@ -153,6 +153,8 @@ class Attention(Transcription):
         super().on_train_start()
         self._token_error = None  # of a training that has been left
 
+    greedy: AttentionSearch
+
     def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
         """Whether the decoder went round in a loop, and whether it found no end."""
         loops, unended = (asked(rows, best.tokens) for asked in (self.greedy.loops, self.greedy.unended))

@@ -245,7 +245,7 @@ def test_a_missing_release_is_one_sentence_with_the_way_to_it(
     missing.prepare()
     with pytest.raises(UserError) as error:
         missing.clips()
-    ways = {CommonVoice: "without an account"}
+    ways: dict[type[SpeechCorpus], str] = {CommonVoice: "without an account"}
     ways |= dict.fromkeys((LibriSpeech, AN4, YesNo, LJSpeech), "data.download=true")
     way = ways.get(kind, "put the release of")
     assert all(part in str(error.value) for part in (way, str(tmp_path / "nothing"), kind.title))
@@ -640,7 +640,8 @@ def test_voxpopuli_keeps_its_splits_though_they_share_a_speaker(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", [MultilingualLibriSpeech, Fleurs, VoxPopuli], ids=lambda kind: kind.__name__)
 def test_a_language_that_is_not_there_names_those_that_are(kind: type[SpeechCorpus], tmp_path: Path) -> None:
-    root, there = RELEASES[kind](tmp_path / "data"), {MultilingualLibriSpeech: "german", **LANGUAGES}[kind]
+    languages: dict[Any, str] = {MultilingualLibriSpeech: "german", **LANGUAGES}
+    root, there = RELEASES[kind](tmp_path / "data"), languages[kind]
     with pytest.raises(
         UserError, match=rf"has no 'xx' of {kind.title}: set data\.language to one of {there}\."
     ):

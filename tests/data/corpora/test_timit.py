@@ -27,14 +27,18 @@ from lightning_audio.metrics.transcripts import Transcripts, per
 from lightning_audio.training.run import train
 
 RATE = 16000
-SAID = (("h#", 0, 2000), ("ao", 2000, 3500), ("q", 3500, 3700), ("kcl", 3700, 4300), ("k", 4300, 5000))
-SAID = (*SAID, ("ux", 5000, 6600), ("h#", 6600, 8000))
+SAID = (
+    *(("h#", 0, 2000), ("ao", 2000, 3500), ("q", 3500, 3700), ("kcl", 3700, 4300), ("k", 4300, 5000)),
+    *(("ux", 5000, 6600), ("h#", 6600, 8000)),
+)
 TRAINED = ("FCJF0", "MDAC0")
 
 
 def release(root: Path, suffix: str = ".WAV", lower: bool = False) -> Path:
     """One sentence of each tested and validated speaker, two of those trained on, and what is left out."""
-    speakers = {name.upper(): ("TEST", ("SX37",)) for name in SPLIT_OF}
+    speakers: dict[str, tuple[str, tuple[str, ...]]] = {
+        name.upper(): ("TEST", ("SX37",)) for name in SPLIT_OF
+    }
     speakers |= {"FAKS1": ("TEST", ("SI943",))} | dict.fromkeys(TRAINED, ("TRAIN", ("SI648", "SX37")))
     for speaker, (split, sentences) in speakers.items():
         for sentence in ("SA1", *sentences):

@@ -167,7 +167,8 @@ def _cards(heard: Sequence[tuple[Row, Sound]], clips: int, megabytes: float) -> 
         lambda pair: pair[0]["seconds"],
         lambda pair: -pair[0]["seconds"],
     )
-    rankings = [sorted(range(len(heard)), key=lambda n, way=way: way(heard[n])) for way in ways]
+    orders = ([way(one) for one in heard] for way in ways)
+    rankings = [sorted(range(len(heard)), key=values.__getitem__) for values in orders]
     order = list(dict.fromkeys(n for turn in zip(*rankings, strict=True) for n in turn))
 
     def sound(split: str, name: str) -> tuple[np.ndarray, int] | None:
