@@ -33,9 +33,11 @@ def test_prefixes_and_whole_texts_have_the_probability_of_all_their_paths() -> N
     lengths = torch.tensor([5, 3, 1])
     scores = PrefixScores(log_probs, lengths)
     everyone = torch.arange(3)
-    known = {(): (scores.start(everyone), torch.zeros(3, dtype=torch.long))}
+    known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {
+        (): (scores.start(everyone), torch.zeros(3, dtype=torch.long))
+    }
     for _ in range(3):
-        longer = {}
+        longer: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         for prefix, (state, last) in known.items():
             outputs = torch.tensor([[1, 2]] * 3)
             begun, states = scores.extended(state, everyone, last, outputs)

@@ -69,7 +69,7 @@ class Transducer(Transcription):
         outputs = len(self.labels) + 1
         self.max_symbols, self.ctc_weight, self.start_after = max_symbols, ctc_weight, start_after
         self.part_numbers = round(part_megabytes * 2**18)  # of 4 bytes
-        self.predictor: Any = make(outputs, width, **options)
+        self.predictor = make(outputs, width, **options)
         self.ctc_head = nn.Linear(width, outputs) if ctc_weight else None
         self.joiner = Joiner(width, outputs)
         self.model = TransducerModel(self.predictor, self.joiner)
@@ -105,7 +105,7 @@ class Transducer(Transcription):
         return (losses / counts.clamp(min=1)).mean()
 
 
-def predictor_of(options: dict[str, Any]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+def predictor_of(options: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The class that `kind` names, and the other options.
 
     Raises:

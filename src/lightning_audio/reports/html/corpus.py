@@ -159,7 +159,7 @@ def _texts(rows: Sequence[Row]) -> list[Section]:
 def _cards(heard: Sequence[tuple[Row, Sound]], clips: int, megabytes: float) -> list[Row]:
     """Those first that stand out: the quietest, the loudest, the noisiest, the narrowest, the shortest, the
     longest in turn; then all others, as they come."""
-    ways: tuple[Callable[[tuple[dict[str, Any], Any]], float], ...] = (
+    ways: tuple[Callable[[tuple[Row, Sound]], float], ...] = (
         lambda pair: pair[1].level,
         lambda pair: -pair[1].level,
         lambda pair: pair[1].snr,
