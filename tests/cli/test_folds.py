@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from lightning_audio.cli import evaluate, folds
 from lightning_audio.cli import train as program
 from lightning_audio.errors import UserError
+from lightning_audio.reports.html.several import write_folds
 from lightning_audio.reports.sweep import run_folders
 
 ONE = (*TINY, "trainer.max_epochs=1", "data.clips_per_class=1")
@@ -59,7 +60,7 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
 def test_page_pools_the_folds(validated: tuple[Path, dict[int, float]]) -> None:
     """Its scores are those of folds.json, and no clip is shown, since all are test clips."""
     folder, _ = validated
-    page, found = (folder / "report.html").read_text(), json.loads((folder / "folds.json").read_text())
+    page, found = write_folds(folder).read_text(), json.loads((folder / "folds.json").read_text())
     pooled = found["pooled"]["test/accuracy"]
     assert f"{100 * pooled['value']:.1f} ({100 * pooled['low']:.1f} to {100 * pooled['high']:.1f})" in page
     assert "<article" not in page

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
+from conftest import REPORTED, TINY
 
 from lightning_audio.cli import evaluate, explore, report
 from lightning_audio.config import compose_config
@@ -161,7 +161,7 @@ def test_sweep_page_marks_the_best_run(tmp_path: Path) -> None:
 def test_train_dev_is_held_out_of_training_and_scored(tmp_path: Path) -> None:
     """A quarter of 80 clips is not learned from; the page names variance between train and train-dev."""
     cache = f"paths.cache={tmp_path}"
-    options = [*TINY, "trainer.max_epochs=1", "loader.train_dev_fraction=0.25", cache]
+    options = [*REPORTED, "trainer.max_epochs=1", "loader.train_dev_fraction=0.25", cache]
     content = train(compose_config(options), tmp_path / "run")
     held_out = {row["id"] for row in read_predictions(tmp_path / "run" / "predictions_train_dev.jsonl")}
     learned = {row["id"] for row in read_predictions(tmp_path / "run" / "predictions_train.jsonl")}
@@ -182,7 +182,7 @@ def test_a_report_that_fails_costs_no_score(
 
     monkeypatch.setattr(training, "write_run_report", broken)
     content = train(
-        compose_config([*TINY, "trainer.max_epochs=1", f"paths.cache={tmp_path}"]), tmp_path / "run"
+        compose_config([*REPORTED, "trainer.max_epochs=1", f"paths.cache={tmp_path}"]), tmp_path / "run"
     )
     assert read_metrics(tmp_path / "run")["scores"] == content["scores"]
     assert "no report.html: ZeroDivisionError: planted" in capsys.readouterr().err

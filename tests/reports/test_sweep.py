@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, TWO_PROCESSES
+from conftest import REPORTED, TINY, TWO_PROCESSES
 from processes import ended, start
 from processes import program as whole_program
 
@@ -99,7 +99,7 @@ def test_several_processes_in_a_multirun_are_refused(logs: Path, capsys: pytest.
 
 def test_two_processes_train_one_run(logs: Path, tmp_path: Path) -> None:
     """Each sees half of every batch of both; the run has one folder, and every test clip is scored once."""
-    options, out = [*TINY, *TWO_PROCESSES, "loader.val_fraction=0.25"], tmp_path / "out"
+    options, out = [*REPORTED, *TWO_PROCESSES, "loader.val_fraction=0.25"], tmp_path / "out"
     assert ended(start(whole_program, "train", *options, output=out)) == 0, (tmp_path / "out.err").read_text()
     assert out.read_text().count("epoch 2/2") == 1
     assert out.read_text().count("Run folder:") == 1

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("Give one run, the folder of folds or of a sweep, or two runs to hold side by side.")
     if several:
         folder = options.runs[0]
-        page = (write_folds if (folder / "folds.json").is_file() else write_sweep)(folder)
+        page = write_folds(folder) if (folder / "folds.json").is_file() else write_sweep(folder)
     elif len(options.runs) == 2:
         run, other = options.runs
         sound = _sound(run, options)
