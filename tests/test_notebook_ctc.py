@@ -43,14 +43,15 @@ def test_the_forward_backward_is_that_of_all_paths_and_its_gradient_that_of_torc
 
 @pytest.mark.long
 def test_errors_are_analysed_on_validation(tmp_path: Path) -> None:
-    tiny = "network.channels=8 data.val_utterances=24 data.test_utterances=4"
+    tiny = "data.val_utterances=40"
     with started("05_error_analysis", tmp_path, tiny) as client:
         cells = execute(client)
     wer, low, high, words, utterances = numbers(
         printed(cells["dev"]), r"WER (\S+)% \((\S+)% to (\S+)%\) of (\d+) words in (\d+) utterances"
     )
     assert low <= wer <= high
-    assert utterances == 24
+    assert 0 < wer < 90  # there is something to look at, and something was learned
+    assert utterances == 40
     (table,) = shown(cells["dev"], "text/markdown")
     assert [row[0] for row in rows_of(table)] == ["words", "characters", "utterances"]
     assert int(rows_of(table)[0][1]) == words

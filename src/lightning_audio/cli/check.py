@@ -22,6 +22,7 @@ from rich.console import Console
 from lightning_audio import build, config
 from lightning_audio.cli import arguments
 from lightning_audio.data.clip import Clip, visible
+from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.datamodule import clips_of
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.inspect.clips import ClipReport, inspect_clip, summary
@@ -57,7 +58,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         start = f" from {clip.start:g} s" if clip.start else ""
         return f"{shown}{start}" if clip.channel is None else f"{shown}{start}, channel {clip.channel}"
 
-    transcripts, spoken = _transcripts(cfg, runs[0], heard, corpus.sample_rate, name)
+    transcripts, spoken = _transcripts(cfg, runs[0], heard, corpus, name)
     train = [clip for clip in runs[0] if clip.split == "train"]
     drawn = [train[position] for position in corpus.draw(train, np.random.default_rng(cfg.seed))]
     findings = [Finding("remark", False, remark) for remark in corpus.remarks()]
@@ -110,7 +111,7 @@ def _transcripts(
     cfg: DictConfig,
     clips: Sequence[Clip],
     heard: Sequence[ClipReport],
-    sample_rate: int,
+    corpus: Corpus,
     name: Callable[[Clip], str],
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Counts and findings of clips with transcripts, read as the task reads them, or else as CTC does."""
@@ -126,10 +127,11 @@ def _transcripts(
         tokens = Tokens((), clips, text)
         unfit = tokens.unfit(clip for clip in clips if clip.split)
         try:
-            unfit |= _too_few_frames(cfg, tokens, clips, unfit, seconds, sample_rate)
+            unfit |= _too_few_frames(cfg, tokens, clips, unfit, seconds, corpus.sample_rate)
         except UserError as error:  # front end, network and task do not go together
             misfit = [Finding("misfit", True, str(error))]
-    found = Transcripts(clips, normalizer_of(text).leniently, seconds, unfit, name)
+    unit = "phones" if corpus.scored_as else "characters"
+    found = Transcripts(clips, normalizer_of(text).leniently, seconds, unfit, name, unit)
     return found.counts(), [*misfit, *found.findings()]
 
 

@@ -92,9 +92,10 @@ class ClassIndex(Targets):
             return torch.tensor([index[clip.labels] for clip in clips], dtype=torch.int64)
         except KeyError:
             clip = next(clip for clip in clips if clip.labels not in index)
+            several = ", or set task=multilabel" if len(clip.labels) > 1 else ""
             raise UserError(
                 f"Clip {clip.id!r} has the labels {list(clip.labels)}, but this task takes exactly one "
-                f"of the {len(self.labels)} labels of the corpus: mend its row."
+                f"of the {len(self.labels)} labels of the corpus: mend its row{several}."
             ) from None
 
 

@@ -202,6 +202,7 @@ def test_check_knows_its_phones(spoken: Path) -> None:
     }
     kinds = {finding["kind"] for finding in report["findings"] if finding["grave"]}
     assert not kinds & {"unscorable", "misfit"}
+    assert "fast_text" not in {finding["kind"] for finding in report["findings"]}  # 14 phones a second
 
 
 def test_phones_that_the_normaliser_changes_are_one_sentence(spoken: Path) -> None:

@@ -9,7 +9,7 @@ from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.inspect.findings import Finding
 from lightning_audio.errors import counted
 
-FASTEST = 25.0  # characters a second; who reads fast says about 20
+FASTEST = 25.0  # characters, or phones, a second; who reads fast says about 20
 
 
 class Transcripts:
@@ -21,6 +21,7 @@ class Transcripts:
         seconds: the duration of each clip that can be read, by its id.
         unfit: why clips can't be learned or scored, by their ids.
         name: says which clip is meant.
+        unit: `characters`, or `phones` where each word is one.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class Transcripts:
         seconds: Mapping[str, float],
         unfit: Mapping[str, str],
         name: Callable[[Clip], str],
+        unit: str = "characters",
     ) -> None:
+        self.unit = unit
         self.clips = [clip for clip in clips if clip.split]
         self.seconds, self.unfit, self.name = seconds, unfit, name
         self.texts = {clip.id: normalise(clip.text or "") for clip in self.clips}
@@ -70,8 +73,9 @@ class Transcripts:
                 "and a test counts them as wrong, up to loader.max_bad_fraction of all; more refuse the run."
             )
             yield Finding("unscorable", True, text, items)
+        spelled = {name: text.split() if self.unit == "phones" else text for name, text in self.texts.items()}
         rates = {
-            clip.id: len(self.texts[clip.id]) / self.seconds[clip.id]
+            clip.id: len(spelled[clip.id]) / self.seconds[clip.id]
             for clip in self.clips
             if self.seconds.get(clip.id)
         }
@@ -80,7 +84,7 @@ class Transcripts:
             items = tuple(f"{self.name(clip)}: {rates[clip.id]:.0f} a second" for clip in fast)
             text = (
                 f"{counted(len(fast), 'transcripts are')} too long for the audio (more than {FASTEST:g} "
-                "characters a second): is that cut, or the text that of another clip?"
+                f"{self.unit} a second): is that cut, or the text that of another clip?"
             )
             yield Finding("fast_text", False, text, items)
         learned = {self.texts[clip.id] for clip in self.of_split["train"]} - {""}
