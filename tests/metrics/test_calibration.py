@@ -43,6 +43,11 @@ def test_ece_is_a_metric_by_name() -> None:
     assert named_metrics(ClassPredictions, ["ece"]) == [metrics_of(LabelPredictions)["ece"]]
 
 
+def test_what_is_no_number_has_no_calibration() -> None:
+    scores = np.array([[0.6, 0.4], [np.nan, 1.0]])
+    assert np.isnan(ece.value(ClassPredictions([0, 1], [0, 0], 2, [None] * 2, scores)))
+
+
 def test_reliability_of_bins() -> None:
     rows = reliability([0.05, 0.95, 0.97, 1.0], [0, 1, 1, 0], bins=10)
     assert rows == [(pytest.approx(0.05), 0.0, 1), (pytest.approx(2.92 / 3), pytest.approx(2 / 3), 3)]

@@ -64,7 +64,9 @@ def test_what_is_not_defined_has_no_score() -> None:
 
 def test_metrics_are_found_by_name() -> None:
     assert named_metrics(ClassPredictions, ["macro_f1", distance]) == [macro_f1, distance]
-    assert set(metrics_of(ClassPredictions)) == {"accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy"}
+    assert set(metrics_of(ClassPredictions)) == {
+        *("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "ece")
+    }
     wrong: list[Any] = ["acuracy", 3, {"a": 1}]
     for name in wrong:
         with pytest.raises(UserError, match="is no metric"):

@@ -111,7 +111,7 @@ def test_own_abbreviations_replace_the_default() -> None:
         ("1,234,567", "one million two hundred and thirty-four thousand five hundred and sixty-seven"),
         ("1st, 22nd and 100TH", "first, twenty-second and one hundredth"),
         ("the 90s, two 6s", "the nineties, two sixes"),
-        ("90's", "ninety's"),
+        ("90's, 7's", "nineties, seven's"),
         ("3.14", "three point one four"),
         ("0.50", "zero point five zero"),
         ("1.0", "one point zero"),

@@ -26,7 +26,7 @@ def ece(predictions: Any, draws: Draws, bins: int = BINS) -> NDArray:
     al., ICML 2017, https://arxiv.org/abs/1706.04599.
     """
     confidence, hits = predictions.confidence, predictions.hits
-    if confidence is None:
+    if confidence is None or not np.isfinite(confidence).all():  # of a training that diverges, say
         return np.full(draws.weights.shape[0], np.nan)
     clips, answers = len(confidence), confidence.reshape(len(confidence), -1)
     excess = np.zeros((clips, bins))
@@ -36,7 +36,7 @@ def ece(predictions: Any, draws: Draws, bins: int = BINS) -> NDArray:
 
 
 def _bin_of(confidence: NDArray, bins: int) -> NDArray[np.intp]:
-    return np.minimum((confidence * bins).astype(np.intp), bins - 1)
+    return np.clip((confidence * bins).astype(np.intp), 0, bins - 1)
 
 
 def reliability(confidence: ArrayLike, hits: ArrayLike, bins: int = BINS) -> list[tuple[float, float, int]]:
