@@ -19,6 +19,7 @@ from lightning_audio.reports.html.corpus import write_corpus_page
 
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the page of a corpus and says where it is."""
     options = arguments.explore(argv)
     cfg = config.compose_config(options.overrides)
     if config.is_sweep(options.overrides):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from lightning_audio.decoding.alignment import Rows
 from lightning_audio.decoding.hypothesis import CTCDecoder, checked, ctc_log_probs
-from lightning_audio.decoding.search import NEVER, BeamSearch, log_add
+from lightning_audio.decoding.search import NEVER, BeamSearch, Node, log_add
 
 
 class Beam(CTCDecoder, BeamSearch):
@@ -28,36 +27,17 @@ class Beam(CTCDecoder, BeamSearch):
 
 
 @dataclass(slots=True, eq=False)
-class _Prefix:
-    """Tokens that an utterance may begin with: a node in the tree of them.
+class _Prefix(Node):
+    """A node of the search by CTC.
 
-    `worth` is what language model and word bonus give, `guess` what the word that is begun will add to it.
     `blank` and `other` are log-probabilities of its alignments with the frames so far, of those that end in a
     blank and of those that end in its last token; `total` is that of both.
     """
 
-    parent: _Prefix | None
-    token: int
-    length: int
-    state: Any
-    worth: float = 0.0
-    guess: float = 0.0
-    scale: float = 1.0
     blank: float = NEVER
     other: float = NEVER
     total: float = NEVER
     frame: int = -1  # the last one from which it went on
-    children: dict[int, _Prefix | None] = field(default_factory=dict)  # None for what may not follow
-
-    def tokens(self) -> tuple[int, ...]:
-        node, found = self, []
-        while node.parent:
-            found.append(node.token)
-            node = node.parent
-        return tuple(reversed(found))
-
-    def rank(self, total: float) -> float:
-        return (total + self.worth + self.guess) * self.scale
 
     def before(self, token: int) -> float:
         """The log-probability with which this token may follow: behind itself, only after a blank."""
@@ -135,7 +115,7 @@ class _Search:
                 (heapq.heapreplace if full else heapq.heappush)(best, (rank, -self.place, child))
 
     def _child(self, prefix: _Prefix, token: int, scale: float) -> _Prefix | None:
-        found = self.decoder.extended(prefix.state, prefix.token, token)
+        found = self.decoder.extended(prefix.asked, prefix.token, token)
         if found is None:
             return None
         state, gained, guess = found

@@ -9,6 +9,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -70,6 +71,36 @@ class NoModel:
 
     def cut(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         return tokens
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """Tokens that an utterance may begin with: a node in the tree of them.
+
+    `asked` is the state of language model and hotwords, `worth` what they and the word bonus give, `guess`
+    what the word that is begun will add to it.
+    """
+
+    parent: Self | None
+    token: int
+    length: int
+    asked: Any
+    worth: float = 0.0
+    guess: float = 0.0
+    scale: float = 1.0
+    children: dict[int, Self | None] = field(default_factory=dict)  # None for what may not follow
+
+    def tokens(self) -> tuple[int, ...]:
+        """From the first one on."""
+        node, found = self, []
+        while node.parent:
+            found.append(node.token)
+            node = node.parent
+        return tuple(reversed(found))
+
+    def rank(self, total: float) -> float:
+        """The score by which hypotheses are kept, of a log-probability of these tokens."""
+        return (total + self.worth + self.guess) * self.scale
 
 
 class BeamSearch(Decoder):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from torchaudio.functional import rnnt_loss
 from lightning_audio.data.targets import BLANK
 from lightning_audio.decoding.alignment import Rows, TokenSpan
 from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, refuse_nan
-from lightning_audio.decoding.search import NEVER, BeamSearch, log_add
+from lightning_audio.decoding.search import NEVER, BeamSearch, Node, log_add
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.text.tokenizers import Tokenizer
@@ -251,32 +251,11 @@ class TransducerGreedy(TransducerDecoder):
 
 
 @dataclass(slots=True, eq=False)
-class _Node:
-    """Tokens that an utterance may begin with; `worth` and `guess` as in the search by CTC.
+class _Node(Node):
+    """A node with what the predictor gave behind its tokens, and its state, once they are needed."""
 
-    `predicted` and `state` are those of the predictor behind its tokens, once they are needed.
-    """
-
-    parent: _Node | None
-    token: int
-    length: int
-    asked: Any  # the state of language model and hotwords
-    worth: float = 0.0
-    guess: float = 0.0
-    scale: float = 1.0
     predicted: Tensor | None = None
     state: Any = None
-    children: dict[int, _Node | None] = field(default_factory=dict)  # None for what may not follow
-
-    def tokens(self) -> tuple[int, ...]:
-        node, found = self, []
-        while node.parent:
-            found.append(node.token)
-            node = node.parent
-        return tuple(reversed(found))
-
-    def rank(self, total: float) -> float:
-        return (total + self.worth + self.guess) * self.scale
 
 
 Totals = dict[_Node, float]
