@@ -44,19 +44,27 @@ class DurationSampler(BatchSampler):
 
     def batches(self) -> list[np.ndarray]:
         rng = self.generator()
-        positions = self.positions(rng)
+        batches = self.bucketed(self.positions(rng), rng)
+        if self.shuffle:
+            if self.epoch >= self.curriculum_epochs:
+                batches = self.mixed(batches, rng)
+            batches += batches[: -len(batches) % self.world_size]
+            # In an epoch that has begun the batches stay: others might be more or fewer than are left.
+            for first, again in self.drawn_anew(self.world_size):
+                batches[first:] = self.mixed(batches[first:], again)
+        return batches[self.rank :: self.world_size]
+
+    def bucketed(self, positions: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        """The batches of these positions, from the shortest clips to the longest."""
         seconds, jitter = self.seconds[positions % len(self.seconds)], self.jitter if self.shuffle else 0.0
         order = np.argsort(np.log(seconds) + rng.uniform(-jitter, jitter, len(seconds)), kind="stable")
         # What comes k-th is at most this much longer than the k-th shortest, however the factors fall.
         longest = np.sort(seconds) * math.exp(2 * jitter)
-        batches = [positions[part] for part in np.split(order, self._cuts(longest))]
-        if self.shuffle:
-            if self.epoch >= self.curriculum_epochs:
-                batches = [batches[i] for i in rng.permutation(len(batches))]
-            batches += batches[: -len(batches) % self.world_size]
-            # In an epoch that has begun the batches stay: others might be more or fewer than are left.
-            batches = [batches[i] for i in self.places(len(batches), self.world_size)]
-        return batches[self.rank :: self.world_size]
+        return [positions[part] for part in np.split(order, self._cuts(longest))]
+
+    def mixed(self, batches: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+        """Batches in a random order."""
+        return [batches[i] for i in rng.permutation(len(batches))]
 
     def _cuts(self, longest: np.ndarray) -> list[int]:
         """Where a batch begins, but for the first one; `longest` is rising."""

@@ -110,13 +110,18 @@ class BatchSampler(Sampler[list[int]]):
         # A trailing 0, as long as training never went back, draws what the other two alone would draw.
         return np.random.default_rng((self.seed, self.epoch, self.reshuffles.at_start_of(self.epoch)))
 
-    def places(self, count: int, per_batch: int) -> np.ndarray:
-        """Places 0 .. count - 1 in their order, drawn anew from each batch on that training went back to."""
-        places = np.arange(count)
+    def drawn_anew(self, per_batch: int) -> Iterator[tuple[int, np.random.Generator]]:
+        """The places, batch by batch, from which on the rest of this epoch is shuffled again, and by what."""
         for batch, number in self.reshuffles.within(self.epoch):
-            rest = places[batch * per_batch :]
-            rest[:] = np.random.default_rng((self.seed, self.epoch, number)).permutation(rest)
-        return places
+            yield batch * per_batch, np.random.default_rng((self.seed, self.epoch, number))
+
+    def shuffled(self, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Positions in a random order."""
+        return rng.permutation(positions)
+
+    def unshuffled(self, positions: np.ndarray) -> np.ndarray:
+        """Positions in the order in which they are read best where none is asked for."""
+        return positions
 
     def positions(self, rng: np.random.Generator) -> np.ndarray:
         """The positions that make this epoch, in no order of their own."""
@@ -126,10 +131,12 @@ class BatchSampler(Sampler[list[int]]):
         """The positions that this rank reads in this epoch, in their order."""
         rng = self.generator()
         positions = self.positions(rng)
-        if self.shuffle:
-            positions = rng.permutation(positions)
-            positions = np.resize(positions, -(-len(positions) // self.world_size) * self.world_size)
-            positions = positions[self.places(len(positions), self.batch_size * self.world_size)]
+        if not self.shuffle:
+            return self.unshuffled(positions)[self.rank :: self.world_size]
+        positions = self.shuffled(positions, rng)
+        positions = np.resize(positions, -(-len(positions) // self.world_size) * self.world_size)
+        for first, again in self.drawn_anew(self.batch_size * self.world_size):
+            positions[first:] = self.shuffled(positions[first:], again)
         return positions[self.rank :: self.world_size]
 
     def batches(self) -> list[np.ndarray]:
