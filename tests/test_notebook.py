@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import processes
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
@@ -17,6 +21,37 @@ from nbformat import NotebookNode
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 TINY = "data.clips_per_class=2 data.seconds=0.5 network.widths=[8,16] trainer.max_epochs=1 trainer=cpu"
 CELL_SECONDS = 240  # far more than a cell takes: a kernel that hangs is to end some time
+
+
+class ForkedKernel:
+    """A kernel in a fork of a process that has imported torch; of a `Popen` what its client asks for."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: str, **_: Any) -> None:
+        arguments = command[command.index("-f") :]
+        self.process = processes.start(_kernel, arguments, {**env, "JPY_PARENT_PID": ""}, cwd)
+        assert self.process.pid
+        self.pid = self.process.pid
+        while os.getpgid(self.pid) != self.pid:  # its client ends the whole group
+            time.sleep(0.01)
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+
+def _kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update({name: value for name, value in environment.items() if name != "JPY_PARENT_PID"})
+    os.chdir(folder)
+    from ipykernel.kernelapp import launch_new_instance
+
+    launch_new_instance(argv=arguments)
 
 
 @contextlib.contextmanager
@@ -33,6 +68,7 @@ def started(name: str, folder: Path, overrides: str) -> Iterator[NotebookClient]
             patch.setenv("LIGHTNING_AUDIO_CACHE", str(folder / "cache"))
             patch.setenv("LIGHTNING_AUDIO_LOGS", str(folder / "logs"))
             patch.setenv("TMPDIR", str(folder))
+            patch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", ForkedKernel)
             kernel.enter_context(client.setup_kernel())
         yield client
 
