@@ -21,7 +21,7 @@ PREFIX = "lightning_audio."
 # A module imports only what stands on its own line or above; a package stands for all that is in it. Modules
 # that are not named here may stand anywhere, but what is reached through them counts.
 ORDER = (
-    ("errors", "io", "onnx_file", "cli.arguments"),
+    ("errors", "io", "onnx_file", "cli.option_groups", "cli.arguments"),
     ("config.ranges", "config.trust"),
     ("config",),
     ("text",),
@@ -56,6 +56,7 @@ ORDER = (
     ("build",),
     ("checkpoint",),
     ("export",),
+    ("serving",),
     ("training",),
     ("cli", "__main__"),
 )

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lightning_audio.cli.option_groups import add_allow, add_loading, add_search, add_times
 from lightning_audio.errors import UserError, did_you_mean
 
 PROGRAMS = {
@@ -15,6 +16,7 @@ PROGRAMS = {
     "evaluate": "scores a run again",
     "predict": "says what a run hears in audio files",
     "export": "writes a run as one file that answers without torch",
+    "serve": "answers over HTTP and WebSocket with what export wrote",
     "embed": "writes embeddings of audio files, and which are alike",
     "folds": "cross-validation over the folds of a corpus",
     "find-lr": "looks for a learning rate (--stage NAME: of one stage of the network)",
@@ -95,8 +97,8 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--noise", help="white, pink, brown, or a folder of recordings")
     group.add_argument("--snr", type=_numbers, default=[20.0, 10.0, 0.0], help="dB of the noise [20,10,0]")
     group.add_argument("--speed", type=_numbers, help="such as 0.9,1.1")
-    _add_allow(parser)
-    _add_search(parser)
+    add_allow(parser)
+    add_search(parser)
     parser.add_argument(
         "--lm-from-training",
         action="store_true",
@@ -143,9 +145,9 @@ def predict(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--channel", default="mean", help="of files with several: mean, a number from 0 on, or each [mean]"
     )
-    _add_loading(parser)
-    _add_times(parser)
-    _add_search(parser)
+    add_loading(parser)
+    add_times(parser)
+    add_search(parser)
     # Intermixed: files may stand before and behind options, and a stream needs none.
     options = parser.parse_intermixed_args(argv)
     if not options.audio and not options.stream:
@@ -176,8 +178,26 @@ def export(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="POINTS",
         help="that eight bits may cost of the validation score [0.5]",
     )
-    _add_allow(parser)
+    add_allow(parser)
     return parser.parse_intermixed_args(argv)
+
+
+def serve(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The model, where it listens, and what it takes at most."""
+    parser = _parser("serve")
+    parser.add_argument("model", type=Path, help="an .onnx file of `export`")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: to be reached from outside [127.0.0.1]")
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free [8000]")
+    parser.add_argument("--threads", type=int, help="of onnxruntime [one for each core]")
+    parser.add_argument("--megabytes", type=float, default=10.0, help="of a file at most [10]")
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="of audio in a file [60]")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=256,
+        help="requests and streams at once; more have to wait [256]",
+    )
+    return parser.parse_args(argv)
 
 
 def embed(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -196,7 +216,7 @@ def embed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--channel", default="mean", help="of files with several: mean, a number from 0 on, or each [mean]"
     )
-    _add_loading(parser)
+    add_loading(parser)
     return parser.parse_intermixed_args(argv)
 
 
@@ -205,7 +225,7 @@ def compare(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("compare")
     parser.add_argument("run", type=Path, help="run folder, or the folder that evaluate wrote")
     parser.add_argument("other", type=Path, help="another one, tested on the same clips")
-    _add_allow(parser)
+    add_allow(parser)
     return parser.parse_intermixed_args(argv)
 
 
@@ -222,7 +242,7 @@ def report(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--test", action="store_true", help="show clips of the test, which then is one no more"
     )
-    _add_allow(parser)
+    add_allow(parser)
     return parser.parse_intermixed_args(argv)
 
 
@@ -273,7 +293,7 @@ def align(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--fit", action="store_true", help="fit both on validation, where the corpus knows the true times"
     )
-    _add_loading(parser)
+    add_loading(parser)
     options = parser.parse_intermixed_args(argv)
     if options.fit:
         return options
@@ -298,7 +318,7 @@ def ngram(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--run", type=Path, help="run whose normaliser and tokens count [the first among TEXTS]"
     )
-    _add_allow(parser)
+    add_allow(parser)
     parser.add_argument("--words", type=Path, help="write the words here too, one a line: a lexicon")
     return parser.parse_intermixed_args(argv)
 
@@ -314,7 +334,7 @@ def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.
 READERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
     reader.__name__: reader
-    for reader in (evaluate, predict, export, embed, report, explore, compare, align, ngram, check)
+    for reader in (evaluate, predict, export, serve, embed, report, explore, compare, align, ngram, check)
 }
 
 
@@ -325,71 +345,3 @@ def _numbers(text: str) -> list[float]:
 def _parser(name: str) -> argparse.ArgumentParser:
     what = PROGRAMS[name]
     return argparse.ArgumentParser(f"lightning-audio {name}", description=f"{what[0].upper()}{what[1:]}.")
-
-
-def _add_loading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps [cpu]")
-    _add_allow(parser)
-
-
-def _add_allow(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="a package of your own that a run may build, which somebody sent; may be given several times",
-    )
-
-
-def _add_times(parser: argparse.ArgumentParser) -> None:
-    """The options of what happens when."""
-    both = parser.add_argument_group("events and streams")
-    both.add_argument("--on", type=float, help="a label goes on with this score [0.5]")
-    both.add_argument("--off", type=float, help="and off below this one [0.3]")
-    both.add_argument(
-        "--ignore", action="append", metavar="LABEL", help="no event, as _silence_; several times"
-    )
-    events = parser.add_argument_group("events")
-    events.add_argument("--events", action="store_true", help="what sounds from when to when, in long files")
-    events.add_argument("--min-seconds", type=float, help="drop shorter events [0]")
-    events.add_argument("--max-gap", type=float, help="close gaps up to so many seconds [0]")
-    stream = parser.add_argument_group("streams", "a run that detects words has defaults of its own")
-    stream.add_argument(
-        "--stream",
-        action="store_true",
-        help="detect in raw audio (signed 16-bit little-endian, one channel) of one file, or of - or none: "
-        "standard input",
-    )
-    stream.add_argument("--rate", type=int, help="of the raw audio in Hz [that of the run]")
-    stream.add_argument("--smooth", type=int, help="rows of scores to average [1]")
-    stream.add_argument("--min-gap", type=float, help="seconds until a label counts again [1]")
-
-
-def _add_search(parser: argparse.ArgumentParser) -> None:
-    """Options of runs that transcribe; without any the best path is taken."""
-    group = parser.add_argument_group("transcripts", "without any of these: the best output of each frame")
-    group.add_argument("--beam", type=int, help="beam search with so many prefixes [16 where another is set]")
-    group.add_argument("--nbest", type=int, help="how many hypotheses to keep of each utterance [1]")
-    group.add_argument(
-        "--lm",
-        type=Path,
-        help="n-gram language model (ARPA), made by `lightning-audio ngram`; {fold} is the fold",
-    )
-    group.add_argument(
-        "--lexicon", type=Path, help="file of the only words there are; the model is over words"
-    )
-    group.add_argument("--unit", choices=("tokens", "words"), help="what the model is over [tokens]")
-    group.add_argument(
-        "--hotwords", metavar="FILE[:BOOST]", help="words to favour, one a line, each by so much [5]"
-    )
-    group.add_argument("--lm-weight", type=float, help="what its log-probabilities count [0.5]")
-    group.add_argument("--word-bonus", type=float, help="added for each word [0]")
-    group.add_argument("--length-norm", type=float, help="above 0 favours long hypotheses [0]")
-    own = parser.add_argument_group(
-        "transcripts by attention", "their beam search is that of the run: task.search"
-    )
-    own.add_argument("--ctc-weight", type=float, help="of CTC beside the decoder [as in training]")
-    own.add_argument(
-        "--coverage", type=float, help="for each frame that is listened to, against early ends [0]"
-    )

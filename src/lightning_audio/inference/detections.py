@@ -101,30 +101,54 @@ def detector_by(
     return Detector(labels, frame_seconds, **rules)
 
 
-def raw_audio(file: BinaryIO, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    """int16 samples `(n,)` at `sample_rate` from raw audio, 20 ms at a time, as soon as they can be read.
+class RawAudio:
+    """Raw audio in pieces of any size -> int16 samples at another rate, as soon as they are known.
 
     Args:
-        file: bytes: signed 16-bit little-endian samples of one channel, without a header.
-        rate: of these samples in Hz.
-
-    Raises:
-        UserError: the bytes begin with the header of an audio file.
+        rate: of the raw audio in Hz.
+        sample_rate: of what comes out.
     """
-    size = 2 * max(round(CHUNK_SECONDS * rate), 1)
-    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
-    chunk = file.read(size)
-    for head, name in NOT_RAW.items():
-        if chunk.startswith(head):
-            raise UserError(
-                f"The stream begins as a {name} file, not as raw samples: leave out --stream, or convert it "
-                "with `ffmpeg -i FILE -f s16le -ac 1 -`."
-            )
-    while chunk:
-        samples = np.frombuffer(chunk[: len(chunk) // 2 * 2], "<i2")
-        if rate != sample_rate:
-            samples = to_int16(resampler.resample_chunk(samples / np.float32(INT16_SCALE)))
-        yield samples
-        chunk = file.read(size)
+
+    def __init__(self, rate: int, sample_rate: int) -> None:
+        self._resampler = (
+            soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+            if rate != sample_rate
+            else None
+        )
+        self._begun, self._half = False, b""
+
+    def push(self, content: bytes) -> np.ndarray:
+        """Signed 16-bit little-endian samples of one channel -> `(n,)`.
+
+        Raises:
+            UserError: the first of them are the header of an audio file.
+        """
+        for head, name in () if self._begun else NOT_RAW.items():
+            if content.startswith(head):
+                raise UserError(
+                    f"The stream begins as a {name} file, not as raw samples: leave out --stream, or convert "
+                    "it with `ffmpeg -i FILE -f s16le -ac 1 -`."
+                )
+        self._begun = self._begun or bool(content)
+        content = self._half + content
+        whole = len(content) // 2 * 2
+        self._half = content[whole:]
+        samples = np.frombuffer(content[:whole], "<i2")
+        if self._resampler is None:
+            return samples
+        return to_int16(self._resampler.resample_chunk(samples / np.float32(INT16_SCALE)))
+
+    def finish(self) -> np.ndarray:
+        """What comes out behind the last of them."""
+        if self._resampler is None:
+            return np.zeros(0, np.int16)
+        return to_int16(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+def raw_audio(file: BinaryIO, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """`RawAudio` of what can be read from a file, 20 ms at a time, as soon as it can be read."""
+    raw, size = RawAudio(rate, sample_rate), 2 * max(round(CHUNK_SECONDS * rate), 1)
+    while chunk := file.read(size):
+        yield raw.push(chunk)
     if rate != sample_rate:
-        yield to_int16(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        yield raw.finish()
