@@ -1,12 +1,14 @@
 """Augmentation of a batch: `conf/augment/environment.yaml`, against the same recipe sample by sample.
 
 Roll, gain, polarity and mixing of 5-s waveforms, then masks on their log-mel. The loops are what one writes
-in a Dataset: with torch and torchaudio, and with NumPy.
+in a Dataset: with torch and torchaudio, and with NumPy. Then every transform by itself, on
+all clips.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +18,15 @@ from torch import Tensor
 
 from lightning_audio import build, config
 from lightning_audio.augment import Augment
+from lightning_audio.augment.base import Transform
+from lightning_audio.augment.channel import Clipping, PacketLoss, Telephone
+from lightning_audio.augment.features import FilterAugment, PatchOut, SpecAugment
+from lightning_audio.augment.noise import BackgroundNoise
+from lightning_audio.augment.policy import RandomPolicy
+from lightning_audio.augment.room import Reverb
+from lightning_audio.augment.spectral import Codec, PitchShift, TimeStretch
+from lightning_audio.augment.warp import VTLN, TimeWarp
+from lightning_audio.augment.waveform import Gain, RandomCrop, Speed, TimeRoll, TimeShift
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.training.run import keep_freed_memory
 
@@ -80,6 +91,36 @@ def _masked(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
+def transforms() -> tuple[dict[str, Transform], dict[str, Transform]]:
+    """Those of waveforms and those of features, each on all clips."""
+    policy = {"gain": Gain(), "speed": Speed(), "noise": BackgroundNoise(5, 30, colour="white")}
+    of_waveforms: dict[str, Transform] = {
+        "roll": TimeRoll(),
+        "shift": TimeShift(0.1, SAMPLE_RATE),
+        "crop of 4 s": RandomCrop(4.0, SAMPLE_RATE),
+        "gain": Gain(),
+        "clipping": Clipping(p=1.0),
+        "packet loss": PacketLoss(SAMPLE_RATE, p=1.0),
+        "white noise": BackgroundNoise(5, 30, colour="white"),
+        "pink noise": BackgroundNoise(5, 30, colour="pink"),
+        "speed": Speed(),
+        "made rooms": Reverb(SAMPLE_RATE, p=1.0),
+        "telephone": Telephone(SAMPLE_RATE, p=1.0),
+        "codec": Codec(SAMPLE_RATE, p=1.0),
+        "time stretch": TimeStretch(p=1.0),
+        "pitch shift": PitchShift(p=1.0),
+        "policy, 2 of gain, speed, white noise": RandomPolicy(policy, n=2),
+    }
+    of_features: dict[str, Transform] = {
+        "masks": SpecAugment(),
+        "filter": FilterAugment(),
+        "patches": PatchOut(),
+        "time warp": TimeWarp(p=1.0),
+        "VTLN": VTLN(SAMPLE_RATE, p=1.0),
+    }
+    return of_waveforms, of_features
+
+
 def main() -> None:
     options = arguments(__doc__ or "", repeats=15)
     keep_freed_memory()  # as every run does
@@ -98,6 +139,11 @@ def main() -> None:
     shapes = {(tuple(x.shape), tuple(f.shape)) for x, f in (work() for work in contenders.values())}
     assert shapes == {(tuple(waveforms.shape), tuple(features.shape))}
     report("Roll, gain, polarity, mixing, masks", interleaved(contenders, options.repeats), clips)
+    of = zip(transforms(), (waveforms, features), ("waveforms", "log-mel, 64 bands"), strict=True)
+    for found, x, what in of:
+        lengths = torch.full((clips,), x.shape[-1])
+        single = {name: partial(transform, x, lengths) for name, transform in found.items()}
+        report(f"Single transforms of {what}", interleaved(single, options.repeats), clips)
 
 
 if __name__ == "__main__":

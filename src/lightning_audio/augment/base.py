@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,12 @@ from lightning_audio.frontend.base import options_repr
 
 
 class Transform(nn.Module):
-    """Changes `(x, lengths)` in train mode, each sample with probability `p`; passes them on in eval mode."""
+    """Changes `(x, lengths)` in train mode, each sample with probability `p`; passes them on in eval mode.
+
+    `strength`, which a `RandomPolicy` sets, says how far from `neutral` drawn values go: 1 is all the way.
+    """
+
+    strength = 1.0
 
     def __init__(self, p: float = 1.0) -> None:
         super().__init__()
@@ -33,7 +40,16 @@ class Transform(nn.Module):
     def draw_on_cpu(self, count: int, low: float, high: float, neutral: float) -> Tensor:
         """The same, not yet sent: for what Python has to know, which must not wait for the device."""
         values = torch.empty(count).uniform_(low, high)
+        if self.strength != 1 and math.isinf(neutral):  # decibels below the signal: its amplitude is scaled
+            values = values - 20 * math.log10(max(self.strength, 1e-9))
+        elif self.strength != 1:
+            values = neutral + self.strength * (values - neutral)
         return torch.where(torch.rand(count) < self.p, values, neutral)
+
+    def chosen(self, x: Tensor) -> Tensor:
+        """`(B,)` on the device of `x`: which samples are changed, for what has no strength."""
+        torch.rand(len(x))  # as many numbers as `draw` takes: what is drawn behind it stays what it was
+        return sent(torch.rand(len(x)) < self.p, x.device)
 
     def extra_repr(self) -> str:
         return options_repr(self)

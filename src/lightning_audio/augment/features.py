@@ -50,17 +50,22 @@ class SpecAugment(Transform):
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         bins, frames = x.shape[-2:]
-        chosen = self.draw(x, 1.0, 1.0, neutral=0.0).bool()
+        chosen = self.chosen(x)
         every = torch.full_like(lengths, bins)
-        most = min(int(bins * self.max_freq_share), self.freq_width)
+        most = min(int(bins * self.max_freq_share), round(self.strength * self.freq_width))
         freq = random_stretches(every, self.freq_masks, torch.full_like(lengths, most), bins)
-        widest = (lengths * self.max_time_share).long().clamp(max=self.time_width)
+        widest = (lengths * self.max_time_share).long().clamp(max=round(self.strength * self.time_width))
         time = random_stretches(lengths, self.time_masks, widest, frames)
-        inside = frame_mask(lengths, frames)[:, None, :]
-        masked = (freq[:, :, None] | time[:, None, :]) & inside & chosen[:, None, None]
-        mean = x.where(_over_channels(inside, x), 0.0).sum((-2, -1), keepdim=True)
-        mean = mean / (bins * _over_channels(lengths.clamp(min=1)[:, None, None], x))
-        return torch.where(_over_channels(masked, x), mean, x), lengths
+        masked = (freq[:, :, None] | time[:, None, :]) & chosen[:, None, None]
+        return masked_by_mean(x, lengths, masked), lengths
+
+
+def masked_by_mean(x: Tensor, lengths: Tensor, masked: Tensor) -> Tensor:
+    """Each clip's mean where `masked` `(B, F, T)` says so, within its length."""
+    inside = frame_mask(lengths, x.shape[-1])[:, None, :]
+    mean = x.where(_over_channels(inside, x), 0.0).sum((-2, -1), keepdim=True)
+    mean = mean / (x.shape[-2] * _over_channels(lengths.clamp(min=1)[:, None, None], x))
+    return torch.where(_over_channels(masked & inside, x), mean, x)
 
 
 def random_stretches(sizes: Tensor, count: int, widest: Tensor, extent: int) -> Tensor:
@@ -70,6 +75,31 @@ def random_stretches(sizes: Tensor, count: int, widest: Tensor, extent: int) -> 
     starts = random_below(sizes - widths + 1)
     index = torch.arange(extent, device=sizes.device)
     return ((index >= starts[..., None]) & (index < (starts + widths)[..., None])).any(1)
+
+
+class PatchOut(Transform):
+    """Replaces a share of the patches of `bins` by `frames` with the clip's mean, drawn patch by patch.
+
+    What a transformer that reads patches can do without (Koutini et al. 2022,
+    https://arxiv.org/abs/2110.05069): there they are left out, here their places stay, so that any network
+    can be trained so. `share` is the greatest one; each clip draws its own.
+    """
+
+    def __init__(self, bins: int = 16, frames: int = 16, share: float = 0.4, p: float = 1.0) -> None:
+        super().__init__(p)
+        if min(bins, frames) < 1 or not 0 <= share < 1:
+            raise UserError(
+                f"PatchOut has bins={bins}, frames={frames} and share={share}: give 1 or more, and a share "
+                "from 0 to below 1."
+            )
+        self.bins, self.frames, self.share = bins, frames, share
+
+    def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = -(-x.shape[-2] // self.bins), -(-x.shape[-1] // self.frames)
+        share = self.draw_on_cpu(len(x), 0.0, self.share, neutral=0.0)[:, None, None]
+        patches = sent(torch.rand(len(x), rows, columns) < share, x.device)
+        out = patches.repeat_interleave(self.bins, 1).repeat_interleave(self.frames, 2)
+        return masked_by_mean(x, lengths, out[:, : x.shape[-2], : x.shape[-1]]), lengths
 
 
 class FilterAugment(Transform):
@@ -100,7 +130,7 @@ class FilterAugment(Transform):
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         bins, frames = x.shape[-2:]
-        chosen = self.draw(x, 1.0, 1.0, neutral=0.0)
+        chosen = self.chosen(x) * self.strength
         gain_db = (sent(self._gains(len(x), bins), x.device) * chosen[:, None])[..., None]
         inside = frame_mask(lengths, frames)[:, None, :]
         return x + _over_channels(gain_db * inside, x), lengths

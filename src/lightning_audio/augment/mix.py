@@ -1,4 +1,4 @@
-"""Mixing two clips and their labels: mixup, mixing by power, between-class mixing."""
+"""Mixing two clips and their labels: mixup, mixing by power, between-class mixing, cutting in."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_audio.augment.base import random_below
 from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.base import options_repr
 
-MODES = ("between_class", "power", "mixup")
+MODES = ("between_class", "power", "mixup", "cutmix")
 
 
 class Mix(nn.Module):
@@ -22,6 +23,9 @@ class Mix(nn.Module):
     heard at r : 1 - r whatever their own levels are, and the sum is divided by the root of the squared
     weights (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282). Loudness is the highest mean power over
     windows of `window` samples (2048 is 0.1 s at 20 kHz), without A-weighting.
+
+    cutmix: a random stretch of the clip, 1 - r of it, gives way to what the other one has there, or silence
+    where that one is shorter (Yun et al. 2019, https://arxiv.org/abs/1905.04899, in time).
 
     Where a clip may have several labels, one that both have keeps its 1, and each of the others its share.
 
@@ -51,6 +55,8 @@ class Mix(nn.Module):
         ratio = torch.distributions.Beta(self.alpha, self.alpha).sample((len(x),))
         mixed = torch.rand(len(x)) < self.p
         ratio = sent(torch.where(mixed, ratio, 1.0), x.device)[:, None]
+        if self.mode == "cutmix":
+            return cut_in(x, lengths, targets, partner, ratio)
         own, other = self._weights(x, partner, ratio)
         longest = torch.maximum(lengths, lengths[partner])
         lengths = torch.where(sent(mixed, x.device), longest, lengths)
@@ -74,6 +80,19 @@ class Mix(nn.Module):
         own, other = ratio * level[partner], (1 - ratio) * level
         norm = (own.square() + other.square()).sqrt()
         return own / norm, other / norm
+
+
+def cut_in(
+    x: Tensor, lengths: Tensor, targets: Tensor, partner: Tensor, ratio: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clips with a stretch of 1 - `ratio` `(B, 1)` of them from their partners, and labels in proportion."""
+    whole = lengths[:, None]
+    width = ((1 - ratio) * whole).long()
+    start = random_below(whole - width + 1)
+    place = torch.arange(x.shape[1], device=x.device)
+    cut = (place >= start) & (place < start + width)
+    kept = 1 - width / whole.clamp(min=1)
+    return torch.where(cut, x[partner], x), lengths, kept * targets + (1 - kept) * targets[partner]
 
 
 def partner_of_other_class(targets: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,8 +23,8 @@ class BackgroundNoise(Transform):
     """Adds noise to each clip at a signal-to-noise ratio drawn in dB, exact by mean power over the clip.
 
     The noise has a `colour` (white, pink, brown), or it is a random stretch of a random recording under
-    `folder`, repeated where it is short. A recording is decoded when it is first drawn, to `sample_rate`, and
-    stays in memory. Silent clips stay silent, and silent noise adds nothing.
+    `folder` (one or several), repeated where it is short. A recording is decoded when it is first drawn, to
+    `sample_rate`, and stays in memory. Silent clips stay silent, and silent noise adds nothing.
 
     Raises:
         UserError: colour and folder are both given or both left out, the colour is unknown, the folder holds
@@ -36,7 +37,7 @@ class BackgroundNoise(Transform):
         max_snr_db: float,
         p: float = 1.0,
         colour: str | None = None,
-        folder: str | None = None,
+        folder: str | Sequence[str] | None = None,
         sample_rate: int | None = None,
     ) -> None:
         super().__init__(p)
@@ -49,7 +50,7 @@ class BackgroundNoise(Transform):
             raise UserError("BackgroundNoise with a folder needs sample_rate: give that of the clips.")
         self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
         self.colour, self.folder, self.sample_rate = colour, folder, sample_rate
-        self.recordings = [] if folder is None else audio_files([folder])
+        self.recordings = [] if folder is None else audio_files(listed(folder))
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         snr_db = self.draw(x, self.min_snr_db, self.max_snr_db, neutral=torch.inf)
@@ -64,6 +65,11 @@ class BackgroundNoise(Transform):
             return coloured_noise(x, EXPONENTS[self.colour])
         assert self.sample_rate is not None
         return recorded_noise(x, self.recordings, self.sample_rate)
+
+
+def listed(folder: str | Sequence[str]) -> list[str]:
+    """One folder, or several, as a list."""
+    return [folder] if isinstance(folder, str) else list(folder)
 
 
 class Dither(Transform):
@@ -116,7 +122,7 @@ class NoiseFloor(Transform):
 def recorded_noise(x: Tensor, recordings: list[Path], sample_rate: int, share: float = 1.0) -> Tensor:
     """A random stretch of the first `share` of a random recording for each clip of `x` `(B, T)`."""
     files = random_below(torch.full((len(x),), len(recordings)))
-    sources = [_decoded(recordings[file], sample_rate) for file in files.tolist()]
+    sources = [decoded(recordings[file], sample_rate) for file in files.tolist()]
     sources = [source[: max(round(share * len(source)), 1)] for source in sources]
     starts = random_below(torch.tensor([len(source) for source in sources])).tolist()
     stretches = [_looped(*pair, x.shape[1]) for pair in zip(sources, starts, strict=True)]
@@ -143,5 +149,5 @@ def _looped(source: Tensor, start: int, size: int) -> Tensor:
 
 
 @cache
-def _decoded(path: Path, sample_rate: int) -> Tensor:
+def decoded(path: Path, sample_rate: int) -> Tensor:
     return torch.from_numpy(decode(path, sample_rate))

@@ -14,6 +14,9 @@ from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask, mask_frames
 
+# Positions are whole numbers of 2**-32 samples: float32 would lose the fraction in a long clip.
+FRACTION_BITS = 32
+
 
 def roll(x: Tensor, lengths: Tensor, shifts: Tensor) -> Tensor:
     """Each clip shifted in a circle within its own length, to the right by `shifts` `(B,)` samples."""
@@ -126,7 +129,7 @@ class Polarity(Transform):
         super().__init__(p)
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return x * self.draw(x, -1.0, -1.0, neutral=1.0)[:, None], lengths
+        return torch.where(self.chosen(x)[:, None], -x, x), lengths
 
 
 class Speed(Transform):
@@ -136,9 +139,6 @@ class Speed(Transform):
     lies above 1/r of the Nyquist frequency folds back. With `keep_length` a clip is cut at its old length, or
     filled with silence up to it.
     """
-
-    # Positions are whole numbers of 2**-32 samples: float32 would lose the fraction in a long clip.
-    FRACTION_BITS = 32
 
     def __init__(self, min: float = 0.9, max: float = 1.1, p: float = 1.0, keep_length: bool = False) -> None:
         super().__init__(p)
@@ -153,7 +153,7 @@ class Speed(Transform):
         return 1.0 if self.keep_length else max(self.max, 1.0)
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        steps = (self.draw_on_cpu(len(x), self.min, self.max, 1.0) * 2**self.FRACTION_BITS).long()
+        steps = (self.draw_on_cpu(len(x), self.min, self.max, 1.0) * 2**FRACTION_BITS).long()
         step = sent(steps, x.device)
         resampled = self._resampled(lengths, step)
         if self.keep_length:
@@ -164,21 +164,27 @@ class Speed(Transform):
                 resampled if x.device.type == "cpu" else self._resampled(torch.tensor(x.shape[1]), steps)
             )
             heard, size, new_lengths = resampled, max(x.shape[1], int(longest.max())), resampled
-        return self._resample(x, step, size) * frame_mask(heard, size), new_lengths
+        return self._played(x, step, size) * frame_mask(heard, size), new_lengths
 
     def _resampled(self, lengths: Tensor, step: Tensor) -> Tensor:
         """Samples that clips of these lengths become, one at least where there is one."""
-        resampled = ((lengths << self.FRACTION_BITS) + step // 2) // step
+        resampled = ((lengths << FRACTION_BITS) + step // 2) // step
         return torch.maximum(resampled, lengths.clamp(max=1))
 
-    def _resample(self, x: Tensor, step: Tensor, size: int) -> Tensor:
-        position = torch.arange(size, device=x.device) * step[:, None]
-        fraction = position & (2**self.FRACTION_BITS - 1)
-        t = fraction.to(x.dtype).div_(2**self.FRACTION_BITS)
-        index = (position >> self.FRACTION_BITS).clamp_(max=x.shape[1])
-        padded, span = F.pad(x, (1, 3)), x.shape[1] + 1
-        before, here, after, beyond = (padded[:, tap : tap + span].gather(1, index) for tap in range(4))
-        slope = after - before
-        twist = (here - after).mul_(3).add_(beyond).sub_(before)
-        bend = before.add_(after).sub_(here, alpha=2).sub_(twist)
-        return twist.mul_(t).add_(bend).mul_(t).add_(slope).mul_(t).div_(2).add_(here)
+    def _played(self, x: Tensor, step: Tensor, size: int) -> Tensor:
+        """`(B, size)`: the clips at their own rates, `step` `(B,)` being a rate times 2**FRACTION_BITS."""
+        return resample(x, step, size)
+
+
+def resample(x: Tensor, step: Tensor, size: int) -> Tensor:
+    """`(B, size)`: what lies in `x` `(B, T)` every `step` `(B,)` / 2**FRACTION_BITS samples, by a cubic."""
+    position = torch.arange(size, device=x.device) * step[:, None]
+    fraction = position & (2**FRACTION_BITS - 1)
+    t = fraction.to(x.dtype).div_(2**FRACTION_BITS)
+    index = (position >> FRACTION_BITS).clamp_(max=x.shape[1])
+    padded, span = F.pad(x, (1, 3)), x.shape[1] + 1
+    before, here, after, beyond = (padded[:, tap : tap + span].gather(1, index) for tap in range(4))
+    slope = after - before
+    twist = (here - after).mul_(3).add_(beyond).sub_(before)
+    bend = before.add_(after).sub_(here, alpha=2).sub_(twist)
+    return twist.mul_(t).add_(bend).mul_(t).add_(slope).mul_(t).div_(2).add_(here)

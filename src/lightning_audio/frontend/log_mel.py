@@ -163,9 +163,8 @@ class LogMel(nn.Module):
 
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float, htk: bool) -> Tensor:
     """`(n_fft // 2 + 1, n_mels)`: triangles between edges evenly spaced in mel, as `librosa.filters.mel`."""
-    to_mel, to_hz = (_hz_to_htk, _htk_to_hz) if htk else (_hz_to_slaney, _slaney_to_hz)
-    lowest, highest = to_mel(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
-    edges = to_hz(torch.linspace(lowest, highest, n_mels + 2, dtype=torch.float64))
+    lowest, highest = mel_of_hz(torch.tensor([f_min, f_max], dtype=torch.float64), htk).tolist()
+    edges = hz_of_mel(torch.linspace(lowest, highest, n_mels + 2, dtype=torch.float64), htk)
     bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None] * sample_rate / n_fft
     widths = edges.diff()
     rising, falling = (bins - edges[:-2]) / widths[:-1], (edges[2:] - bins) / widths[1:]
@@ -173,23 +172,21 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: 
     return (filters if htk else filters * 2 / (edges[2:] - edges[:-2])).float()
 
 
-def _hz_to_htk(frequency: Tensor) -> Tensor:
-    return 2595 * (1 + frequency / 700).log10()
-
-
-def _htk_to_hz(mel: Tensor) -> Tensor:
-    return 700 * (10 ** (mel / 2595) - 1)
-
-
 # Slaney's Auditory Toolbox (1998): linear up to 1000 Hz, which is mel 15; above, 27 steps a factor of 6.4.
 
 
-def _hz_to_slaney(frequency: Tensor) -> Tensor:
+def mel_of_hz(frequency: Tensor, htk: bool) -> Tensor:
+    """Frequencies in Hz on the mel scale, HTK's or Slaney's."""
+    if htk:
+        return 2595 * (1 + frequency / 700).log10()
     above = 15 + (frequency / 1000).clamp(min=1).log() * 27 / math.log(6.4)
     return torch.where(frequency < 1000, frequency * 3 / 200, above)
 
 
-def _slaney_to_hz(mel: Tensor) -> Tensor:
+def hz_of_mel(mel: Tensor, htk: bool) -> Tensor:
+    """The other way round."""
+    if htk:
+        return 700 * (10 ** (mel / 2595) - 1)
     return torch.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
 
 
