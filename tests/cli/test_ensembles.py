@@ -119,6 +119,18 @@ def test_a_run_that_is_named_twice_would_count_double(tiny_run: Path, tmp_path: 
         ensembles.members([tiny_run, tmp_path / "again"])
 
 
+def test_a_run_without_a_checkpoint_is_told_before_others_are_scored(
+    tiny_run: Path, others: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = shutil.copytree(others["fold"], tmp_path / "bare")
+    for file in (bare / "checkpoints").glob("*.ckpt"):
+        file.unlink()
+    with pytest.raises(SystemExit, match="2"):
+        evaluate([str(tiny_run), str(bare), "--output", str(tmp_path / "scores")])
+    assert f"There is no checkpoint at {bare}" in capsys.readouterr().err
+    assert not (tmp_path / "scores").exists()
+
+
 def test_kinds_that_do_not_go_together(tiny_run: Path, speech_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(Classification and CTC|CTC and Classification) make no ensemble"):
         ensemble([load(tiny_run), load(speech_run)])

@@ -35,13 +35,16 @@ def members(places: Sequence[Path]) -> list[Path]:
     """The runs that places are: a run or a checkpoint itself, of folds or a sweep each one.
 
     Raises:
-        UserError: one is named twice, which would count double.
+        UserError: one is named twice, which would count double, or has no checkpoint, which is told before
+            any other one is scored.
     """
     several = {place: (place / saved_config.MULTIRUN_FILE).is_file() for place in places}
     runs = [run for place in places for run in (sweep.run_folders(place) if several[place] else [place])]
     counts = Counter(run.resolve() for run in runs)
     if twice := [run for run, count in counts.items() if count > 1]:
         raise UserError(f"{twice[0]} is named twice, and would count double: name each run once.")
+    for run in runs:
+        find_checkpoint(run)
     return runs
 
 
