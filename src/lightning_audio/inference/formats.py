@@ -30,6 +30,7 @@ TABLE_WIDTH = 200  # characters, where no terminal says
 
 
 def as_table(rows: Sequence[Row], columns: Sequence[str], to_terminal: bool) -> str:
+    """Rows under their columns, as wide as the terminal that they go to; raises UserError without rich."""
     try:
         from rich.table import Table  # here, since programs that print no table need not wait for it
         from rich.text import Text

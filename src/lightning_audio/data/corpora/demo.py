@@ -32,6 +32,7 @@ class Demo(SynthesisedCorpus):
         super().__init__(cache, sample_rate, fold, seconds, min_snr_db, max_snr_db, seed, **counts)
 
     def rows(self) -> Iterator[SyntheticClip]:
+        """As many clips of each label in each fold, each drawn from its own key."""
         for fold in self.folds:
             for index, label in enumerate(self.labels):
                 for number in range(self.counts["clips_per_class"]):

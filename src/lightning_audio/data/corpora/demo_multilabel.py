@@ -47,6 +47,7 @@ class DemoMultilabel(SynthesisedCorpus):
         super().__init__(cache, sample_rate, fold, seconds, min_snr_db, max_snr_db, seed, **counts)
 
     def rows(self) -> Iterator[SyntheticClip]:
+        """As many clips in each fold, of one label to `max_sounds`, each drawn from its own key."""
         choosing, sounding = len(self.labels), len(self.labels) + 1  # where the demo's keys have a label
         for fold in self.folds:
             for number in range(self.counts["clips_per_fold"]):

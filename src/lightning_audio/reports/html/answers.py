@@ -165,6 +165,7 @@ def of_labels(rows: Rows, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def most_confused(confusion: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs of labels that are taken for one another most often, from counts `(C, C)` by reference."""
     wrong = confusion * (1 - np.eye(len(labels), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:ROWS]
     cells = (divmod(int(cell), len(labels)) for cell in order)

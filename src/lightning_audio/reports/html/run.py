@@ -109,6 +109,7 @@ def score_rows(scores: Mapping[str, Score]) -> list[dict[str, str]]:
 
 
 def error_chart(scores: Mapping[str, Score], metric: str) -> Any:
+    """Train, train-dev, dev and test side by side as errors with intervals; None where none is a rate."""
     found = [
         (NAMES[split], *error_of(metric, scores[f"{split}/{metric}"]))
         for split in NAMES
