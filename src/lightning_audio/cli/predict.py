@@ -13,27 +13,24 @@ arecord -t raw -f S16_LE -r 16000 | lightning-audio predict RUN --stream --rate 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from lightning_audio.cli import arguments
+from lightning_audio.cli import arguments, live
 from lightning_audio.cli.arguments import SOUND_FORMATS
 from lightning_audio.cli.search import decoder_of
 from lightning_audio.data.decode import audio_files, channels_of
 from lightning_audio.errors import UserError, cli_errors, printable
 from lightning_audio.export.card import SUFFIX
-from lightning_audio.inference.detections import Detector, raw_audio
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.formats import (
     TRANSCRIPTS,
     answers_as_text,
-    detection_line,
     events_as_text,
     refuse_output,
     transcript_files,
@@ -105,46 +102,6 @@ def found_in(task: Any, recordings: Recordings, options: argparse.Namespace, to_
     return answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
 
 
-def listen(task: Any, options: argparse.Namespace) -> None:
-    """Prints what is detected in a stream, as soon as it is heard, until the stream ends."""
-    rate = task.sample_rate if options.rate is None else options.rate
-    stream = stream_of(task)
-    rules = given(options, "ignore", "on", "off", "min_gap", "smooth")
-    own: Any = getattr(stream, "detector", None) or getattr(task, "detector", None)
-    detector = own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
-
-    def tell(scores: Any) -> None:
-        for detection in detector.push(scores):
-            print(detection_line(detection, options.format), end="", flush=True)
-
-    # Ctrl-C is how a microphone is stopped.
-    with raw_source(options.audio) as file, contextlib.suppress(KeyboardInterrupt):
-        for samples in raw_audio(file, rate, task.sample_rate):
-            tell(stream.push(samples))
-    tell(stream.finish())
-
-
-def raw_source(audio: Sequence[str]) -> contextlib.AbstractContextManager[BinaryIO]:
-    """The one file of raw audio, or standard input.
-
-    Raises:
-        UserError: there are several, there is none of this name, or nothing is piped in.
-    """
-    if len(audio) > 1:
-        raise UserError(f"A stream is one, not {len(audio)}: name one file of raw audio, or none.")
-    if audio and audio[0] != "-":
-        if not Path(audio[0]).is_file():
-            raise UserError(
-                f"There is no file {audio[0]}: name one of raw audio, or none for standard input."
-            )
-        return Path(audio[0]).open("rb")
-    if sys.stdin.isatty():
-        raise UserError(
-            "Nothing is piped in: try `arecord -t raw -f S16_LE -r RATE | ... --stream --rate RATE`."
-        )
-    return contextlib.nullcontext(sys.stdin.buffer)
-
-
 def refuse_misfits(options: argparse.Namespace) -> None:
     """Raises UserError where options are out of range or do not go together."""
     if options.batch_size < 1 or options.top < 1:
@@ -196,6 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_pseudo_labels(task, recordings, options)
         recordings.refuse_unreadable()
         return
+    if task.transcribes and options.stream:
+        live.listen_to_speech(task, options)
+        return
     if task.transcribes:
         write_speech(task, recordings, options)
         recordings.refuse_unreadable()
@@ -206,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     options.format = options.format or "table"
     if options.stream:
-        listen(task, options)
+        rules = given(options, "ignore", "on", "off", "min_gap", "smooth")
+        live.listen(task, options, rules)
         return
     window_and_hop(task, options.window, options.hop)  # refused once, not for every file
     refuse_output(options.output, files)
@@ -260,10 +221,10 @@ def write_speech(task: Any, recordings: Recordings, options: argparse.Namespace)
         UserError: an option is for runs that name sounds, or a format does not fit the files.
     """
     form = options.format or "text"
-    if form not in TRANSCRIPTS or options.stream or options.events or options.hop or options.windows:
+    if form not in TRANSCRIPTS or options.events or options.hop or options.windows:
         raise UserError(
             f"The run transcribes speech: take one of --format {', '.join(TRANSCRIPTS)}, without --events, "
-            "--stream, --windows and --hop."
+            "--windows and --hop."
         )
     transcript_files(recordings.names(), form, options.output)  # refused before the work
     longest = LONGEST if options.window is None else options.window
@@ -302,17 +263,6 @@ def loaded(runs: Sequence[Path], options: argparse.Namespace) -> Any:
     from lightning_audio.export.runtime import Runtime
 
     return Runtime(options.run)
-
-
-def stream_of(task: Any) -> Any:
-    """What hears a stream: of a task, or of an exported file."""
-    if hasattr(task, "card"):
-        from lightning_audio.export.streaming import RuntimeStream
-
-        return RuntimeStream(task)
-    from lightning_audio.inference.stream import Stream
-
-    return Stream(task)
 
 
 def device_of(name: str) -> Any:

@@ -112,6 +112,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "network.stride": SIZE,
     "network.strides": SIZE,
     "network.stack": SIZE,
+    "network.chunk": SIZE,
+    "network.left_chunks": COUNT,
     "network.blocks": SIZE,
     "network.repeat": SIZE,
     "network.sub_bands": SIZE,

@@ -158,14 +158,29 @@ def align(
     Raises:
         UserError: the tokens need more frames than there are.
     """
-    words, frames = _words(tokens, tokenizer), frames_of(rows, tokens, name)
+    words, frames = words_of(tokens, tokenizer), frames_of(rows, tokens, name)
+    return timed_words(words, frames, len(rows), frame_seconds, offset, rule)
+
+
+def timed_words(
+    words: Sequence[Sequence[tuple[int, str]]],
+    frames: Sequence[TokenSpan],
+    count: int,
+    frame_seconds: float,
+    offset: float = 0.0,
+    rule: BoundaryRule | None = None,
+) -> list[TimedText]:
+    """Words as `words_of` gives them, with their times, from the frames of all tokens.
+
+    `count` frames are there in all; the other options are those of `align`.
+    """
     # A frame stands for the time half-way to its neighbours.
     bare = [
         ((frames[word[0][0]].start - 0.5) * frame_seconds, (frames[word[-1][0]].end - 0.5) * frame_seconds)
         for word in words
     ]
     # The recording ends between the centre of the last row and where the next one would be.
-    seconds = max(len(rows) - 1, 0.5) * frame_seconds
+    seconds = max(count - 1, 0.5) * frame_seconds
     edges = widened(bare, BoundaryRule() if rule is None else rule, seconds, frame_seconds)
     return [
         _word([(text, frames[place]) for place, text in word], edge, frame_seconds, offset)
@@ -173,7 +188,7 @@ def align(
     ]
 
 
-def _words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[list[tuple[int, str]]]:
+def words_of(tokens: Sequence[int], tokenizer: Tokenizer) -> list[list[tuple[int, str]]]:
     """For each word its tokens, as their places among all tokens and what they spell in it."""
     words: list[list[tuple[int, str]]] = [[]]
     for place, token in enumerate(tokens):

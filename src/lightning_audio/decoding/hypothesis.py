@@ -35,6 +35,26 @@ class Hypothesis:
         return {"text": self.text, "score": self.score, "acoustic": self.acoustic, "lm": self.lm}
 
 
+class TokenStream(ABC):
+    """Tokens of one utterance as its rows come: what was said is not taken back.
+
+    `tokens` are those so far but for what `forget` left out, with their `spans`; `frames` have come in all.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.spans: list[TokenSpan] = []
+        self.frames = 0
+
+    @abstractmethod
+    def push(self, rows: Rows) -> None:
+        """The next rows `(k, D)`."""
+
+    def forget(self, count: int) -> None:
+        """Leaves the first tokens out, of which nothing will be asked any more."""
+        del self.tokens[:count], self.spans[:count]
+
+
 class Decoder(ABC):
     """What a network says of one utterance, a row for each frame, `(T, D)` -> hypotheses.
 
@@ -66,6 +86,17 @@ class Decoder(ABC):
     def remarks(self, rows: Rows, tokens: Sequence[int]) -> list[str]:
         """What is odd about these tokens of an utterance, each in a few words."""
         return []
+
+    def stream(self) -> TokenStream:
+        """A new utterance whose rows come in pieces; all of them give the tokens of the whole.
+
+        Raises:
+            UserError: the decoder has to hear all of it first.
+        """
+        raise UserError(
+            "This search hears an utterance to its end before it decides: on a stream take a run of task=ctc "
+            "or task=transducer, without --beam, --lm and --hotwords."
+        )
 
     @abstractmethod
     def silence(self, rows: Rows) -> np.ndarray:
@@ -143,6 +174,30 @@ class Greedy(CTCDecoder):
         path = groupby(checked(rows, self.tokenizer).argmax(-1).tolist())
         return [self.score_of(rows, [output - 1 for output, _ in path if output])]
 
+    def stream(self) -> TokenStream:
+        return _BestPath(self.tokenizer)
+
     def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
         (acoustic,) = ctc_log_probs(rows, [tokens])
         return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)
+
+
+class _BestPath(TokenStream):
+    """The best path by CTC, frame by frame."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer, self.last = tokenizer, 0
+
+    def push(self, rows: Rows) -> None:
+        for row in checked(rows, self.tokenizer):
+            output = int(row.argmax())
+            score, end = float(row[output]), self.frames + 1
+            if output and output == self.last:
+                span = self.spans[-1]
+                mean = span.score + (score - span.score) / (end - span.start)
+                self.spans[-1] = TokenSpan(span.start, end, mean)
+            elif output:
+                self.tokens.append(output - 1)
+                self.spans.append(TokenSpan(self.frames, end, score))
+            self.last, self.frames = output, end

@@ -23,13 +23,14 @@ from torchaudio.functional import rnnt_loss
 
 from lightning_audio.data.targets import BLANK
 from lightning_audio.decoding.alignment import Rows, TokenSpan
-from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, refuse_nan
+from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, TokenStream, refuse_nan
 from lightning_audio.decoding.search import NEVER, BeamSearch, Node, log_add
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.text.tokenizers import Tokenizer
 
 PART_NUMBERS = 2**24  # that a tensor of a part of the lattice may hold: 64 MB
+Carried = tuple[Tensor, tuple[Tensor, ...]]  # from frame to frame: what the predictor says, and its state
 LEAST = -1e4  # in place of -inf, of which no difference can be taken
 MOST_CELLS = 2**24  # of the lattice that one alignment may take
 
@@ -233,21 +234,60 @@ class TransducerGreedy(TransducerDecoder):
     def _said(self, utterances: Sequence[Rows]) -> list[list[int]]:
         said: list[list[int]] = [[] for _ in utterances]
         frames, lengths = self._padded(utterances)
-        last = torch.zeros(len(utterances), dtype=torch.int64, device=frames.device)
-        predicted, state = self.transducer.predictor.step(last, None)
+        carried = self.begin(len(utterances))
         for t in range(frames.shape[1]):
             rows = (lengths > t).nonzero()[:, 0]
-            for _ in range(self.max_symbols):
-                found = self.transducer.joiner(frames[rows, t], predicted[rows]).argmax(-1)
-                rows, found = rows[found != BLANK], found[found != BLANK]
-                if not len(rows):
-                    break
-                for row, output in zip(rows.tolist(), found.tolist(), strict=True):
-                    said[row].append(output - 1)
-                new, after = self.transducer.predictor.step(found, tuple(part[rows] for part in state))
-                predicted = predicted.index_copy(0, rows, new)
-                state = tuple(old.index_copy(0, rows, part) for old, part in zip(state, after, strict=True))
+            carried, found = self.hear(frames[rows, t], rows, carried)
+            for row, output, _ in found:
+                said[row].append(output - 1)
         return said
+
+    def begin(self, utterances: int) -> Carried:
+        """What the predictor says, and its state, before the first token."""
+        nothing = torch.zeros(utterances, dtype=torch.int64, device=self.transducer.device)
+        return self.transducer.predictor.step(nothing, None)
+
+    def hear(
+        self, frames: Tensor, rows: Tensor, carried: Carried
+    ) -> tuple[Carried, list[tuple[int, int, float]]]:
+        """A frame `(N, width)` of each of these utterances -> what is carried on, and what is said in it:
+        utterance, output and log-probability of each token."""
+        (predicted, state), said = carried, []
+        for _ in range(self.max_symbols):
+            scores, found = self.transducer.joiner(frames, predicted[rows]).max(-1)
+            token = found != BLANK
+            frames, rows, scores, found = frames[token], rows[token], scores[token], found[token]
+            if not len(rows):
+                break
+            said += zip(rows.tolist(), found.tolist(), scores.tolist(), strict=True)
+            new, after = self.transducer.predictor.step(found, tuple(part[rows] for part in state))
+            predicted = predicted.index_copy(0, rows, new)
+            state = tuple(old.index_copy(0, rows, part) for old, part in zip(state, after, strict=True))
+        return (predicted, state), said
+
+    def stream(self) -> TokenStream:
+        return _GreedyStream(self)
+
+
+class _GreedyStream(TokenStream):
+    """What the greedy decoder says of one utterance, frame by frame."""
+
+    def __init__(self, decoder: TransducerGreedy) -> None:
+        super().__init__()
+        self.decoder = decoder
+        with torch.inference_mode():
+            self.carried = decoder.begin(1)
+        self.only = self.carried[0].new_zeros(1, dtype=torch.int64)
+
+    @torch.inference_mode()
+    def push(self, rows: Rows) -> None:
+        refuse_nan([rows])
+        for frame in torch.as_tensor(rows).to(self.only.device):
+            self.carried, said = self.decoder.hear(frame[None], self.only, self.carried)
+            for _, output, score in said:
+                self.tokens.append(output - 1)
+                self.spans.append(TokenSpan(self.frames, self.frames + 1, score))
+            self.frames += 1
 
 
 @dataclass(slots=True, eq=False)

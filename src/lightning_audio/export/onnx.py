@@ -132,12 +132,21 @@ def stream_graph(task: AudioTask, opset: int = OPSET) -> tuple[bytes, dict[str, 
         UserError: the task does not run on a stream.
     """
     stream, frontend = Stream(task), streaming_frontend(task)  # refuse what does not
+    if task.transcribes:
+        raise UserError(
+            "A file for streams names sounds, and this run transcribes: export it without --streaming."
+        )
     hop, n_fft = frontend.hop_length, frontend.n_fft
     frames = max(round(stream.frame_seconds * task.sample_rate / hop), 1)
     samples = 0.1 * torch.randn(1, (frames - 1) * hop + n_fft, generator=torch.Generator().manual_seed(0))
     copied = _for_graphs(task)
     with torch.no_grad():
         scores, state = ChunkGraph(copied, None).step(samples, None)
+    if not len(scores):
+        raise UserError(
+            "The network answers a chunk of several rows at a time, which a file for streams does not: "
+            "export it without --streaming."
+        )
     graph = ChunkGraph(copied, state)
     remembered = [part for part in graph.state if isinstance(part, Tensor)]
     names = [f"state{number}" for number in range(len(remembered))]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.decoding.alignment import TimedText
@@ -20,6 +21,9 @@ from lightning_audio.inference.prediction import Prediction
 from lightning_audio.inference.subtitles import ctm, srt, textgrid, vtt
 from lightning_audio.inference.transcribe import Transcript
 from lightning_audio.io import terminal, to_csv, to_json, write_atomically
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from lightning_audio.inference.live import LiveWord
 
 Row = Mapping[str, str]
 Timelines = Sequence[tuple[str, Sequence[Event]]]
@@ -216,6 +220,17 @@ def detection_line(detection: Detection, form: str) -> str:
     if form == "jsonl":
         return json_line(rounded(asdict(detection)))
     return f"{detection.time:.3f}\t{detection.label}\t{detection.score:.4f}\n"
+
+
+def live_line(said: LiveWord, form: str | None) -> str:
+    """A word of a stream as `table` or `jsonl`: when it was known, whether it is final, from when to when."""
+    word = said.word
+    if form == "jsonl":
+        told: dict[str, object] = {"heard": said.heard, "final": said.final, "text": word.text}
+        times = {"start": word.start, "end": word.end, "score": word.score}
+        return json_line(rounded(told | times | ({"joins": True} if said.joins else {})))
+    state, mark = "final" if said.final else "partial", "-" if said.joins else ""
+    return f"{said.heard:.2f}\t{state}\t{word.start:.3f}\t{word.end:.3f}\t{mark}{word.text}\n"
 
 
 def rounded(fields: Mapping[str, object]) -> dict[str, object]:

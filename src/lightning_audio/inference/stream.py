@@ -29,7 +29,7 @@ class TrainedTask(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def label_scores(self, outputs: Tensor) -> Tensor: ...
+    def stream_scores(self, logits: Tensor) -> Tensor: ...
 
     def eval(self) -> Self: ...
 
@@ -47,8 +47,9 @@ class StreamingFrontEnd(Protocol):
 class Stream:
     """Label scores of one recording that is pushed in pieces of any size: those of the whole at once.
 
-    Row k of all scores belongs to the time `k * frame_seconds`. It comes as soon as the samples that it takes
-    are there: half a Fourier transform later.
+    Of a task that transcribes they are what its decoders take. Row k of all scores belongs to the time `k *
+    frame_seconds`. It comes as soon as the samples that it takes are there: half a Fourier transform later,
+    or with the last sample of its chunk where the network hears chunks.
 
     Args:
         task: is put into eval mode; several streams may share it.
@@ -65,23 +66,32 @@ class Stream:
         n_fft, hop = self._frontend.n_fft, self._frontend.hop_length
         self._size = max(n_fft, hop)
         self._longest = round(LONGEST_PIECE * task.sample_rate)
-        self.frame_seconds = self._frames_in_a_row() * hop / task.sample_rate
+        self._none, frames = self._probe()
+        self.frame_seconds = frames * hop / task.sample_rate
         self._start()
 
-    def push(self, samples: np.ndarray) -> Tensor:
+    def push(self, samples: np.ndarray, sample_rate: int | None = None) -> Tensor:
         """The next samples `(n,)`, int16 or float in [-1, 1] -> scores `(k, C)` of the k new rows.
 
         Raises:
-            UserError: the array has another shape or kind, or holds what is no number.
+            UserError: the array has another shape or kind, holds what is no number, or is of another rate
+                than the task's, where that is said.
         """
+        if sample_rate not in (None, self.task.sample_rate):
+            raise UserError(
+                f"The stream has {sample_rate} samples a second and the run hears {self.task.sample_rate}: "
+                "resample it on its way, as `predict --stream --rate` does."
+            )
         pieces = _waveform(samples).split(self._longest)
         return torch.cat([self._advance(piece) for piece in pieces])
 
     def finish(self) -> Tensor:
         """Scores `(k, C)` of the rows that waited for more; what is pushed then begins another recording."""
         scores = self._advance(torch.zeros(self._size - (self._frontend.n_fft + 1) // 2))
+        with torch.inference_mode():
+            last = None if self._state is None else self.task.network.finish(self._state)
         self._start()
-        return scores
+        return scores if last is None else torch.cat([scores, self._scores(last)])
 
     def _start(self) -> None:
         # A clip is taken with half a transform of zeros on both sides; at its end `finish` adds them.
@@ -94,11 +104,15 @@ class Stream:
         hop = self._frontend.hop_length
         count = (len(self._waiting) - self._size) // hop + 1
         if count < 1:
-            return torch.zeros(0, len(self.task.labels))
+            return self._none
         complete = self._waiting[: (count - 1) * hop + self._frontend.n_fft]
         self._waiting = self._waiting[count * hop :].clone()  # a view would keep all of it
         logits, self._state = self._step(complete, self._state)
-        return self.task.label_scores(logits)[0].float().cpu()
+        return self._scores(logits)
+
+    @torch.inference_mode()
+    def _scores(self, logits: Tensor) -> Tensor:
+        return self.task.stream_scores(logits)[0].float().cpu()
 
     def _step(self, samples: Tensor, state: Any) -> tuple[Tensor, Any]:
         features = self._frontend.frames(samples[None].to(self.task.device))
@@ -107,18 +121,20 @@ class Stream:
         return self.task.network.step(features, state)
 
     @torch.inference_mode()
-    def _frames_in_a_row(self) -> int:
-        """How many frames the network takes from one row of its logits to the next."""
+    def _probe(self) -> tuple[Tensor, int]:
+        """No scores `(0, C)`, and how many frames it is from one row of logits to the next."""
         silence = torch.zeros(self._frontend.n_fft + (PROBE - 1) * self._frontend.hop_length)
         try:
-            logits, _ = self._step(silence, None)
+            logits, state = self._step(silence, None)
         except NotImplementedError:
             raise UserError(
                 f"The network {type(self.task.network).__name__} needs the whole recording, which a stream "
                 "does not know: train one that answers for every frame, such as network=gru "
-                "network.per_frame=true."
+                "network.per_frame=true, or chunk by chunk, such as network=bilstm network.chunk=8."
             ) from None
-        return round(PROBE / logits.shape[1])
+        last = self.task.network.finish(state)
+        rows = logits.shape[1] + (0 if last is None else last.shape[1])
+        return self._scores(logits[:, :0]), round(PROBE / rows)
 
 
 def streaming_frontend(task: TrainedTask) -> StreamingFrontEnd:

@@ -43,12 +43,16 @@ class Network(nn.Module):
 
         Returns logits `(B, T', C)` of the frames that are now complete (T' may be 0), and the state to pass
         on with the next piece; the state is None at the start. In eval mode the logits of all pieces,
-        whatever their lengths, are those of `forward` on the whole.
+        whatever their lengths, and of `finish` are those of `forward` on the whole.
 
         Raises:
             NotImplementedError: the network looks ahead, or answers once for a whole clip.
         """
         raise NotImplementedError(f"{type(self).__name__} does not run on a stream.")
+
+    def finish(self, state: Any) -> Tensor | None:
+        """Logits `(B, T', C)` of the frames that waited for others when a stream ends; None for none."""
+        return None
 
     def named_stages(self) -> dict[str, list[nn.Module]]:
         """Its modules by stage, in order of depth from the features on; the last stage is the head.

@@ -7,16 +7,23 @@ The stack of Amodei et al. 2016, Deep Speech 2 (arXiv:1512.02595), small, with l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_audio.networks.base import Network, strided
+from lightning_audio.networks.base import strided
+from lightning_audio.networks.chunks import ChunkedNetwork
 from lightning_audio.networks.layers import PaddedLSTM, Subsampling, lengths_to_read
 
 
-class BiLSTM(Network):
-    """Subsampling, LSTM layers that read both ways, each with layer norm and dropout, and a linear head."""
+class BiLSTM(ChunkedNetwork):
+    """Subsampling, LSTM layers that read both ways, each with layer norm and dropout, and a linear head.
+
+    With `chunk`, what reads backwards begins at the end of each chunk of so many rows (Zhang et al. 2016,
+    Highway Long Short-Term Memory RNNs for Distant Speech Recognition, arXiv:1510.08983: latency-controlled);
+    with a chunk of 1 no row knows a later one.
+    """
 
     def __init__(
         self,
@@ -28,8 +35,9 @@ class BiLSTM(Network):
         layers: int = 3,
         dropout: float = 0.1,
         stack: int = 1,
+        chunk: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(chunk, strides, stack)
         self.subsampling, self.stack = Subsampling(in_shape, channels, strides), stack
         widths = [self.subsampling.width * stack] + [2 * hidden] * layers
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
@@ -48,11 +56,29 @@ class BiLSTM(Network):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, T', num_outputs)`."""
         x, lengths = self.subsampling(x, lengths)
-        if self.stack > 1:
-            x = functional.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
-            x = x.reshape(x.shape[0], -1, self.stack * x.shape[2])
-            lengths = strided(lengths, self.stack)
-        x, read = self.dropout(self.norms[0](x)), lengths_to_read(lengths)
-        for norm, lstm in zip(self.norms[1:], self.lstms, strict=True):
-            x = self.dropout(norm(lstm(x, read)))
-        return self.head(x), lengths
+        x, lengths = self._stacked(x), strided(lengths, self.stack)
+        return self._read(x, lengths, None)[0], lengths
+
+    def rows_of_chunk(self, x: Tensor, back: int, kept: Any) -> tuple[Tensor, Any]:
+        x = self._stacked(self.subsampling(x, x.new_full((len(x),), x.shape[-1]).long())[0])[:, back:]
+        return self._read(x, x.new_full((len(x),), x.shape[1]).long(), kept)
+
+    def _stacked(self, x: Tensor) -> Tensor:
+        """Rows `(B, T, width)` side by side, `stack` of them in one."""
+        if self.stack == 1:
+            return x
+        x = functional.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
+        return x.reshape(x.shape[0], -1, self.stack * x.shape[2])
+
+    def _read(self, x: Tensor, lengths: Tensor, kept: Any) -> tuple[Tensor, Any]:
+        """Logits of rows, and the state of each layer behind them; `kept` is the one before them."""
+        x, after = self.dropout(self.norms[0](x)), []
+        read = lengths_to_read(lengths)
+        for i, (norm, lstm) in enumerate(zip(self.norms[1:], self.lstms, strict=True)):
+            if self.chunk:
+                x, state = lstm.chunked(x, lengths, self.chunk, kept and kept[i])
+                after.append(state)
+            else:
+                x = lstm(x, read)
+            x = self.dropout(norm(x))
+        return self.head(x), after

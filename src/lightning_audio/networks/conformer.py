@@ -13,17 +13,20 @@ from torchaudio.models.conformer import ConformerLayer
 
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
-from lightning_audio.networks.base import Network
+from lightning_audio.networks.chunks import ChunkedNetwork
 from lightning_audio.networks.layers import Subsampling
 
 
-class Conformer(Network):
+class Conformer(ChunkedNetwork):
     """Subsampling, a linear layer to the width of the model, conformer layers and a linear head.
 
     The layers are those of `torchaudio.models.Conformer`, without a positional encoding: they know the
     order of the frames from their convolutions alone. In torchaudio these see, beyond the end of a clip, what
     became of the padding; here they see zeros. Batch normalisation stays, since group normalisation, the
     other choice there, takes its mean over time and so over the padding.
+
+    With `chunk`, a row attends to those of its own chunk and of `left_chunks` before it, and the convolutions
+    see zeros beyond the end of the chunk (Li et al. 2023, Dynamic Chunk Convolution, arXiv:2304.09325).
 
     Raises:
         UserError: the heads do not divide the width, or the kernel is even.
@@ -41,8 +44,10 @@ class Conformer(Network):
         layers: int = 8,
         kernel: int = 31,
         dropout: float = 0.1,
+        chunk: int | None = None,
+        left_chunks: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(chunk, strides)
         if width % heads:
             raise UserError(
                 f"network.heads={heads} do not divide network.width={width}: change one of the two."
@@ -52,6 +57,7 @@ class Conformer(Network):
         self.subsampling = Subsampling(in_shape, channels, strides)
         self.embedding = nn.Sequential(nn.Linear(self.subsampling.width, width), nn.Dropout(dropout))
         self.layers = nn.ModuleList(Layer(width, feedforward, heads, kernel, dropout) for _ in range(layers))
+        self.left = left_chunks * (chunk or 0)
         self.head = nn.Linear(width, num_outputs)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -63,41 +69,105 @@ class Conformer(Network):
         padding = ~frame_mask(lengths, x.shape[1])
         x = self.embedding(x).transpose(0, 1)
         for layer in self.layers:
-            x = layer(x, padding)
+            x = layer.in_chunks(x, padding, self.chunk, self.left) if self.chunk else layer(x, padding)
         return self.head(x.transpose(0, 1)), lengths
+
+    def rows_of_chunk(self, x: Tensor, back: int, kept: Any) -> tuple[Tensor, Any]:
+        x, _ = self.subsampling(x, x.new_full((len(x),), x.shape[-1]).long())
+        x, after = self.embedding(x[:, back:]).transpose(0, 1), []
+        for i, layer in enumerate(self.layers):
+            x, state = layer.step(x, kept and kept[i], self.left)
+            after.append(state)
+        return self.head(x.transpose(0, 1)), after
 
 
 class Layer(ConformerLayer):
-    """A layer of torchaudio's into which padding does not leak."""
+    """A layer of torchaudio's into which padding does not leak, and which may hear chunk by chunk."""
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """`x` `(T, B, D)`, `padding` `(B, T)`, True behind a clip."""
         x = x + self.ffn1(x) / 2
         attended = self.self_attn_layer_norm(x)
         if torch.jit.is_tracing():
-            attended = _attend(self.self_attn, attended, padding)
+            attended = _attend(self.self_attn, attended, attended, ~padding[:, None, None])
         else:
             attended, _ = self.self_attn(
                 attended, attended, attended, key_padding_mask=padding, need_weights=False
             )
         x = x + self.self_attn_dropout(attended)
-        x = x + _convolve(self.conv_module, x, padding)
+        gated = _gated(self.conv_module, x).masked_fill(padding[:, None], 0.0)
+        x = x + self.conv_module.sequential[2:](gated).permute(2, 0, 1)
         x = x + self.ffn2(x) / 2
         return self.final_layer_norm(x)
 
+    def in_chunks(self, x: Tensor, padding: Tensor, chunk: int, left: int) -> Tensor:
+        """The same where a row sees its own chunk and `left` rows before it, and nothing beyond."""
+        x = x + self.ffn1(x) / 2
+        known = self.self_attn_layer_norm(x)
+        row = torch.arange(len(x), device=x.device)
+        first = row // chunk * chunk
+        near = (row < first[:, None] + chunk) & (row >= first[:, None] - left)
+        # A row of padding sees itself: of nothing there is no mean.
+        seen = (near & ~padding[:, None] | torch.eye(len(x), dtype=torch.bool, device=x.device))[:, None]
+        x = x + self.self_attn_dropout(_attend(self.self_attn, known, known, seen))
+        gated = _gated(self.conv_module, x).masked_fill(padding[:, None], 0.0)
+        back = self._reach
+        pieces = functional.pad(gated, (back, -len(x) % chunk)).unfold(-1, back + chunk, chunk)
+        clips, width, count, _ = pieces.shape
+        pieces = pieces.transpose(1, 2).reshape(clips * count, width, -1)
+        convolved = self._convolve(pieces).reshape(clips, count, width, chunk).transpose(1, 2)
+        x = x + self._behind(convolved.reshape(clips, width, -1)[..., : len(x)])
+        x = x + self.ffn2(x) / 2
+        return self.final_layer_norm(x)
 
-def _attend(module: nn.MultiheadAttention, x: Tensor, padding: Tensor) -> Tensor:
-    """What the module gives, which itself would fix the number of frames in a graph."""
-    frames, clips, width = x.shape
-    projected = functional.linear(x, module.in_proj_weight, module.in_proj_bias)
-    heads = projected.reshape(frames, clips, 3, module.num_heads, module.head_dim).permute(2, 1, 3, 0, 4)
-    queries, keys, values = heads.unbind(0)
+    def step(self, x: Tensor, kept: Any, left: int) -> tuple[Tensor, Any]:
+        """The next chunk `(T, B, D)`, and what to keep for the one behind it: rows that it will attend to,
+        and those that its convolution looks back on."""
+        x = x + self.ffn1(x) / 2
+        own = self.self_attn_layer_norm(x)
+        rows, before = kept or (own[:0], x.new_zeros(x.shape[1], x.shape[2], self._reach))
+        rows = torch.cat([rows, own])
+        x = x + _attend(self.self_attn, own, rows, None)
+        gated = torch.cat([before, _gated(self.conv_module, x)], -1)
+        x = x + self._behind(self._convolve(gated))
+        x = x + self.ffn2(x) / 2
+        after = rows[max(len(rows) - left, 0) :].clone(), gated[..., gated.shape[-1] - self._reach :].clone()
+        return self.final_layer_norm(x), after
+
+    @property
+    def _reach(self) -> int:
+        """Rows to which the convolution looks on either side."""
+        return self.conv_module.sequential[2].kernel_size[0] // 2
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """The depthwise convolution of `(N, D, reach + k)`, behind which there are zeros -> `(N, D, k)`."""
+        layer = self.conv_module.sequential[2]
+        x = functional.pad(x, (0, self._reach))
+        return functional.conv1d(x, layer.weight, layer.bias, groups=layer.groups)
+
+    def _behind(self, x: Tensor) -> Tensor:
+        """What the convolution module makes of what its depthwise one said, `(B, D, T)` -> `(T, B, D)`."""
+        return self.conv_module.sequential[3:](x).permute(2, 0, 1)
+
+
+def _attend(module: nn.MultiheadAttention, x: Tensor, keys: Tensor, seen: Tensor | None) -> Tensor:
+    """What the module gives for `x` `(T, B, D)` that sees `keys` `(S, B, D)`, and in a graph as outside.
+
+    `seen`, broadcast to `(B, heads, T, S)`, says which: the module itself takes another mask, and would fix
+    the number of frames in a graph.
+    """
+    (frames, clips, width), heads = x.shape, module.num_heads
+    weight, bias = module.in_proj_weight, module.in_proj_bias
+    asked = functional.linear(x, weight[:width], bias[:width]).reshape(frames, clips, heads, -1)
+    told = functional.linear(keys, weight[width:], bias[width:]).reshape(len(keys), clips, 2, heads, -1)
+    queries, (keys, values) = asked.permute(1, 2, 0, 3), told.permute(2, 1, 3, 0, 4)
     likeness = queries @ keys.transpose(-1, -2) / math.sqrt(module.head_dim)
-    weights = likeness.masked_fill(padding[:, None, None], -torch.inf).softmax(-1)
+    if seen is not None:
+        likeness = likeness.masked_fill(~seen, -torch.inf)
+    weights = functional.dropout(likeness.softmax(-1), module.dropout, module.training)
     return module.out_proj((weights @ values).permute(2, 0, 1, 3).reshape(frames, clips, width))
 
 
-def _convolve(module: Any, x: Tensor, padding: Tensor) -> Tensor:
-    """The convolution module, whose depthwise convolution finds zeros in the padding."""
-    gated = module.sequential[:2](module.layer_norm(x).permute(1, 2, 0))
-    return module.sequential[2:](gated.masked_fill(padding[:, None], 0.0)).permute(2, 0, 1)
+def _gated(module: Any, x: Tensor) -> Tensor:
+    """What the depthwise convolution of the module is given: `(T, B, D)` -> `(B, D, T)`."""
+    return module.sequential[:2](module.layer_norm(x).permute(1, 2, 0))

@@ -12,6 +12,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lightning_audio.frontend.mask import mask_frames
 from lightning_audio.networks.base import as_maps, strided
 
+State = tuple[Tensor, Tensor] | None  # of one way of an LSTM; None at the beginning
+
 
 class Subsampling(nn.Module):
     """3x3 convolutions that halve the features and divide the frames, then one vector for each frame.
@@ -71,14 +73,35 @@ class PaddedLSTM(nn.LSTM):
         return pad_packed_sequence(super().forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
     def reversed(self, x: Tensor, lengths: Tensor) -> Tensor:
+        ahead, back = self.all_weights
+        return torch.cat([self._one_way(x, ahead)[0], self._backwards(x, lengths, back)], -1)
+
+    def chunked(
+        self, x: Tensor, lengths: Tensor, chunk: int, state: State = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """As `forward`, where what reads backwards begins at the end of each chunk of so many rows.
+
+        What reads forwards goes on from `state`, and its state behind the last row comes with the answer.
+        """
+        ahead, back = self.all_weights
+        forwards, *after = self._one_way(x, ahead, state)
+        rows, frames, width = x.shape
+        pieces = functional.pad(x, (0, 0, 0, -frames % chunk)).reshape(-1, chunk, width)
+        starts = torch.arange(0, frames, chunk, device=x.device)
+        counts = (lengths[:, None] - starts).clamp(0, chunk).flatten()
+        backwards = self._backwards(pieces, counts, back).reshape(rows, -1, self.hidden_size)[:, :frames]
+        return torch.cat([forwards, backwards], -1), (after[0], after[1])
+
+    def _backwards(self, x: Tensor, lengths: Tensor, weights: Sequence[Tensor]) -> Tensor:
         frames = torch.arange(x.shape[1], device=x.device)
         # The mirror image of a frame within its clip; behind the clip, where it does not matter, the first.
         mirror = (lengths[:, None] - 1 - frames).clamp(min=0)[:, :, None]
-        ahead, back = self.all_weights
-        backwards = self._one_way(x.gather(1, mirror.expand_as(x)), back)
-        backwards = backwards.gather(1, mirror.expand_as(backwards))
-        return torch.cat([self._one_way(x, ahead), backwards], -1)
+        read = self._one_way(x.gather(1, mirror.expand_as(x)), weights)[0]
+        return read.gather(1, mirror.expand_as(read))
 
-    def _one_way(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        state = x.new_zeros(1, x.shape[0], self.hidden_size)
-        return torch.lstm(x, (state, state), list(weights), True, 1, 0.0, self.training, False, True)[0]
+    def _one_way(
+        self, x: Tensor, weights: Sequence[Tensor], state: State = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if state is None:
+            state = (x.new_zeros(1, x.shape[0], self.hidden_size),) * 2
+        return torch.lstm(x, state, list(weights), True, 1, 0.0, self.training, False, True)

@@ -164,6 +164,10 @@ class AudioTask(pl.LightningModule):
         """
         return outputs.softmax(-1)
 
+    def stream_scores(self, logits: Tensor) -> Tensor:
+        """What is made of the logits `(..., C)` of a stream as it comes."""
+        return self.label_scores(logits)
+
     def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """What is said of clips `(B, T)`, as an exported graph says it: scores `(B, C)` of the labels."""
         return (self.label_scores(self.forward_tta(waveforms, lengths)[0].float()),)

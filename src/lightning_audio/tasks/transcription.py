@@ -82,6 +82,9 @@ class Transcription(AudioTask):
         """What decoders take of the network's outputs, both `(B, T, D)`."""
         return logits.float()
 
+    def stream_scores(self, logits: Tensor) -> Tensor:
+        return self.decodable(logits)
+
     def frames_needed(self, target: Tensor) -> int:
         """The fewest frames in which these tokens can be said."""
         return 1

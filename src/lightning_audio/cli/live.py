@@ -1,0 +1,93 @@
+"""What `predict --stream` prints of raw audio as it comes: detections, or the words of speech."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from lightning_audio.errors import UserError
+from lightning_audio.inference.detections import Detector, raw_audio
+from lightning_audio.inference.formats import detection_line, live_line
+
+if TYPE_CHECKING:
+    from lightning_audio.inference.live import LiveWord
+
+
+def listen(task: Any, options: argparse.Namespace, rules: Mapping[str, Any]) -> None:
+    """Prints what is detected in a stream by these rules, as soon as it is heard, until the stream ends."""
+    rate = task.sample_rate if options.rate is None else options.rate
+    stream = stream_of(task)
+    own: Any = getattr(stream, "detector", None) or getattr(task, "detector", None)
+    detector = own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
+
+    def tell(scores: Any) -> None:
+        for detection in detector.push(scores):
+            print(detection_line(detection, options.format), end="", flush=True)
+
+    # Ctrl-C is how a microphone is stopped.
+    with raw_source(options.audio) as file, contextlib.suppress(KeyboardInterrupt):
+        for samples in raw_audio(file, rate, task.sample_rate):
+            tell(stream.push(samples))
+    tell(stream.finish())
+
+
+def listen_to_speech(task: Any, options: argparse.Namespace) -> None:
+    """Prints the words of a stream: as they grow, and once they are final.
+
+    Raises:
+        UserError: the task or its search needs the whole recording, or an option is for sounds.
+    """
+    from lightning_audio.inference.live import LiveText
+
+    for name in ("on", "off", "ignore", "smooth", "min_gap", "window", "hop"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is not for streams of speech: leave it out.")
+    if not hasattr(task, "network"):
+        raise UserError("A model that was exported does not transcribe streams: give the run.")
+    rate = task.sample_rate if options.rate is None else options.rate
+    text = LiveText(task)
+
+    def tell(news: Sequence[LiveWord]) -> None:
+        for one in news:
+            print(live_line(one, options.format), end="", flush=True)
+
+    with raw_source(options.audio) as file, contextlib.suppress(KeyboardInterrupt):
+        for samples in raw_audio(file, rate, task.sample_rate):
+            tell(text.push(samples))
+    tell(text.finish())
+
+
+def raw_source(audio: Sequence[str]) -> contextlib.AbstractContextManager[BinaryIO]:
+    """The one file of raw audio, or standard input.
+
+    Raises:
+        UserError: there are several, there is none of this name, or nothing is piped in.
+    """
+    if len(audio) > 1:
+        raise UserError(f"A stream is one, not {len(audio)}: name one file of raw audio, or none.")
+    if audio and audio[0] != "-":
+        if not Path(audio[0]).is_file():
+            raise UserError(
+                f"There is no file {audio[0]}: name one of raw audio, or none for standard input."
+            )
+        return Path(audio[0]).open("rb")
+    if sys.stdin.isatty():
+        raise UserError(
+            "Nothing is piped in: try `arecord -t raw -f S16_LE -r RATE | ... --stream --rate RATE`."
+        )
+    return contextlib.nullcontext(sys.stdin.buffer)
+
+
+def stream_of(task: Any) -> Any:
+    """What hears a stream: of a task, or of an exported file."""
+    if hasattr(task, "card"):
+        from lightning_audio.export.streaming import RuntimeStream
+
+        return RuntimeStream(task)
+    from lightning_audio.inference.stream import Stream
+
+    return Stream(task)
