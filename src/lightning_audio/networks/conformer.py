@@ -159,7 +159,7 @@ def _attend(module: nn.MultiheadAttention, x: Tensor, keys: Tensor, seen: Tensor
     (frames, clips, width), heads = x.shape, module.num_heads
     weight, bias = module.in_proj_weight, module.in_proj_bias
     asked = functional.linear(x, weight[:width], bias[:width]).reshape(frames, clips, heads, -1)
-    told = functional.linear(keys, weight[width:], bias[width:]).reshape(len(keys), clips, 2, heads, -1)
+    told = functional.linear(keys, weight[width:], bias[width:]).reshape(keys.shape[0], clips, 2, heads, -1)
     queries, (keys, values) = asked.permute(1, 2, 0, 3), told.permute(2, 1, 3, 0, 4)
     likeness = queries @ keys.transpose(-1, -2) / math.sqrt(module.head_dim)
     if seen is not None:
