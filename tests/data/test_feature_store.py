@@ -395,3 +395,31 @@ def test_learned_front_ends_and_joined_clips_are_refused(monkeypatch: pytest.Mon
         build.keep_features(cfg, task, data)
     joins = vars(Trigger)["concatenates"].fget
     assert [joins(SimpleNamespace(clips_per_sequence=count)) for count in (1, 4)] == [False, True]
+
+
+def test_the_time_that_is_left_is_that_of_the_samples_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A clip that no view is made of costs nothing and tells nothing of the others."""
+    paths = [tmp_path / f"{n}.wav" for n in range(4)]
+    for path, samples in zip(paths, (9000, 800, 4000, 1600), strict=True):
+        write_wav(path, np.ones(samples, dtype=np.int16), RATE)
+    waves = WaveStore.open([Clip(path.stem, str(path)) for path in paths], RATE, tmp_path / "cache")
+    clock = [0.0]
+
+    class OneSecondInAThousandSamples(LogMel):
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            clock[0] += int(lengths.sum()) / 1000
+            return super().forward(waveforms, lengths)
+
+    def view(waveforms: Tensor, lengths: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        kept = torch.where(view.learned[rows], lengths, 1)  # type: ignore[attr-defined]
+        return waveforms[:, : int(kept.max())], kept
+
+    view.learned = torch.tensor([False, True, True, True])  # type: ignore[attr-defined]
+    monkeypatch.setattr(feature_store, "SAMPLES_AT_ONCE", 1)
+    monkeypatch.setattr("lightning_audio.data.growing_store.SAVED_EVERY", -1)
+    monkeypatch.setattr(feature_store.time, "monotonic", lambda: clock[0])
+    with caplog.at_level("INFO", logger="lightning_audio"):
+        FeatureStore.open(waves, OneSecondInAThousandSamples(RATE, **LOG_MEL), {}, tmp_path, view=view)
+    assert "2 of 4 clips are computed: about 6 s more" in caplog.text

@@ -102,7 +102,8 @@ class FeatureStore(Store):
                 return False
 
         def write(unfinished: Path) -> None:
-            _write(folder, unfinished, cls, store, compute, options)
+            work = store.lengths * getattr(view, "learned", True)
+            _write(folder, unfinished, cls, store, compute, options, work)
 
         def needed() -> float:
             one, _ = compute(torch.zeros(1, dtype=torch.int64))
@@ -227,12 +228,16 @@ def _write(
     store: WaveStore,
     compute: Callable[[Tensor], tuple[Tensor, Tensor]],
     options: Mapping[str, Any],
+    work: Tensor,
 ) -> None:
-    """Computes all clips beside `folder`, from where an earlier process was killed, for `unfinished`."""
+    """Computes all clips beside `folder`, from where an earlier process was killed, for `unfinished`.
+
+    `work` `(N,)` is what each clip costs, by which the time that is left is estimated.
+    """
     with GrowingStore(folder.with_name(f".{folder.name}.growing"), kind.file) as growing:
         clips, first, told = len(store), len(growing.lengths), False
-        done = f" ({first} are there)" if first else ""
-        _log.info("Computing the features of %d clips%s to %s", clips, done, folder)
+        kept = f" ({first} are there)" if first else ""
+        _log.info("Computing the features of %d clips%s to %s", clips, kept, folder)
         # Saved behind a whole batch: from there on the batches are those that would have followed.
         left = [first + rows for rows in _batches(store.lengths[first:])] if first < clips else []
         start = time.monotonic()
@@ -240,9 +245,10 @@ def _write(
             features, frames = compute(rows)
             for clip, length in zip(features.movedim(-1, 1), frames.tolist(), strict=True):
                 growing.append(_as_kind(clip[: length + 1].contiguous().numpy(), kind), length)
-            if growing.save_now_and_then() and not told:
-                there, told = len(growing.lengths), True
-                seconds = (time.monotonic() - start) / (there - first) * (clips - there)
+            there = len(growing.lengths)
+            if growing.save_now_and_then() and not told and work[first:there].any():
+                told = True
+                seconds = (time.monotonic() - start) * int(work[there:].sum()) / int(work[first:there].sum())
                 _log.info("%d of %d clips are computed: about %.0f s more", there, clips, seconds)
         growing.move_to(unfinished, frontend=dict(options), samples=store.hash)
 
