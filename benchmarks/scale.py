@@ -27,7 +27,10 @@ from lightning_audio import build, config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.corpora.manifest import Manifest
+from lightning_audio.data.corpora.sharded import Sharded
 from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.shards import table
+from lightning_audio.data.shards.shard_set import INDEX, Addition, Index
 from lightning_audio.data.store import write_index
 from lightning_audio.data.targets import ClassIndex
 from lightning_audio.data.wave_store import IDS, SAMPLES, WaveStore, folder_of
@@ -81,7 +84,7 @@ def make_store(clips: Sequence[Clip], sample_rate: int, cache: Path, samples: in
             file.write(clip)
             checksums[row] = zlib.crc32(clip)
     write_file(folder / IDS, [json.dumps([clip.id for clip in clips]).encode()])
-    facts = {"digest": "made", "sample_rate": sample_rate}
+    facts = {"digest": "made", "sample_rate": sample_rate, "remarks": []}
     write_index(folder, SAMPLES, [samples] * len(clips), checksums, [IDS], **facts)
 
 
@@ -177,7 +180,56 @@ def manifest(root: str, count: int, per_file: int) -> dict[str, float]:
     corpus = Manifest(f"{root}/cache", SAMPLE_RATE, str(path))
     found = {"first reading": seconds_of(corpus.clips)}
     make_store(corpus.clips(), SAMPLE_RATE, corpus.cache, round(SECONDS * SAMPLE_RATE), sparse=True)
+    WaveStore.open(corpus.clips(), SAMPLE_RATE, corpus.cache)  # as the run that built it did
     return found
+
+
+def shards(root: str, count: int) -> dict[str, float]:
+    """A set of shards of so many clips, in sparse files."""
+    import pyarrow as pa
+
+    samples, numbers = round(SECONDS * SAMPLE_RATE), np.arange(count)
+    per_shard = 64 * 2**20 // (2 * samples)
+    names = [f"made/{number:032x}.int16" for number in range(-(-count // per_shard))]
+    same = {"start": 0.0, "duration": None, "text": None, "fold": None, "channel": None, "reason": None}
+    columns = {
+        "id": [f"clip-{number:08d}" for number in range(count)],
+        "path": [f"{number // CLIPS_PER_FILE}.wav" for number in range(count)],
+        "labels": [[LABELS[number % 10]] for number in range(count)],
+        "split": ["test" if number // CLIPS_PER_FILE % 10 == 9 else "train" for number in range(count)],
+        "group": [f"{number // CLIPS_PER_FILE}" for number in range(count)],
+        "shard": [names[number] for number in (numbers // per_shard).tolist()],
+        "offset": numbers % per_shard * 2 * samples,
+        **{"bytes": np.full(count, 2 * samples), "rate": np.full(count, SAMPLE_RATE)},
+        **{"length": np.full(count, samples), "crc32": np.full(count, zlib.crc32(bytes(2 * samples)))},
+        **{name: [value] * count for name, value in same.items()},
+    }
+    schema = table.schema()
+    folder = Path(root) / "set" / "made"
+    folder.mkdir(parents=True)
+    addition = Addition("made", 1, count)
+    pa.parquet.write_table(
+        pa.table({name: columns[name] for name in schema.names}, schema), folder.parent / addition.part(1)
+    )
+    for name in names:
+        with (folder.parent / name).open("wb") as file:
+            file.truncate(per_shard * 2 * samples)
+    index = Index("int16", SAMPLE_RATE, "Made", folds=False, additions=(addition,))
+    (folder.parent / INDEX).write_bytes(index.to_json())
+    return {}
+
+
+def start_shards(root: str, count: int) -> dict[str, float]:
+    """Seconds of the start from such a set, to the first batch."""
+    corpus = Sharded("shards", f"{root}/cache", SAMPLE_RATE)
+    module = AudioDataModule(corpus, ClassIndex, BATCH_SIZE, shards=f"{root}/set")
+
+    def begin() -> None:
+        module.prepare_data()
+        module.setup()
+        next(iter(module.train_dataloader()))
+
+    return {"whole start, to the first batch": seconds_of(begin)} | memory()
 
 
 def _rows(root: Path, count: int, per_file: int) -> Iterator[dict[str, Any]]:
@@ -213,7 +265,7 @@ def start(root: str, count: int) -> dict[str, float]:
 
 
 WORK: dict[str, Callable[..., dict[str, float]]] = {
-    work.__name__: work for work in (prepare, epochs, manifest, start)
+    work.__name__: work for work in (prepare, epochs, manifest, start, shards, start_shards)
 }
 
 
@@ -271,6 +323,21 @@ def report_start(count: int, repeats: int) -> None:
         print(f"\nFirst reading of the manifest: {first['first reading']:.1f} s. RssAnon: {own:.0f} MB.")
 
 
+def report_shards(count: int, repeats: int) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        child("shards", root, count)
+        found = [child("start_shards", root, count) for _ in range(repeats)]
+    name = "whole start, to the first batch"
+    print()
+    report(
+        f"The start from shards of {count:,} clips (a clip is a start)",
+        {name: [one[name] for one in found]},
+        1,
+        {name: "<= 20 s"} if count > 1_000_000 else {},
+    )
+    print(f"\nRssAnon: {median(one.get('RssAnon', 0.0) for one in found):.0f} MB.")
+
+
 def main() -> None:
     if sys.argv[1:2] == ["child"]:
         work, root, *numbers = sys.argv[2:]
@@ -280,6 +347,8 @@ def main() -> None:
     sizes = [640, 6400] if options.quick else [640, 6400, 64_000]  # nine tenths of them are whole batches
     report_epochs(sizes, options.repeats)
     report_start(20_000 if options.quick else 1_000_000, options.repeats)
+    for count in [20_000] if options.quick else [1_000_000, 10_000_000]:
+        report_shards(count, options.repeats)
 
 
 if __name__ == "__main__":

@@ -620,3 +620,47 @@ def test_what_is_odd_about_clips_is_told_at_each_opening(
         caplog.clear()
         WaveStore.open([Clip("a", str(path))], RATE, cache)
         assert "1 clip (cancelling): a: its 2 channels cancel each other" in caplog.text
+
+
+def test_of_many_clips_the_files_are_asked_later_and_before_a_score(
+    clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_audio.data.wave_store.MANY", 12)
+    monkeypatch.setattr("lightning_audio.data.later.BEGINS_AFTER", 3600.0)
+    WaveStore.open(clips, RATE, cache)
+    asked: list[str] = []
+    stat = os.stat
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda path, **o: (asked.append(str(path)), stat(path, **o))[1])
+        again = WaveStore.open(clips, RATE, cache)
+        assert not [path for path in asked if path.endswith(".wav")]
+        again.confirm_files()
+        assert len([path for path in asked if path.endswith(".wav")]) == 12
+    assert_holds(again, clips)
+    changed = write_wav(Path(clips[3].path), noise(900, 99), RATE)
+    late = WaveStore.open(clips, RATE, cache)
+    late.gather([0])  # nobody knows yet
+    with pytest.raises(UserError, match=f"changed since they were decoded, such as {changed}: nothing"):
+        late.confirm_files()
+    with pytest.raises(UserError, match="have changed"):
+        late.gather([0])
+    assert_holds(WaveStore.open(clips, RATE, cache), clips)  # decoded anew
+    gone = WaveStore.open(clips, RATE, cache)
+    changed.unlink()
+    with pytest.raises(UserError, match="1 of 12 audio files are missing"):
+        gone.confirm_files()
+
+
+def test_what_changed_is_told_beside_the_first_epoch(
+    clips: list[Clip], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_audio.data.wave_store.MANY", 12)
+    monkeypatch.setattr("lightning_audio.data.later.BEGINS_AFTER", 0.01)
+    WaveStore.open(clips, RATE, cache)
+    write_wav(Path(clips[3].path), noise(900, 99), RATE)
+    store = WaveStore.open(clips, RATE, cache)
+    assert store.later is not None
+    while not store.later.is_answered:
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="have changed"):
+        store.gather([0])

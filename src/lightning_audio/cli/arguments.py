@@ -27,6 +27,7 @@ PROGRAMS = {
     "ngram": "makes an n-gram language model from text",
     "doctor": "asks whether a speech experiment can learn at all",
     "check": "looks at every clip of a corpus before training",
+    "shard": "writes a corpus as shards, to train from a bucket or a disk that is elsewhere",
 }
 OVERRIDDEN = ("train", "folds", "find-lr", "doctor")  # what they take are Hydra's overrides
 
@@ -331,10 +332,25 @@ def check(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return _with_config_dir(parser.parse_intermixed_args(argv))
 
 
+def shard(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What corpus, as training would be told, and where its shards go."""
+    parser = _parser("shard")
+    _add_corpus(parser)
+    parser.add_argument("out", help="a folder, or an address as s3://BUCKET/NAME")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="this job's share of the clips [1/1]")
+    parser.add_argument("--as-is", action="store_true", help="keep files, FLAC or Opus, and not samples")
+    parser.add_argument("--megabytes", type=float, default=64.0, help="of a shard [64]")
+    parser.add_argument("--verify", action="store_true", help="read all shards that are there; write none")
+    return _with_config_dir(parser.parse_intermixed_args(argv))
+
+
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.
 READERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
     reader.__name__: reader
-    for reader in (evaluate, predict, export, serve, embed, report, explore, compare, align, ngram, check)
+    for reader in (
+        *(evaluate, predict, export, serve, embed, report, explore, compare, align, ngram, check),
+        shard,
+    )
 }
 
 

@@ -51,6 +51,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "loader.curriculum_epochs": COUNT,
     "loader.max_duration": (0.001, math.inf),
     "loader.max_batch_duration": (0.001, math.inf),
+    "loader.cache_gb": (0.001, math.inf),
     "report.train_clips": COUNT,
     "report.clips": COUNT,
     "report.megabytes": POSITIVE,

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.feature_store import FeatureViews
+from lightning_audio.data.shards.shard_store import ShardStore
 from lightning_audio.data.targets import Targets
 from lightning_audio.data.wave_store import WaveStore
 
@@ -30,7 +31,7 @@ class ClipSet(Dataset):
     """
 
     def __init__(
-        self, clips: Sequence[Clip], rows: Sequence[int], store: WaveStore, targets: Targets
+        self, clips: Sequence[Clip], rows: Sequence[int], store: WaveStore | ShardStore, targets: Targets
     ) -> None:
         self.clips, self.store, self.targets = tuple(clips), store, targets
         self.features: FeatureViews | None = None
@@ -58,7 +59,7 @@ class ClipSet(Dataset):
         return clips
 
     @property
-    def source(self) -> WaveStore | FeatureViews:
+    def source(self) -> WaveStore | ShardStore | FeatureViews:
         """What batches are gathered from."""
         return self.store if self.features is None else self.features
 

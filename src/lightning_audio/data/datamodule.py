@@ -16,13 +16,13 @@ from lightning_audio.config.ranges import refuse_out_of_range
 from lightning_audio.data.clip import SPLITS, Clip, clips_digest, look_alikes, validated
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.data.duration_sampler import DurationSampler
 from lightning_audio.data.feature_store import STORES, FeatureViews, FrontEnd, View
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.manifest_cache import uncollected
 from lightning_audio.data.placement import WHERE, device_of
 from lightning_audio.data.quarantine import QUARANTINE, named
-from lightning_audio.data.sampler import BatchLoader, BatchSampler, Reshuffles, balanced, balanced_chances
+from lightning_audio.data.sampler import BatchLoader, Reshuffles, balanced, balanced_chances
+from lightning_audio.data.shards.shard_store import ShardStore, refuse_beside_shards, samplers, sharded
 from lightning_audio.data.splits import hold_out, refuse_leaks
 from lightning_audio.data.targets import MEND_TEXT, Targets, describe_unfit
 from lightning_audio.data.wave_store import WaveStore
@@ -47,31 +47,10 @@ class AudioDataModule(pl.LightningDataModule):
     Args:
         corpus: what is where.
         targets: makes the encoding of the answers from labels and clips; a task class names it.
-        batch_size: clips in a training batch, for each device; with `max_batch_duration` the most of them.
-        eval_batch_size: clips in a validation or test batch; by default `batch_size`.
-        val_fraction: share of the training clips, whole groups at a time, that becomes the validation split
-            where the corpus has none; with 0 there is none, and the last epoch counts.
-        train_dev_fraction: share of the training clips, likewise, that is scored and not learned from.
-        store: where the decoded audio lives: `disk` (memory map), `memory`, `device`, or `auto`, by size.
-        features: `keep_features` will be called; the store of waveforms, which only tests then read, stays
-            on the disk.
-        feature_dtype: float32, or float16 to keep them in half the space.
-        views: augmented views of each clip that are kept beside itself; training draws one of them all.
-        workers: threads that gather batches ahead; gathering is so cheap that 0 is best on a CPU. Samples
-            that live on the device need none, and get none.
-        timeout: seconds after which a worker that gives no batch ends the run; 0: never.
-        balance: draw training clips so that every label comes up about as often, instead of each clip once.
-        max_batch_duration: fill batches with clips of like duration up to so many seconds, padding included;
-            without it, clips of all durations meet.
-        jitter, curriculum_epochs: of `DurationSampler`.
-        max_duration: seconds; a training clip that is longer is an outlier.
-        outliers: `refuse` or `drop`; either way they are named.
-        max_bad_fraction: share of all clips that a run goes without where their audio can't be read, and as
-            many again whose transcripts can't be learned or scored; with more it stops before training.
+        options: those of `loader` in conf/train.yaml, which says what they mean.
         seed: names the order of the clips and the draw of the validation clips.
         validates: false: the run looks at no validation clips, whether there are any or not.
-        overfit_batches: number (or, as a float, share) of the batches of an epoch that are the training and
-            the validation split of this run, to see whether they can be learned by heart; 0: all clips.
+        overfit_batches: number (or share) of the batches of an epoch that the run trains and validates on.
     """
 
     def __init__(
@@ -95,14 +74,15 @@ class AudioDataModule(pl.LightningDataModule):
         max_duration: float | None = None,
         outliers: str = "refuse",
         max_bad_fraction: float = 0.01,
+        shards: str | None = None,
+        cache_gb: float = 20.0,
         seed: int = 0,
         validates: bool = True,
         overfit_batches: float = 0,
     ) -> None:
         super().__init__()
         self.validates, self.overfit_batches = validates, overfit_batches
-        self.corpus, self.encoding = corpus, targets
-        self.batch_size = batch_size
+        self.corpus, self.encoding, self.batch_size = corpus, targets, batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.val_fraction, self.train_dev_fraction, self.where = val_fraction, train_dev_fraction, store
         self.features, self.feature_dtype, self.views = features, feature_dtype, views
@@ -110,13 +90,14 @@ class AudioDataModule(pl.LightningDataModule):
         self.balance, self.seed, self.max_bad_fraction = balance, seed, max_bad_fraction
         self.max_batch_duration, self.max_duration, self.jitter = max_batch_duration, max_duration, jitter
         self.curriculum_epochs, self.outliers = curriculum_epochs, outliers
+        self.shards, self.cache_gb = shards, cache_gb
         ranged = "batch_size eval_batch_size val_fraction train_dev_fraction workers timeout views jitter"
-        ranged += " max_bad_fraction max_batch_duration curriculum_epochs max_duration"
+        ranged += " max_bad_fraction max_batch_duration curriculum_epochs max_duration cache_gb"
         refuse_out_of_range({"loader": {name: getattr(self, name) for name in ranged.split()}})
         if outliers not in ("refuse", "drop"):
             raise UserError(f"loader.outliers={outliers} is unknown: set it to refuse or drop.")
         self.splits: dict[str, ClipSet] = {}
-        self._prepared: tuple[list[Clip], WaveStore] | None = None
+        self._prepared: tuple[list[Clip], WaveStore | ShardStore | None] | None = None
         self.featured: dict[str, ClipSet] = {}
         self.dropped = ""
         self.quarantined: Counter[str] = Counter()  # clips of each split that are in quarantine
@@ -127,9 +108,18 @@ class AudioDataModule(pl.LightningDataModule):
         """Makes, fetches and decodes what is missing; several processes wait for the first."""
         if self.splits:
             return
-        self.corpus.prepare()
-        clips = clips_of(self.corpus)
-        self._prepared = clips, self._open_store(clips, where="disk")
+        if not self.shards:
+            self.corpus.prepare()
+        clips, store = self._read_corpus()
+        self._prepared = clips, self._open_store(clips, where="disk", opened=store)
+
+    def _read_corpus(self) -> tuple[list[Clip], ShardStore | None]:
+        """The clips, and where they come from shards, the store of these."""
+        if not self.shards:
+            return clips_of(self.corpus), None
+        refuse_beside_shards(self.where, features=self.features, curriculum_epochs=self.curriculum_epochs)
+        self.corpus, store = sharded(self.corpus, self.shards, self.cache_gb, self.max_bad_fraction)
+        return clips_of(self.corpus), store
 
     @uncollected()
     def setup(self, stage: str | None = None) -> None:
@@ -141,14 +131,15 @@ class AudioDataModule(pl.LightningDataModule):
         if self.splits:
             return
         # A process that has prepared it all does not read a table, or look at its files, once more.
-        clips, store = self._prepared or (clips_of(self.corpus), None)
+        clips, store = self._prepared or self._read_corpus()
         clips = self.corpus.with_validation(clips, self.val_fraction, self.seed)
         clips = hold_out(clips, self.train_dev_fraction, self.seed, "train_dev", self.corpus.root)
         refuse_leaks(clips)
         labels = self.corpus.labels or tuple(sorted(set().union(*set(map(attrgetter("labels"), clips)))))
         self.targets = self.encoding(labels, clips)
         self.labels = self.targets.labels
-        self.store = self._open_store(clips, "disk" if self.features else self.where, store)
+        where = "disk" if self.features or self.shards else self.where
+        self.store = self._open_store(clips, where, store)
         self._prepared = None
         clips = self._without_quarantined(clips)  # the store's now, in the order of its rows
         self.learned = torch.tensor([clip.split == "train" or clip.fold is not None for clip in clips])
@@ -221,13 +212,16 @@ class AudioDataModule(pl.LightningDataModule):
         self.dropped = f"; {named}: dropped"
         return set(out)
 
-    def _open_store(self, clips: Sequence[Clip], where: str, opened: WaveStore | None = None) -> WaveStore:
+    def _open_store(
+        self, clips: Sequence[Clip], where: str, opened: WaveStore | ShardStore | None = None
+    ) -> WaveStore | ShardStore:
         device = device_of(where)
         if opened is None or where not in WHERE:
             return WaveStore.open(
                 clips, self.sample_rate, self.corpus.cache, where, device, self.max_bad_fraction
             )
-        return opened if where == "disk" else WaveStore(opened.folder, where, device, opened.rebuild)
+        is_there = where == "disk" or isinstance(opened, ShardStore)
+        return opened if is_there else opened.placed(where, device)
 
     def keep_features(
         self, frontend: FrontEnd, options: Mapping[str, Any], views: Sequence[tuple[View, Any]] = ()
@@ -285,10 +279,11 @@ class AudioDataModule(pl.LightningDataModule):
         )
 
     def facts(self) -> dict[str, object]:
-        """What a reader of the scores has to know of the data."""
+        """What a reader of the scores has to know of the data; raises UserError where files have changed."""
+        self.store.confirm_files()
         facts: dict[str, object] = {
             "hash": self.store.hash,
-            "corpus": type(self.corpus).__name__,
+            "corpus": self.corpus.name,
             "sample_rate": self.sample_rate,
             "clips": dict(self.info.clip_counts),
             "labels": list(self.labels),
@@ -304,7 +299,7 @@ class AudioDataModule(pl.LightningDataModule):
     def describe(self) -> str:
         """The corpus and its splits in a few words."""
         counts = ", ".join(f"{count} {split}" for split, count in self.info.clip_counts.items() if count)
-        corpus = f"{type(self.corpus).__name__} at {self.sample_rate} Hz"
+        corpus = f"{self.corpus.name} at {self.sample_rate} Hz"
         return f"{corpus}: {counts} clips of {self.targets.describe()}{self.dropped}"
 
     def remarks(self) -> list[str]:
@@ -354,15 +349,16 @@ class AudioDataModule(pl.LightningDataModule):
             order |= {"draw": draw, "reshuffles": self.reshuffles}
         elif drawn:
             order |= {"draw": lambda rng: np.sort(self._draw(rng))}
-        sampler = BatchSampler(len(clips), size, **order)
+        kinds, place = samplers(self.store, clips.rows)
+        sampler = kinds[0](*place, len(clips), size, **order)
         if self.max_batch_duration is not None:
             buckets = (self.max_batch_duration, self.jitter, self.curriculum_epochs)
-            sampler = DurationSampler(clips.seconds, size, *buckets, **order)
+            sampler = kinds[1](*place, clips.seconds, size, *buckets, **order)
         return BatchLoader(
             clips,
             sampler,
             threads=0 if clips.source.where == "device" else self.workers,
-            patience=self.timeout,
+            patience=0 if self.shards else self.timeout,  # its storage has a patience of its own
             pin_memory=torch.cuda.is_available(),
         )
 

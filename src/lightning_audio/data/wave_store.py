@@ -23,15 +23,17 @@ from torch import Tensor
 from lightning_audio.data.batch import sent
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
+from lightning_audio.data.later import Later
 from lightning_audio.data.placement import gather_on_device, residence
 from lightning_audio.data.quarantine import QUARANTINE, Quarantined, as_jsonl, read_quarantine, refuse_many
-from lightning_audio.data.store import Store, read_index, write_index
+from lightning_audio.data.store import INDEX, Store, read_index, write_index
 from lightning_audio.errors import UserError
-from lightning_audio.io import build_once, write_file
+from lightning_audio.io import build_once, write_atomically, write_file
 
 T = TypeVar("T")
 
 SAMPLES, IDS = "samples.int16", "ids.json"
+MANY = 20_000  # clips: to ask for the state of a file for each takes a tenth of a second or more
 STORE_VERSION = 5  # of what lies in a folder and of its key: an older store is not misread
 
 _log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class WaveStore(Store):
     """
 
     file, dtype = SAMPLES, np.int16
+    later: Later | None = None
 
     @classmethod
     def open(
@@ -66,18 +69,27 @@ class WaveStore(Store):
         clips. The store is kept in any case, so that the next opening knows them, and holds them against its
         own share.
 
+        Where many clips have a store, whether their files are still those that it was built from is asked
+        beside the first epoch: `confirm_files` waits for the answer.
+
         Raises:
             UserError: files are missing, or more than `max_bad_fraction` cannot be decoded, all told at
                 once; the cache cannot be written to or is full; `where` is none of WHERE.
         """
         residence(where, 0)
         clips = sorted(clips, key=attrgetter("id"))
-        folder = folder_of(clips, sample_rate, cache)
+        note = _note_of(clips, sample_rate, cache) if len(clips) >= MANY else None
+        folder = _noted(note)
+        later = None if folder is None else Later(partial(_refuse_changed, clips, sample_rate, folder, note))
+        folder = folder or folder_of(clips, sample_rate, cache)
         build = partial(_build, clips, sample_rate, folder)
         if read_index(folder, SAMPLES) is None:
             build()
         refuse_many(read_quarantine(folder / QUARANTINE), len(clips), max_bad_fraction, folder / QUARANTINE)
         store = cls(folder, where, device, build).checked_if_small()
+        store.later = later
+        if note and not later:
+            write_atomically(note, json.dumps(folder.name), to_disk=False)
         for remark in store.remarks:
             _log.warning("%s", remark)
         return store
@@ -99,7 +111,20 @@ class WaveStore(Store):
         T is the longest of them. Both lie on the CPU, or on the store's device where it has one. `rows` are
         on the CPU.
         """
+        if self.later is not None:
+            self.later.tell()
         return self._gather(rows)
+
+    def placed(self, where: str, device: torch.device | str | None) -> WaveStore:
+        """The same store, read from somewhere else."""
+        store = type(self)(self.folder, where, device, self.rebuild)
+        store.later = self.later
+        return store
+
+    def confirm_files(self) -> None:
+        """Raises UserError where audio files are not those that the store was built from."""
+        if self.later is not None:
+            self.later.confirm()
 
     def _gather_on_device(
         self, values: Tensor, rows: Tensor, lengths: Tensor, longest: int | None = None
@@ -115,17 +140,49 @@ def folder_of(clips: Sequence[Clip], sample_rate: int, cache: Path) -> Path:
     return Path(cache) / "stores" / _key(clips, sample_rate)
 
 
-def _key(clips: Sequence[Clip], sample_rate: int) -> str:
+def _note_of(clips: Sequence[Clip], sample_rate: int, cache: Path) -> Path:
+    """Where the store of these clips is noted, whatever has become of their files."""
+    return Path(cache) / "stores" / f"{_key(clips, sample_rate, states=False)}.json"
+
+
+def _noted(note: Path | None) -> Path | None:
+    """The store that a note names, where both are there and whole."""
+    if note is None or not note.is_file():
+        return None
+    try:
+        folder = note.parent / str(json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    return folder if read_index(folder, SAMPLES) else None
+
+
+def _refuse_changed(clips: Sequence[Clip], sample_rate: int, folder: Path, note: Path) -> None:
+    """Raises UserError where files are not those of a store; the next start then looks at them first."""
+    try:
+        if _key(clips, sample_rate) == folder.name:
+            return
+        built = (folder / INDEX).stat().st_mtime_ns
+        files = dict.fromkeys(clip.path for clip in clips)
+        changed = [path for path in files if os.stat(path).st_ctime_ns > built][:3]  # noqa: PTH116 - quick
+        named = f", such as {', '.join(changed)}" if changed else ""
+        why = f"Audio files have changed since they were decoded{named}"
+    except UserError as error:
+        why = str(error).rstrip(".")
+    note.unlink(missing_ok=True)
+    raise UserError(f"{why}: nothing is scored by what they were, so start again, which decodes them anew.")
+
+
+def _key(clips: Sequence[Clip], sample_rate: int, states: bool = True) -> str:
     """Names a store by its clips, the sizes and times of change of their files, the rate and the decoder.
 
-    Splits, folds and labels are left out, so that all folds of a corpus share one store.
+    Without `states` the files are not looked at. Splits, folds and labels are left out, so that all folds of
+    a corpus share one store.
     """
     # By columns, for a line for each clip took ten times as long; clips in a row that share a file are one
     # run, and a file is asked about once a run.
     ids, paths = (list(map(attrgetter(field), clips)) for field in ("id", "path"))
     first = [0, *(row for row, (path, next_) in enumerate(pairwise(paths), start=1) if path != next_)]
     files = [paths[row] for row in first]
-    stats = _stats(files)
     here = f"{Path.cwd()}{os.sep}"
     absolute = [path if path.startswith(os.sep) else here + path for path in files]
     digest = hashlib.sha256(f"store {STORE_VERSION}, {DECODER}, {sample_rate} Hz\n".encode())
@@ -136,7 +193,7 @@ def _key(clips: Sequence[Clip], sample_rate: int) -> str:
     for times in ("start", "duration"):
         digest.update(np.array(list(map(attrgetter(times), clips)), dtype="<f8").data)  # None becomes NaN
     digest.update(np.array(first, dtype="<i8").data)
-    digest.update(stats.data)
+    digest.update(_stats(files).data if states else b"files")
     channels = ["" if clip.channel in (None, "mean") else str(clip.channel) for clip in clips]
     if any(channels):  # without, as stores of before channels could be chosen
         digest.update("\n".join(channels).encode())

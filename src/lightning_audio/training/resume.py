@@ -29,6 +29,8 @@ HARMLESS = (
     "saving",
     "loader.workers",
     "loader.store",
+    "loader.shards",
+    "loader.cache_gb",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "callbacks.training_examples",

@@ -47,6 +47,11 @@ class Corpus(ABC):
         self.sample_rate = sample_rate
         self.wants_download = download
 
+    @property
+    def name(self) -> str:
+        """What a reader of results knows it by."""
+        return type(self).__name__
+
     def prepare(self) -> None:
         """Makes or fetches what is not there yet; called once, by one process, before `clips`."""
         if self.wants_download and self.release:

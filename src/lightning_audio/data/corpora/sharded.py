@@ -1,0 +1,21 @@
+"""Shards or tar files and nothing beside them: all that is known of the clips stands in their table."""
+
+from __future__ import annotations
+
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.corpora.user_recordings import OwnRecordings
+from lightning_audio.errors import UserError
+
+
+class Sharded(OwnRecordings):
+    """Clips by `loader.shards`; where their table has no split, it is made here.
+
+    Args:
+        options: of OwnRecordings.
+    """
+
+    title = "shards"
+
+    def rows(self) -> list[Clip]:
+        """Raises UserError: without `loader.shards` there are none."""
+        raise UserError("data=sharded takes its clips from loader.shards=ADDRESS: set that.")

@@ -1,0 +1,231 @@
+"""Sets of tar files that others have made: webdataset's, NeMo's tarred manifests, lhotse's shar."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import soundfile
+
+from lightning_audio.data.clip import SPLIT_NAMES, Clip
+from lightning_audio.data.decode import AUDIO_SUFFIXES
+from lightning_audio.data.manifests import COLUMNS, SPEAKER
+from lightning_audio.data.shards import table as tables
+from lightning_audio.data.shards.shard_set import Index
+from lightning_audio.data.shards.storage import Storage
+from lightning_audio.data.shards.table import Row
+from lightning_audio.data.wave_store import progress
+from lightning_audio.errors import UserError
+from lightning_audio.io import write_atomically
+
+VERSION = 1  # of how tars are read: an older table is not
+NEMO, SHAR = "tarred_audio_manifest.json", "cuts."
+ALMOST = 0.01  # seconds by which a file may be shorter than a row says
+
+# What a row says of the clip in a member of a tar: fields of Clip.
+Said = Mapping[str, Any]
+
+
+def read_tars(storage: Storage, cache: Path) -> tuple[Index, Any] | None:
+    """The index and the table of the tar files at an address; None where there are none.
+
+    They lie there, or in folders that are named as splits. All of them are read once; the table is kept in
+    `cache` as long as their names and sizes stay the same.
+
+    Raises:
+        UserError: a tar is damaged, or no member of one is known to what describes them.
+    """
+    names = storage.names()
+    splits = {folder: SPLIT_NAMES[folder] for folder in names if folder in SPLIT_NAMES}
+    places = {"": None} | splits if any(n.endswith(".tar") for n in names) else dict(splits)
+    listed = {place: storage.names(place) for place in places}
+    tars = [f"{place}/{n}".strip("/") for place, ns in listed.items() for n in ns if n.endswith(".tar")]
+    tars = [tar for tar in tars if _holds_audio(tar, names)]
+    if not tars:
+        return None
+    sizes = [storage.size(tar) for tar in tars]
+    told = json.dumps([VERSION, storage.address, tars, sizes])
+    kept = Path(cache) / "tables" / f"tars-{hashlib.sha256(told.encode()).hexdigest()[:16]}.parquet"
+    if not kept.is_file():
+        rows = [row for tar in progress(tars, "Reading tars", len(tars)) for row in _rows(storage, tar)]
+        split_of = {place: split for place, split in places.items() if split}
+        often = Counter(row.clip.id for row in rows)  # a key may stand in many tars
+        rows = [_placed(row, split_of, often[row.clip.id] > 1) for row in rows]
+        if not rows:
+            raise UserError(f"The tars in {storage} hold no audio that is described: see docs/pages/data.md.")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, tables.to_parquet(rows))
+    table = tables.from_parquet([kept.read_bytes()], str(kept))
+    return Index("files", 0, "Sharded", folds=False), table
+
+
+def _holds_audio(tar: str, names: Sequence[str]) -> bool:
+    """Whether a tar is one of recordings: shar has others of features and targets beside them."""
+    name = PurePosixPath(tar).name
+    return name.startswith("recording.") or not any(other.startswith(SHAR) for other in names)
+
+
+def _placed(row: Row, splits: Mapping[str, str], repeated: bool) -> Row:
+    """The row in the split of its folder, with an id of its own."""
+    tar = row.clip.path.partition(":")[0]
+    name = f"{tar}:{row.clip.id}" if repeated else row.clip.id
+    split = splits.get(tar.partition("/")[0], row.clip.split)
+    return replace(row, clip=replace(row.clip, id=name, split=split))
+
+
+def _rows(storage: Storage, tar: str) -> Iterator[Row]:
+    """The rows of the clips in one tar."""
+    folder, _, name = tar.rpartition("/")
+    known = storage.names(folder)
+    prefix = f"{folder}/" if folder else ""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(storage.path(tar))
+        if not storage.is_local:
+            path = Path(place) / "shard.tar"
+            storage.fetch(tar, path, "")
+        try:
+            with tarfile.open(path, "r:") as opened:
+                members = [(one.name, one.offset_data, one.size) for one in opened if one.isfile()]
+        except (tarfile.TarError, EOFError) as error:
+            raise UserError(f"{storage}/{tar} is damaged ({error}): put it back.") from error
+        with path.open("rb") as file:
+            data = {name: (offset, size) for name, offset, size in members}
+            if (cuts := f"{SHAR}{name.removeprefix('recording.').removesuffix('.tar')}.jsonl.gz") in known:
+                said = _shar(storage.read(prefix + cuts))
+            elif NEMO in known:
+                said = _nemo(storage.read(prefix + NEMO))
+            else:
+                said = _webdataset(file, data)
+            yield from _found(file, data, said, tar)
+
+
+def _found(
+    file: io.BufferedReader, data: Mapping[str, tuple[int, int]], said: Mapping[str, Sequence[Said]], tar: str
+) -> Iterator[Row]:
+    """A row for all that is said of each member that is audio."""
+    for name, (offset, size) in data.items():
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in AUDIO_SUFFIXES:
+            continue
+        about = said.get(name) or said.get(path.stem) or said.get(str(path.with_suffix(""))) or ()
+        content = _bytes(file, (offset, size))
+        try:
+            info = soundfile.info(io.BytesIO(content))
+        except soundfile.LibsndfileError as error:
+            reason = f"it cannot be decoded ({error.error_string.strip()})"
+            yield from (Row(Clip(path=f"{tar}:{name}", **one), reason=reason) for one in about)
+            continue
+        crc32 = zlib.crc32(content)
+        for one in about:
+            stretch, length = _stretch(one, info.frames, info.samplerate)
+            clip = Clip(path=f"{tar}:{name}", **{**one, **stretch})
+            yield Row(clip, tar, offset, size, info.samplerate, length, crc32)
+
+
+def _stretch(one: Said, frames: int, rate: int) -> tuple[Said, int]:
+    """Start and duration of a clip in its file, and its samples. A file that does not reach from the start to
+    the end has been cut out already."""
+    start, duration = one.get("start", 0.0), one.get("duration")
+    spare = 0.0 if duration is None else frames / rate - (start + duration)
+    if duration is None or spare < -ALMOST or (not start and spare <= ALMOST):
+        return {"start": 0.0, "duration": None}, frames
+    first, count = round(start * rate), round(duration * rate)
+    return {"start": start, "duration": duration}, min(count, frames - first)
+
+
+def _bytes(file: io.BufferedReader, place: tuple[int, int]) -> bytes:
+    file.seek(place[0])
+    return file.read(place[1])
+
+
+def _webdataset(
+    file: io.BufferedReader, data: Mapping[str, tuple[int, int]]
+) -> dict[str, list[dict[str, Any]]]:
+    """By the name of the audio what stands beside it: KEY.json, KEY.txt (transcript), KEY.cls (label)."""
+    neighbours: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in data:
+        folder, _, base = name.rpartition("/")
+        key, _, suffix = base.partition(".")
+        neighbours[f"{folder}/{key}".lstrip("/")][suffix.lower()] = name
+    found = {}
+    for key, members in neighbours.items():
+        said: dict[str, Any] = {"id": key}
+        if "json" in members:
+            said |= _fields(_json(_bytes(file, data[members["json"]]), members["json"]))
+        for suffix, field in (("txt", "text"), ("cls", "labels")):
+            if suffix in members:
+                value = _bytes(file, data[members[suffix]]).decode("utf-8-sig").strip()
+                said[field] = value if field == "text" else (value,)
+        if len(said) > 1:
+            found |= {name: [said] for suffix, name in members.items() if f".{suffix}" in AUDIO_SUFFIXES}
+    return found
+
+
+def _nemo(content: bytes) -> dict[str, list[dict[str, Any]]]:
+    """By the name of the audio its rows."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = _json(line, f"{NEMO}, line {number}")
+        name = str(row.get("audio_filepath"))
+        stem = PurePosixPath(name).stem
+        said = {"id": stem, "start": float(row.get("offset") or 0.0), **_fields(row)}
+        if row.get("duration") is not None:
+            said["duration"] = float(row["duration"])
+        if said["start"]:
+            said["id"] = f"{stem}-{said['start']:g}"
+        found[name].append(said)
+    return {**{PurePosixPath(name).stem: rows for name, rows in found.items()}, **found}
+
+
+def _shar(content: bytes) -> dict[str, list[dict[str, Any]]]:
+    """By the id of a cut what its supervisions say; its audio has been cut out."""
+    found = {}
+    for number, line in enumerate(gzip.decompress(content).splitlines(), start=1):
+        cut = _json(line, f"a table of cuts, line {number}")
+        supervisions = cut.get("supervisions") or [{}]
+        texts = [one["text"] for one in supervisions if one.get("text") is not None]
+        said = {"id": str(cut["id"]), **_fields({**(cut.get("custom") or {}), **supervisions[0]})}
+        said |= {"text": " ".join(texts)} if texts else {}
+        found[str(cut["id"])] = [said]
+    return found
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Clip that a row has, by any of their names."""
+    said: dict[str, Any] = {}
+    for field in ("text", "labels", "label"):
+        value = next((row[name] for name in COLUMNS[field] if row.get(name) is not None), None)
+        if value is not None:
+            several = value if isinstance(value, list) else [value]
+            said["text" if field == "text" else "labels"] = (
+                str(value) if field == "text" else tuple(str(label) for label in several)
+            )
+    if "labels" not in said and row.get("command") is not None:  # as NeMo calls it
+        said["labels"] = (str(row["command"]),)
+    split = next(
+        (SPLIT_NAMES.get(str(row[name]).lower()) for name in COLUMNS["split"] if row.get(name)), None
+    )
+    group = next((str(row[name]) for name in ("group", *SPEAKER) if row.get(name) is not None), None)
+    return said | {name: value for name, value in (("split", split), ("group", group)) if value}
+
+
+def _json(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON ({error}): mend it.") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is no JSON object: mend it.")
+    return row

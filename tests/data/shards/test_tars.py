@@ -1,0 +1,179 @@
+"""Tars of others are read as they are: webdataset's, NeMo's tarred manifests, lhotse's shar."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from bucket import Faults, served
+from test_write import noise
+
+from lightning_audio.config import compose_config
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.decode import at_rate
+from lightning_audio.data.shards import storage
+from lightning_audio.data.shards import table as tables
+from lightning_audio.data.shards.shard_store import ShardStore, open_set
+from lightning_audio.errors import UserError
+
+RATE = 16000
+
+
+def flac(samples: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, samples, RATE, format="FLAC")
+    return content.getvalue()
+
+
+def tar(path: Path, members: Mapping[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as opened:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            opened.addfile(info, io.BytesIO(content))
+
+
+def opened(address: object, cache: Path, rate: int = RATE) -> tuple[dict[str, Clip], ShardStore]:
+    found = open_set(str(address), cache)
+    store = ShardStore(found, rate, cache, 1.0)
+    return {clip.id: clip for clip in tables.clips(found.table)}, store
+
+
+def samples(store: ShardStore, clips: Mapping[str, Clip], name: str) -> np.ndarray:
+    waveforms, _ = store.gather([[*clips].index(name)])
+    return waveforms[0].numpy()
+
+
+@pytest.fixture
+def webdataset(tmp_path: Path) -> Path:
+    """Keys 0 and 1 in two tars of train and one of test."""
+    for number, place in enumerate(("train/a-0.tar", "train/a-1.tar", "test/b.tar")):
+        members: dict[str, bytes] = {}
+        for key in (0, 1):
+            seed = 10 * number + key
+            members |= {
+                f"{key}.flac": flac(noise(4000 + seed, seed)),
+                f"{key}.json": json.dumps({"transcript": f"text {seed}", "speaker": seed}).encode(),
+                f"{key}.cls": f"{key}".encode(),
+            }
+        tar(tmp_path / "set" / place, members)
+    return tmp_path / "set"
+
+
+def test_webdataset_by_folders_of_splits(webdataset: Path, tmp_path: Path) -> None:
+    clips, store = opened(webdataset, tmp_path / "cache")
+    assert len(clips) == 6
+    for number, place in enumerate(("train/a-0.tar", "train/a-1.tar", "test/b.tar")):
+        for key in (0, 1):
+            seed, name = 10 * number + key, f"{place}:{key}"
+            clip = clips[name]
+            assert (clip.text, clip.labels, clip.group) == (f"text {seed}", (f"{key}",), f"{seed}")
+            assert clip.split == place.partition("/")[0]
+            np.testing.assert_array_equal(samples(store, clips, name), noise(4000 + seed, seed))
+    _, other = opened(webdataset, tmp_path / "cache", 11025)
+    expected = at_rate(noise(4000, 0), RATE, 11025)
+    np.testing.assert_array_equal(samples(other, clips, "train/a-0.tar:0"), expected)
+
+
+def test_tars_come_from_a_server_that_fails(
+    webdataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.001)
+    faults = Faults("503", "cut")
+    with served(webdataset, faults) as address:
+        clips, store = opened(address, tmp_path / "cache")
+        np.testing.assert_array_equal(samples(store, clips, "test/b.tar:1"), noise(4021, 21))
+        asked = sum(faults.asked.values())
+        opened(address, tmp_path / "cache")
+        assert sum(faults.asked.values()) == asked  # the table is remembered
+
+
+def test_nemo_tarred_manifest(tmp_path: Path) -> None:
+    rows = [
+        {"audio_filepath": "a.flac", "duration": 0.5, "text": "whole", "shard_id": 0},
+        {"audio_filepath": "b.flac", "offset": 0.25, "duration": 0.25, "text": "part", "shard_id": 1},
+        {"audio_filepath": "b.flac", "offset": 7.0, "duration": 0.5, "text": "cut before", "shard_id": 1},
+        {"audio_filepath": "b.flac", "duration": 0.125, "command": "yes", "shard_id": 1},
+    ]
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "tarred_audio_manifest.json").write_text("\n".join(map(json.dumps, rows)))
+    for number, name in enumerate("ab"):
+        tar(tmp_path / "set" / f"audio_{number}.tar", {f"{name}.flac": flac(noise(8000, number))})
+    clips, store = opened(tmp_path / "set", tmp_path / "cache")
+    assert {name: clip.text for name, clip in clips.items()} == {
+        "a": "whole",
+        "b": None,
+        "b-0.25": "part",
+        "b-7": "cut before",
+    }
+    assert clips["b"].labels == ("yes",)
+    b = noise(8000, 1)
+    for name, expected in {"a": noise(8000, 0), "b": b[:2000], "b-0.25": b[4000:], "b-7": b}.items():
+        np.testing.assert_array_equal(samples(store, clips, name), expected)
+
+
+def test_lhotse_shar(tmp_path: Path) -> None:
+    for number in (0, 1):
+        names = [f"cut-{number}-{n}" for n in (0, 1)]
+        cuts = [
+            {
+                "id": name,
+                "start": 0,
+                "duration": 0.25,
+                "supervisions": [{"text": "one", "speaker": name}, {"text": "two"}],
+                "type": "MonoCut",
+            }
+            for name in names
+        ]
+        (tmp_path / "set").mkdir(exist_ok=True)
+        content = gzip.compress("\n".join(map(json.dumps, cuts)).encode())
+        (tmp_path / "set" / f"cuts.00000{number}.jsonl.gz").write_bytes(content)
+        kinds = {"flac": flac(noise(4000, 5)), "json": b"{}"}
+        members = {f"{name}.{kind}": kinds[kind] for name in names for kind in kinds}
+        tar(tmp_path / "set" / f"recording.00000{number}.tar", members)
+        tar(tmp_path / "set" / f"features.00000{number}.tar", {"x.lilcom": b"1"})
+    clips, store = opened(tmp_path / "set", tmp_path / "cache")
+    assert [*clips] == ["cut-0-0", "cut-0-1", "cut-1-0", "cut-1-1"]
+    assert {clip.text for clip in clips.values()} == {"one two"}
+    assert clips["cut-1-0"].group == "cut-1-0"
+    np.testing.assert_array_equal(samples(store, clips, "cut-1-1"), noise(4000, 5))
+
+
+def test_what_is_wrong_is_told(webdataset: Path, tmp_path: Path) -> None:
+    content = bytearray((webdataset / "test" / "b.tar").read_bytes())
+    opened(webdataset, tmp_path / "cache")
+    content[900] ^= 1  # within the first file; the table knows its checksum
+    (webdataset / "test" / "b.tar").write_bytes(content)
+    clips, store = opened(webdataset, tmp_path / "cache")
+    with pytest.raises(UserError, match=r"test/b\.tar is damaged: clip test/b\.tar:0"):
+        samples(store, clips, "test/b.tar:0")
+    tar(webdataset / "test" / "b.tar", {"0.flac": b"noise", "0.txt": b"a", "1.flac": b"", "1.cls": b"b"})
+    _, store = opened(webdataset, tmp_path / "cache")
+    assert [row.id for row in store.quarantined] == ["test/b.tar:0", "test/b.tar:1"]
+    (webdataset / "test" / "b.tar").write_bytes(b"x" * 700)
+    with pytest.raises(UserError, match=r"b\.tar is damaged"):
+        opened(webdataset, tmp_path / "cache")
+
+
+def test_clips_that_are_nowhere_but_in_tars_are_split_here(tmp_path: Path) -> None:
+    from lightning_audio import build
+
+    members: dict[str, bytes] = {}
+    for key in range(40):
+        members |= {f"{key}.flac": flac(noise(400, key)), f"{key}.cls": f"{key % 2}".encode()}
+    tar(tmp_path / "set" / "all.tar", members)
+    options = ["data=sharded", f"loader.shards={tmp_path / 'set'}", f"paths.cache={tmp_path / 'cache'}"]
+    data = build.prepared(compose_config([*options, "data.test_share=0.25"]))
+    assert data.labels == ("0", "1")
+    assert len(data.splits["train"]) + len(data.splits["test"]) == 40
+    assert 5 <= len(data.splits["test"]) <= 15
+    with pytest.raises(UserError, match=r"takes its clips from loader\.shards"):
+        build.prepared(compose_config(["data=sharded", f"paths.cache={tmp_path / 'cache'}"]))

@@ -1,0 +1,209 @@
+"""Shards as they are written: the same bytes when a job is killed, added to, never over others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import write_wav
+
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.decode import decode
+from lightning_audio.data.shards import table as tables
+from lightning_audio.data.shards.shard_set import Index, ShardSet
+from lightning_audio.data.shards.shard_store import ShardStore
+from lightning_audio.data.shards.storage import Storage
+from lightning_audio.data.shards.write import Written, verify, write_shards
+from lightning_audio.errors import UserError
+
+RATE, SIZE = 8000, 20_000
+SAMPLES = Index("int16", RATE, "Manifest", folds=False)
+FILES = Index("files", 0, "Manifest", folds=False)
+
+
+def noise(samples: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-9999, 9999, samples).astype(np.int16)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Clip]:
+    """60 clips of 1,000 to 1,590 samples, each fifth to test on."""
+    found = []
+    for n in range(60):
+        path = write_wav(tmp_path / "audio" / f"{n}.wav", noise(1000 + 10 * n, n), RATE)
+        split = "test" if n % 5 == 0 else "train"
+        found.append(
+            Clip(f"clip-{n:02d}", str(path), labels=(f"label {n % 3}",), split=split, group=f"{n // 2}")
+        )
+    return found
+
+
+def write(
+    clips: Sequence[Clip], out: Path, part: tuple[int, int] = (1, 1), kind: Index = SAMPLES, size: int = SIZE
+) -> Written:
+    root = Path(clips[0].path).parent
+    return write_shards(clips, root, Storage(str(out)), kind, part, size)
+
+
+def content(folder: Path) -> dict[str, str]:
+    """The digest of every shard, by its name."""
+    paths = [*folder.glob("*/*.int16"), *folder.glob("*/*.files")]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def assert_holds(folder: Path, clips: Sequence[Clip], rate: int = RATE) -> None:
+    store = ShardStore(ShardSet.open(str(folder)), rate, folder.parent / "cache", 1.0)
+    by_id = sorted(clips, key=lambda clip: clip.id)
+    assert store.set.table["id"].to_pylist() == [clip.id for clip in by_id]
+    gathered, lengths = store.gather(range(len(by_id)))
+    for row, (clip, length) in enumerate(zip(by_id, lengths.tolist(), strict=True)):
+        expected = decode(clip.path, rate, clip.start, clip.duration, channel=clip.channel)
+        np.testing.assert_array_equal(gathered[row, :length].numpy(), expected)
+        assert not gathered[row, length:].any()
+
+
+def test_shards_hold_the_samples_and_the_table(clips: list[Clip], tmp_path: Path) -> None:
+    done = write(clips, tmp_path / "set")
+    assert_holds(tmp_path / "set", clips)
+    found = tables.clips(ShardSet.open(str(tmp_path / "set")).table)
+    assert found == [replace(clip, path=Path(clip.path).name) for clip in clips]
+    samples = sum(2 * (1000 + 10 * n) for n in range(60))
+    assert done == Written(60, samples, [])
+    large = tmp_path / "large"
+    write([replace(c, id=f"{c.id}-{n}") for n in range(20) for c in clips], large, size=10 * SIZE)
+    total = sum(path.stat().st_size for path in large.rglob("*") if path.is_file())
+    assert 20 * samples < total < 1.1 * 20 * samples
+    assert verify(ShardSet.open(str(tmp_path / "set"))) == []
+
+
+def test_a_shard_is_of_one_split_and_in_no_order_of_names(clips: list[Clip], tmp_path: Path) -> None:
+    write(clips, tmp_path / "set")
+    found = ShardSet.open(str(tmp_path / "set"))
+    splits = np.array(found.table["split"].to_pylist())
+    assert all(len({*splits[found.shards == shard]}) == 1 for shard in range(len(found.names)))
+    train = np.flatnonzero(splits == "train")
+    assert abs(np.corrcoef(train, found.shards[train])[0, 1]) < 0.4
+
+
+def test_parts_make_what_one_job_makes(clips: list[Clip], tmp_path: Path) -> None:
+    for number in (3, 1, 2):
+        if number == 2:
+            with pytest.raises(UserError, match="part 2 of 3 is not done"):
+                ShardSet.open(str(tmp_path / "set"))
+        write(clips, tmp_path / "set", (number, 3))
+    assert_holds(tmp_path / "set", clips)
+    before = content(tmp_path / "set")
+    assert write(clips, tmp_path / "set", (2, 3)) == Written(0, 0, ())  # is done
+    assert content(tmp_path / "set") == before
+
+
+@pytest.mark.parametrize("writes", range(2, 9))
+def test_a_killed_job_goes_on_and_ends_with_the_same_shards(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    write(clips, tmp_path / "whole")
+    left, write_file = writes, Storage.write
+
+    def killed(self: Storage, name: str, content: bytes) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        write_file(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(clips, tmp_path / "set")
+    decoded: list[str] = []
+    with monkeypatch.context() as patch:
+        import lightning_audio.data.shards.write as writing
+
+        decode_clips = writing.decode_clips
+        patch.setattr(
+            writing, "decode_clips", lambda c, r: (decoded.extend(x.id for x in c), decode_clips(c, r))[1]
+        )
+        write(clips, tmp_path / "set")
+    assert content(tmp_path / "set") == content(tmp_path / "whole")
+    assert_holds(tmp_path / "set", clips)
+    assert len(decoded) < 60 or writes < 3  # what was on the disk is not decoded again
+    assert not [*(tmp_path / "set").rglob(".part*")]
+
+
+def test_clips_are_added_and_nothing_is_rewritten(clips: list[Clip], tmp_path: Path) -> None:
+    write(clips[:40], tmp_path / "set")
+    before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (tmp_path / "set").glob("*/*")}
+    assert write(clips, tmp_path / "set").clips == 20
+    assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in before} == before
+    assert_holds(tmp_path / "set", clips)
+    assert write(clips, tmp_path / "set") == Written(0, 0, ())
+
+
+def test_what_others_have_written_is_left_alone(clips: list[Clip], tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds thesis\.txt and no shards\.json"):
+        write(clips, tmp_path / "set")
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["thesis.txt"]
+    write(clips[:40], tmp_path / "other")
+    before = content(tmp_path / "other")
+    with pytest.raises(UserError, match="holds int16 of Manifest at 8000 Hz, and this would be int16"):
+        write(clips, tmp_path / "other", kind=replace(SAMPLES, sample_rate=16000))
+    with pytest.raises(UserError, match=r"1 clip stands in .* with other labels"):
+        write([replace(clips[0], labels=("another",)), *clips[1:]], tmp_path / "other")
+    assert content(tmp_path / "other") == before
+    (tmp_path / "other" / "shards.json").write_text("{}")
+    with pytest.raises(UserError, match="is none of"):
+        write(clips, tmp_path / "other")
+
+
+def test_an_addition_that_is_not_finished_keeps_others_out(clips: list[Clip], tmp_path: Path) -> None:
+    write(clips[:40], tmp_path / "set", (1, 2))
+    for part in ((1, 1), (1, 3)):
+        with pytest.raises(UserError, match="an addition of 40 clips in 2 parts that is not finished"):
+            write(clips[: 40 + 20 * (part == (1, 1))], tmp_path / "set", part)
+
+
+def test_files_are_kept_as_they_are(tmp_path: Path) -> None:
+    folder, clips = tmp_path / "audio", []
+    folder.mkdir()
+    for n in range(8):
+        path = folder / f"{n}.flac"
+        soundfile.write(path, np.stack([noise(16000 + 7 * n, n), noise(16000 + 7 * n, 99)], 1), 16000)
+        clips.append(Clip(f"whole-{n}", str(path), split="train", channel=n % 2 if n > 3 else None))
+        clips.append(Clip(f"cut-{n}", str(path), 0.25, 0.5, split="train"))
+    for number in (1, 2):
+        write(clips, tmp_path / "set", (number, 2), FILES, size=100_000)
+    for rate in (16000, 11025):
+        assert_holds(tmp_path / "set", clips, rate)
+    kept = sum(path.stat().st_size for path in (tmp_path / "set").rglob("*.files"))
+    assert kept == sum(path.stat().st_size for path in folder.iterdir())  # each file once
+    assert verify(ShardSet.open(str(tmp_path / "set"))) == []
+
+
+def test_clips_that_cannot_be_read_are_listed(clips: list[Clip], tmp_path: Path) -> None:
+    Path(clips[7].path).write_bytes(b"RIFF")
+    for kind in (SAMPLES, FILES):
+        done = write(clips, tmp_path / kind.content, kind=kind)
+        assert [line.split(":")[0] for line in done.unreadable] == ["clip-07"]
+        store = ShardStore(ShardSet.open(str(tmp_path / kind.content)), RATE, tmp_path / "cache", 1.0)
+        assert [row.id for row in store.quarantined] == ["clip-07"]
+        assert len(store) == 59
+        expected = decode(clips[8].path, RATE)
+        np.testing.assert_array_equal(store.gather([7])[0][0].numpy(), expected)  # the row behind it
+
+
+def test_damage_is_found_by_reading_all(clips: list[Clip], tmp_path: Path) -> None:
+    write(clips, tmp_path / "set")
+    shard = max((tmp_path / "set").rglob("*.int16"))
+    shard.write_bytes(shard.read_bytes()[:-2] + b"\0\1")
+    (found,) = verify(ShardSet.open(str(tmp_path / "set")))
+    assert f"{shard.name} is damaged" in found
+    store = ShardStore(ShardSet.open(str(tmp_path / "set")), RATE, tmp_path / "cache", 1.0)
+    with pytest.raises(UserError, match=f"{shard.name} is damaged: clip clip-"):
+        store.gather(range(60))
