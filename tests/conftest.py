@@ -9,6 +9,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,24 @@ def real_data() -> Callable[[str], Path]:
         return root
 
     return find
+
+
+@pytest.fixture
+def chromium() -> Iterator[Callable[..., Any]]:
+    """`chromium(*arguments)` is a browser without a window; the test skips where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    if binary is None:
+        pytest.skip("there is no Chromium")
+    with sync_api.sync_playwright() as play, ExitStack() as browsers:
+
+        def launch(*arguments: str) -> Any:
+            browser = play.chromium.launch(executable_path=binary, args=["--no-sandbox", *arguments])
+            browsers.callback(browser.close)
+            return browser
+
+        yield launch
 
 
 @pytest.fixture(autouse=True)

@@ -196,8 +196,12 @@ def metrics(cfg: DictConfig) -> list[Metric]:
 
 
 def corpus(cfg: DictConfig) -> Corpus:
-    """The corpus that `data` describes."""
-    return instantiate(cfg.data, "data")
+    """The corpus that `data` describes; which fold is validation, all of them are told alike."""
+    node = cast(dict[str, Any], OmegaConf.to_container(cfg.data, resolve=True))
+    fold = node.pop("validation_fold", None)
+    found: Corpus = instantiate(node, "data")
+    found.validation_fold = fold
+    return found
 
 
 def datamodule(cfg: DictConfig, facts: Mapping[str, Any] | None = None) -> AudioDataModule:

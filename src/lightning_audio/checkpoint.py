@@ -8,6 +8,7 @@ it needs no other file.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import threading
 import zipfile
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.utils import deterministic
@@ -27,7 +29,7 @@ from lightning_audio.config import CONF, trust
 from lightning_audio.config.renamed import up_to_date
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, refuse_address
-from lightning_audio.io import plain, sha256_of
+from lightning_audio.io import plain, sha256_of, to_json, write_atomically
 from lightning_audio.reports.results import read_metrics
 from lightning_audio.tasks.base import AudioTask
 
@@ -36,10 +38,12 @@ HIGHEST_RATE = 1_000_000  # Hz
 LONGEST_CLIP = 1e6  # seconds
 BESIDE = 2_000_000  # numbers that a module may hold beside its weights: filters, windows
 MODULES_BESIDE = 10_000  # modules without weights
+# What `card` writes into a folder: the weights, and beside them what a checkpoint says of itself.
+PUBLISHED, DESCRIPTION = "model.safetensors", "config.json"
 
 
 def find_checkpoint(place: str | Path) -> Path:
-    """The checkpoint of a run folder that its scores are of; a checkpoint file is itself.
+    """The checkpoint of a run folder that its scores are of, or what `card` wrote; a file is itself.
 
     Raises:
         UserError: there is none, or it is an address.
@@ -48,6 +52,8 @@ def find_checkpoint(place: str | Path) -> Path:
     place = Path(place).expanduser()
     if place.is_file():
         return place
+    if (place / PUBLISHED).is_file():
+        return place / PUBLISHED
     folder = place / "checkpoints"
     tested = [read_metrics(place).get("checkpoint")] if (place / "metrics.json").is_file() else []
     for name in [*tested, BEST, LAST]:
@@ -68,9 +74,14 @@ def read(path: Path) -> dict[str, Any]:
     """
     verify(path)
     try:
-        if not is_unpacked_zip(path):
+        if path.suffix == Path(PUBLISHED).suffix:
+            checkpoint = _published(path)
+        elif not is_unpacked_zip(path):
             raise ValueError("no archive of torch")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # of any kind, since the bytes may be anything
         raise UserError(
             f"{path} can't be read as a checkpoint: it is cut short or of another kind."
@@ -87,12 +98,39 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _published(path: Path) -> dict[str, Any]:
+    """What `card` wrote, in the form of a checkpoint.
+
+    Raises:
+        UserError: the description is not of these weights, or there is none.
+    """
+    try:
+        described = json.loads(path.with_name(DESCRIPTION).read_text(encoding="utf-8"))
+        known = described.pop("sha256")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"There is no {DESCRIPTION} beside {path} that `lightning-audio card` wrote: copy both."
+        ) from error
+    if known != sha256_of(path):
+        raise UserError(f"{path} is not what {DESCRIPTION} is of (SHA-256 mismatch): copy both again.")
+    return {"state_dict": load_file(path), "lightning_audio": described}
+
+
+def publish(task: AudioTask, folder: Path) -> None:
+    """Writes the weights of a task and its description into a folder, of which `load` makes an equal one."""
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in task.state_dict().items()}
+    content = save(weights)
+    write_atomically(folder / PUBLISHED, content)
+    described = {**task.description, "sha256": hashlib.sha256(content).hexdigest()}
+    write_atomically(folder / DESCRIPTION, to_json(described, 2) + "\n")
+
+
 def load(place: str | Path, device: str | torch.device = "cpu", allow: Sequence[str] = ()) -> AudioTask:
     """A trained task from a run folder or a checkpoint, in eval mode.
 
     Args:
-        place: run folder or checkpoint file; or the name of a network that answers without training, one of
-            those in conf/pretrained.
+        place: run folder, checkpoint file, or a folder that `card` wrote; or the name of a network that
+            answers without training, one of those in conf/pretrained.
         device: where it is to run.
         allow: packages of your own whose modules the checkpoint may build, such as `my_project.networks`.
 

@@ -150,3 +150,25 @@ def test_a_fold_that_fails_ends_without_a_result(logs: Path, monkeypatch: pytest
         folds.cross_validate(list(ONE))
     (folder,) = (logs / "demo").iterdir()
     assert not (folder / "folds.json").exists()
+
+
+def test_other_options_vary_only_with_a_validation_fold(logs: Path) -> None:
+    with pytest.raises(UserError, match=r"or choose among the values for each fold by data\.validation_fold"):
+        folds.cross_validate([*ONE, "optimizer.lr=1e-3,2e-3"])
+
+
+@pytest.mark.slow
+def test_nested_cross_validation(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten runs; of each fold the one with the better validation score is its answer."""
+    folds.cross_validate([*ONE, "data.validation_fold=next", "optimizer.lr=1e-9,3e-3"])
+    (folder,) = (logs / "demo").iterdir()
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in run_folders(folder)]
+    assert len(metrics) == 10
+    best: dict[int, float] = {}
+    for one in metrics:
+        fold, score = one["data"]["fold"], one["scores"]["val/accuracy"]["value"]
+        best[fold] = max(best.get(fold, 0.0), score)
+    found = json.loads((folder / "folds.json").read_text())["folds"]
+    assert {row["fold"]: row["scores"]["val/accuracy"]["value"] for row in found} == best
+    assert capsys.readouterr().out.count("chosen on its validation fold: ") == 5
+    assert all(one["data"]["clips"] == {"train": 30, "val": 10, "test": 10} for one in metrics)

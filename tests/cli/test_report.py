@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import REPORTED, TINY
+import torch
+from conftest import REPORTED, TINY, write_wav
 
+from lightning_audio.checkpoint import load
 from lightning_audio.cli import evaluate, explore, report
 from lightning_audio.config import compose_config
+from lightning_audio.errors import UserError
 from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.html.occlusion import explainer, occlusion
 from lightning_audio.reports.html.several import write_sweep
 from lightning_audio.reports.results import (
     read_metrics,
@@ -137,6 +143,57 @@ def test_explore_writes_a_page_of_the_corpus(tmp_path: Path, capsys: pytest.Capt
     assert page.count("<audio ") == 5
     assert "Measured on 100 of 100 clips" in page
     assert page.count('<svg class="chart"') == 5
+
+
+def test_near_duplicates_are_told_with_their_splits(tmp_path: Path) -> None:
+    """One recording stands in train and, quieter, in test under another label; others are not alike."""
+    rng = np.random.default_rng(0)
+    for n in range(12):
+        levels = np.repeat(rng.uniform(0.01, 0.5, 16), 1000)
+        samples = levels * np.sin(np.cumsum(np.repeat(rng.uniform(0.1, 1.2, 16), 1000)))
+        split, label = ("train", "test")[n % 2], ("cat", "dog")[n // 2 % 2]
+        write_wav(tmp_path / "own" / split / label / f"{n}.wav", samples, 16000)
+        if n == 0:
+            write_wav(tmp_path / "own" / "test" / "dog" / "again.wav", 0.25 * samples, 16000)
+    page = tmp_path / "page.html"
+    explore.main(["data=audio_folder", f"data.root={tmp_path / 'own'}", "--output", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert "1 pair of clips may be cut from one recording, 1 of them on two sides" in text
+    assert "test and train; labels differ" in text
+
+
+def test_what_an_answer_hangs_on_is_the_piece_that_the_network_hears(run: Path) -> None:
+    """One that knows the energy of a single piece, and features that fall over time: 3 at first, then 0."""
+    ramp = torch.linspace(3, 0, 64).expand(1, 32, 64)
+
+    def apply_network(features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        heard = features[:, 4:8, 8:12].square().sum((1, 2))
+        return torch.stack([0 * heard, heard / 100], 1), torch.ones_like(frames)
+
+    task = SimpleNamespace(
+        labels=("no", "yes"),
+        device=torch.device("cpu"),
+        frontend=lambda waveforms, lengths: (ramp, torch.tensor([64])),
+        normalize=lambda features, frames: (features, frames),
+        apply_network=apply_network,
+        label_scores=lambda logits: logits.softmax(-1),
+    )
+    label, falls = occlusion(task, np.ones(8000, np.int16))
+    assert (label, falls.shape) == ("yes", (8, 16))
+    before, after = (float(energy) / 100 for energy in (ramp[0, 4:8, 8:12].square().sum(), 16 * 1.5**2))
+    expected = np.log1p(np.exp(-after)) - np.log1p(np.exp(-before))
+    assert falls[1, 2] == pytest.approx(expected, rel=1e-4)
+    assert falls[1, 2] > 0.1
+    falls[1, 2] = 0
+    np.testing.assert_allclose(falls, 0, atol=1e-6)
+    report.main([str(run), "--clips", "5", "--explain", "2"])
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count("hangs on what is coloured") == 2 * 2  # as text, and for those who do not see it
+
+
+def test_transcripts_are_not_explained(speech_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="--explain is for runs that name sounds"):
+        explainer(load(speech_run))
 
 
 def test_sweep_page_marks_the_best_run(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import pytest
 from test_clip import LABELS, corpus
 
 from lightning_audio.data.clip import SPLITS, Clip
-from lightning_audio.data.splits import deal_out, hold_out, into_folds, leaks, refuse_leaks, split_by_fold
+from lightning_audio.data.splits import (
+    deal_out,
+    hold_out,
+    into_folds,
+    leaks,
+    refuse_leaks,
+    split_by_fold,
+    validate_by_fold,
+)
 from lightning_audio.errors import UserError
 
 
@@ -269,3 +277,35 @@ def test_leaks_against_brute_force() -> None:
         assert found
         assert leaks(clips) == found
         assert [*leaks(clips)] == [*found]
+
+
+def folded(count: int = 4) -> list[Clip]:
+    """Three clips in each of so many folds; fold 1 and 2 hold one of the recording `shared`."""
+    return [
+        Clip(f"{k}-{n}", "a.wav", fold=k, group="shared" if n == 0 and k < 3 else f"{k}-{n}")
+        for k in range(1, count + 1)
+        for n in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("test", "asked", "expected"), [(1, "next", 2), (4, "next", 1), (2, 4, 4), (4, 1, 1)]
+)
+def test_a_whole_fold_is_validation(test: int, asked: int | str, expected: int) -> None:
+    """All of it, nothing else, and no recording of it is learned from."""
+    split = validate_by_fold(split_by_fold(folded(), test), asked, test)
+    assert {clip.fold for clip in split if clip.split == "val"} == {expected}
+    assert Counter(clip.split for clip in split if clip.fold == expected) == {"val": 3}
+    assert Counter(clip.split for clip in split if clip.fold == test) == {"test": 3}
+    lost = [clip.id for clip in split if clip.split is None]
+    assert lost == ([f"{3 - expected}-0"] if expected < 3 and test > 2 else [])
+    held = {clip.group for clip in split if clip.split == "val"}
+    assert not held & {clip.group for clip in split if clip.split == "train"}
+
+
+@pytest.mark.parametrize("asked", [1, 5, "previous"])
+def test_a_fold_that_is_none_beside_the_test_is_refused(asked: int | str) -> None:
+    with pytest.raises(UserError, match=r"validation_fold=.* is no fold .*`next` or one of \[2, 3, 4\]"):
+        validate_by_fold(split_by_fold(folded(), 1), asked, 1)
+    with pytest.raises(UserError, match="there are none: set it to null"):
+        validate_by_fold([Clip("a", "a.wav", split="train")], asked, 0)

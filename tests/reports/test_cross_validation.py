@@ -14,7 +14,12 @@ from lightning_audio.errors import UserError
 from lightning_audio.metrics.base import metric
 from lightning_audio.metrics.classification import ClassPredictions
 from lightning_audio.metrics.intervals import Draws, Score, proportion
-from lightning_audio.reports.cross_validation import print_fold_report, summarise_folds, write_fold_report
+from lightning_audio.reports.cross_validation import (
+    best_of_each_fold,
+    print_fold_report,
+    summarise_folds,
+    write_fold_report,
+)
 from lightning_audio.reports.results import (
     read_overrides,
     read_run,
@@ -209,3 +214,20 @@ def test_of_folds_none_is_the_best(tmp_path: Path) -> None:
     assert summary.best is None
     assert [row["run"] for row in summary.table()] == ["1", "2"]
     assert summary.remarks() == ["Folds differ in their data: none is better than another."]
+
+
+def test_nested_folds_are_chosen_by_validation(tmp_path: Path) -> None:
+    """The run that is best on the test is never the one that is best on validation here."""
+    runs = []
+    for fold in (1, 2, 3):
+        for number, (dev, hits) in enumerate(((0.7, 9), (0.9, 4), (0.8, 10))):
+            folder = write_run(tmp_path / f"{fold}-{number}", fold, hits)
+            write_metrics(folder, {"val/accuracy": Score(dev, dev, dev, 10), "val/wer": ACCURACY})
+            runs.append(read_run(folder))
+    chosen = best_of_each_fold(runs)
+    assert [run.folder.name for run in chosen] == ["1-1", "2-1", "3-1"]
+    assert summarise_folds(chosen).pooled["test/accuracy"].value == 0.4
+    assert best_of_each_fold(chosen) == chosen
+    blind = [read_run(write_run(tmp_path / f"blind {n}", 1, 5)) for n in range(2)]
+    with pytest.raises(UserError, match=r"no validation score .*data\.validation_fold=next"):
+        best_of_each_fold(blind)

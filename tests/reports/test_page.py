@@ -6,8 +6,7 @@ import base64
 import io
 import json
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -278,23 +277,21 @@ def test_charts_place_points_and_escape_names() -> None:
     assert 'class="line best"' in lines[lines.rindex("<polyline") :]
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """A Chromium without a window; the test skips where there is none."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if binary is None:
-        pytest.skip("there is no Chromium")
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=binary, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+# Whatever a keyboard or a screen reader does not get to: what scrolls and takes no focus, what has no name.
+UNREACHED = """[...document.querySelectorAll("*")].filter((e) => {
+  const scrolls = e.scrollWidth > e.clientWidth && ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+  const name = e.getAttribute("aria-label") || e.textContent.trim() || (e.labels && e.labels.length);
+  if (scrolls && e.tabIndex < 0) return true;
+  if (["BUTTON", "SELECT", "INPUT", "AUDIO"].includes(e.tagName)) return !name;
+  if (e.tagName == "IMG") return !e.alt;
+  return e.tagName == "svg" && !e.getAttribute("aria-label") && !e.querySelector("title");
+}).map((e) => e.outerHTML.slice(0, 200))"""
 
 
-def test_page_in_a_browser(run: Path, browser: Any) -> None:
+def test_page_in_a_browser(run: Path, chromium: Callable[..., Any]) -> None:
     """Filters by keyboard, keeps marks over a reload, exports them, asks for nothing, fits a phone."""
     url = write_run_report(run, noise, clips=8).as_uri()
-    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark")
+    context = chromium().new_context(viewport={"width": 360, "height": 740}, color_scheme="dark")
     tab = context.new_page()
     asked: list[str] = []
     problems: list[str] = []
@@ -303,6 +300,7 @@ def test_page_in_a_browser(run: Path, browser: Any) -> None:
     tab.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
     tab.goto(url)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert tab.evaluate(UNREACHED) == []
     dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     tab.locator("#theme").press("Enter")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") != dark

@@ -202,3 +202,13 @@ def test_a_terminal_that_can_encode_little_gets_plain_characters() -> None:
         "| mean | 96.8 +- 2.7 |",
         "+--------------------+",
     ]
+
+
+def test_the_path_of_the_page_is_a_link_where_a_terminal_shows_links(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("")
+    content = {"scores": {}}
+    for terminal_too in (True, False):
+        out = io.StringIO()
+        print_report(tmp_path, content, Console(file=out, width=80, force_terminal=terminal_too))
+        assert ((tmp_path / "report.html").as_uri() in out.getvalue()) == terminal_too
+        assert str(tmp_path / "report.html") in out.getvalue()

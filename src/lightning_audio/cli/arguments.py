@@ -16,6 +16,8 @@ PROGRAMS = {
     "evaluate": "scores a run again",
     "predict": "says what a run hears in audio files",
     "export": "writes a run as one file that answers without torch",
+    "card": "writes a folder for a model hub: weights, configuration and a model card",
+    "demo": "opens a page on this machine in which a run hears files and the microphone",
     "serve": "answers over HTTP and WebSocket with what export wrote",
     "embed": "writes embeddings of audio files, and which are alike",
     "folds": "cross-validation over the folds of a corpus",
@@ -183,6 +185,32 @@ def export(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+def card(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, the new folder, licences, and where it is published if at all."""
+    parser = _parser("card")
+    parser.add_argument("run", type=Path, help="folder of a run that has ended")
+    parser.add_argument("folder", type=Path, help="that is written; a new or an empty one")
+    parser.add_argument("--licence", help="of the weights, as hubs name it: cc-by-4.0 [none stated]")
+    parser.add_argument("--data-licence", help="of the data [that of the corpus, where it is known]")
+    what = "publish it on the Hugging Face hub, private at first (extra hub, and its own login)"
+    parser.add_argument("--push", metavar="OWNER/NAME", help=what)
+    add_allow(parser)
+    return parser.parse_args(argv)
+
+
+def demo(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The run, where its page is, and what it takes."""
+    parser = _parser("demo")
+    parser.set_defaults(audio=[])
+    parser.add_argument("run", help="as for predict: a run folder, one of several, or an .onnx file")
+    parser.add_argument("--port", type=int, help="of the page, on this machine alone [from 7860 on]")
+    parser.add_argument("--max-seconds", type=float, default=600.0, help="of a recording [600]")
+    parser.add_argument("--max-megabytes", type=float, default=50.0, help="of a file [50]")
+    parser.add_argument("--examples", type=int, default=6, help="clips of the run's own data to try [6]")
+    add_loading(parser)
+    return parser.parse_args(argv)
+
+
 def serve(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The model, where it listens, and what it takes at most."""
     parser = _parser("serve")
@@ -243,6 +271,13 @@ def report(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--test", action="store_true", help="show clips of the test, which then is one no more"
     )
+    parser.add_argument(
+        "--explain",
+        type=int,
+        default=0,
+        metavar="N",
+        help="show what the answers to the first N clips hang on",
+    )
     add_allow(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -252,6 +287,7 @@ def explore(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("explore")
     _add_corpus(parser)
     parser.add_argument("--output", type=Path, help="the page [explore_CORPUS.html in paths.logs]")
+    parser.add_argument("--encoder", help="find near-duplicates by it, as for embed [by their spectra]")
     _add_page(parser)
     return _with_config_dir(parser.parse_intermixed_args(argv))
 
@@ -346,11 +382,7 @@ def shard(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.
 READERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
-    reader.__name__: reader
-    for reader in (
-        *(evaluate, predict, export, serve, embed, report, explore, compare, align, ngram, check),
-        shard,
-    )
+    name: globals()[name] for name in PROGRAMS if name not in OVERRIDDEN
 }
 
 

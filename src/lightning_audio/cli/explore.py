@@ -2,6 +2,7 @@
 
 lightning-audio explore experiment=esc10_cnn2d
 lightning-audio explore data=audio_folder data.root=recordings --output recordings.html
+lightning-audio explore data=audio_folder data.root=recordings --encoder yamnet   (near-duplicates by it)
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lightning_audio import config
 from lightning_audio.cli import arguments
 from lightning_audio.cli.check import check
+from lightning_audio.data.decode import resample
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
-from lightning_audio.reports.html.corpus import write_corpus_page
+from lightning_audio.reports.html.corpus import Embed, write_corpus_page
 
 
 @cli_errors
@@ -26,8 +30,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("One corpus is looked at at a time: give every option one value.")
     refuse_output(options.output)
     report = check(cfg)
+    embed = embedder_of(options.encoder) if options.encoder else None
     page = options.output or Path(cfg.paths.logs) / f"explore_{report['corpus']}.html"
-    print(f"Page: {write_corpus_page(page, report, options.clips, options.megabytes, cfg.seed)}")
+    written = write_corpus_page(page, report, options.clips, options.megabytes, cfg.seed, embed)
+    print(f"Page: {written}")
+
+
+def embedder_of(encoder: str) -> Embed:
+    """What near-duplicates are found by: an encoder as `embed` takes it."""
+    from lightning_audio.cli.embed import embedder
+    from lightning_audio.inference.embeddings import embeddings
+
+    embed, rate, device = embedder(encoder, "cpu", ())
+
+    def vector(samples: np.ndarray, source_rate: int) -> np.ndarray:
+        ((_, _, found),) = embeddings(embed, [("", resample(samples, source_rate, rate))], rate, device)
+        return found
+
+    return vector
 
 
 if __name__ == "__main__":

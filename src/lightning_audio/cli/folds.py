@@ -2,6 +2,7 @@
 
 lightning-audio folds experiment=esc10_cnn2d
 lightning-audio folds experiment=esc10_cnn2d resume=latest
+lightning-audio folds experiment=esc10_cnn2d data.validation_fold=next optimizer.lr=1e-3,2e-3   (nested)
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from lightning_audio import build, config
 from lightning_audio.cli.train import launch
 from lightning_audio.errors import UserError, cli_errors, outlive_terminal
 from lightning_audio.reports import sweep
-from lightning_audio.reports.cross_validation import print_fold_report, summarise_folds, write_fold_report
+from lightning_audio.reports.cross_validation import (
+    best_of_each_fold,
+    print_fold_report,
+    summarise_folds,
+    write_fold_report,
+)
 from lightning_audio.reports.html.several import write_folds
 from lightning_audio.reports.results import read_run
 
@@ -21,8 +27,10 @@ from lightning_audio.reports.results import read_run
 def cross_validate(arguments: Sequence[str]) -> None:
     """Runs all folds of the corpus as a multirun, then writes and prints folds.md and folds.json.
 
+    Where options vary as well, each fold is tested with the run that is best on its validation fold.
+
     Raises:
-        UserError: the corpus has no folds, a run failed, or other options vary as well.
+        UserError: the corpus has no folds, a run failed, or other options vary without a validation fold.
     """
     cfg = config.compose_config(arguments)
     folds = build.corpus(cfg).folds
@@ -31,14 +39,22 @@ def cross_validate(arguments: Sequence[str]) -> None:
             f"{cfg.data._target_} has no folds: use `train`, a corpus that has them, or data.num_folds=5 of "
             "your own recordings."
         )
-    if config.is_sweep(arguments):
-        raise UserError("Folds are what varies here: give every other option one value, or use `train -m`.")
+    nested = config.is_sweep(arguments)
+    if nested and cfg.data.get("validation_fold") is None:
+        raise UserError(
+            "Folds are what varies here: give every other option one value, use `train -m`, or choose among "
+            "the values for each fold by data.validation_fold=next."
+        )
     folder = launch(["-m", *arguments, f"data.fold={','.join(map(str, folds))}"])
     if folder is None:  # something was shown instead
         return
-    summary = summarise_folds([read_run(one) for one in sweep.run_folders(folder)], build.metrics(cfg))
+    runs = best_of_each_fold([read_run(one) for one in sweep.run_folders(folder)])
+    summary = summarise_folds(runs, build.metrics(cfg))
     write_fold_report(folder, summary)
     print_fold_report(summary)
+    for run in summary.runs if nested else ():
+        told = " ".join(f"{key}={value}" for key, value in run.overrides.items() if key != "data.fold")
+        print(f"Fold {run.data['fold']}, chosen on its validation fold: {told}")
     if cfg.report:
         print(f"Report: {write_folds(folder, summary)}")
     print(f"Folder: {folder}")

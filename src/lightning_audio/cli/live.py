@@ -21,8 +21,7 @@ def listen(task: Any, options: argparse.Namespace, rules: Mapping[str, Any]) -> 
     """Prints what is detected in a stream by these rules, as soon as it is heard, until the stream ends."""
     rate = task.sample_rate if options.rate is None else options.rate
     stream = stream_of(task)
-    own: Any = getattr(stream, "detector", None) or getattr(task, "detector", None)
-    detector = own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
+    detector = detector_of(task, stream, **rules)
 
     def tell(scores: Any) -> None:
         for detection in detector.push(scores):
@@ -80,6 +79,12 @@ def raw_source(audio: Sequence[str]) -> contextlib.AbstractContextManager[Binary
             "Nothing is piped in: try `arecord -t raw -f S16_LE -r RATE | ... --stream --rate RATE`."
         )
     return contextlib.nullcontext(sys.stdin.buffer)
+
+
+def detector_of(task: Any, stream: Any, **rules: Any) -> Detector:
+    """What finds events in the scores of a stream: by the rules of the task, if any, but for those given."""
+    own = getattr(stream, "detector", None) or getattr(task, "detector", None)
+    return own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
 
 
 def stream_of(task: Any) -> Any:

@@ -1,7 +1,7 @@
 """Writes report.html anew: of a run, of folds or a sweep, or of two runs side by side.
 
 lightning-audio report logs/demo/2026-01-31_12-00-00_a1b2
-lightning-audio report RUN --target 0.95 --clips 100
+lightning-audio report RUN --target 0.95 --clips 100 --explain 20
 lightning-audio report RUN OTHER        (which clips flip)
 lightning-audio report SWEEP_FOLDER
 """
@@ -19,6 +19,7 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.html.clips import Sound, sounds_of
+from lightning_audio.reports.html.occlusion import explainer
 from lightning_audio.reports.html.run import write_run_report
 from lightning_audio.reports.html.several import write_comparison, write_folds, write_sweep
 from lightning_audio.reports.results import changed_results, predictions_file, read_metrics, write_metrics
@@ -60,25 +61,28 @@ def report(run: Path, options: argparse.Namespace) -> Path:
     """The page of one run; scores of training and validation clips that it does not have yet are added."""
     if problem := changed_results(run):
         raise UserError(problem)
-    data = _data(run, options.allow)
+    data = data_of(run, options.allow)
     if data:
         _add_missing_splits(run, data, options.allow)
     sound = sounds_of(data) if data else None
-    return write_run_report(run, sound, options.clips, options.megabytes, options.target, options.test)
+    explain = (explainer(load(run, allow=options.allow)) if options.explain else None), options.explain
+    return write_run_report(
+        run, sound, options.clips, options.megabytes, options.target, options.test, explain
+    )
 
 
-def _data(run: Path, allow: Sequence[str]) -> AudioDataModule | None:
-    """The data of a run; None, told, where they are not to be had any more."""
+def data_of(run: Path, allow: Sequence[str], without: str = "a page without sound") -> AudioDataModule | None:
+    """The data of a run; None, and told what follows, where they are not to be had any more."""
     try:
         cfg = saved_config.saved_config(run, allow)
         return build.prepared(cfg, load(run, allow=allow).description["facts"])
     except UserError as error:
-        print(f"warning: a page without sound: {error}")
+        print(f"warning: {without}: {error}")
         return None
 
 
 def _sound(run: Path, options: argparse.Namespace) -> Sound | None:
-    data = _data(run, options.allow)
+    data = data_of(run, options.allow)
     return sounds_of(data) if data else None
 
 

@@ -47,6 +47,33 @@ def without_tested_groups(clips: Sequence[Clip]) -> list[Clip]:
     ]
 
 
+def validate_by_fold(clips: Sequence[Clip], fold: int | str, test_fold: int) -> list[Clip]:
+    """The training clips of one fold become validation; those that others have of its groups are in no split.
+
+    Args:
+        clips: with their splits; the test fold is `test`.
+        fold: its number; or `next`: the one behind the test fold, so that every fold has its turn.
+        test_fold: the fold that is tested.
+
+    Raises:
+        UserError: there is no such fold, or it is the test fold.
+    """
+    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
+    if fold == "next" and test_fold in folds:
+        fold = folds[(folds.index(test_fold) + 1) % len(folds)]
+    if fold not in folds or fold == test_fold:
+        others = [number for number in folds if number != test_fold]
+        mend = f"set it to `next` or one of {others}" if others else "there are none: set it to null"
+        raise UserError(f"data.validation_fold={fold} is no fold beside test fold {test_fold}: {mend}.")
+    moved = [
+        replace(clip, split="val") if clip.split == "train" and clip.fold == fold else clip for clip in clips
+    ]
+    held = {clip.group for clip in moved if clip.split == "val"} - {None}
+    return [
+        replace(clip, split=None) if clip.split == "train" and clip.group in held else clip for clip in moved
+    ]
+
+
 def hold_out(
     clips: Sequence[Clip], share: float, seed: int, into: str = "val", root: str | Path = ""
 ) -> list[Clip]:

@@ -16,7 +16,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.io import terminal, to_json, write_atomically
 from lightning_audio.metrics.base import Metric, Predictions, metrics_of, scores
 from lightning_audio.metrics.classification import ClassPredictions, confusion_matrix, per_class
-from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.intervals import Score, direction
 from lightning_audio.metrics.multilabel import LabelPredictions, per_label
 from lightning_audio.metrics.transcripts import Transcripts, per_group
 from lightning_audio.reports.plots import plot_confusion, plot_labels
@@ -157,6 +157,30 @@ def _common_labels(runs: Sequence[RunResult]) -> list[str]:
                 f"{min(unknown)!r}: evaluate the run again."
             )
     return labels
+
+
+def best_of_each_fold(runs: Sequence[RunResult]) -> list[RunResult]:
+    """Of several runs of a fold the one that is best by its first validation score, of one run that itself.
+
+    So settings are chosen anew for every test fold, on clips that it does not hold (nested cross-validation:
+    Varma and Simon 2006, "Bias in error estimation when using cross-validation for model selection").
+
+    Raises:
+        UserError: a run that is one of several has no validation score.
+    """
+    groups: dict[object, list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault(run.data.get("fold"), []).append(run)
+
+    def rank(run: RunResult) -> float:
+        name = next((name for name in run.scores if name.startswith("val/")), None)
+        if name is None:
+            raise UserError(
+                f"{run.folder} has no validation score to be chosen by: set data.validation_fold=next."
+            )
+        return run.scores[name].value * (1 if direction(name, run.scores[name]) == "max" else -1)
+
+    return [max(own, key=rank) if len(own) > 1 else own[0] for own in groups.values()]
 
 
 def check_folds(runs: Sequence[RunResult]) -> None:

@@ -20,6 +20,7 @@ from lightning_audio.io import write_atomically
 
 COUNTS_UP_TO = 15  # classes: above, the numbers no longer fit their cells
 LARGEST_INCHES = 30.0
+LEGIBLE_WORDS = 30  # beside one another
 
 
 def confusion_figure(confusion: ArrayLike, labels: Sequence[str]) -> Figure:
@@ -195,6 +196,63 @@ def plane_figure(points: ArrayLike, groups: Sequence[str]) -> Figure:
         for text in legend.get_texts():
             text.set_parse_math(False)
     return figure
+
+
+def recording_figure(
+    features: ArrayLike, seconds: float, rows: Sequence[tuple[float, float, str, float]], spoken: bool
+) -> Figure:
+    """The features `(F, T)` of a recording, and below it on the same axis what is heard when.
+
+    Args:
+        rows: start and end in seconds, label or word, score.
+        spoken: whether they are words, which follow one another; labels have a line each, those first that
+            are heard the longest.
+    """
+    lengths: dict[str, float] = {}
+    for start, end, name, _ in rows:
+        lengths["" if spoken else name] = lengths.get(name, 0.0) + end - start
+    names = sorted(lengths, key=lambda name: -lengths[name])[:COUNTS_UP_TO]
+    below = 0.0 if not rows else 0.5 if spoken else 0.3 + 0.22 * len(names)
+    figure = Figure(figsize=(8, 2.6 + below), layout="constrained")
+    FigureCanvasAgg(figure)
+    pictures = figure.subplots(
+        2 if rows else 1, squeeze=False, sharex=True, height_ratios=[2.2, below][: 1 + bool(rows)]
+    )
+    draw_features(pictures[0, 0], features, seconds)
+    pictures[0, 0].set_ylabel("mel band")
+    if rows:
+        axes = pictures[1, 0]
+        for start, end, name, score in rows:
+            if not spoken and name not in names:
+                continue
+            line, shade = (0 if spoken else names.index(name)), 0.25 + 0.6 * min(max(score, 0.0), 1.0)
+            axes.barh(
+                line,
+                end - start,
+                left=start,
+                height=0.8,
+                color=f"C{line % 10}",
+                alpha=shade,
+                edgecolor="black",
+            )
+            if spoken and len(rows) <= LEGIBLE_WORDS:
+                middle = (start + end) / 2
+                axes.text(middle, 0, name, ha="center", va="center", fontsize=8, parse_math=False)
+        if spoken:
+            axes.set_yticks([])
+        else:
+            axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    pictures[-1, 0].set_xlabel("seconds")
+    pictures[-1, 0].set_xlim(0, seconds)
+    return figure
+
+
+def rgb(figure: Figure) -> NDArray[np.uint8]:
+    """A figure as a picture `(H, W, 3)`."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def write_png(figure: Figure, path: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
 
 from lightning_audio.config.trust import read_yaml
 from lightning_audio.data.quarantine import QUARANTINE
@@ -271,4 +273,6 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
         )
     console.print(f"Run folder: {run_folder}", soft_wrap=True, markup=False, highlight=False)
     if (run_folder / PAGE).is_file():
-        console.print(f"Report: {run_folder / PAGE}", soft_wrap=True, markup=False, highlight=False)
+        page = run_folder / PAGE
+        told = Text.assemble("Report: ", (str(page), Style(link=page.absolute().as_uri())))  # can be clicked
+        console.print(told, soft_wrap=True, highlight=False)

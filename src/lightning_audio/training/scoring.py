@@ -15,6 +15,8 @@ from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.results import predictions_file, write_predictions
 from lightning_audio.tasks.base import AudioTask
 
+LEAST = 100  # training clips that are scored, where there are so many: a score of fewer says little
+
 
 def in_place_of(stage: str, data: AudioDataModule, split: str, most: int | None = None) -> AudioDataModule:
     """The same data whose `stage` (val or test) is made of the clips of another split.
@@ -48,11 +50,12 @@ def score_split(
 ) -> dict[str, Score]:
     """Scores of the clips of a split as validation scores them, without augmentation, and their predictions.
 
-    With `most`, of so many clips, and no more than validation, or else the test, has. No logger hears of
-    them: it would take them for those of validation.
+    With `most`, of so many clips at most: half of what validation, or else the test, has, and 100 or all
+    where that is less. No logger hears of them: it would take them for those of validation.
     """
     if most is not None:
-        most = min(most, len(data.splits["val" if data.has_validation else "test"]))
+        other = len(data.splits["val" if data.has_validation else "test"])
+        most = min(most, other, max(other // 2, LEAST))
     if most == 0 or not trainer.limit_val_batches:
         return {}
     view, loggers = in_place_of("val", data, split, most), trainer.loggers

@@ -14,7 +14,7 @@ import numpy as np
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.data.download import Release
-from lightning_audio.data.splits import deal_out
+from lightning_audio.data.splits import deal_out, validate_by_fold
 from lightning_audio.errors import UserError
 
 
@@ -32,10 +32,12 @@ class Corpus(ABC):
     """
 
     title: str = ""  # its name, as errors tell it
+    licence: str = ""  # that of its audio, as its release says it
     release: Release | None = None
     labels: tuple[str, ...] = ()
     folds: tuple[int, ...] = ()
     fold: int = 0  # the test fold, where there are folds
+    validation_fold: int | str | None = None  # the fold that is validation: data.validation_fold, by build.py
     # What every word of its transcripts is scored as, where that is not the word itself; "" for nothing.
     scored_as: Mapping[str, str] = {}
 
@@ -83,11 +85,15 @@ class Corpus(ABC):
         return deal_out(clips, share, seed)
 
     def with_validation(self, clips: list[Clip], val_fraction: float, seed: int) -> list[Clip]:
-        """The clips with a share of those of training moved to val, where there is none.
+        """The clips with a share of those of training moved to val, where there is none; or a whole fold.
 
         Raises:
-            UserError: the share is less than any group of clips.
+            UserError: the share is less than any group of clips; or there is no such fold beside the test.
         """
+        if self.validation_fold is not None:
+            if val_fraction:
+                raise UserError("data.validation_fold and loader.val_fraction both hold out: leave one out.")
+            return validate_by_fold(clips, self.validation_fold, self.fold)
         if not val_fraction or any(clip.split == "val" for clip in clips):
             return clips
         clips = self.draw_validation(clips, val_fraction, seed)

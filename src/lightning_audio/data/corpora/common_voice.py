@@ -30,6 +30,7 @@ class CommonVoice(SpeechCorpus):
     """
 
     title = "Common Voice"
+    licence = "CC0 1.0"
 
     def __init__(
         self,

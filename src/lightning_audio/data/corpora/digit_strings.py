@@ -79,6 +79,8 @@ class DigitStrings(MadeUtterances, SpokenDigits):
     labels = ()
     written_rate = RATE
 
+    licence = SpokenDigits.licence
+
     def __init__(
         self,
         root: str,

@@ -46,6 +46,7 @@ class ESC50(Corpus):
         UserError: there is no such subset or fold.
     """
 
+    licence = "CC BY-NC 3.0; of the ESC-10 clips CC BY 3.0"
     folds = (1, 2, 3, 4, 5)
 
     def __init__(

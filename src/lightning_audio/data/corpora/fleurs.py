@@ -31,6 +31,7 @@ class Fleurs(SpeechCorpus):
     """
 
     title = "FLEURS"
+    licence = "CC BY 4.0"
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class FSD50K(Corpus):
     """
 
     title = "FSD50K"
+    licence = "CC BY 4.0 of the set; each clip has one of its own"
 
     def __init__(self, root: str, cache: str, sample_rate: int = 22050) -> None:
         super().__init__(root, cache, sample_rate)

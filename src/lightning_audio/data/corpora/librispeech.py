@@ -62,6 +62,7 @@ class LibriSpeech(SpeechCorpus):
     """
 
     title = "LibriSpeech"
+    licence = "CC BY 4.0"
 
     def __init__(
         self,

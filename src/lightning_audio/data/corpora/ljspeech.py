@@ -31,6 +31,7 @@ class LJSpeech(SpeechCorpus):
     """
 
     title = "LJ Speech"
+    licence = "public domain"
     release = Release(
         "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2",
         "be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5",

@@ -25,6 +25,7 @@ class MultilingualLibriSpeech(SpeechCorpus):
     """
 
     title = "Multilingual LibriSpeech"
+    licence = "CC BY 4.0"
 
     def __init__(
         self,

@@ -86,6 +86,8 @@ class SpeechCommands(Corpus):
         UserError: an option is none of those that there are.
     """
 
+    licence = "CC BY 4.0"
+
     def __init__(
         self,
         root: str,

@@ -38,6 +38,8 @@ class SpokenDigits(Corpus):
 
     labels = tuple(map(str, range(10)))
 
+    licence = "CC BY-SA 4.0"
+
     def __init__(
         self,
         root: str,

@@ -46,6 +46,7 @@ class MadeCorpus(Corpus):
     A subclass names the `kind` of its folder, says what the files are `made_of`, and how to `write` them.
     """
 
+    licence = "made by this project, free of rights"
     kind: str
 
     @abstractmethod

@@ -28,6 +28,7 @@ class TedLium3(SpeechCorpus):
     """
 
     title = "TED-LIUM 3"
+    licence = "CC BY-NC-ND 3.0"
 
     def __init__(self, root: str, cache: str, sample_rate: int = 16000) -> None:
         super().__init__(root, cache, sample_rate)

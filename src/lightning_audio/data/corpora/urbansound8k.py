@@ -33,6 +33,7 @@ class UrbanSound8K(Corpus):
     """
 
     title = "UrbanSound8K"
+    licence = "CC BY-NC 3.0"
     folds = tuple(range(1, 11))
 
     def __init__(self, root: str, cache: str, sample_rate: int = 22050, fold: int = 1) -> None:

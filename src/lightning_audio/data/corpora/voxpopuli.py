@@ -30,6 +30,7 @@ class VoxPopuli(SpeechCorpus):
     """
 
     title = "VoxPopuli"
+    licence = "CC0 1.0"
 
     def __init__(
         self,

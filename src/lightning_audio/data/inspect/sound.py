@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,7 @@ FRAME_SECONDS = 0.02
 FLOOR_DB = -100.0  # of 16 bits
 QUIET_DB = -60.0  # a frame below it is silence
 SPECTRUM = 1024  # samples of a Fourier transform
+BAND_SECONDS, BANDS, COLUMNS = 0.064, 24, 64  # of a fingerprint: its frames, and its values
 EDGE_DB = -75.0  # below the peak of the spectrum: what lies there was cut off, or never recorded
 
 
@@ -45,6 +47,38 @@ def measure(samples: np.ndarray, rate: int) -> Sound:
         silence=float((power < 10 ** (QUIET_DB / 10)).mean()),
         bandwidth=_bandwidth(waveform, rate),
     )
+
+
+def fingerprint(samples: np.ndarray, rate: int) -> np.ndarray:
+    """A vector `(D,)` of length 1 for int16 samples `(T,)`: two that were cut from one recording are alike.
+
+    It says how the level of each band, from 100 to 3,600 Hz, comes and goes over the clip. Another level,
+    codec, rate or equaliser changes it little; two rains, which are steady, have nothing in common by it.
+    """
+    size = max(round(BAND_SECONDS * rate), 16)
+    waveform = np.pad(samples.astype(np.float32), (0, max(size - len(samples), 0)))
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, size)[:: size // 2]
+    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(size).astype(np.float32))))
+    edges = np.geomspace(100.0, 3600.0, BANDS + 1) / rate * size
+    lines = np.clip(np.round(edges).astype(int), 1, power.shape[1] - 1)
+    bands = np.stack([power[:, a : max(b, a + 1)].mean(1) for a, b in pairwise(lines)])
+    levels = 10 * np.log10(np.maximum(bands, bands.max() * 1e-6 + 1e-12))
+    places = np.linspace(0, levels.shape[1] - 1, COLUMNS)
+    levels = np.stack([np.interp(places, np.arange(len(band)), band) for band in levels])
+    changes = (levels - levels.mean(1, keepdims=True)).ravel()
+    return (changes / max(float(np.linalg.norm(changes)), 1e-9)).astype(np.float32)
+
+
+def alike(vectors: np.ndarray, least: float) -> list[tuple[int, int, float]]:
+    """`(one, other, cosine)` of those pairs of `(N, D)` that are at least so much alike, the likest first."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    found = [
+        (row, row + 1 + int(other), float(cosines[other]))
+        for row in range(len(unit) - 1)
+        for cosines in [unit[row + 1 :] @ unit[row]]
+        for other in np.flatnonzero(cosines >= least)
+    ]
+    return sorted(found, key=lambda pair: -pair[2])
 
 
 def _db(power: float) -> float:

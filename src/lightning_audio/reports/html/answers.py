@@ -66,9 +66,14 @@ def loss_of(row: Row) -> float:
 
 
 def doubts(rows: Rows, labels: Sequence[str]) -> dict[str, str]:
-    """By the id of a clip what its label should perhaps be, the likeliest first: `cat`, `cat missing`."""
+    """By the id of a clip what its label should perhaps be, the likeliest first: `cat`, `cat missing`.
+
+    A network that is wrong more often than right vouches for none.
+    """
     predictions = predictions_of(rows, labels)
     if isinstance(predictions, ClassPredictions):
+        if np.mean(predictions.hits) < 0.5:
+            return {}
         assert predictions.scores is not None
         found = label_errors(predictions.scores, predictions.targets)
         return {rows[clip]["id"]: labels[other] for clip, other in found}
@@ -86,7 +91,7 @@ def card(name: str, split: str, reference: str, hypothesis: str | None, **more: 
     """A clip as the templates show it; without a hypothesis nothing was said of it."""
     wrong = hypothesis is not None and reference != hypothesis
     known = {"id": name, "split": split, "reference": reference, "hypothesis": hypothesis, "wrong": wrong}
-    texts = dict.fromkeys(("loss", "problem", "group", "doubt", "audio", "picture"), "")
+    texts = dict.fromkeys(("loss", "problem", "group", "doubt", "audio", "picture", "why", "reason"), "")
     return {**known, **texts, "scores": [], "pairs": [], "tags": [], **more}
 
 

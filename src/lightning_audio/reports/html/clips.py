@@ -53,7 +53,12 @@ class Shelf:
         sound: gives their samples; None: there are none.
         room: bytes of all clips together.
         compress: Vorbis, up to 16 kHz, in place of FLAC.
+
+    Of the next `explained` clips `explain` gives a picture of what the answer hangs on, and words.
     """
+
+    explain: Callable[[Samples, int], tuple[str, str]] | None = None
+    explained = 0
 
     def __init__(self, sound: Sound | None, room: float, compress: bool = False) -> None:
         self.sound, self.room, self.compress = sound, room, compress
@@ -68,12 +73,18 @@ class Shelf:
         return cls(sound, room, compress=bool(sizes) and float(np.mean(sizes)) * len(clips) > room)
 
     def take(self, split: str, name: str) -> dict[str, str]:
-        """`audio` and `picture` as data URIs; nothing where the clip is not to be had or there is no room."""
+        """`audio` and `picture` as data URIs; nothing where the clip is not to be had or there is no room.
+
+        With them, of clips that are explained, the picture `why` and what it shows, `reason`.
+        """
         found = self.sound(split, name) if self.sound and self.room > 0 else None
         if found is None or not len(found[0]):
             return {}
         samples, rate = found[0][: int(LONGEST * found[1])], found[1]
         made = {"audio": audio_uri(samples, rate, self.compress), "picture": picture_uri(samples, rate)}
+        if self.explain and self.explained > 0:
+            self.explained -= 1
+            made["why"], made["reason"] = self.explain(samples, rate)
         size = sum(map(len, made.values()))
         self.room -= size  # the first one that does not fit is the last that is made
         return made if self.room >= 0 else {}
@@ -94,18 +105,23 @@ def audio_uri(samples: Samples, rate: int, compress: bool = False) -> str:
 
 def picture_uri(samples: Samples, rate: int) -> str:
     """The log-mel of samples `(T,)`, 80 dB of it, as a PNG in a data URI."""
-    with torch.no_grad():
-        waveform = torch.from_numpy(samples.astype(np.float32) / INT16_SCALE)[None]
-        log_mel, _ = _log_mel(rate)(waveform, torch.tensor([len(samples)]))
-        if log_mel.shape[-1] > COLUMNS:
-            log_mel = torch.nn.functional.adaptive_max_pool1d(log_mel, COLUMNS)
-    shade = ((log_mel[0] - log_mel.max()) / 80.0 + 1).clamp(0, 1).mul(255).to(torch.uint8)
-    image = Image.fromarray(shade.flip(0).numpy(), mode="L")
+    shade = ((log_mel_of(samples, rate, COLUMNS) / 80.0 + 1) * 255).astype(np.uint8)
+    image = Image.fromarray(shade[::-1].copy(), mode="L")
     image = image.convert("P") if image.mode != "L" else image
     image.putpalette(_palette())
     content = io.BytesIO()
     image.save(content, format="PNG")
     return _uri("image/png", content.getvalue())
+
+
+@torch.no_grad()
+def log_mel_of(samples: Samples, rate: int, columns: int) -> np.ndarray:
+    """The log-mel `(F, T)` of samples, in dB from its maximum down to -80, in at most so many columns."""
+    waveform = torch.from_numpy(samples.astype(np.float32) / INT16_SCALE)[None]
+    log_mel, _ = _log_mel(rate)(waveform, torch.tensor([len(samples)]))
+    if log_mel.shape[-1] > columns:
+        log_mel = torch.nn.functional.adaptive_max_pool1d(log_mel, columns)
+    return (log_mel[0] - log_mel.max()).clamp(-80, 0).numpy()
 
 
 @cache

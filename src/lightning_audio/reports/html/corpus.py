@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from lightning_audio.data.audio_file import AudioError
 from lightning_audio.data.clip import visible
 from lightning_audio.data.decode import decode
-from lightning_audio.data.inspect.sound import Sound, measure
+from lightning_audio.data.inspect.sound import Sound, alike, fingerprint, measure
 from lightning_audio.data.threads import in_threads
 from lightning_audio.errors import counted
 from lightning_audio.reports.html import answers
@@ -23,13 +24,20 @@ from lightning_audio.reports.html.several import Section, section
 MEASURED = 1000  # clips whose sound is measured
 NARROW = 0.75  # of half the file's rate: a clip that reaches no higher is narrow
 SHOWN = 20  # items of a finding
+LIKE, EMBEDDED = 0.85, 0.98  # cosine of near-duplicates, at least: of fingerprints, and by an encoder
 WORDS = 20  # most frequent ones that are listed
 
 Row = Mapping[str, Any]
+Embed = Callable[[np.ndarray, int], np.ndarray]  # int16 samples (T,) and their rate -> (D,)
 
 
 def write_corpus_page(
-    path: Path, report: Row, clips: int = 40, megabytes: float = 15.0, seed: int = 0
+    path: Path,
+    report: Row,
+    clips: int = 40,
+    megabytes: float = 15.0,
+    seed: int = 0,
+    embed: Embed | None = None,
 ) -> Path:
     """Writes a page of what `check` found in a corpus.
 
@@ -39,13 +47,17 @@ def write_corpus_page(
         clips: that can be heard: the ones that stand out, by level, noise and length, then others.
         megabytes: of the page at most.
         seed: draws the clips of a large corpus that are measured.
+        embed: what near-duplicates are found by; by default the `fingerprint` of a clip.
     """
     rows = [row for row in report["clips"] if not row.get("problem")]
     places = np.arange(len(rows))
     if len(rows) > MEASURED:
         places = np.sort(np.random.default_rng(seed).choice(len(rows), MEASURED, replace=False))
     chosen = [rows[place] for place in places.tolist()]
-    heard = [(row, sound) for row, sound in zip(chosen, in_threads(_measured, chosen), strict=True) if sound]
+    measured = zip(chosen, in_threads(partial(_measured, embed=embed or fingerprint), chosen), strict=True)
+    known = [(row, *found) for row, found in measured if found]
+    heard = [(row, sound) for row, sound, _ in known]
+    pairs = alike(np.stack([vector for *_, vector in known]), EMBEDDED if embed else LIKE) if known else []
     grave = sum(finding["grave"] for finding in report["findings"])
     remarks = counted(len(report["findings"]) - grave, "remarks")
     return write_page(
@@ -58,6 +70,7 @@ def write_corpus_page(
             *_findings(report["findings"]),
             *_counts(report),
             _sound(heard, len(rows)),
+            *_near([row for row, _ in heard], pairs),
             *_texts(rows),
         ],
         of_labels=None,
@@ -73,9 +86,40 @@ def _samples(row: Row) -> np.ndarray | None:
         return None
 
 
-def _measured(row: Row) -> Sound | None:
+def _measured(row: Row, embed: Embed) -> tuple[Sound, np.ndarray] | None:
     samples = _samples(row)
-    return measure(samples, row["rate"]) if samples is not None and len(samples) else None
+    if samples is None or not len(samples):
+        return None
+    return measure(samples, row["rate"]), embed(samples, row["rate"])
+
+
+def _near(rows: Sequence[Row], pairs: Sequence[tuple[int, int, float]]) -> list[Section]:
+    """The pairs that are likest; first those on two sides of a split, or labelled otherwise."""
+    if not pairs:
+        return []
+
+    def across(one: Row, other: Row) -> str:
+        sides = {str(row.get("split") or "unused") for row in (one, other)}
+        labels = {", ".join(row.get("labels") or ()) for row in (one, other)}
+        told = [f"{' and '.join(sorted(sides))}" if len(sides) > 1 else ""]
+        return "; ".join(filter(None, [*told, "labels differ" if len(labels) > 1 else ""]))
+
+    table = [
+        {
+            "alike": f"{cosine:.3f}",
+            "clip": rows[a]["id"],
+            "and": rows[b]["id"],
+            "across": across(rows[a], rows[b]),
+        }
+        for a, b, cosine in pairs
+    ]
+    table.sort(key=lambda row: not row["across"])
+    leaks = sum(" and " in row["across"] for row in table)
+    told = (
+        f"{counted(len(pairs), 'pairs')} of clips may be cut from one recording, {leaks} of them on two "
+        "sides of a split: listen, and give those that are a common group."
+    )
+    return [section("Near-duplicates", [told], table[:SHOWN])]
 
 
 def _findings(findings: Sequence[Row]) -> list[Section]:

@@ -16,6 +16,7 @@ from lightning_audio.reports.html.charts import interval_chart, line_chart
 from lightning_audio.reports.html.clips import Shelf, Sound
 from lightning_audio.reports.html.curves import curve_charts, draw_curves, read_curves
 from lightning_audio.reports.html.gaps import NAMES, error_of, gaps_of, verdict
+from lightning_audio.reports.html.occlusion import Explain
 from lightning_audio.reports.html.page import write_page
 from lightning_audio.reports.results import (
     PAGE,
@@ -37,6 +38,7 @@ def write_run_report(
     megabytes: float = 15.0,
     target: float | None = None,
     test: bool = False,
+    explain: tuple[Explain | None, int] = (None, 0),
 ) -> Path:
     """Writes report.html and curves.png into the folder of a run that has its scores.
 
@@ -47,14 +49,14 @@ def write_run_report(
         megabytes: of the page, at most.
         target: the score to reach, as a fraction.
         test: show clips of the test split, too; otherwise those of validation, or without one of training.
+        explain: gives a picture of what an answer hangs on, for so many of the clips.
 
     Raises:
         UserError: a file of the run is missing or broken.
     """
     metrics, config = read_metrics(folder), read_config(folder)
     scores = {name: Score(**score) for name, score in metrics["scores"].items()}
-    files = {split: folder / predictions_file(split) for split in NAMES}
-    rows = {split: read_predictions(file) for split, file in files.items() if file.is_file()}
+    rows = {s: read_predictions(f) for s in NAMES if (f := folder / predictions_file(s)).is_file()}
     draw_curves(folder)
     metric = chosen_metric(config, scores)
     gaps = gaps_of(
@@ -77,7 +79,7 @@ def write_run_report(
         det=_det_chart(folder),
         facts=_facts(folder, metrics),
         config=to_json(config, indent=1),
-        **_answers(rows, (metrics.get("data") or {}).get("labels") or [], sound, clips, megabytes, test),
+        **_answers(rows, metrics, sound, clips, megabytes, test, explain),
     )
 
 
@@ -147,13 +149,15 @@ def _remarks(config: Mapping[str, Any], rows: Mapping[str, Any], test: bool) -> 
 
 def _answers(
     rows: Mapping[str, answers.Rows],
-    labels: list[str],
+    metrics: Mapping[str, Any],
     sound: Sound | None,
     clips: int,
     megabytes: float,
     test: bool,
+    explain: tuple[Explain | None, int] = (None, 0),
 ) -> dict[str, Any]:
     """The split that is counted up (dev, or else the test), and the one whose clips are shown."""
+    labels = (metrics.get("data") or {}).get("labels") or []
     heard = "test" if test and "test" in rows else next((s for s in ("val", "train") if s in rows), None)
     counted = "val" if "val" in rows and not test else "test" if "test" in rows else heard
     content: dict[str, Any] = {"counted": NAMES.get(counted or "", ""), "heard": NAMES.get(heard or "", "")}
@@ -176,6 +180,7 @@ def _answers(
     )
     ranked = sorted(rows[heard], key=answers.loss_of, reverse=True)[:clips]
     shelf = Shelf.for_clips(sound, [(heard, row["id"]) for row in ranked], megabytes)
+    shelf.explain, shelf.explained = explain
     found = answers.cards(rows[heard], heard, shelf, clips, doubts)
     by_id = {card["id"]: card for card in found}
     content["doubted"] = [by_id[name] for name in doubts if name in by_id][: answers.ROWS]

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.comparison import compare_runs, comparison_table, flips_sentence, paired_rows
-from lightning_audio.reports.cross_validation import FoldSummary, summarise_folds
+from lightning_audio.reports.cross_validation import FoldSummary, best_of_each_fold, summarise_folds
 from lightning_audio.reports.html import answers
 from lightning_audio.reports.html.charts import parallel_chart
 from lightning_audio.reports.html.clips import Shelf, Sound
@@ -38,7 +38,7 @@ def section(title: str, text: Sequence[str] = (), rows: Any = (), charts: Sequen
 
 def write_folds(folder: Path, summary: FoldSummary | None = None) -> Path:
     """Writes report.html of all folds: their scores pooled, and what the gap from train to test says."""
-    summary = summary or summarise_folds([read_run(run) for run in run_folders(folder)])
+    summary = summary or summarise_folds(best_of_each_fold([read_run(run) for run in run_folders(folder)]))
     rows = [row for run in summary.runs for row in run.predictions]
     config = read_config(summary.runs[0].folder)
     metric = chosen_metric(config, summary.runs[0].scores)

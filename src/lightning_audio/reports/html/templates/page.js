@@ -13,6 +13,19 @@
   theme.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; store("theme", root.dataset.theme); name(); });
   name();
 
+  // What scrolls sideways can be scrolled by the keyboard.
+  const reach = () => {
+    for (const box of document.querySelectorAll(".scroll, pre")) {
+      if (box.scrollWidth > box.clientWidth) {
+        box.tabIndex = 0;
+        box.setAttribute("role", "region");
+        box.setAttribute("aria-label", "Table, scrolls sideways");
+      } else box.removeAttribute("tabindex");
+    }
+  };
+  reach();
+  addEventListener("resize", reach);
+
   // Which clips are shown: those with a tag that a button asks for, and with the words of the search.
   const clips = [...document.querySelectorAll(".clip")];
   if (!clips.length) return;
