@@ -86,13 +86,17 @@ def uncollected() -> Iterator[None]:
 
 @uncollected()
 def _clips(columns: Mapping[str, Sequence[Any]]) -> list[Clip]:
-    """Made column by column, for a million calls of Clip(...) take three times as long."""
-    clips = list(map(object.__new__, repeat(Clip, len(columns["id"][0]))))
+    rows = len(columns["id"][0])
+    return filled({name: _unpacked(*column, rows) for name, column in columns.items()}, rows)
+
+
+def filled(columns: Mapping[str, Sequence[Any]], rows: int) -> list[Clip]:
+    """Clips, made column by column, for a million calls of Clip(...) take three times as long."""
+    clips = list(map(object.__new__, repeat(Clip, rows)))
     for field in fields(Clip):
-        values, packed = columns[field.name]
-        column = _unpacked(values, packed, len(clips))
-        if len(column) != len(clips):
-            raise ValueError(f"the column {field.name} has {len(column)} rows of {len(clips)}")
+        column = columns[field.name]
+        if len(column) != rows:
+            raise ValueError(f"the column {field.name} has {len(column)} rows of {rows}")
         fill = vars(Clip)[field.name].__set__  # past the dataclass, which is frozen
         deque(map(fill, clips, column), maxlen=0)
     return clips

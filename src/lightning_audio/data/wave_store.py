@@ -80,7 +80,7 @@ class WaveStore(Store):
         clips = sorted(clips, key=attrgetter("id"))
         note = _note_of(clips, sample_rate, cache) if len(clips) >= MANY else None
         folder = _noted(note)
-        later = None if folder is None else Later(partial(_refuse_changed, clips, sample_rate, folder, note))
+        later = Later(partial(_refuse_changed, clips, sample_rate, folder, note)) if folder and note else None
         folder = folder or folder_of(clips, sample_rate, cache)
         build = partial(_build, clips, sample_rate, folder)
         if read_index(folder, SAMPLES) is None:

@@ -103,15 +103,15 @@ def test_labels_come_as_in_a_shuffle_of_all_clips(epoch: int) -> None:
 def test_an_epoch_is_resumed_with_the_next_batch(make: Any, world_size: int) -> None:
     seen: list[int] = []
     for rank in range(world_size):
-        whole = BatchLoader(Plans(), make(rank=rank, world_size=world_size))  # type: ignore[arg-type]
+        whole = BatchLoader(Plans(), make(rank=rank, world_size=world_size))
         whole.sampler.set_epoch(3)
         expected = [*whole]
-        again = BatchLoader(Plans(), make(rank=rank, world_size=world_size))  # type: ignore[arg-type]
+        again = BatchLoader(Plans(), make(rank=rank, world_size=world_size))
         again.sampler.set_epoch(3)
         iterator = iter(again)
         begun = [next(iterator) for _ in range(40)]
         state = again.state_dict()
-        resumed = BatchLoader(Plans(), make(rank=rank, world_size=world_size))  # type: ignore[arg-type]
+        resumed = BatchLoader(Plans(), make(rank=rank, world_size=world_size))
         resumed.load_state_dict(state)
         resumed.sampler.set_epoch(3)
         assert [*begun, *resumed] == expected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import soundfile
 from conftest import write_wav
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.decode import decode
+from lightning_audio.data.decode import AudioError, decode, decode_clips
 from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.shard_set import Index, ShardSet
 from lightning_audio.data.shards.shard_store import ShardStore
@@ -121,13 +121,13 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_shards(
         with pytest.raises(KeyboardInterrupt):
             write(clips, tmp_path / "set")
     decoded: list[str] = []
-    with monkeypatch.context() as patch:
-        import lightning_audio.data.shards.write as writing
 
-        decode_clips = writing.decode_clips
-        patch.setattr(
-            writing, "decode_clips", lambda c, r: (decoded.extend(x.id for x in c), decode_clips(c, r))[1]
-        )
+    def noted(clips: Sequence[Clip], sample_rate: int) -> Iterator[np.ndarray | AudioError]:
+        decoded.extend(clip.id for clip in clips)
+        return decode_clips(clips, sample_rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_audio.data.shards.write.decode_clips", noted)
         write(clips, tmp_path / "set")
     assert content(tmp_path / "set") == content(tmp_path / "whole")
     assert_holds(tmp_path / "set", clips)

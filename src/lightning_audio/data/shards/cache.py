@@ -62,7 +62,7 @@ class ShardCache:
         self,
         storage: Storage,
         names: Sequence[str],
-        sizes: Sequence[int],
+        sizes: np.ndarray,
         digests: Sequence[str],
         folder: Path,
         limit: float,
@@ -217,10 +217,10 @@ class ShardCache:
         deadline = time.monotonic() + PATIENCE
         while True:
             with FileLock(self.folder / "locks" / "room.lock", poll_interval=POLL):
-                if self._make_room(self.sizes[shard], urgent):
+                if self._make_room(int(self.sizes[shard]), urgent):
                     descriptor = os.open(room, os.O_RDWR | os.O_CREAT, 0o644)
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
-                    os.ftruncate(descriptor, self.sizes[shard])
+                    os.ftruncate(descriptor, int(self.sizes[shard]))
                     break
             if not urgent:
                 raise _NoRoom

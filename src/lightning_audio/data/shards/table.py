@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.manifest_cache import uncollected
+from lightning_audio.data.manifest_cache import filled, uncollected
 from lightning_audio.errors import UserError
 
 # Beside the fields of Clip, where its samples are; `reason` says why a clip has none.
@@ -123,11 +124,26 @@ def coded(table: Any, column: str) -> tuple[list[str], np.ndarray]:
 
 @uncollected()
 def clips(table: Any) -> list[Clip]:
-    """The clips of all rows, in their order."""
-    columns = {field.name: table[field.name].to_pylist() for field in fields(Clip)}
-    columns["labels"] = [tuple(labels or ()) for labels in columns["labels"]]
+    """The clips of all rows, in their order; they share the values that they have in common."""
+    columns = {field.name: _values(table[field.name].combine_chunks()) for field in fields(Clip)}
     columns["channel"] = [int(c) if c and c.isdecimal() else c for c in columns["channel"]]
-    return [Clip(*row) for row in zip(*columns.values(), strict=True)]
+    return filled(columns, len(table))
+
+
+def _values(array: Any) -> list[Any]:
+    """Those of a column, each different one once in memory; lists as tuples."""
+    types = pyarrow().types
+    if array.null_count == len(array):
+        return [None] * len(array)
+    if types.is_list(array.type):
+        ends, parts = array.offsets.to_numpy().tolist(), _values(array.values)
+        known: dict[Any, Any] = {}
+        found = (tuple(parts[start:end]) for start, end in pairwise(ends))
+        return [known.setdefault(one, one) for one in found]
+    if not types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    different = [*array.dictionary.to_pylist(), None]
+    return [different[code] for code in array.indices.fill_null(len(different) - 1).to_numpy().tolist()]
 
 
 def rows(table: Any) -> list[Row]:

@@ -157,7 +157,7 @@ def _webdataset(
         folder, _, base = name.rpartition("/")
         key, _, suffix = base.partition(".")
         neighbours[f"{folder}/{key}".lstrip("/")][suffix.lower()] = name
-    found = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for key, members in neighbours.items():
         said: dict[str, Any] = {"id": key}
         if "json" in members:
