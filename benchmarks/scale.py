@@ -187,30 +187,39 @@ def manifest(root: str, count: int, per_file: int) -> dict[str, float]:
 def shards(root: str, count: int) -> dict[str, float]:
     """A set of shards of so many clips, in sparse files."""
     import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet
 
     samples, numbers = round(SECONDS * SAMPLE_RATE), np.arange(count)
     per_shard = 64 * 2**20 // (2 * samples)
     names = [f"made/{number:032x}.int16" for number in range(-(-count // per_shard))]
-    same = {"start": 0.0, "duration": None, "text": None, "fold": None, "channel": None, "reason": None}
+    files = numbers // CLIPS_PER_FILE
+
+    def coded(codes: np.ndarray, values: Sequence[str]) -> Any:
+        return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(values))
+
+    def named(numbers: np.ndarray, text: str) -> Any:
+        return pc.binary_join_element_wise(text, pc.utf8_lpad(pa.array(numbers).cast("string"), 8, "0"), "")
+
     columns = {
-        "id": [f"clip-{number:08d}" for number in range(count)],
-        "path": [f"{number // CLIPS_PER_FILE}.wav" for number in range(count)],
-        "labels": [[LABELS[number % 10]] for number in range(count)],
-        "split": ["test" if number // CLIPS_PER_FILE % 10 == 9 else "train" for number in range(count)],
-        "group": [f"{number // CLIPS_PER_FILE}" for number in range(count)],
-        "shard": [names[number] for number in (numbers // per_shard).tolist()],
+        "id": named(numbers, "clip-"),
+        "path": named(files, "file-"),
+        "start": np.zeros(count),
+        "labels": pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32), coded(numbers % 10, LABELS)),
+        "split": coded((files % 10 == 9).astype(int), ("train", "test")),
+        "group": named(files, ""),
+        "shard": coded(numbers // per_shard, names),
         "offset": numbers % per_shard * 2 * samples,
-        **{"bytes": np.full(count, 2 * samples), "rate": np.full(count, SAMPLE_RATE)},
-        **{"length": np.full(count, samples), "crc32": np.full(count, zlib.crc32(bytes(2 * samples)))},
-        **{name: [value] * count for name, value in same.items()},
+        **{"bytes": np.full(count, 2 * samples), "rate": np.full(count, SAMPLE_RATE, np.int32)},
+        **{"length": np.full(count, samples)},
+        **{"crc32": np.full(count, zlib.crc32(bytes(2 * samples)), np.uint32)},
     }
     schema = table.schema()
+    arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in schema]
     folder = Path(root) / "set" / "made"
     folder.mkdir(parents=True)
     addition = Addition("made", 1, count)
-    pa.parquet.write_table(
-        pa.table({name: columns[name] for name in schema.names}, schema), folder.parent / addition.part(1)
-    )
+    pa.parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), folder.parent / addition.part(1))
     for name in names:
         with (folder.parent / name).open("wb") as file:
             file.truncate(per_shard * 2 * samples)

@@ -89,8 +89,10 @@ class ShardCache:
         finally:
             with self._lock:
                 opened.readers -= 1
+                if self._open.get(shard) is not opened and not opened.readers:
+                    os.close(opened.descriptor)  # it has been discarded
                 self._left[shard] -= min(times, self._left[shard])
-                if not self._left[shard]:
+                if not self._left[shard] and not self.storage.is_local:
                     self._kept.discard(shard)
                     self._close(shard)
                 while len(self._open) > MOST_OPEN and self._close_one():
@@ -116,7 +118,9 @@ class ShardCache:
         if self.storage.is_local:
             return False
         with self._lock:
-            self._close(shard)
+            opened = self._open.pop(shard, None)  # other threads may go on reading it, and find the same
+            if opened and not opened.readers:
+                os.close(opened.descriptor)
         self._path(shard).unlink(missing_ok=True)
         return True
 

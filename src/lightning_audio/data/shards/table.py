@@ -15,6 +15,7 @@ from lightning_audio.data.manifest_cache import filled, uncollected
 from lightning_audio.errors import UserError
 
 # Beside the fields of Clip, where its samples are; `reason` says why a clip has none.
+SAMPLE = 1000  # rows by which it is seen whether a column repeats its values
 PLACE = ("shard", "offset", "bytes", "rate", "length", "crc32", "reason")
 
 
@@ -141,6 +142,9 @@ def _values(array: Any) -> list[Any]:
         found = (tuple(parts[start:end]) for start, end in pairwise(ends))
         return [known.setdefault(one, one) for one in found]
     if not types.is_dictionary(array.type):
+        first = array[:SAMPLE]
+        if len(first.unique()) > len(first) / 2:
+            return array.to_pylist()  # as ids, which have nothing in common
         array = array.dictionary_encode()
     different = [*array.dictionary.to_pylist(), None]
     return [different[code] for code in array.indices.fill_null(len(different) - 1).to_numpy().tolist()]
