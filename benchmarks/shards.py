@@ -141,10 +141,10 @@ def loaders(quick: bool, repeats: int) -> None:
         streaming = StreamingDataset(str(folder / "litdata"), shuffle=True)
         with served(folder / "set") as address:
             store = ShardStore(ShardSet.open(str(folder / "set")), loading.RATE, folder, 1.0)
-            afar = ShardStore(ShardSet.open(address), loading.RATE, folder, 19 * SHARD / 1e9)
+            afar = ShardStore(ShardSet.open(address), loading.RATE, folder, 22 * SHARD / 1e9)
             contenders = {
                 OURS: from_shards(clips, store, frontend),
-                "shards by a web server, a cache of 19 shards, 2 threads": from_shards(clips, afar, frontend),
+                "shards by a web server, a cache of 21 shards, 2 threads": from_shards(clips, afar, frontend),
                 "memory map, 2 threads": from_map(clips, frontend),
                 "litdata StreamingDataset, 2 processes": from_tensors(
                     StreamingDataLoader(streaming, batch_size=BATCH, num_workers=WORKERS), frontend
