@@ -82,8 +82,7 @@ class FeatureStore(Store):
             store: the decoded clips.
             frontend: on the CPU, or where it is to compute.
             options: what the front end and the view were built from, as JSON may hold it.
-            where, device: as of a WaveStore.
-            view: what becomes of the waveforms before.
+            where, device: as of a WaveStore; view: what becomes of the waveforms before.
 
         Raises:
             UserError: the cache cannot be written to or is full; `where` is no place.
