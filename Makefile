@@ -28,7 +28,7 @@ ITSELF = $(and $(filter-out latest,$(RESUME)),$(filter file,$(origin EXP)))
 need = @$(if $(strip $(1)),:,echo '$(2)' >&2; exit 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check doctor train evaluate report compare predict folds sweep lr test test-slow lint format lock bench docs release notebook \
+.PHONY: help setup check doctor train evaluate report compare predict folds sweep lr test test-slow lint format lock bench reproduce docs release notebook \
   clean distclean
 
 help: ## list what make can do
@@ -120,6 +120,9 @@ lock: ## pin the newest versions that pyproject.toml allows (with uv)
 
 bench: $(STAMP) ## run the benchmarks and write their tables; ARGS="loading --quick" runs one, keeps nothing
 	$(PY) benchmarks/run.py $(ARGS)
+
+reproduce: $(STAMP) ## fetch the corpus of EXP=esc50_resnet, train, compare with what is published, write a row of the tables
+	$(PY) benchmarks/reproduce.py $(EXP) $(ARGS)
 
 docs: $(STAMP) ## build the documentation into build/docs, to open from the disk
 	$(PY) -m mkdocs build --quiet --strict -f docs/mkdocs.yml

@@ -20,7 +20,7 @@ from lightning_audio.io import write_atomically
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 PAGE = FOLDER / "README.md"
-HELPERS = ("record", "run", "timing")
+HELPERS = ("made_releases", "record", "reproduce", "run", "tables", "timing")
 
 
 def programs() -> list[str]:

@@ -21,12 +21,13 @@ from lightning_audio.augment.features import PatchOut, SpecAugment
 from lightning_audio.augment.mix import Mix
 from lightning_audio.augment.noise import BackgroundNoise
 from lightning_audio.augment.policy import RandomPolicy
-from lightning_audio.augment.room import Reverb, convolve, fast_size
+from lightning_audio.augment.room import Reverb, convolve
 from lightning_audio.augment.spectral import Codec, PitchShift, TimeStretch, overlapped, spectra
 from lightning_audio.augment.warp import VTLN, TimeWarp
 from lightning_audio.augment.waveform import Gain, Polarity, Speed, TimeRoll
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.base import fast_size
 from lightning_audio.frontend.log_mel import LogMel, hz_of_mel, mel_of_hz
 from lightning_audio.frontend.mask import frame_mask
 

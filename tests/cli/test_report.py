@@ -97,6 +97,45 @@ def test_noise_that_nobody_hears_changes_nothing(run: Path) -> None:
     assert "Robustness against white noise" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def test_rooms_and_codecs_have_their_curves(run: Path, tmp_path: Path) -> None:
+    """A room without an echo changes nothing but what rounding does; every codec has its own curve."""
+    click = np.zeros(400, np.int16)
+    click[30] = 20000
+    write_wav(tmp_path / "rooms" / "dead.wav", click, 8000)
+    command = [str(run), "--codec", "mp3@64k,mp3@8k,gsm,telephone", "--room"]
+    evaluate.main([*command, str(tmp_path / "rooms")])
+    curves = json.loads((run / "evaluation" / "robustness.json").read_text())
+    assert [(c["unit"], [p["level"] for p in c["points"]]) for c in curves] == [
+        ("share of the clips in a room", [0, 1]),
+        ("kbit/s", [64, 8]),
+        ("kbit/s", [13]),
+        ("kbit/s", [64]),
+    ]
+    clean = read_metrics(run / "evaluation")["scores"]["test/accuracy"]["value"]
+    dry, dead = (point["scores"]["accuracy"]["value"] for point in curves[0]["points"])
+    assert dry == clean
+    assert dead == pytest.approx(clean, abs=0.051)
+    report.main([str(run)])
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert all(f"Robustness against {name}" in page for name in ("rooms of", "MP3", "GSM", "a telephone"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--room", "0,1"], "give seconds above 0"),
+        (["--codec", "flac@9k"], "is no codec"),
+        (["--codec", "mp3@320k"], "is no rate of bits for"),
+    ],
+)
+def test_a_room_or_codec_that_is_none_is_told(
+    options: list[str], sentence: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main([str(run), *options])
+    assert sentence in capsys.readouterr().err
+
+
 def test_noise_for_several_runs_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

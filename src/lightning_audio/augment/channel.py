@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_audio.augment.base import Transform, check_range
-from lightning_audio.augment.room import fast_size
 from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.base import fast_size
 from lightning_audio.frontend.mask import frame_mask
 
 LINE_RATE = 8000  # Hz, of a telephone line

@@ -14,6 +14,7 @@ from lightning_audio.augment.noise import decoded, listed
 from lightning_audio.data.batch import samples_to_float, sent
 from lightning_audio.data.decode import audio_files
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.base import fast_size
 from lightning_audio.frontend.mask import frame_mask
 
 DECAY = math.log(1000)  # of the amplitude in a reverberation time, which is 60 dB
@@ -87,9 +88,3 @@ def convolve(x: Tensor, response: Tensor) -> Tensor:
     size = fast_size(x.shape[1] + response.shape[1])
     spectrum = torch.fft.rfft(x, size) * torch.fft.rfft(response, size)
     return torch.fft.irfft(spectrum, size)[:, : x.shape[1]]
-
-
-def fast_size(size: int) -> int:
-    """The smallest number from `size` on that is a power of two times 8, 9, 10, 12 or 15: its transform is
-    fast."""
-    return min(m << max(math.ceil(math.log2(size / m)), 0) for m in (8, 9, 10, 12, 15))

@@ -100,6 +100,8 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--noise", help="white, pink, brown, or a folder of recordings")
     group.add_argument("--snr", type=_numbers, default=[20.0, 10.0, 0.0], help="dB of the noise [20,10,0]")
     group.add_argument("--speed", type=_numbers, help="such as 0.9,1.1")
+    group.add_argument("--room", help="reverberation times in s, or a folder of impulse responses")
+    group.add_argument("--codec", help="such as mp3@32k,opus@12k,gsm,telephone")
     add_allow(parser)
     add_search(parser)
     parser.add_argument(

@@ -4,6 +4,7 @@ lightning-audio evaluate logs/demo/2026-01-31_12-00-00_a1b2 [data.root=elsewhere
 lightning-audio evaluate logs/prompts_bilstm/2026-... --lm lm.arpa --tune --nbest 16
 lightning-audio evaluate logs/digits_bilstm/2026-..._sweep --lm-from-training
 lightning-audio evaluate logs/esc10_cnn2d/2026-... --split val --noise white --snr 20,10,0 --speed 0.9,1.1
+lightning-audio evaluate logs/esc10_cnn2d/2026-... --room 0.3,0.8 --codec mp3@32k,opus@12k,telephone
 lightning-audio evaluate RUN OTHER_RUN ...      (an ensemble; of folders of folds, one for each fold)
 lightning-audio evaluate model.onnx --run RUN   (what `export` made of it)
 """
@@ -29,7 +30,7 @@ from lightning_audio.cli.decoder_options import (
     warn_of_one_model,
     with_own_model,
 )
-from lightning_audio.cli.robustness import measure_robustness
+from lightning_audio.cli.robustness import OPTIONS, is_asked, measure_robustness, planned_curves
 from lightning_audio.cli.search import decoder_of
 from lightning_audio.data.clip import SPLITS
 from lightning_audio.data.datamodule import AudioDataModule
@@ -99,8 +100,8 @@ def evaluate_folds(
     Raises:
         UserError: as of `evaluate`, or the runs are not those of all folds.
     """
-    if decoding and (decoding.split != "test" or decoding.noise or decoding.speed):
-        raise UserError("Of folds the test is scored: --split, --noise and --speed take one run.")
+    if decoding and (decoding.split != "test" or is_asked(decoding)):
+        raise UserError(f"Of folds the test is scored: --split, {OPTIONS} take one run.")
     check_folds([RunResult(runs[0], read_metrics(runs[0])) for runs in groups])
     if decoding:
         warn_of_one_model(decoding)
@@ -182,6 +183,7 @@ def scored(
 ) -> dict[str, Score]:
     """The scores of the split that is asked for, as a test scores it; disturbed, too, where asked."""
     trainer, split = build_trainer(cfg, output, data, task), options.split if options else "test"
+    curves = planned_curves(options, task) if options else []
     if not data.splits[split].clips:
         raise UserError(f"There are no clips of {split}: --split train or test has some.")
     if split == "test":
@@ -190,8 +192,8 @@ def scored(
         data = in_place_of("test", data, split)
         trainer.test(task, data, verbose=False)
         scores = keep_split(trainer, task, data, "test", split, output)
-    if options and (options.noise or options.speed):
-        measure_robustness(trainer, task, data, options, output)
+    if curves:
+        measure_robustness(trainer, task, data, curves, output)
     return scores
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning_audio import build, config
 from lightning_audio.cli.train import launch
@@ -24,10 +25,11 @@ from lightning_audio.reports.html.several import write_folds
 from lightning_audio.reports.results import read_run
 
 
-def cross_validate(arguments: Sequence[str]) -> None:
+def cross_validate(arguments: Sequence[str]) -> Path | None:
     """Runs all folds of the corpus as a multirun, then writes and prints folds.md and folds.json.
 
     Where options vary as well, each fold is tested with the run that is best on its validation fold.
+    Returns their folder.
 
     Raises:
         UserError: the corpus has no folds, a run failed, or other options vary without a validation fold.
@@ -47,7 +49,7 @@ def cross_validate(arguments: Sequence[str]) -> None:
         )
     folder = launch(["-m", *arguments, f"data.fold={','.join(map(str, folds))}"])
     if folder is None:  # something was shown instead
-        return
+        return None
     runs = best_of_each_fold([read_run(one) for one in sweep.run_folders(folder)])
     summary = summarise_folds(runs, build.metrics(cfg))
     write_fold_report(folder, summary)
@@ -58,6 +60,7 @@ def cross_validate(arguments: Sequence[str]) -> None:
     if cfg.report:
         print(f"Report: {write_folds(folder, summary)}")
     print(f"Folder: {folder}")
+    return folder
 
 
 @cli_errors

@@ -1,18 +1,22 @@
-"""How scores fall with noise and with speed: what `evaluate --noise`, `--snr` and `--speed` measure."""
+"""How scores fall with noise, speed, rooms and codecs: what `evaluate --noise`, `--speed`, `--room` and
+`--codec` measure."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from lightning_audio.augment.base import Transform
+from lightning_audio.augment.channel import Telephone
 from lightning_audio.augment.noise import EXPONENTS, BackgroundNoise
+from lightning_audio.augment.recode import Recode, Recoder
+from lightning_audio.augment.room import Reverb
 from lightning_audio.augment.waveform import Speed
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError
@@ -24,24 +28,38 @@ from lightning_audio.reports.tables import print_table
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.recipe import seed_draws
 
+# Against what, the unit of its levels, and each level as a transform.
+Curve = tuple[str, str, list[tuple[float, Transform]]]
+LONGEST_ROOM = 2.0  # seconds of a response that are heard
+OPTIONS = "--noise, --speed, --room and --codec"
+
+
+def is_asked(options: argparse.Namespace) -> bool:
+    """Whether `evaluate` is to disturb the clips."""
+    return bool(options.noise or options.speed or options.room or options.codec)
+
+
+def planned_curves(options: argparse.Namespace, task: AudioTask) -> list[Curve]:
+    """What `evaluate` is asked to try, nothing if nothing.
+
+    Raises:
+        UserError: several runs are to answer, a level or a codec does not fit, or a folder holds no audio.
+    """
+    curves = list(disturbances(options, task.sample_rate))
+    # Others that answer with it have front ends of their own.
+    if curves and {"forward", "forward_tta"} & vars(task).keys():
+        raise UserError(f"{OPTIONS} are what one run hears: leave out other runs, or the .onnx file.")
+    return curves
+
 
 def measure_robustness(
-    trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, options: argparse.Namespace, output: Path
+    trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, planned: Sequence[Curve], output: Path
 ) -> None:
     """Scores the test clips of the data again at each level of noise and each speed, prints a table and
     writes robustness.json. What is drawn depends on the level alone, so that runs hear the same noise.
-
-    Raises:
-        UserError: a level does not fit, or a folder of noise holds no audio.
     """
-    if {"forward", "forward_tta"} & vars(
-        task
-    ).keys():  # answered by others, too, with front ends of their own
-        raise UserError(
-            "--noise and --speed are what one run hears: leave out other runs, or the .onnx file."
-        )
     curves = []
-    for against, unit, transforms in disturbances(options, task.sample_rate):
+    for against, unit, transforms in planned:
         points = []
         for level, transform in transforms:
             seed_draws(zlib.crc32(f"{against} {level}".encode()), trainer.strategy.root_device)
@@ -58,10 +76,8 @@ def measure_robustness(
     write_atomically(output / ROBUSTNESS, to_json(curves, indent=1) + "\n")
 
 
-def disturbances(
-    options: argparse.Namespace, rate: int
-) -> Iterator[tuple[str, str, list[tuple[float, Transform]]]]:
-    """What is to be tried: against what, the unit of its levels, and each level as a transform."""
+def disturbances(options: argparse.Namespace, rate: int) -> Iterator[Curve]:
+    """What is to be tried."""
     if options.noise:
         source: dict[str, Any] = {"folder": options.noise, "sample_rate": rate}
         if options.noise in EXPONENTS:
@@ -77,6 +93,41 @@ def disturbances(
                 f"--speed {min(options.speed):g} is no speed: give numbers above 0, such as 0.9,1.1."
             )
         yield "speed", "speed", [(speed, Speed(speed, speed, p=1.0)) for speed in options.speed]
+    if options.room:
+        yield rooms(options.room, rate)
+    if options.codec:
+        yield from codecs(options.codec, rate)
+
+
+def rooms(asked: str, rate: int) -> Curve:
+    """Made rooms by their reverberation times, the direct sound as strong as all that follows; or measured
+    rooms out of a folder, beside the clips as they are.
+
+    Raises:
+        UserError: it is neither, or a time is not above 0.
+    """
+    try:
+        times = [float(time) for time in asked.split(",")]
+    except ValueError:
+        levels: list[tuple[float, Transform]] = [
+            (share, Reverb(rate, folder=asked, seconds=LONGEST_ROOM, p=share)) for share in (0.0, 1.0)
+        ]
+        return f"rooms of {asked}", "share of the clips in a room", levels
+    made = [(time, Reverb(rate, time, time, 0.0, 0.0, seconds=LONGEST_ROOM, p=1.0)) for time in times]
+    return "rooms", "reverberation time in seconds", list(made)
+
+
+def codecs(asked: str, rate: int) -> Iterator[Curve]:
+    """A curve for each codec, its levels kbit/s."""
+    curves: dict[str, list[tuple[float, Transform]]] = {}
+    for name in asked.split(","):
+        if name == "telephone":
+            curves.setdefault("a telephone line (G.711)", []).append((64.0, Telephone(rate, p=1.0)))
+        else:
+            recoder = Recoder.parse(name)
+            level = recoder.kbps, Recode(rate, [name], p=1.0)
+            curves.setdefault(f"{recoder.name.upper()}", []).append(level)
+    yield from ((name, "kbit/s", levels) for name, levels in curves.items())
 
 
 @contextlib.contextmanager

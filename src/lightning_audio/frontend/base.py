@@ -12,6 +12,7 @@ to the next (`hop_length`), and computes `frames`; its `top_db` is None where it
 from __future__ import annotations
 
 import inspect
+import math
 from typing import cast
 
 from torch import nn
@@ -28,3 +29,9 @@ def options_repr(module: nn.Module) -> str:
     return ", ".join(
         f"{name}={known[name]!r}" for name in inspect.signature(type(module)).parameters if name in known
     )
+
+
+def fast_size(size: int) -> int:
+    """The smallest number from `size` on that is a power of two times 8, 9, 10, 12 or 15, which Fourier
+    transforms are fast for."""
+    return min(m << max(math.ceil(math.log2(size / m)), 0) for m in (8, 9, 10, 12, 15))

@@ -92,6 +92,12 @@ class LogMel(nn.Module):
         # A checkpoint brings its own filters.
         self.register_load_state_dict_post_hook(lambda module, _: module._find_bins())
 
+    def use_filters(self, filters: Tensor) -> None:
+        """Weighs the bins by `filters` `(n_fft // 2 + 1, F)` instead of by mel bands."""
+        self.mel.fb = filters
+        self._bands = [slice(first, first + BANDS) for first in range(0, filters.shape[1], BANDS)]
+        self._find_bins()
+
     def _find_bins(self) -> None:
         self._bins = [_extent(self.mel.fb[:, bands]) for bands in self._bands]
 
@@ -116,6 +122,11 @@ class LogMel(nn.Module):
 
         There are `(n - n_fft) // hop_length + 1` of them, n being at least `n_fft`; `top_db` is left out.
         """
+        with torch.autocast(waveforms.device.type, enabled=False):
+            return 10 * self.powers(waveforms).clamp(min=AMIN).log10()
+
+    def powers(self, waveforms: Tensor) -> Tensor:
+        """The same before the logarithm."""
         # Powers span more than half precision holds.
         with torch.autocast(waveforms.device.type, enabled=False):
             mel = self._by_torchaudio
@@ -124,8 +135,7 @@ class LogMel(nn.Module):
             elif waveforms.device.type == "cpu" and not in_graph():
                 mel = self._in_chunks
             channels = [mel(waveforms.float(), spectrogram) for spectrogram in self.spectrograms]
-            power = channels[0] if len(channels) == 1 else torch.stack(channels, dim=1)
-            return 10 * power.clamp(min=AMIN).log10()
+            return channels[0] if len(channels) == 1 else torch.stack(channels, dim=1)
 
     def _by_torchaudio(self, waveforms: Tensor, spectrogram: nn.Module) -> Tensor:
         """Mel powers `(B, F, k)`."""
