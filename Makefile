@@ -91,9 +91,9 @@ predict: $(STAMP) ## what RUN=logs/... says to AUDIO="one.wav *.mp3 folder"; ARG
 folds: $(STAMP) ## cross-validate EXP=esc10_cnn2d over its official folds; ARGS and RESUME as in train
 	$(PY) -m lightning_audio folds $(OVERRIDES)
 
-sweep: $(STAMP) ## try the values of SWEEP=NAME (in conf/sweep) or of ARGS="optimizer.lr=1e-3,3e-4" on EXP=demo
+sweep: $(STAMP) ## look for good settings of EXP=demo: SWEEP=random, coarse_to_fine, optuna, asha, or ARGS="optimizer.lr=1e-3,3e-4"
 	$(call need,$(SWEEP)$(ARGS),Name a sweep of conf/sweep: make sweep EXP=demo SWEEP=NAME; or values to try in ARGS.)
-	$(PY) -m lightning_audio train -m experiment=$(EXP) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
+	$(PY) -m lightning_audio sweep experiment=$(EXP) $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
 
 lr: $(STAMP) ## look for a learning rate for EXP=demo
 	$(PY) -m lightning_audio find-lr experiment=$(EXP) $(ARGS)

@@ -35,7 +35,8 @@ def leave(signum: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Hands the rest of the command line to the program that its first word names; lists them otherwise."""
     signal.signal(signal.SIGINT, leave)  # before anything is imported that takes time
-    from lightning_audio.cli.arguments import OVERRIDDEN, PROGRAMS, READERS, usage
+    from lightning_audio.cli.arguments import OVERRIDDEN, PROGRAMS, READERS
+    from lightning_audio.cli.usage import usage
     from lightning_audio.errors import cli_errors, handle_signals, leave_at_once
 
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])

@@ -17,6 +17,7 @@ from conftest import TINY
 
 from lightning_audio import __main__ as front
 from lightning_audio.cli import arguments, find_lr
+from lightning_audio.cli.usage import usage_of
 from lightning_audio.decoding.alignment import BoundaryRule
 from lightning_audio.inference import formats
 
@@ -24,6 +25,8 @@ ARGUMENTS = {
     "align": ["one", "two", "three"],
     "ngram": ["one", "--output", "two"],
     "export": ["one", "--output", "two"],
+    "demo": ["one"],
+    "serve": ["one"],
 }
 
 
@@ -151,7 +154,7 @@ print(heavy.looking, gc.isenabled(), gc.get_freeze_count() > len(heavy.things), 
 
 @pytest.mark.parametrize("name", arguments.OVERRIDDEN)
 def test_the_usage_names_every_group_and_choice(name: str) -> None:
-    words = set(arguments.usage_of(name).split())
+    words = set(usage_of(name).split())
     for path in (Path(__file__).parents[2] / "conf").glob("*/*.yaml"):
         assert {path.parent.name, path.stem} <= words
 

@@ -110,3 +110,13 @@ def test_two_processes_train_one_run(logs: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len({row["id"] for row in rows}) == len(rows) == 20
     assert not list(folder.glob("config_until_*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_of_hydra_run_trials_side_by_side(launcher: str, logs: Path) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    launch(["-m", *ONE, f"hydra/launcher={launcher}", "seed=0,1"])
+    rows = table_of(the_sweep(logs))["runs"]
+    assert [row["overrides"]["seed"] for row in rows] == ["0", "1"]
+    assert [row["error"] for row in rows] == [None, None]

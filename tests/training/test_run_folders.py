@@ -121,6 +121,27 @@ def test_torchrun_starts_a_run(tmp_path: Path) -> None:
     assert (run / "metrics.json").is_file()
 
 
+@pytest.mark.slow
+def test_torchrun_on_two_nodes_makes_one_folder(tmp_path: Path) -> None:
+    """Twice on this machine, as on two that find one another by the first one's port."""
+    place = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:29619", "--rdzv-id=1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *place]
+    options = [*ONE, "trainer=ddp", "trainer.accelerator=cpu", f"paths.logs={tmp_path / 'logs'}"]
+    both = []
+    for name in "ab":
+        with (tmp_path / name).open("w") as said:
+            both.append(
+                subprocess.Popen(
+                    [*command, "-m", "lightning_audio", "train", *options], stdout=said, stderr=said
+                )
+            )
+    said = [(node.wait(300), (tmp_path / name).read_text()) for node, name in zip(both, "ab", strict=True)]
+    assert [status for status, _ in said] == [0, 0], said
+    (run,) = (tmp_path / "logs" / "demo").iterdir()
+    assert (run / "metrics.json").is_file()
+    assert "".join(text for _, text in said).count("Run folder:") == 1
+
+
 def test_two_processes_of_torchrun_make_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As torchrun starts them: with its variables, beside the store that it serves."""
     monkeypatch.setenv("LIGHTNING_AUDIO_LOGS", str(tmp_path))

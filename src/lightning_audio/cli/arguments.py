@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_audio.cli.option_groups import add_allow, add_loading, add_search, add_times
-from lightning_audio.errors import UserError, did_you_mean
 
 PROGRAMS = {
     "train": "trains, tests and reports a run, or a multirun (-m)",
+    "sweep": "looks for good settings: runs whose options are drawn",
     "evaluate": "scores a run again",
     "predict": "says what a run hears in audio files",
     "export": "writes a run as one file that answers without torch",
@@ -30,53 +28,14 @@ PROGRAMS = {
     "doctor": "asks whether a speech experiment can learn at all",
     "check": "looks at every clip of a corpus before training",
     "shard": "writes a corpus as shards, to train from a bucket or a disk that is elsewhere",
+    "check-cluster": "asks whether processes of torchrun or srun can train together",
+    "slurm": "writes a file for sbatch: an experiment, or a sweep",
 }
-OVERRIDDEN = ("train", "folds", "find-lr", "doctor")  # what they take are Hydra's overrides
+# What they take are Hydra's overrides.
+OVERRIDDEN = ("train", "sweep", "folds", "find-lr", "doctor", "check-cluster")
 
 SOUND_FORMATS = ("table", "csv", "jsonl", "audacity", "rttm")  # of runs that name sounds
 TRANSCRIPT_FORMATS = ("text", "jsonl", "ctm", "srt", "vtt", "textgrid")  # of runs that transcribe speech
-
-
-def usage(name: str) -> None:
-    """Prints what a program that takes overrides takes, or else the programs.
-
-    Raises:
-        UserError: there is no program of this name, and it is no flag that asks for help.
-    """
-    if name in OVERRIDDEN:
-        print(usage_of(name))
-        return
-    asked = name in ("-h", "--help")
-    lines = ["usage: lightning-audio PROGRAM ...", *(f"  {one:<10}{what}" for one, what in PROGRAMS.items())]
-    print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-    if not asked:
-        raise UserError(f"There is no program {name!r}{did_you_mean(name, PROGRAMS)}.")
-
-
-def usage_of(name: str) -> str:
-    """The groups and choices of a program that takes overrides, by the names of files."""
-    package = Path(__file__).resolve().parents[1]
-    conf = next(
-        (place for place in (package.parents[1] / "conf", package / "conf") if place.is_dir()), package
-    )
-    groups = sorted(folder for folder in conf.glob("*/") if any(folder.glob("*.yaml")))
-    lines = [
-        textwrap.fill(
-            " ".join(sorted(path.stem for path in group.glob("*.yaml"))),
-            width=100,
-            initial_indent=f"  {group.name:<11}",
-            subsequent_indent=" " * 13,
-        )
-        for group in groups
-    ]
-    return "\n".join(
-        [
-            f"usage: lightning-audio {name} [GROUP=CHOICE ...] [OPTION=VALUE ...]",
-            f"{PROGRAMS[name]}\n",
-            *lines,
-            "\nAll options and their values: lightning-audio train --cfg job",
-        ]
-    )
 
 
 def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -380,6 +339,22 @@ def shard(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--megabytes", type=float, default=64.0, help="of a shard [64]")
     parser.add_argument("--verify", action="store_true", help="read all shards that are there; write none")
     return _with_config_dir(parser.parse_intermixed_args(argv))
+
+
+def slurm(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The experiment, what it is given of the cluster, and where the file goes."""
+    parser = _parser("slurm")
+    parser.add_argument("experiment", metavar="EXP", help="of conf/experiment")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as for train; sweep=NAME: a sweep")
+    parser.add_argument("--nodes", type=int, default=1, help="[1]")
+    parser.add_argument("--gpus", type=int, default=1, help="of a node, one process each; 0: the CPU [1]")
+    parser.add_argument("--cpus", type=int, default=4, help="of a process [4]")
+    parser.add_argument("--workers", type=int, default=1, help="jobs that share the trials of a sweep [1]")
+    parser.add_argument("--time", default="4:00:00", help="of a job, until it is requeued [4:00:00]")
+    parser.add_argument("--partition", help="[that of the cluster]")
+    parser.add_argument("--account", help="[your own]")
+    parser.add_argument("--output", type=Path, help="the file [NAME.sbatch]")
+    return parser.parse_intermixed_args(argv)
 
 
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.

@@ -49,6 +49,8 @@ def launch(arguments: Sequence[str]) -> Path | None:
     asked = composed(command)
     if config.is_sweep(command.overrides) and not asked.many:
         raise UserError("Several values for one option make several runs: put -m in front of the options.")
+    if asked.cfg.search and not any(a.startswith("hydra.run.dir=") for a in command.overrides):
+        raise UserError("sweep=... draws values for many runs: start it by `lightning-audio sweep`.")
     logs = Path(asked.cfg.paths.logs)
     run_folder.refuse_unwritable(logs)
     marker = MULTIRUN_FILE if asked.many else CONFIG_FILE
@@ -66,8 +68,8 @@ def launch(arguments: Sequence[str]) -> Path | None:
     return run_one(command, asked)
 
 
-def run_one(command: Command, asked: Composed) -> Path:
-    """One new run, in the folder that Hydra gives it."""
+def run_one(command: Command, asked: Composed, quiet: bool = False) -> Path:
+    """One new run, in the folder that Hydra gives it; a quiet one prints no table of its scores."""
     drawn = run_folder_of(asked.whole, many=False)
     folder = run_folder.shared(drawn, Path(asked.cfg.paths.logs), command.arguments)
     asked.whole.hydra.run.dir = str(folder)
@@ -83,7 +85,7 @@ def run_one(command: Command, asked: Composed) -> Path:
         except Exception as error:
             note_failure(folder, error)
             raise
-        if content:
+        if content and not quiet:
             print_run(folder, content)
 
     start(asked, job)

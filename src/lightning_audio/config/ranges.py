@@ -271,7 +271,8 @@ def may_be_added(cfg: DictConfig, key: str) -> bool:
     """
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else None
-    if not isinstance(node, DictConfig) or parent in ("loader", "paths", "report", "saving", "hydra"):
+    closed = ("loader", "paths", "report", "saving", "hydra", "search", "search.limits")
+    if not isinstance(node, DictConfig) or parent in closed:
         return False
     if "_target_" not in node:
         return True
@@ -328,6 +329,11 @@ def _sentence(error: BaseException, chosen: Callable[[], DictConfig], groups: Se
         )
     if found := re.search(r"Environment variable '([^']*)' not found", message):
         return f"The configuration reads the environment variable {found[1]}, which is not set: set it."
+    if "INTERVAL_SWEEP" in message:
+        return (
+            "A multirun takes lists of values, and interval(...) has none: draw from it by `lightning-audio "
+            "sweep` with sweep=random, or list the values to try."
+        )
     if any(words in message for words in UNREADABLE):
         reason = message.splitlines()[0]
         return f"An override can't be read ({reason}): write KEY=VALUE, quotes around odd characters."

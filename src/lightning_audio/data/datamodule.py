@@ -53,6 +53,8 @@ class AudioDataModule(pl.LightningDataModule):
         overfit_batches: number (or share) of the batches of an epoch that the run trains and validates on.
     """
 
+    batches_per_step: int | None = None  # of all processes; of a run that is resumed, as it began
+
     def __init__(
         self,
         corpus: Corpus,
@@ -338,15 +340,13 @@ class AudioDataModule(pl.LightningDataModule):
             drawn: of those training clips that the first epoch draws, in no order.
         """
         clips = self.featured.get(split, self.splits[split]) if features else self.splits[split]
-        size, rank, world_size = batch_size or self.eval_batch_size, 0, 1
+        size, order = batch_size or self.eval_batch_size, dict[str, Any](shuffle=shuffle, seed=self.seed)
         if self.trainer:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            order |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
             clips.source.move(self.trainer.strategy.root_device)  # of this rank, or the CPU if so chosen
-        ranks = {"rank": rank, "world_size": world_size}
-        order: dict[str, Any] = {"shuffle": shuffle, "seed": self.seed, **ranks}
         if shuffle:
             draw = self._draw_views if features and self.views else self._draw
-            order |= {"draw": draw, "reshuffles": self.reshuffles}
+            order |= {"draw": draw, "reshuffles": self.reshuffles, "per_step": self.batches_per_step}
         elif drawn:
             order |= {"draw": lambda rng: np.sort(self._draw(rng))}
         kinds, place = samplers(self.store, clips.rows)
@@ -381,7 +381,8 @@ class AudioDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: what data these are, and where training went back."""
-        return {"identity": self.identity, "reshuffles": self.reshuffles.marks}
+        per_step = self.batches_per_step or (self.trainer.world_size if self.trainer else 1)
+        return {"identity": self.identity, "reshuffles": self.reshuffles.marks, "batches_per_step": per_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.reshuffles.marks = state_dict["reshuffles"]

@@ -42,17 +42,19 @@ class DurationSampler(BatchSampler):
         self.seconds, self.max_batch_duration = np.asarray(seconds, dtype=float), max_batch_duration
         self.jitter, self.curriculum_epochs = jitter, curriculum_epochs
 
-    def batches(self) -> list[np.ndarray]:
+    def steps(self) -> list[list[np.ndarray]]:
         rng = self.generator()
         batches = self.bucketed(self.positions(rng), rng)
-        if self.shuffle:
-            if self.epoch >= self.curriculum_epochs:
-                batches = self.mixed(batches, rng)
-            batches += batches[: -len(batches) % self.world_size]
-            # In an epoch that has begun the batches stay: others might be more or fewer than are left.
-            for first, again in self.drawn_anew(self.world_size):
-                batches[first:] = self.mixed(batches[first:], again)
-        return batches[self.rank :: self.world_size]
+        if self.epoch >= self.curriculum_epochs:
+            batches = self.mixed(batches, rng)
+        # In an epoch that has begun the batches stay: others might be more or fewer than are left.
+        for first, again in self.drawn_anew(self.per_step):
+            batches[first:] = self.mixed(batches[first:], again)
+        return [batches[start : start + self.per_step] for start in range(0, len(batches), self.per_step)]
+
+    def batches_in_order(self) -> list[np.ndarray]:
+        rng = self.generator()
+        return self.bucketed(self.positions(rng), rng)[self.rank :: self.world_size]
 
     def bucketed(self, positions: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         """The batches of these positions, from the shortest clips to the longest."""

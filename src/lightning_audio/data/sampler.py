@@ -78,10 +78,17 @@ class BatchSampler(Sampler[list[int]]):
         batch_size: clips in a batch; the last batch of an epoch may hold fewer.
         shuffle: a new order for every epoch, the same for the same (seed, epoch).
         seed: names the order.
-        rank, world_size: which share of each epoch this process reads. Shuffled epochs repeat a few clips
-            so that all ranks make the same number of steps; unshuffled ones repeat none.
+        rank, world_size: which share of each epoch this process reads. In shuffled epochs all ranks make
+            equally many steps, and each clip counts once (`weights`); in others a rank ends when it ends.
         draw: gives the positions of an epoch, from a generator that depends on (seed, epoch) alone.
         reshuffles: where training went back; of shuffled epochs alone.
+        per_step: batches that make one step of all processes, by default one of each. Where there are fewer
+            or more processes, which resume a run, they share its clips: order and steps stay as they were.
+
+    Attributes:
+        weights: of this rank's batches in the mean over ranks, so that every clip of a step counts the same:
+            1 where all ranks have equally many, 0 for one that stands in where there are fewer clips than
+            ranks. Of the epoch that is read.
     """
 
     def __init__(
@@ -94,10 +101,13 @@ class BatchSampler(Sampler[list[int]]):
         world_size: int = 1,
         draw: Draw | None = None,
         reshuffles: Reshuffles | None = None,
+        per_step: int | None = None,
     ) -> None:
         self.num_clips, self.batch_size, self.shuffle, self.seed = num_clips, batch_size, shuffle, seed
         self.rank, self.world_size, self.draw = rank, world_size, draw
         self.reshuffles = reshuffles or Reshuffles()
+        self.per_step = per_step or world_size
+        self.weights: list[float] = []
         self.epoch = 0
         self.first_batch = 0
         self._length: int | None = None
@@ -127,22 +137,34 @@ class BatchSampler(Sampler[list[int]]):
         """The positions that make this epoch, in no order of their own."""
         return np.arange(self.num_clips) if self.draw is None else self.draw(rng)
 
-    def order(self) -> np.ndarray:
-        """The positions that this rank reads in this epoch, in their order."""
+    def steps(self) -> list[list[np.ndarray]]:
+        """The batches of each step of a shuffled epoch; of the last some may be short, or have no clips."""
         rng = self.generator()
-        positions = self.positions(rng)
-        if not self.shuffle:
-            return self.unshuffled(positions)[self.rank :: self.world_size]
-        positions = self.shuffled(positions, rng)
-        positions = np.resize(positions, -(-len(positions) // self.world_size) * self.world_size)
-        for first, again in self.drawn_anew(self.batch_size * self.world_size):
+        positions = self.shuffled(self.positions(rng), rng)
+        size = self.batch_size * self.per_step
+        for first, again in self.drawn_anew(size):
             positions[first:] = self.shuffled(positions[first:], again)
-        return positions[self.rank :: self.world_size]
+        whole = (positions[start : start + size] for start in range(0, len(positions), size))
+        return [[step[one :: self.per_step] for one in range(self.per_step)] for step in whole]
+
+    def batches_in_order(self) -> list[np.ndarray]:
+        """The batches that this rank reads in an epoch that is not shuffled."""
+        order = self.unshuffled(self.positions(self.generator()))[self.rank :: self.world_size]
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
 
     def batches(self) -> list[np.ndarray]:
         """The batches of positions that this rank reads in this epoch, in their order."""
-        order = self.order()
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        if not self.shuffle:
+            return self.batches_in_order()
+        batches, self.weights = [], []
+        for step in self.steps():
+            clips = np.concatenate(step)
+            own = clips[self.rank :: self.world_size]
+            if self.per_step == self.world_size:
+                own = step[self.rank] if self.rank < len(step) else clips[:0]
+            batches.append(own if len(own) else clips[:1])
+            self.weights.append(len(own) * self.world_size / len(clips))
+        return batches
 
     def __len__(self) -> int:
         if self._length is None:  # the same in every epoch, and a draw may take its time

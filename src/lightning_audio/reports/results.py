@@ -31,6 +31,7 @@ COVERED = "predictions_sha256"  # in metrics.json: of the predictions that its t
 OWN = "sha256"  # in metrics.json: of all else that it says
 
 FAILURE = "failure.txt"
+PRUNED = "stopped early"  # how its sentence begins where a sweep stopped the run
 
 PAGE = "report.html"
 

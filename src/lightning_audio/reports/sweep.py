@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning_audio.metrics.intervals import direction
 from lightning_audio.reports.results import (
     FAILURE,
     METRICS,
+    PRUNED,
     RunResult,
     minutes_text,
     read_metrics,
@@ -23,6 +25,7 @@ from lightning_audio.reports.results import (
 )
 from lightning_audio.reports.tables import markdown_table, print_table
 
+STUDY = "study.journal"  # in the folder of a sweep whose values are drawn
 FOLDS_ONLY = ["data.fold"]  # the varying option of runs that are not to be compared
 
 
@@ -37,15 +40,18 @@ class SweepSummary:
     """The runs of a multirun as rows in the order of their numbers, the score to compare by, the best row.
 
     A row holds `run` (number), `folder`, `overrides`, `scores`, `minutes` and `error` (None, or a sentence).
+    `notes` are what a sweep that draws its values says of the best run, in place of how it was found here.
     """
 
     rows: list[dict[str, Any]]
     monitor: str | None
     best: int | None
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         best = None if self.best is None else {key: self.rows[self.best][key] for key in ("run", "folder")}
-        return {"best": best, "monitor": self.monitor, "runs": self.rows}
+        notes = {"notes": self.notes} if self.notes else {}
+        return {"best": best, "monitor": self.monitor, **notes, "runs": self.rows}
 
     @property
     def varying(self) -> list[str]:
@@ -60,17 +66,24 @@ class SweepSummary:
             | {key: row["overrides"].get(key, "") for key in self.varying}
             | {n: score_text(n, score) for n, score in row["scores"].items() if not n.startswith("train")}
             | {"minutes": minutes_text(row["minutes"])}
-            | {"status": "done" if row["error"] is None else "failed"}
+            | {"status": _status(row["error"])}
             for i, row in enumerate(self.rows)
         ]
 
     @property
     def failed(self) -> list[str]:
         """The folders of the runs that did not come to their end."""
-        return [row["folder"] for row in self.rows if row["error"] is not None]
+        return [row["folder"] for row in self.rows if _status(row["error"]) == "failed"]
 
     def remarks(self) -> list[str]:
         """How the best run was found, and the sentence with which each failed run ended."""
+        failed = [
+            f"Run {row['run']} failed: {row['error']}"
+            for row in self.rows
+            if _status(row["error"]) == "failed"
+        ]
+        if self.notes:
+            return [*self.notes, *failed]
         if self.varying == FOLDS_ONLY:
             found = "Folds differ in their data: none is better than another."
         elif self.best is None:
@@ -79,7 +92,6 @@ class SweepSummary:
             found = f"Best by {self.monitor}: chosen on the test data, this score is too good to be reported."
         else:
             found = f"Best by {self.monitor}."
-        failed = [f"Run {row['run']} failed: {row['error']}" for row in self.rows if row["error"] is not None]
         return [found, *failed]
 
 
@@ -103,6 +115,18 @@ def summarise_sweep(folders: Iterable[Path], monitor: str | None = None) -> Swee
     return replace(summary, best=max(values, key=values.__getitem__, default=None))
 
 
+def as_written(folder: Path) -> SweepSummary:
+    """The runs of a multirun, and what its sweep said of the best one when it ended."""
+    summary = summarise_sweep(run_folders(folder))
+    file = folder / "sweep.json"
+    if not (folder / STUDY).is_file() or not file.is_file():
+        return summary
+    said = json.loads(file.read_text(encoding="utf-8"))
+    numbers, best = [row["run"] for row in summary.rows], (said.get("best") or {}).get("run")
+    found = numbers.index(best) if best in numbers else None
+    return replace(summary, monitor=said["monitor"], best=found, notes=tuple(said.get("notes", ())))
+
+
 def _sweep_row(folder: Path) -> dict[str, Any]:
     done = (folder / METRICS).is_file()
     run = RunResult(folder, read_metrics(folder) if done else {}, overrides=read_overrides(folder))
@@ -111,7 +135,13 @@ def _sweep_row(folder: Path) -> dict[str, Any]:
     return found | outcome
 
 
+def _status(error: str | None) -> str:
+    return "done" if error is None else PRUNED if error.startswith(PRUNED) else "failed"
+
+
 def _run_number(folder: Path) -> int:
+    if (folder.parent / STUDY).is_file():
+        return int(folder.name)
     path = folder / ".hydra" / "hydra.yaml"
     about = read_yaml(path) if path.is_file() else {}
     return int(about.get("hydra", {}).get("job", {}).get("num") or 0)

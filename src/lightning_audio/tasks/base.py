@@ -270,7 +270,9 @@ class AudioTask(pl.LightningModule):
         loss = self.loss(*self.training_logits(batch))
         # Lightning divides by the batches of a whole group, and the last group of an epoch may have fewer.
         group = self.trainer.accumulate_grad_batches
-        self._group_share = group / min(group, self._batches - batch_idx // group * group)
+        self._share = group / min(group, self._batches - batch_idx // group * group)
+        if weights := self.trainer.train_dataloader.sampler.weights:  # type: ignore[union-attr]
+            self._share *= weights[batch_idx]  # where ranks have unequal shares of a step
         shared: dict[str, Any] = {"batch_size": len(batch), "sync_dist": True}
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, **shared)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -279,7 +281,7 @@ class AudioTask(pl.LightningModule):
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        super().backward(loss if self._group_share == 1 else loss * self._group_share, *args, **kwargs)
+        super().backward(loss if self._share == 1 else loss * self._share, *args, **kwargs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, lengths = self.apply_network(*self.normalize(*self.raw_features(batch)))

@@ -32,6 +32,13 @@ def checkpoint_to_resume(
     last = checkpoint_files.to_resume(run_folder / "checkpoints")
     if last is not None:
         check_resumable(last, trainer, task, data, force)
+        # Steps stay what they are, whatever number of processes makes them.
+        data.batches_per_step = read(last).get(type(data).__qualname__, {}).get("batches_per_step")
+        if data.batches_per_step not in (None, trainer.world_size):
+            trainer.print(
+                f"{data.batches_per_step} batches make a step, as when the run began: {trainer.world_size} "
+                "processes share their clips."
+            )
     elif (run_folder / METRICS).is_file():
         raise UserError(
             f"{run_folder} has scores, but neither last.ckpt nor previous.ckpt to resume from: put one back, "

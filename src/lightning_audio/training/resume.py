@@ -21,6 +21,7 @@ from lightning_audio.training import run_folder, saved_config
 # they are read.
 HARMLESS = (
     "allow",
+    "search",
     "test",
     "paths",
     *(f"data.{place}" for place in ("root", "test_root", "cache", "file", "train", "val", "test", "audio")),
@@ -31,6 +32,7 @@ HARMLESS = (
     "loader.store",
     "loader.shards",
     "loader.cache_gb",
+    *(f"trainer.{name}" for name in ("devices", "num_nodes", "strategy")),  # steps stay what they were
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "callbacks.training_examples",

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from lightning_audio.reports.results import (
 )
 from lightning_audio.reports.transcripts import print_transcript_report
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.training import checkpoint_files, signals, slurm
+from lightning_audio.training import checkpoint_files, ranks, signals, slurm
 from lightning_audio.training.callbacks.checkpoint_average import CheckpointAverage
 from lightning_audio.training.callbacks.checkpointing import checkpoint_bytes
 from lightning_audio.training.callbacks.throughput import Throughput
@@ -80,8 +81,9 @@ def train(
                 "trainer=gpu or trainer.devices=1, or start the runs one by one."
             )
         _refuse_too_little_space(trainer, task, data, run_folder / "checkpoints")
-        with alone_in(run_folder):
+        with alone_in(run_folder), ranks.Watch(trainer, lambda: resume_hint(run_folder, sweep_folder)):
             last = checkpoint_to_resume(run_folder, trainer, task, data, force)
+            _scale_rate(cfg, trainer, task, data)
             keep_config(cfg, run_folder, task.description)  # now that nothing is wrong: it can be resumed
             if last is None:
                 initialise(cfg, task, data)
@@ -111,6 +113,16 @@ def _refuse_too_little_space(
     checkpoint_files.refuse_too_little_space(folder, size, data.has_validation, beside)
 
 
+def _scale_rate(cfg: DictConfig, trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> None:
+    """Learning rates by `trainer.scale_lr`; of a run that is resumed they stay what they were."""
+    batches = (data.batches_per_step or trainer.world_size) * trainer.accumulate_grad_batches
+    factor = ranks.rate_factor(cfg.trainer.get("scale_lr"), batches)
+    if factor != 1 and task.recipe:
+        task.recipe = replace(task.recipe, lr=task.recipe.lr * factor)
+        task.finetuning.rates = {stage: rate * factor for stage, rate in task.finetuning.rates.items()}
+        trainer.print(f"{batches} batches make a step: the learning rate is {task.recipe.lr:.3g}.")
+
+
 @contextlib.contextmanager
 def _ends_resumable(run_folder: Path, sweep_folder: Path | None) -> Iterator[None]:
     """Lets signals end the run in order; they and a full disk say how to resume."""
@@ -123,6 +135,13 @@ def _ends_resumable(run_folder: Path, sweep_folder: Path | None) -> Iterator[Non
             raise UserError(
                 f"The disk of {run_folder} is full; the checkpoint before is whole: free some space, then "
                 f"{resume_hint(run_folder, sweep_folder)}."
+            ) from error
+        except RuntimeError as error:
+            if not ranks.lost_another(error):
+                raise
+            hint = resume_hint(run_folder, sweep_folder)
+            raise UserError(
+                f"Another process of the run has ended: look at what it says, then {hint}."
             ) from error
         except Interrupted as interruption:
             requeued = slurm.requeue(interruption.signum)

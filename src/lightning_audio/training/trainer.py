@@ -68,6 +68,7 @@ def build_trainer(
     options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()
     if (profiler := options.get("profiler")) in PROFILERS:  # by itself, it would print to a log that is off
         options["profiler"] = PROFILERS[profiler](dirpath=run_folder, filename=f"{profiler}-profile")
+    options.pop("scale_lr", None)  # of the optimizer
     options.pop("overfit_batches", None)  # of the data module: Lightning's own wants a loader of torch's kind
     return instantiate(
         options,

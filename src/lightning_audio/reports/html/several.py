@@ -17,7 +17,7 @@ from lightning_audio.reports.html.gaps import NAMES, gaps_of, verdict
 from lightning_audio.reports.html.page import write_page
 from lightning_audio.reports.html.run import chosen_metric, error_chart, read_config
 from lightning_audio.reports.results import PAGE, RunResult, predictions_file, read_predictions, read_run
-from lightning_audio.reports.sweep import SweepSummary, run_folders, summarise_sweep
+from lightning_audio.reports.sweep import SweepSummary, as_written, run_folders
 from lightning_audio.reports.tables import per_class_table
 
 Section = dict[str, Any]
@@ -90,7 +90,7 @@ def _means(runs: Sequence[RunResult]) -> dict[str, Score]:
 
 def write_sweep(folder: Path, summary: SweepSummary | None = None) -> Path:
     """Writes report.html of a multirun: its table, and every run as a line across what varies."""
-    summary = summary or summarise_sweep(run_folders(folder))
+    summary = summary or as_written(folder)
     found, *rest = summary.remarks()
     monitor = str(summary.monitor)
     scored = [n for n, row in enumerate(summary.rows) if summary.monitor in row["scores"]]

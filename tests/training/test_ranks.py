@@ -1,0 +1,184 @@
+"""Several processes of one run: the numbers of one process, and an end in a sentence when one is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from processes import ended, program, start
+from torch.distributed import TCPStore
+
+from lightning_audio.errors import UserError
+from lightning_audio.tasks.base import AudioTask
+from lightning_audio.training.ranks import rate_factor
+
+# 80 clips in batches of 12 for a step of all: the last step of an epoch has 8. No BatchNorm, nothing drawn.
+SAME = (
+    *(option for option in TINY if not option.startswith(("loader.batch_size", "network"))),
+    "network=gru",
+    "network.hidden=8",
+    "network.dropout=0",
+    "augment=none",
+    "callbacks.ema=null",
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+)
+
+
+class Group:
+    """The processes of one run as torchrun starts them on `nodes` machines, beside its store."""
+
+    def __init__(
+        self,
+        folder: Path,
+        patch: pytest.MonkeyPatch,
+        world: int,
+        options: Sequence[str],
+        nodes: int = 1,
+        work=program,
+    ) -> None:
+        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.folder, self.processes = folder, list[BaseProcess]()
+        patch.setenv("LIGHTNING_AUDIO_LOGS", str(folder / "logs"))
+        local = world // nodes
+        shared = {
+            **{"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True"},
+            **{"TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local)},
+            **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port)},
+        }
+        for rank in range(world):
+            own = {"RANK": rank, "LOCAL_RANK": rank % local, "GROUP_RANK": rank // local}
+            for name, value in {**shared, **own}.items():
+                patch.setenv(name, str(value))
+            self.processes.append(start(work, "train", *options, output=folder / f"{world}_{rank}"))
+        for name in (*shared, "RANK", "LOCAL_RANK", "GROUP_RANK"):
+            patch.delenv(name)
+
+    def said(self) -> str:
+        return "".join(file.read_text() for file in sorted(self.folder.glob(f"{len(self.processes)}_*")))
+
+    def ended(self) -> list[int]:
+        return [ended(process, 200) for process in self.processes]
+
+    def wait_for(self, text: str) -> None:
+        end = time.monotonic() + 120
+        while text not in self.said():
+            assert time.monotonic() < end, self.said()
+            assert any(p.is_alive() for p in self.processes), self.said()
+            time.sleep(0.05)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def the_run(folder: Path) -> Path:
+    (run,) = (folder / "logs" / "demo").iterdir()
+    return run
+
+
+def scores(run: Path) -> dict[str, float]:
+    found = json.loads((run / "metrics.json").read_text())["scores"]
+    return {name: score["value"] for name, score in found.items()}
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the last step of an epoch, whose 8 clips are fewer than those of the others."""
+    runs = []
+    for world, size in ((1, 12), (2, 6)):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        options = [*SAME, f"loader.batch_size={size}"]
+        group = Group(folder, monkeypatch, world, options, nodes=world)  # each on a machine of its own
+        assert group.ended() == [0] * world, group.said()
+        assert group.said().count("epoch 2/2") == 1
+        runs.append(the_run(folder))
+    alone, shared = map(weights, runs)
+    assert max(float((alone[name] - shared[name]).abs().max()) for name in alone) < 1e-6
+    assert scores(runs[0]) == scores(runs[1])
+
+
+def stops_after_step(step: int, *arguments: str) -> None:
+    """The program, whose first process gets SIGTERM within this batch of the run."""
+    training_step, count = AudioTask.training_step, iter(range(1, 100))
+
+    def counted(task: AudioTask, batch: object, batch_idx: int) -> object:
+        if next(count) == step and task.global_rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_step(task, batch, batch_idx)  # type: ignore[arg-type]
+
+    AudioTask.training_step = counted  # type: ignore[assignment, method-assign]
+    program(*arguments)
+
+
+def stops_after_two(*arguments: str) -> None:
+    stops_after_step(2, *arguments)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_numbers_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 -> 2 -> 3 -> 1, each but the last stopped by SIGTERM in the middle of an epoch: the same weights."""
+    options = [*SAME, "loader.batch_size=12", "test=false"]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    group = Group(alone, monkeypatch, 1, options)
+    assert group.ended() == [0], group.said()
+    for number, world in enumerate((1, 2, 3)):
+        again = ["resume=latest"] if number else []
+        group = Group(tmp_path, monkeypatch, world, [*options, *again], work=stops_after_two)
+        assert group.ended() == [143] * world, group.said()
+        assert f"resume={the_run(tmp_path)}" in group.said()
+    group = Group(tmp_path, monkeypatch, 1, [*options, "resume=latest"])
+    assert group.ended() == [0], group.said()
+    one, other = weights(the_run(alone)), weights(the_run(tmp_path))
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+    assert [line.count("epoch 2/2") for line in (group.said(),)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("lost", "signum"),
+    [
+        (1, signal.SIGKILL),
+        pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_is_lost_ends_the_others_in_a_sentence(
+    lost: int, signum: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*SAME, "loader.batch_size=6", "trainer.max_epochs=10000", "test=false"]
+    group = Group(tmp_path, monkeypatch, 2, options)
+    try:
+        group.wait_for("epoch 2/")
+        pid = group.processes[lost].pid
+        assert pid
+        os.kill(pid, signum)
+        begin = time.monotonic()
+        assert ended(group.processes[1 - lost], 60) in (1, 2)
+        assert time.monotonic() - begin < 30
+    finally:
+        for process in group.processes:
+            process.kill()
+    left = (tmp_path / f"2_{1 - lost}.err").read_text()
+    assert "Traceback" not in left
+    (sentence,) = [line for line in left.splitlines() if line.startswith("error: ")]
+    assert "of the run has ended" in sentence or "was stopped" in sentence
+    assert sentence.endswith(f"look at what it says, then resume with resume={the_run(tmp_path)}.")
+
+
+def test_rates_by_rule() -> None:
+    assert [rate_factor(rule, 4) for rule in (None, "linear", "sqrt")] == [1.0, 4.0, 2.0]
+    with pytest.raises(UserError, match=r"trainer\.scale_lr=sqr is no rule"):
+        rate_factor("sqr", 4)
