@@ -32,6 +32,7 @@ from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.feature_store import FeatureStore, FeatureViews
 from lightning_audio.data.sampler import BatchLoader, BatchSampler
+from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.training.run import keep_freed_memory
@@ -94,6 +95,7 @@ def from_waveforms(clips: ClipSet, frontend: LogMel) -> Epoch:
 
 
 def from_features(clips: ClipSet, frontend: LogMel, cache: Path) -> Epoch:
+    assert isinstance(clips.store, WaveStore)
     features = FeatureViews([FeatureStore.open(clips.store, frontend, SIZES, cache)])
     loader = loader_over(clips.with_features(features))
     return lambda: (batch.features for batch in loader)

@@ -31,6 +31,7 @@ from lightning_audio.data.corpora.sharded import Sharded
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.shards import table
 from lightning_audio.data.shards.shard_set import INDEX, Addition, Index
+from lightning_audio.data.shards.shard_store import ShardStore
 from lightning_audio.data.store import write_index
 from lightning_audio.data.targets import ClassIndex
 from lightning_audio.data.wave_store import IDS, SAMPLES, WaveStore, folder_of
@@ -153,7 +154,7 @@ def epochs(root: str, count: int, times: int) -> dict[str, float]:
     return found | memory() | {f"{name} before": size for name, size in before.items()}
 
 
-def _look_up(store: WaveStore) -> None:
+def _look_up(store: WaveStore | ShardStore) -> None:
     rng = np.random.default_rng(0)
     for number in rng.integers(0, len(store), LOOKUPS):
         store.gather([number])

@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_a_file_gets_the_answer_of_predict(model: AudioTask, tmp_path: Path) -> 
     assert shown.scores == answer.scores
     assert shown.sentence == f"{answer.hypothesis} ({100 * answer.score:.0f} %)"
     (samples,) = [demo_answers.heard(file, RATE, 60)[0]]
-    ((_, events),) = timelines(model, [("a", samples)])
+    ((_, events),) = timelines(cast(Any, model), [("a", samples)])
     assert shown.rows == [(event.start, event.end, event.label, event.score) for event in events]
     assert shown.picture is not None
     assert shown.picture.shape[2] == 3
@@ -61,7 +61,7 @@ def test_labels_that_do_not_exclude_one_another_are_named_with_their_scores(
     first, second = sorted(scores, key=lambda label: -scores[label])[:2]
     for threshold, named in ((scores[second], [first, second]), (1.1, [])):
         rule = LabelsAbove([threshold - 1e-6] * len(scores))
-        monkeypatch.setattr(type(model), "rule", property(lambda self, rule=rule: rule))
+        monkeypatch.setattr(type(model), "rule", rule)
         sentence = shown_of(model, file, 60).sentence
         told = {f"{label} ({100 * scores[label]:.0f} %)" for label in named}
         assert set(sentence.split(", ")) == (told or {"No label reaches its threshold."})
@@ -71,7 +71,7 @@ def test_speech_gets_its_words_and_their_times(speech_run: Path, tmp_path: Path)
     task = lightning_audio.load(speech_run)
     samples = (2**14 * noise(2.0, task.sample_rate)).astype(np.int16)
     shown = shown_of(task, write_wav(tmp_path / "a.wav", samples, task.sample_rate), 60)
-    (found,) = transcribe(task, [("a", samples)])  # type: ignore[arg-type]
+    (found,) = transcribe(task, [("a", samples)])
     assert shown.sentence == (found.text or "No word was heard.")
     assert shown.rows == [(word.start, word.end, word.text, word.score) for word in found.words]
     assert shown.scores == {}
@@ -228,7 +228,9 @@ class Tab:
         context = browser.new_context(
             viewport={"width": width, "height": 1000}, color_scheme=scheme, permissions=["microphone"]
         )
-        self.page, self.left, self.problems = context.new_page(), [], []
+        self.page = context.new_page()
+        self.left: list[str] = []
+        self.problems: list[str] = []
         allowed = (url, "data:", "blob:")
         self.page.on("request", lambda r: None if r.url.startswith(allowed) else self.left.append(r.url))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import islice, pairwise
 from typing import Any
@@ -90,7 +90,7 @@ def test_shuffled_ranks_make_equal_steps_in_which_each_clip_counts_once(
         assert len({len(rank) for rank in ranks} | {len(sampler) for sampler in samplers}) == 1
         alone = epoch_of(BatchSampler(clips, size * world, True, 1), epoch)
         for step, whole in enumerate(alone):
-            counted: Counter[int] = Counter()
+            counted: dict[int, float] = defaultdict(float)
             for sampler, rank in zip(samplers, ranks, strict=True):
                 for position in rank[step]:  # the mean over ranks of weighted means over their clips
                     counted[position] += sampler.weights[step] / len(rank[step]) / world
@@ -104,7 +104,7 @@ def test_other_numbers_of_processes_go_on_with_the_clips_that_are_left(seconds: 
     """1 -> 2 -> 3 -> 1 within one epoch: every step has the clips that it would have had."""
 
     def of(rank: int, world: int) -> BatchSampler:
-        ranks = {"shuffle": True, "seed": 4, "rank": rank, "world_size": world, "per_step": 2}
+        ranks: dict[str, Any] = {"shuffle": True, "seed": 4, "rank": rank, "world_size": world, "per_step": 2}
         if seconds is None:
             return BatchSampler(75, 5, **ranks)
         durations = np.random.default_rng(0).uniform(1, 4, 75)

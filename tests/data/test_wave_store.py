@@ -630,8 +630,13 @@ def test_of_many_clips_the_files_are_asked_later_and_before_a_score(
     WaveStore.open(clips, RATE, cache)
     asked: list[str] = []
     stat = os.stat
+
+    def noted(path: Any, **options: Any) -> os.stat_result:
+        asked.append(str(path))
+        return stat(path, **options)
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", lambda path, **o: (asked.append(str(path)), stat(path, **o))[1])
+        patch.setattr(os, "stat", noted)
         again = WaveStore.open(clips, RATE, cache)
         assert not [path for path in asked if path.endswith(".wav")]
         again.confirm_files()

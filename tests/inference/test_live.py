@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from conftest import sine, write_wav
+from torch import nn
 
 from lightning_audio import build
 from lightning_audio.cli import predict
@@ -21,6 +22,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.inference.live import LiveText, LiveWord
 from lightning_audio.inference.stream import Stream
 from lightning_audio.tasks.transcription import Transcription
+from lightning_audio.tasks.transducer import Transducer
 from lightning_audio.text.tokenizers import BPE, Characters, Tokenizer, fit_tokenizer
 
 RATE = 8000
@@ -60,11 +62,12 @@ def task_of(
     with torch.no_grad():  # so that it says something, and not the same all the time
         waveform = samples_to_float(torch.from_numpy(audio())[None])
         x, counts = built.normalize(*built.frontend(waveform, torch.tensor([waveform.shape[1]])))
-        head, logits = built.network.head, built.eval().network(x, counts)[0][0]
+        head = cast(nn.Linear, built.network.head)
+        logits = built.eval().network(x, counts)[0][0]
         head.weight.mul_(3 / logits.std(0)[:, None])
         head.bias.copy_(3 * (head.bias - logits.mean(0)) / logits.std(0))
         if task == "transducer":
-            built.joiner.output.weight.mul_(3)
+            cast(Transducer, built).joiner.output.weight.mul_(3)
     return built
 
 

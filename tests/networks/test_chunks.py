@@ -16,8 +16,8 @@ from lightning_audio.networks.chunks import ChunkedNetwork
 from lightning_audio.networks.conformer import Conformer
 
 BINS, OUTPUTS = 20, 7
-SMALL = {"width": 24, "heads": 4, "feedforward": 32, "layers": 3, "kernel": 9, "channels": 4}
-LSTM = {"channels": 4, "hidden": 8, "layers": 2}
+SMALL: dict[str, Any] = {"width": 24, "heads": 4, "feedforward": 32, "layers": 3, "kernel": 9, "channels": 4}
+LSTM: dict[str, Any] = {"channels": 4, "hidden": 8, "layers": 2}
 MADE: dict[str, Callable[[], ChunkedNetwork]] = {
     "bilstm": lambda: BiLSTM((1, BINS), OUTPUTS, **LSTM, chunk=4),
     "bilstm, a row at a time": lambda: BiLSTM((1, BINS), OUTPUTS, **LSTM, chunk=1),

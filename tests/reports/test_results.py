@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ def test_a_terminal_that_can_encode_little_gets_plain_characters() -> None:
 
 def test_the_path_of_the_page_is_a_link_where_a_terminal_shows_links(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("")
-    content = {"scores": {}}
+    content: dict[str, Any] = {"scores": {}}
     for terminal_too in (True, False):
         out = io.StringIO()
         print_report(tmp_path, content, Console(file=out, width=80, force_terminal=terminal_too))

@@ -136,17 +136,17 @@ def test_beyond_the_limit_clients_are_told_to_come_again(model: Path) -> None:
         return answers(*arguments)
 
     def post() -> Any:
-        return client.post("/predict", content=wav(np.zeros(800)))
+        return own.post("/predict", content=wav(np.zeros(800)))
 
-    one.runtime.predict_recordings = slow  # type: ignore[method-assign]
-    with testclient.TestClient(one.app()) as client, ThreadPoolExecutor(2) as threads:
+    one.runtime.predict_recordings = slow  # type: ignore[method-assign,assignment]
+    with testclient.TestClient(one.app()) as own, ThreadPoolExecutor(2) as threads:
         waiting = [threads.submit(post) for _ in range(2)]
         while one.metrics.gauges["requests_in_progress"] < 2:
             time.sleep(0.01)
         refused = post()
-        with client.websocket_connect("/stream") as socket:
+        with own.websocket_connect("/stream") as socket:
             assert "try again later" in socket.receive_json()["error"]
-        assert client.get("/health").status_code == 200
+        assert own.get("/health").status_code == 200
         free.set()
         assert [one.result().status_code for one in waiting] == [200, 200]
         assert post().status_code == 200
@@ -163,7 +163,7 @@ def test_one_that_can_not_be_answered_costs_the_others_nothing(model: Path) -> N
             raise MemoryError
         return answers(given)
 
-    one.runtime.clip_scores = failing  # type: ignore[method-assign]
+    one.runtime.clip_scores = failing  # type: ignore[method-assign,assignment]
     found = one.batches._answers([np.zeros(n, np.int16) for n in (800, 77, 900)])
     assert [type(answer).__name__ for answer in found] == ["Prediction", "RuntimeError", "Prediction"]
 

@@ -129,10 +129,10 @@ def test_torchrun_on_two_nodes_makes_one_folder(tmp_path: Path) -> None:
     options = [*ONE, "trainer=ddp", "trainer.accelerator=cpu", f"paths.logs={tmp_path / 'logs'}"]
     both = []
     for name in "ab":
-        with (tmp_path / name).open("w") as said:
+        with (tmp_path / name).open("w") as output:
             both.append(
                 subprocess.Popen(
-                    [*command, "-m", "lightning_audio", "train", *options], stdout=said, stderr=said
+                    [*command, "-m", "lightning_audio", "train", *options], stdout=output, stderr=output
                 )
             )
     said = [(node.wait(300), (tmp_path / name).read_text()) for node, name in zip(both, "ab", strict=True)]

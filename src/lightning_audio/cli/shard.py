@@ -57,10 +57,11 @@ def main() -> None:
     share = (cfg.loader.val_fraction, cfg.seed)
     size = round(options.megabytes * MEGABYTE)
     done = shard(build.corpus(cfg), options.out, (int(number), int(count)), size, options.as_is, *share)
-    if bad := done.unreadable:
-        more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        print(printable(f"{counted(len(bad), 'clips')} can't be read: {'; '.join(bad[:SHOWN])}{more}"))
+    if unreadable := done.unreadable:
+        more = f"; and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        named = "; ".join(unreadable[:SHOWN])
+        print(printable(f"{counted(len(unreadable), 'clips')} can't be read: {named}{more}"))
     what = f"{counted(done.clips, 'clips')}, {done.bytes / 1e9:.3g} GB" if done.clips else "nothing to add"
     print(f"{options.out}: part {number} of {count}: {what}")
-    if done.clips and done.clips == len(bad):
+    if done.clips and done.clips == len(unreadable):
         raise UserError("No clip can be read: mend them.")

@@ -222,8 +222,9 @@ class AudioDataModule(pl.LightningDataModule):
             return WaveStore.open(
                 clips, self.sample_rate, self.corpus.cache, where, device, self.max_bad_fraction
             )
-        is_there = where == "disk" or isinstance(opened, ShardStore)
-        return opened if is_there else opened.placed(where, device)
+        if where == "disk" or isinstance(opened, ShardStore):
+            return opened
+        return opened.placed(where, device)
 
     def keep_features(
         self, frontend: FrontEnd, options: Mapping[str, Any], views: Sequence[tuple[View, Any]] = ()
@@ -240,6 +241,7 @@ class AudioDataModule(pl.LightningDataModule):
             raise UserError(
                 f"loader.feature_dtype={self.feature_dtype} is unknown: set it to one of {known}."
             )
+        assert isinstance(self.store, WaveStore), "features beside loader.shards are refused in setup"
         where, kind = self.where, STORES[self.feature_dtype]
         place = (self.corpus.cache, where, device_of(where))
         stores = [kind.open(self.store, frontend, options, *place)]

@@ -87,7 +87,7 @@ def uncollected() -> Iterator[None]:
 @uncollected()
 def _clips(columns: Mapping[str, Sequence[Any]]) -> list[Clip]:
     rows = len(columns["id"][0])
-    return filled({name: _unpacked(*column, rows) for name, column in columns.items()}, rows)
+    return filled({name: _unpacked(values, packed, rows) for name, (values, packed) in columns.items()}, rows)
 
 
 def filled(columns: Mapping[str, Sequence[Any]], rows: int) -> list[Clip]:

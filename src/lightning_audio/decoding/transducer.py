@@ -252,7 +252,8 @@ class TransducerGreedy(TransducerDecoder):
     ) -> tuple[Carried, list[tuple[int, int, float]]]:
         """A frame `(N, width)` of each of these utterances -> what is carried on, and what is said in it:
         utterance, output and log-probability of each token."""
-        (predicted, state), said = carried, []
+        predicted, state = carried
+        said: list[tuple[int, int, float]] = []
         for _ in range(self.max_symbols):
             scores, found = self.transducer.joiner(frames, predicted[rows]).max(-1)
             token = found != BLANK

@@ -7,7 +7,7 @@ The stack of Amodei et al. 2016, Deep Speech 2 (arXiv:1512.02595), small, with l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -76,7 +76,7 @@ class BiLSTM(ChunkedNetwork):
         read = lengths_to_read(lengths)
         for i, (norm, lstm) in enumerate(zip(self.norms[1:], self.lstms, strict=True)):
             if self.chunk:
-                x, state = lstm.chunked(x, lengths, self.chunk, kept and kept[i])
+                x, state = cast(PaddedLSTM, lstm).chunked(x, lengths, self.chunk, kept and kept[i])
                 after.append(state)
             else:
                 x = lstm(x, read)

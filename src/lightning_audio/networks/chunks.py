@@ -76,9 +76,10 @@ class ChunkedNetwork(Network):
         none = x.new_zeros(len(x), 0, outputs)  # type: ignore[arg-type]
         return torch.cat([none, *logits], 1), Heard(frames.clone(), back, kept)
 
-    def finish(self, state: Heard) -> Tensor:
+    def finish(self, state: Heard) -> Tensor | None:
         """As in `Network`: the chunk that was begun."""
         frames, back, kept = state
         if frames.shape[-1] == back:
             return super().finish(state)
-        return self.rows_of_chunk(frames, back // self.frames_a_row, kept)[0]
+        logits, _ = self.rows_of_chunk(frames, back // self.frames_a_row, kept)
+        return logits

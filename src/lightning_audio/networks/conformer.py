@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,14 +68,14 @@ class Conformer(ChunkedNetwork):
         x, lengths = self.subsampling(x, lengths)
         padding = ~frame_mask(lengths, x.shape[1])
         x = self.embedding(x).transpose(0, 1)
-        for layer in self.layers:
+        for layer in cast("Iterable[Layer]", self.layers):
             x = layer.in_chunks(x, padding, self.chunk, self.left) if self.chunk else layer(x, padding)
         return self.head(x.transpose(0, 1)), lengths
 
     def rows_of_chunk(self, x: Tensor, back: int, kept: Any) -> tuple[Tensor, Any]:
         x, _ = self.subsampling(x, x.new_full((len(x),), x.shape[-1]).long())
         x, after = self.embedding(x[:, back:]).transpose(0, 1), []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
             x, state = layer.step(x, kept and kept[i], self.left)
             after.append(state)
         return self.head(x.transpose(0, 1)), after
