@@ -71,9 +71,8 @@ def write_tars(clips: ClipSet, folder: Path) -> list[Path]:
                 content = io.BytesIO()
                 soundfile.write(content, clips[[position]].waveforms[0].numpy(), loading.RATE, format="FLAC")
                 info = tarfile.TarInfo(f"{position}.flac")
-                info.size = content.tell()
-                content.seek(0)
-                tar.addfile(info, content)
+                info.size = len(content.getvalue())
+                tar.addfile(info, io.BytesIO(content.getvalue()))
     return paths
 
 
