@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -166,7 +172,7 @@ def test_mistakes_are_one_sentence(tiny_run: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit):
         demo.main([str(tiny_run), "--max-seconds", "0"])
     assert "limits above 0" in capsys.readouterr().err
-    monkeypatch.setitem(__import__("sys").modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(SystemExit):
         demo.main([str(tiny_run)])
     assert "pip install 'lightning-audio[demo]'" in capsys.readouterr().err
@@ -308,3 +314,21 @@ def test_a_microphone_in_a_browser(
     twice = "document.querySelector('#detected').innerText.split('loud').length > 2"
     tab.page.wait_for_function(twice, timeout=60_000)
     assert (tab.left, tab.problems) == ([], [])
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_demo_and_removes_what_was_recorded(tiny_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lightning_audio", "demo", str(tiny_run), "--examples", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        (url,) = re.findall(r"http://127\.0\.0\.1:\d+/", line)
+        with urllib.request.urlopen(url, timeout=30) as page:
+            assert b"gradio" in page.read()
+        assert any("demo" in folder.name for folder in tmp_path.iterdir())
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert process.returncode == 130
+    assert not [folder for folder in tmp_path.iterdir() if "demo" in folder.name]
