@@ -162,3 +162,9 @@ def test_padding_changes_nothing(front: nn.Module) -> None:
 def test_mistakes_end_in_a_sentence(make: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize("front", [CQT(RATE), Chroma(RATE), Pitch(RATE)])
+def test_what_is_no_graph_is_not_traced(front: nn.Module) -> None:
+    with pytest.raises(UserError, match="runs in torch alone: to export, train with"):
+        torch.jit.trace(front, batch(chord(seconds=0.5)))

@@ -15,7 +15,10 @@ import inspect
 import math
 from typing import cast
 
+import torch
 from torch import nn
+
+from lightning_audio.errors import UserError
 
 
 def shape_of(frontend: nn.Module) -> tuple[int, int]:
@@ -29,6 +32,14 @@ def options_repr(module: nn.Module) -> str:
     return ", ".join(
         f"{name}={known[name]!r}" for name in inspect.signature(type(module)).parameters if name in known
     )
+
+
+def refuse_graph(frontend: nn.Module) -> None:
+    """Raises UserError where a graph for other runtimes is being made."""
+    if torch.jit.is_tracing():
+        raise UserError(
+            f"{type(frontend).__name__} runs in torch alone: to export, train with frontend=log_mel or mfcc."
+        )
 
 
 def fast_size(size: int) -> int:

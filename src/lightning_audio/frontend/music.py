@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.base import fast_size, options_repr
+from lightning_audio.frontend.base import fast_size, options_repr, refuse_graph
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.frontend.mask import mask_frames
 
@@ -101,6 +101,7 @@ class CQT(nn.Module):
 
     def amplitudes(self, waveforms: Tensor) -> Tensor:
         """`(B, n_bins, T // hop_length + 1)`: the magnitudes of `librosa.cqt`."""
+        refuse_graph(self)
         with torch.autocast(waveforms.device.type, enabled=False):
             frames = waveforms.shape[1] // self.hop_length + 1
             # Silence behind the longest clip, so that the circle of the transform does not close.

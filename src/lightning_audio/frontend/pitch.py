@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.base import options_repr
+from lightning_audio.frontend.base import options_repr, refuse_graph
 from lightning_audio.frontend.mask import mask_frames
 
 CHUNK = 2**19  # samples of frames worked on at once, some of its products are twice as large
@@ -75,6 +75,7 @@ class Pitch(nn.Module):
 
     def yin(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """Hz and d' at that period, both `(B, T')`, of waveforms `(B, T)`."""
+        refuse_graph(self)
         edge = self.frame_length // 2
         with torch.autocast(waveforms.device.type, enabled=False):
             padded = functional.pad(waveforms.float(), (edge, edge))
