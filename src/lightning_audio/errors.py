@@ -64,6 +64,11 @@ def printable(text: str) -> str:
     return "".join(ascii(c)[1:-1] if is_control(c) or "\ud800" <= c <= "\udfff" else c for c in text)
 
 
+def encodable(text: str) -> str:
+    """Text in which what is no UTF-8, as a file name may be, is spelled as JSON does."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def masked(text: str) -> str:
     """Text in which passwords of addresses, as in http://user:password@host, are left out."""
     return re.sub(r"(://[^/:@\s]*):[^/\s]*@", r"\1:***@", text)

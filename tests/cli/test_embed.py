@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,14 @@ def test_an_encoder_that_was_exported_and_the_files_that_are_alike(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{files[0]}: {files[2]} 0.")
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_whose_name_is_no_utf8_costs_the_others_nothing(tiny_run: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = write_wav(tmp_path / "in" / "a.wav", sine(300, 0.5, 16000), 16000)
+    file.rename(file.with_name(os.fsdecode(b"caf\xe9.wav")))
+    main([str(tiny_run), str(tmp_path / "in"), "--output", str(tmp_path / "x.parquet")])
+    assert parquet.read_table(tmp_path / "x.parquet")["id"].to_pylist() == [f"{tmp_path}/in/caf\\udce9.wav"]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,13 @@ def test_the_front_door_lists_the_programs(
     )
 
 
+@pytest.mark.parametrize("levels", ["nan", "10,inf", "loud", ""])
+def test_levels_of_noise_are_numbers(levels: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments.evaluate(["run", "--noise", "white", "--snr", levels])
+    assert f"{levels!r} holds what is no number: give some such as 20,10,0" in capsys.readouterr().err
+
+
 # Without site-packages, which may import anything while Python starts.
 WITH_SOURCES = {**os.environ, "PYTHONPATH": str(Path(front.__file__).parents[1])}
 

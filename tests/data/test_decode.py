@@ -136,6 +136,17 @@ def test_what_is_odd_about_a_file_that_is_read_is_logged(
     assert all("; and 2 more" in line for line in told)
 
 
+def test_clips_that_end_before_their_row_says_are_told(tmp_path: Path) -> None:
+    """What is missing may have been said: a transcript would be of more than the audio."""
+    path = str(write_wav(tmp_path / "a.wav", sine(440, 1.0, 8000), 8000))
+    rows = [("late", 0.5, 0.54), ("long", 0.0, 3.0), ("short", 0.5, 0.8), ("whole", 0.0, 1.0)]
+    remarks: list[str] = []
+    clips = [Clip(name, path, start, duration) for name, start, duration in rows]
+    found = [*decode_clips(clips, 8000, remarks)]
+    assert [len(samples) for samples in found if isinstance(samples, np.ndarray)] == [4000, 8000, 4000, 8000]
+    assert remarks == ["2 clips (ends early): long: of 3 s there are 1.00; short: of 0.8 s there are 0.50."]
+
+
 def test_stereo_is_averaged(tmp_path: Path) -> None:
     samples = np.array([[100, 300], [-32768, 32766], [32767, 32767], [-4, -8]], dtype=np.int16)
     path = write_wav(tmp_path / "a.wav", samples, 16000)

@@ -283,6 +283,8 @@ BAD = {
     '{"path": "a.wav", "text": "", "channel": "left"}': "channel 'left' is neither mean nor a number",
     '{"path": "a.wav", "text": "", "fold": "one"}': "fold 'one' is no number",
     '{"path": "a.wav", "text": "", "fold": 1.5}': "fold 1.5 is no whole number",
+    '{"path": "a.wav", "text": "", "fold": true}': "fold True is no number",
+    '{"path": "a.wav", "text": "", "id": ["x"]}': "its id ['x'] is no name",
     '{"path": "a.wav", "text": "", "id": "good"}': "its id 'good' stands in clips.jsonl, line 1 too",
     '{"path": "d.wav", "label": "", "fold": "x"}': "d.wav; a label is empty",
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 import torch
 from conftest import sine, write_wav
@@ -24,7 +25,7 @@ from lightning_audio.data.decode import resample
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference import stream as stream_module
-from lightning_audio.inference.detections import Detector, raw_audio
+from lightning_audio.inference.detections import Detector, RawAudio, raw_audio
 from lightning_audio.inference.events import events
 from lightning_audio.inference.stream import Stream
 from lightning_audio.networks.base import Network
@@ -449,6 +450,14 @@ def test_ctrl_c_ends_a_stream_and_what_was_heard_is_told(
     predict.main([str(run), "--stream", "-", "--allow", __name__, "--ignore", "_silence_"])
     fields = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert_planted([(float(time), label) for time, label, _ in fields])
+
+
+@pytest.mark.parametrize("form", ["AIFF", "AU", "CAF", "RF64", "FLAC"])
+def test_headers_are_no_samples(form: str) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, np.zeros(100), RATE, format=form, subtype="PCM_16")
+    with pytest.raises(UserError, match="not as raw samples"):
+        RawAudio(RATE, RATE).push(content.getvalue())
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,21 @@ def test_what_is_no_audio_or_too_much_is_refused_in_a_sentence(client: Any) -> N
     assert client.get("/health").json() == {"status": "ok", "model": "demo.onnx"}
 
 
+def test_what_is_odd_about_a_file_is_told_to_the_client(client: Any) -> None:
+    """Nobody but the server reads its log."""
+    tone = sine(400, 1.0, RATE)
+    whole = client.post("/predict", content=wav(tone)).json()
+    assert "remarks" not in whole
+    for content, words in (
+        (wav(tone)[:20_000], "of its end are missing; what is there is read"),
+        (wav(np.stack([tone, -tone], 1)), "take one of them"),
+    ):
+        answer = client.post("/predict", content=content).json()
+        (remark,) = answer["remarks"]
+        assert words in remark
+        assert answer.keys() - whole.keys() == {"remarks"}
+
+
 def test_beyond_the_limit_clients_are_told_to_come_again(model: Path) -> None:
     one = server(model, concurrency=2)
     free = threading.Event()

@@ -92,6 +92,9 @@ def test_what_num2words_misreads_is_refused(language: str, raw: str) -> None:
         ("en", "1,00,000", "one hundred thousand"),
         ("en_IN", "12,34,567.5", "twelve lakh thirty four thousand five hundred and sixty seven point five"),
         ("bn", "1,00,000", "এক লাখ"),
+        # Beyond 15 digits, which had been read as two numbers.
+        ("en", "1,000,000,000,000,001", "one" + 14 * " zero" + " one"),
+        ("en", "100,000,000,000,001", "one hundred trillion and one"),
         ("en", "3٫14 1٬234", "three point one four one thousand two hundred and thirty four"),
         ("fa", "۱۲٬۳۴۵", "دوازده هزار و سیصد و چهل و پنج"),
         ("fr_CH", "1’000", "mille"),

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_audio import build, config
+from lightning_audio.data.batch import Batch
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.waveform import Waveform
@@ -103,6 +106,29 @@ def test_what_is_heard_is_as_long_as_its_clip_and_another_draw_each_time(
         assert (len(samples), rate) == (8000, 16000)
         heard.append(samples)
     assert all(np.abs(heard[0] - other).max() > 0.01 for other in heard[1:])
+
+
+def test_an_id_that_is_no_utf8_is_spelled(parts: Callable, tmp_path: Path) -> None:
+    """TensorBoard takes no other text."""
+    data, task = parts()
+    logger = TensorBoardLogger(str(tmp_path), name="", version="")
+    batch = replace(data.splits["train"][[0]], ids=("caf\udce9.wav",))
+
+    class One:
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, positions: object) -> Batch:
+            return batch
+
+    trainer: Any = SimpleNamespace(
+        global_step=0, loggers=[logger], datamodule=SimpleNamespace(splits={"train": One()})
+    )
+    TrainingExamples(clips=1).show_clips(trainer, task)
+    logger.experiment.flush()
+    tags = EventAccumulator(str(tmp_path), size_guidance={"audio": 0}).Reload().Tags()
+    assert tags["audio"] == ["audio/caf\\udce9.wav"]
+    assert tags["images"] == ["features/caf\\udce9.wav"]
 
 
 def test_features_and_confusion_are_pictures(events: EventAccumulator, parts: Callable) -> None:

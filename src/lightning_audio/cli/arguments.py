@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -364,7 +365,13 @@ READERS: dict[str, Callable[[Sequence[str]], argparse.Namespace]] = {
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(number) for number in text.split(",")]
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} holds what is no number: give some such as 20,10,0")
+    return numbers
 
 
 def _parser(name: str) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from lightning_audio.cli import arguments
 from lightning_audio.cli.predict import Recordings, device_of
 from lightning_audio.config import CONF, compose_config
 from lightning_audio.data.decode import audio_files
-from lightning_audio.errors import UserError, cli_errors, printable
+from lightning_audio.errors import UserError, cli_errors, encodable, printable
 from lightning_audio.frontend.frozen import Frozen
 from lightning_audio.inference.embeddings import (
     Embed,
@@ -101,7 +101,8 @@ def write_embeddings(file: Path, names: list[str], seconds: list[float], vectors
             raise UserError(
                 f"{file} needs a package that is not installed: run pip install pyarrow, or end it in .npz."
             ) from error
-        columns = {"id": names, "seconds": seconds, "embedding": list(vectors.astype(np.float32))}
+        listed = list(vectors.astype(np.float32))
+        columns = {"id": [*map(encodable, names)], "seconds": seconds, "embedding": listed}
         parquet.write_table(pa.table(columns), content)
     write_atomically(file, content.getvalue())
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter, eq
 from typing import Any
 
-from lightning_audio.errors import UserError, is_control
+from lightning_audio.errors import UserError, encodable, is_control
 
 SPLITS = ("train", "val", "test")
 # What people call their splits; the names are those that Hugging Face's audiofolder knows.
@@ -80,9 +80,10 @@ def _has_control(label: str) -> bool:
 def clean_label(label: str) -> str:
     """A label without spaces around it, in composed letters: what looks the same is the same.
 
-    Written on different systems, equal letters may be different code points.
+    Written on different systems, equal letters may be different code points. What is no UTF-8, as the name of
+    a folder may be, is spelled: tables, pictures and logs take no other text.
     """
-    return unicodedata.normalize("NFC", label.strip())
+    return unicodedata.normalize("NFC", encodable(label.strip()))
 
 
 def look_alikes(labels: Iterable[str]) -> list[str]:

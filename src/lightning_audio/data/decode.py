@@ -49,6 +49,7 @@ DECODER = (
 
 GROUP = 4  # clips that a thread decodes at once
 SHOWN = 5  # clips of one kind that are named
+LATE_SECONDS = 0.05  # that a clip may end before its stated duration
 
 _log = logging.getLogger(__name__)
 
@@ -172,6 +173,9 @@ def decode_clips(
             return error
         for kind, remark in audio.remarks().items():
             odd[kind].append(f"{clip.id}: {remark}")
+        seconds = len(audio.samples) / audio.rate
+        if clip.duration is not None and seconds < clip.duration - LATE_SECONDS:
+            odd["ends_early"].append(f"{clip.id}: of {clip.duration:g} s there are {seconds:.2f}")
         return at_rate(audio.samples, audio.rate, sample_rate)
 
     for group in in_threads(lambda group: [decoded(clip) for clip in group], groups, ahead=2):

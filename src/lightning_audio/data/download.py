@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -251,16 +251,28 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from None
 
 
-def _tar_members(path: Path) -> Iterator[_Member]:
-    with path.open("rb") as file, tarfile.open(fileobj=file, tarinfo=_Header) as archive:
-        for info in archive:
-            link = "link" if info.issym() or info.islnk() else "device"
-            kind = "file" if info.isfile() else "folder" if info.isdir() else link
-            yield _Member(info.name, kind, info.size, partial(archive.extractfile, info), file.tell())
+@contextmanager
+def whole_tar(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """A tar, also a compressed one, of which all members are to be walked through.
+
+    Raises:
+        tarfile.TarError, or what its compression raises: it is damaged or cut, also where `tarfile` would
+        take that for its end.
+    """
+    with tarfile.open(fileobj=file, tarinfo=_Header) as archive:
+        yield archive
         # A tar ends before its file does: zeros follow, and what checksum there is stands behind them.
         while archive.fileobj and (chunk := archive.fileobj.read(CHUNK_BYTES)):
             if chunk.strip(b"\0"):
                 raise tarfile.ReadError("something follows its end")
+
+
+def _tar_members(path: Path) -> Iterator[_Member]:
+    with path.open("rb") as file, whole_tar(file) as archive:
+        for info in archive:
+            link = "link" if info.issym() or info.islnk() else "device"
+            kind = "file" if info.isfile() else "folder" if info.isdir() else link
+            yield _Member(info.name, kind, info.size, partial(archive.extractfile, info), file.tell())
 
 
 def _stripped(member: _Member, archive: Path, strip: int) -> PurePosixPath:

@@ -266,10 +266,11 @@ class _Row:
         fold = self._number("fold")
         if fold is not None and not fold.is_integer():
             self.problems.append(f"fold {fold} is no whole number")
-        start, duration = self._times()
-        channel = self._channel()
+        (start, duration), channel = self._times(), self._channel()
+        if type(given := self._one("id")) not in (str, int, type(None)):
+            self.problems.append(f"its id {given!r} is no name")
         clip = Clip(
-            id=name if (given := self._one("id")) is None else str(given),
+            id=name if given is None else str(given),
             path=self._path(folder),
             start=start,
             duration=duration,
@@ -307,7 +308,7 @@ class _Row:
         numbers = {}
         for name, value in self._present(names).items():
             try:
-                numbers[name] = float(value)
+                numbers[name] = float("" if isinstance(value, bool) else value)
             except (TypeError, ValueError):
                 self.problems.append(f"{name} {value!r} is no number")
         return self._agreed(numbers)
@@ -391,9 +392,7 @@ class _Row:
 
     def _channel(self) -> int | str | None:
         value = self._one("channel")
-        if isinstance(value, str) and value.strip().isdecimal():
-            return int(value)
-        return value
+        return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
     def _group(self, group: Sequence[str]) -> str | None:
         found = self._present(_group_names(group))

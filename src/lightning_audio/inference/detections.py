@@ -16,7 +16,10 @@ from lightning_audio.inference.events import TINY, Hysteresis, columns_without
 
 CHUNK_SECONDS = 0.02  # of raw audio that is read at once
 # How files of the usual formats begin: their headers are no samples.
-NOT_RAW = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3"}
+NOT_RAW = {
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64"), "WAV"),
+    **{b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"FORM": "AIFF", b".snd": "AU", b"caff": "CAF"},
+}
 
 
 @dataclass(frozen=True)

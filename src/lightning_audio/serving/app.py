@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from lightning_audio.data.audio_file import HIGHEST_RATE, LOWEST_RATE
-from lightning_audio.data.decode import AudioError, decode
+from lightning_audio.data.audio_file import HIGHEST_RATE, LOWEST_RATE, AudioError, read_audio
+from lightning_audio.data.decode import at_rate
 from lightning_audio.errors import UserError
 from lightning_audio.export.runtime import Runtime
 from lightning_audio.inference.detections import RawAudio
@@ -92,8 +92,9 @@ class Server:
         start = time.perf_counter()
         try:
             with self._place():
-                answer = await self.batches.answer(await self._samples(request))
-            response: Response = JSONResponse(told_of(answer))
+                samples, remarks = await self._samples(request)
+                answer = await self.batches.answer(samples)
+            response: Response = JSONResponse(told_of(answer) | ({"remarks": remarks} if remarks else {}))
         except Refused as refused:
             response = JSONResponse({"error": str(refused)}, refused.status)
             if refused.status == 503:
@@ -120,8 +121,9 @@ class Server:
         finally:
             gauges["requests_in_progress"] -= 1
 
-    async def _samples(self, request: Request) -> np.ndarray:
-        """int16 `(T,)` of the file in the body, which passes through a temporary file.
+    async def _samples(self, request: Request) -> tuple[np.ndarray, list[str]]:
+        """int16 `(T,)` of the file in the body, which passes through a temporary file, and what is odd about
+        it, a clause each.
 
         Raises:
             Refused, UserError: it is too large, too long, too slow, or no audio.
@@ -146,15 +148,16 @@ class Server:
             file.flush()
             return await asyncio.to_thread(self._decoded, Path(file.name))
 
-    def _decoded(self, file: Path) -> np.ndarray:
+    def _decoded(self, file: Path) -> tuple[np.ndarray, list[str]]:
         rate, longest = self.runtime.sample_rate, self.limits.max_seconds
         try:
-            samples = decode(file, rate, duration=longest + 1)
+            audio = read_audio(file, duration=longest + 1)
+            samples = at_rate(audio.samples, audio.rate, rate)
         except AudioError as error:
             raise Refused(400, f"The body can't be read as an audio file: {error.reason}.") from error
         if len(samples) > longest * rate:
             raise Refused(413, f"The audio is longer than {longest:g} s: send shorter pieces.")
-        return samples
+        return samples, [*audio.remarks().values()]
 
     async def stream(self, socket: WebSocket) -> None:
         """Raw audio in pieces, signed 16-bit little-endian, one channel, `?rate=` in Hz -> answers as they

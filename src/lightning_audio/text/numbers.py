@@ -18,6 +18,7 @@ from lightning_audio.text import english, ordinals
 # The others write a comma before decimals. By CLDR; U+066B and U+066C are understood in every language.
 POINT_LANGUAGES = ("en", "am", "bn", "cy", "he", "ja", "kn", "ko", "te", "th", "es_GT", "es_NI")
 LONGEST_CARDINAL = 6  # digits; what is longer and not grouped is a telephone or account number
+LONGEST_GROUPED = 15  # digits; beyond them languages have no words, or others than num2words
 CLINGING = ".,;:!?'\")]}/-([{"  # what may touch a word without running into it
 # Languages in which num2words gives several whole numbers the same words; a slow test finds no others.
 AMBIGUOUS = ("az", "cy", "tet", "tr")
@@ -110,7 +111,7 @@ class NumberVerbalizer:
 
     def number(self, bare: str = "") -> str:
         """A pattern of a number with the groups `whole` and `fraction`."""
-        groups = rf"(?!0\d*\s)\d{{1,3}}(?P<comma>{self.comma})\d{{3}}(?:(?P=comma)\d{{3}}){{0,3}}(?!\d)"
+        groups = rf"(?!0\d*\s)\d{{1,3}}(?P<comma>{self.comma})\d{{3}}(?:(?P=comma)\d{{3}})*(?!\d)"
         # Lakh and crore: 1,00,000.
         indian = r"\d{1,2}(?:,\d{2}){1,4},\d{3}(?!\d)|" if "," in self.comma else ""
         # Behind groups with apostrophes a point is one of decimals everywhere: 1'000.50.
@@ -124,7 +125,8 @@ class NumberVerbalizer:
     def cardinal(self, text: str, ordinal: bool = False) -> str:
         digits = _bare(text)
         leading_zero = len(digits) > 1 and int(digits[0]) == 0
-        if not ordinal and (leading_zero or (digits == text and len(digits) > LONGEST_CARDINAL)):
+        longest = LONGEST_CARDINAL if digits == text else LONGEST_GROUPED
+        if not ordinal and (leading_zero or len(digits) > longest):
             return self.read(digits)
         return distinct_words(str(int(digits)), self.language, ordinal)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ def test_sound_that_cant_be_read_is_told_once(tmp_path: Path, caplog: pytest.Log
     assert len(told) == 1
     assert "2 .m4a, 1 .wma" in told[0]
     assert str(root) in told[0]
+
+
+def test_a_label_that_is_no_utf8_is_spelled(tmp_path: Path) -> None:
+    """Pictures, tables and TensorBoard take no other text."""
+    name = os.fsdecode(b"caf\xe9")
+    root = filled(tmp_path / "r", f"{name}/a.wav", f"{name}/b.wav", "dog/a.wav", "dog/b.wav")
+    clips = corpus(root, test_share=0.5).clips()
+    assert {clip.labels for clip in clips} == {("caf\\udce9",), ("dog",)}
+    assert {clip.path for clip in clips if clip.labels != ("dog",)} == {
+        str(root / name / "a.wav"),
+        str(root / name / "b.wav"),
+    }
 
 
 def test_a_label_folder_may_be_a_link(tmp_path: Path) -> None:

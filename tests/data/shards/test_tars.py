@@ -163,6 +163,95 @@ def test_what_is_wrong_is_told(webdataset: Path, tmp_path: Path) -> None:
         opened(webdataset, tmp_path / "cache")
 
 
+def encoded(samples: np.ndarray, form: str) -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, samples, RATE, format=form)
+    return content.getvalue()
+
+
+def test_files_are_as_long_as_they_are_and_damaged_ones_cost_the_others_nothing(tmp_path: Path) -> None:
+    """A header tells neither of a second part nor of a missing end."""
+    ogg, whole = encoded(noise(4000, 0) / 2**15, "OGG"), encoded(noise(4000, 1), "WAV")
+    lying = bytearray(flac(noise(4000, 2)))
+    lying[21] |= 15
+    lying[22:26] = b"\xff" * 4  # FLAC's number of samples
+    audio = {"two.ogg": ogg + ogg, "cut.wav": whole[:5000], "lying.flac": bytes(lying), "good.wav": whole}
+    texts = {f"{name.partition('.')[0]}.txt": b"words" for name in audio}
+    texts |= {"bad.txt": "w\xf6rter".encode("latin-1"), "worse.json": b"{"}
+    audio |= {"bad.flac": flac(noise(400, 3)), "worse.flac": flac(noise(400, 3))}
+    tar(tmp_path / "set" / "a.tar", audio | texts)
+    clips, store = opened(tmp_path / "set", tmp_path / "cache")
+    reasons = {row.id: row.reason for row in store.quarantined}
+    assert reasons.keys() == {"bad", "cut", "worse"}
+    assert "bytes of its end are missing" in reasons["cut"]
+    assert reasons["bad"] == "the text beside it is not UTF-8"
+    sound = [name for name in clips if name not in reasons]
+    assert dict(zip(sound, store.lengths.tolist(), strict=True)) == {"good": 4000, "lying": 4000, "two": 8000}
+    waveforms, lengths = store.gather([0, 1, 2])
+    np.testing.assert_array_equal(waveforms[0, :4000], noise(4000, 1))
+    np.testing.assert_array_equal(waveforms[1, :4000], noise(4000, 2))
+    assert lengths.tolist() == [4000, 4000, 8000]
+
+
+def test_a_tar_that_is_damaged_behind_its_beginning_is_no_shorter_tar(tmp_path: Path) -> None:
+    audio = {f"{key}.flac": flac(noise(400, 0)) for key in range(3)}
+    path = tmp_path / "set" / "a.tar"
+    tar(path, audio | {f"{key}.cls": b"a" for key in range(3)})
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as whole:
+        at = whole.getmember("1.flac").offset
+    content[at + 150] ^= 1  # in its checksum
+    for damaged in (content, content[:at]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a\.tar is damaged"):
+            opened(tmp_path / "set", tmp_path / "cache")
+
+
+def test_rows_that_say_nothing_or_too_much_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two files of one stem are not mixed up; spaces make no labels; times and splits are looked at."""
+    folder = tmp_path / "set"
+    names = ("a/1.flac", "b/1.flac", "2.flac", "3.flac")
+    tar(folder / "audio_0.tar", {name: flac(noise(400, 0)) for name in names})
+
+    def clips(*rows: dict[str, object]) -> dict[str, Clip]:
+        (folder / "tarred_audio_manifest.json").write_text("\n".join(map(json.dumps, rows)))
+        return opened(folder, tmp_path / f"cache{len(rows)}")[0]
+
+    found = clips(
+        {"audio_filepath": "x/a/1.flac", "label": "one"},
+        {"audio_filepath": "x/b/1.flac", "label": "other"},
+        {"audio_filepath": "2.flac", "label": "dog "},
+        {"audio_filepath": "3.flac", "label": "dog", "set": "Train"},
+        {"audio_filepath": "gone.flac", "label": "dog"},
+    )
+    assert {name: (clip.labels, clip.split) for name, clip in found.items()} == {
+        "2": (("dog",), None),
+        "3": (("dog",), "train"),
+    }
+    assert "2 recordings are described and in no tar, such as 1." in caplog.text
+    assert "audio_0.tar: 2 recordings have no description, and are left out, such as a/1.flac." in caplog.text
+    for row, words in (
+        ({"offset": "soon"}, "line 1: offset 'soon' is no time"),
+        ({"duration": -1}, "line 1: duration -1 is no time"),
+        ({"label": True}, "line 1: the labels True are no names"),
+        ({"label": "a", "split": "most"}, "line 1: split 'most' is none of train, val, test"),
+    ):
+        with pytest.raises(UserError, match=words):
+            clips({"audio_filepath": "2.flac", **row})
+
+
+def test_a_damaged_table_of_cuts_is_one_sentence(tmp_path: Path) -> None:
+    tar(tmp_path / "set" / "recording.000000.tar", {"a.flac": flac(noise(400, 0))})
+    content = gzip.compress(json.dumps({"supervisions": []}).encode())
+    for damaged, words in (
+        (content[:-12], r"cuts\.000000\.jsonl\.gz is damaged"),
+        (content, r"cuts\.000000\.jsonl\.gz, line 1: the cut has no id"),
+    ):
+        (tmp_path / "set" / "cuts.000000.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match=words):
+            opened(tmp_path / "set", tmp_path / "cache")
+
+
 def test_clips_that_are_nowhere_but_in_tars_are_split_here(tmp_path: Path) -> None:
     from lightning_audio import build
 

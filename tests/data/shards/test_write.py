@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -207,3 +208,15 @@ def test_damage_is_found_by_reading_all(clips: list[Clip], tmp_path: Path) -> No
     store = ShardStore(ShardSet.open(str(tmp_path / "set")), RATE, tmp_path / "cache", 1.0)
     with pytest.raises(UserError, match=f"{shard.name} is damaged: clip clip-"):
         store.gather(range(60))
+
+
+def test_names_that_are_no_utf8_are_spelled_and_stay_known(tmp_path: Path) -> None:
+    name, spelled = os.fsdecode(b"caf\xe9"), "caf\\udce9"
+    file = write_wav(tmp_path / "in" / "a.wav", noise(400, 0), RATE)
+    file = file.rename(file.with_name(f"{name}.wav"))
+    rows = [Clip(name, str(file), labels=(name,), split="train", group=name)]
+    assert write(rows, tmp_path / "set").clips == 1
+    (clip,) = tables.clips(ShardSet.open(str(tmp_path / "set")).table)
+    assert (clip.id, clip.labels, clip.group) == (spelled, (spelled,), spelled)
+    assert clip.path == f"{spelled}.wav"
+    assert write(rows, tmp_path / "set").clips == 0  # nothing is added twice

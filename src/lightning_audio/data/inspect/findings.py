@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from lightning_audio.data.clip import SPLITS, Clip, look_alikes, visible
+from lightning_audio.data.decode import LATE_SECONDS
 from lightning_audio.data.inspect.clips import SILENT_PEAK, ClipReport
 from lightning_audio.data.splits import leaks
 from lightning_audio.errors import counted
@@ -18,7 +19,6 @@ from lightning_audio.errors import counted
 CLIPPED_SHARE = 1e-3  # of the samples at full scale
 SHORT_SECONDS = 0.1
 LONG_TIMES = 10  # the median duration
-LATE_SECONDS = 0.05  # that a clip may end before its stated duration
 FEW_CLIPS = 10  # of a label in training
 UNEVEN_TIMES = 10  # the most frequent label against the rarest
 

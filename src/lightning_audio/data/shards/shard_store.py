@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,7 @@ from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.cache import ShardCache
 from lightning_audio.data.shards.sampler import WINDOW, ShardDurationSampler, ShardSampler
 from lightning_audio.data.shards.shard_set import ShardSet, read_index, sample_counts
-from lightning_audio.data.shards.storage import Storage
+from lightning_audio.data.shards.storage import Storage, as_file
 from lightning_audio.data.shards.tars import read_tars
 from lightning_audio.data.splits import hold_out, split_by_fold
 from lightning_audio.errors import UserError
@@ -144,7 +141,7 @@ class ShardStore:
         found = self._bytes(data, row)
         if self.set.index.content == "int16":
             return found.view(np.int16)
-        with _as_file(found) as path:
+        with as_file(found) as path:
             try:
                 audio = read_audio(path, *self._stretch(row))
             except AudioError as error:
@@ -167,22 +164,6 @@ class ShardStore:
             f"Clip {self._name(row)} in {self.set.storage}/{shard} can't be read: {reason}; mend it or leave "
             "it out."
         )
-
-
-@contextlib.contextmanager
-def _as_file(content: np.ndarray) -> Iterator[str]:
-    """The path of a file with this content, in memory where the system can."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("clip")
-        with open(descriptor, "wb", closefd=True) as file:  # noqa: PTH123 - it has no path
-            file.write(content.data)
-            file.flush()
-            yield f"/proc/self/fd/{descriptor}"
-        return
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(content.data)
-        file.flush()
-        yield file.name
 
 
 def _refuse_small(cache_gb: float, sizes: np.ndarray, place: str, is_local: bool) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 import random
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from lightning_audio.errors import UserError, is_full, masked
 from lightning_audio.io import write_atomically
@@ -152,3 +157,19 @@ def patiently(work: Callable[[], T], what: str) -> T:
             time.sleep(pause)
             wait = min(2 * wait, LONGEST_WAIT)
     raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def as_file(content: bytes | np.ndarray) -> Iterator[str]:
+    """The path of a file with this content, in memory where the system can."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("clip")
+        with open(descriptor, "wb", closefd=True) as file:  # noqa: PTH123 - it has no path
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{descriptor}"
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        yield file.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.manifest_cache import filled, uncollected
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, encodable
 
 # Beside the fields of Clip, where its samples are; `reason` says why a clip has none.
 SAMPLE = 1000  # rows by which it is seen whether a column repeats its values
@@ -79,14 +79,24 @@ def schema() -> Any:
     return pa.schema(list(kinds.items()))
 
 
+def storable(clip: Clip) -> Clip:
+    """The clip as a table gives it back, but for its path: what is no UTF-8 is spelled."""
+    labels = tuple(map(encodable, clip.labels))
+    group = clip.group and encodable(clip.group)
+    return replace(clip, id=encodable(clip.id), labels=labels, group=group)
+
+
 def to_parquet(rows: Sequence[Row]) -> bytes:
     """The rows as the content of a file."""
     pa = pyarrow()
     columns: dict[str, list[Any]] = {
         field.name: [getattr(row.clip, field.name) for row in rows] for field in fields(Clip)
     }
+    columns["labels"] = [[*map(encodable, labels)] for labels in columns["labels"]]
     columns["channel"] = [None if channel is None else str(channel) for channel in columns["channel"]]
     columns |= {name: [getattr(row, name) for row in rows] for name in PLACE}
+    for name in ("id", "path", "text", "group", "reason"):
+        columns[name] = [None if value is None else encodable(value) for value in columns[name]]
     content = io.BytesIO()
     table = pa.Table.from_pydict(columns, schema=schema())
     pa.parquet.write_table(table, content, compression="zstd")

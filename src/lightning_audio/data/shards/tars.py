@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import io
 import json
+import logging
+import math
 import tarfile
 import tempfile
 import zlib
@@ -15,22 +17,25 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import soundfile
-
-from lightning_audio.data.clip import SPLIT_NAMES, Clip
+from lightning_audio.data.audio_file import AudioError, read_audio
+from lightning_audio.data.clip import SPLIT_NAMES, Clip, clean_label
 from lightning_audio.data.decode import AUDIO_SUFFIXES
+from lightning_audio.data.download import whole_tar
 from lightning_audio.data.manifests import COLUMNS, SPEAKER
 from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.shard_set import Index
-from lightning_audio.data.shards.storage import Storage
+from lightning_audio.data.shards.storage import Storage, as_file
 from lightning_audio.data.shards.table import Row
+from lightning_audio.data.threads import in_threads
 from lightning_audio.data.wave_store import progress
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, counted, printable
 from lightning_audio.io import write_atomically
 
-VERSION = 1  # of how tars are read: an older table is not
+VERSION = 2  # of how tars are read: an older table is not
 NEMO, SHAR = "tarred_audio_manifest.json", "cuts."
 ALMOST = 0.01  # seconds by which a file may be shorter than a row says
+
+_log = logging.getLogger(__name__)
 
 # What a row says of the clip in a member of a tar: fields of Clip.
 Said = Mapping[str, Any]
@@ -39,7 +44,8 @@ Said = Mapping[str, Any]
 def read_tars(storage: Storage, cache: Path) -> tuple[Index, Any] | None:
     """The index and the table of the tar files at an address; None where there are none.
 
-    They lie there, or in folders that are named as splits. All of them are read once; the table is kept in
+    They lie there, or in folders that are named as splits. All of them are read, and what is in them decoded,
+    once: a header need not tell how long a file is. The table is kept in
     `cache` as long as their names and sizes stay the same.
 
     Raises:
@@ -58,6 +64,8 @@ def read_tars(storage: Storage, cache: Path) -> tuple[Index, Any] | None:
     kept = Path(cache) / "tables" / f"tars-{hashlib.sha256(told.encode()).hexdigest()[:16]}.parquet"
     if not kept.is_file():
         rows = [row for tar in progress(tars, "Reading tars", len(tars)) for row in _rows(storage, tar)]
+        for place, found in listed.items():
+            _tell_lost(storage, place, found, rows)
         split_of = {place: split for place, split in places.items() if split}
         often = Counter(row.clip.id for row in rows)  # a key may stand in many tars
         rows = [_placed(row, split_of, often[row.clip.id] > 1) for row in rows]
@@ -73,6 +81,22 @@ def _holds_audio(tar: str, names: Sequence[str]) -> bool:
     """Whether a tar is one of recordings: shar has others of features and targets beside them."""
     name = PurePosixPath(tar).name
     return name.startswith("recording.") or not any(other.startswith(SHAR) for other in names)
+
+
+def _tell_lost(storage: Storage, place: str, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Says what is described and in no tar: one of them may be missing."""
+    prefix = f"{place}/" if place else ""
+    if NEMO in names:
+        tables_of = [_nemo(storage.read(prefix + NEMO))]
+    else:
+        tables_of = [_shar(storage.read(prefix + name), name) for name in names if name.startswith(SHAR)]
+    there = {row.clip.id for row in rows if row.clip.path.startswith(prefix)}
+    told = {str(one["id"]) for said in tables_of for about in said.values() for one in about}
+    if lost := sorted(told - there):
+        what = counted(len(lost), "recordings are")
+        _log.warning(
+            "%s: %s described and in no tar, such as %s.", place or storage, what, printable(lost[0])
+        )
 
 
 def _placed(row: Row, splits: Mapping[str, str], repeated: bool) -> Row:
@@ -94,14 +118,17 @@ def _rows(storage: Storage, tar: str) -> Iterator[Row]:
             path = Path(place) / "shard.tar"
             storage.fetch(tar, path, "")
         try:
-            with tarfile.open(path, "r:") as opened:
+            with path.open("rb") as content, whole_tar(content) as opened:
+                if not isinstance(opened.fileobj, io.BufferedReader):
+                    raise tarfile.ReadError("it is compressed")
                 members = [(one.name, one.offset_data, one.size) for one in opened if one.isfile()]
-        except (tarfile.TarError, EOFError) as error:
-            raise UserError(f"{storage}/{tar} is damaged ({error}): put it back.") from error
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            why = str(error).partition("\n")[0].rstrip(":")
+            raise UserError(f"{storage}/{tar} is damaged ({why}): put it back.") from error
         with path.open("rb") as file:
             data = {name: (offset, size) for name, offset, size in members}
             if (cuts := f"{SHAR}{name.removeprefix('recording.').removesuffix('.tar')}.jsonl.gz") in known:
-                said = _shar(storage.read(prefix + cuts))
+                said = _shar(storage.read(prefix + cuts), cuts)
             elif NEMO in known:
                 said = _nemo(storage.read(prefix + NEMO))
             else:
@@ -112,24 +139,43 @@ def _rows(storage: Storage, tar: str) -> Iterator[Row]:
 def _found(
     file: io.BufferedReader, data: Mapping[str, tuple[int, int]], said: Mapping[str, Sequence[Said]], tar: str
 ) -> Iterator[Row]:
-    """A row for all that is said of each member that is audio."""
-    for name, (offset, size) in data.items():
+    """A row for all that is said of each member that is audio; what nothing is said of is told."""
+    of: dict[str, Sequence[Said]] = {}
+    untold = []
+    for name in data:
         path = PurePosixPath(name)
-        if path.suffix.lower() not in AUDIO_SUFFIXES:
-            continue
-        about = said.get(name) or said.get(path.stem) or said.get(str(path.with_suffix(""))) or ()
-        content = _bytes(file, (offset, size))
-        try:
-            info = soundfile.info(io.BytesIO(content))
-        except soundfile.LibsndfileError as error:
-            reason = f"it cannot be decoded ({error.error_string.strip()})"
-            yield from (Row(Clip(path=f"{tar}:{name}", **one), reason=reason) for one in about)
-            continue
-        crc32 = zlib.crc32(content)
-        for one in about:
-            stretch, length = _stretch(one, info.frames, info.samplerate)
-            clip = Clip(path=f"{tar}:{name}", **{**one, **stretch})
-            yield Row(clip, tar, offset, size, info.samplerate, length, crc32)
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            about = said.get(name) or said.get(path.stem) or said.get(str(path.with_suffix("")))
+            if about:
+                of[name] = about
+            else:
+                untold.append(name)
+    if untold:
+        what = counted(len(untold), "recordings have")
+        _log.warning("%s: %s no description, and are left out, such as %s.", tar, what, printable(untold[0]))
+    contents = ((name, _bytes(file, data[name])) for name in of)
+    for name, found, crc32 in in_threads(_decoded, contents):
+        offset, size = data[name]
+        for one in of[name]:
+            clip = Clip(path=f"{tar}:{name}", **{key: one[key] for key in one if key != "reason"})
+            if isinstance(found, str) or "reason" in one:
+                yield Row(clip, reason=one.get("reason", found))
+                continue
+            frames, rate = found
+            stretch, length = _stretch(one, frames, rate)
+            yield Row(replace(clip, **stretch), tar, offset, size, rate, length, crc32)
+
+
+def _decoded(member: tuple[str, bytes]) -> tuple[str, tuple[int, int] | str, int]:
+    """The name of a member; its samples and their rate, or why it can't be read; its checksum."""
+    name, content = member
+    crc32 = zlib.crc32(content)
+    try:
+        with as_file(content) as path:
+            audio = read_audio(path)
+    except AudioError as error:
+        return name, error.reason, crc32
+    return name, audio.cut or (len(audio.samples), audio.rate), crc32
 
 
 def _stretch(one: Said, frames: int, rate: int) -> tuple[Said, int]:
@@ -160,65 +206,103 @@ def _webdataset(
     found: dict[str, list[dict[str, Any]]] = {}
     for key, members in neighbours.items():
         said: dict[str, Any] = {"id": key}
-        if "json" in members:
-            said |= _fields(_json(_bytes(file, data[members["json"]]), members["json"]))
-        for suffix, field in (("txt", "text"), ("cls", "labels")):
-            if suffix in members:
-                value = _bytes(file, data[members[suffix]]).decode("utf-8-sig").strip()
-                said[field] = value if field == "text" else (value,)
+        try:
+            if "json" in members:
+                said |= _fields(_json(_bytes(file, data[members["json"]]), members["json"]), members["json"])
+            for suffix, field in (("txt", "text"), ("cls", "labels")):
+                if suffix in members:
+                    value = _bytes(file, data[members[suffix]]).decode("utf-8-sig").strip()
+                    said[field] = value if field == "text" else (clean_label(value),)
+        except UserError as error:  # one bad row never costs the others
+            said["reason"] = str(error)
+        except UnicodeDecodeError:
+            said["reason"] = "the text beside it is not UTF-8"
         if len(said) > 1:
             found |= {name: [said] for suffix, name in members.items() if f".{suffix}" in AUDIO_SUFFIXES}
     return found
 
 
 def _nemo(content: bytes) -> dict[str, list[dict[str, Any]]]:
-    """By the name of the audio its rows."""
+    """By the name of the audio its rows; by its stem, too, where no other has that."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
-        row = _json(line, f"{NEMO}, line {number}")
+        where = f"{NEMO}, line {number}"
+        row = _json(line, where)
         name = str(row.get("audio_filepath"))
         stem = PurePosixPath(name).stem
-        said = {"id": stem, "start": float(row.get("offset") or 0.0), **_fields(row)}
-        if row.get("duration") is not None:
-            said["duration"] = float(row["duration"])
+        said = {"id": stem, "start": _seconds(row, "offset", where) or 0.0, **_fields(row, where)}
+        if (duration := _seconds(row, "duration", where)) is not None:
+            said["duration"] = duration
         if said["start"]:
             said["id"] = f"{stem}-{said['start']:g}"
         found[name].append(said)
-    return {**{PurePosixPath(name).stem: rows for name, rows in found.items()}, **found}
+    stems = Counter(PurePosixPath(name).stem for name in found)
+    alone = {PurePosixPath(name).stem: rows for name, rows in found.items()}
+    return {**{stem: rows for stem, rows in alone.items() if stems[stem] == 1}, **found}
 
 
-def _shar(content: bytes) -> dict[str, list[dict[str, Any]]]:
+def _seconds(row: Mapping[str, Any], name: str, where: str) -> float | None:
+    if row.get(name) is None:
+        return None
+    try:
+        value = float(row[name])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise UserError(f"{where}: {name} {row[name]!r} is no time in seconds: mend it.")
+    return value
+
+
+def _shar(content: bytes, cuts: str) -> dict[str, list[dict[str, Any]]]:
     """By the id of a cut what its supervisions say; its audio has been cut out."""
+    try:
+        lines = gzip.decompress(content).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{cuts} is damaged ({error}): put it back.") from error
     found = {}
-    for number, line in enumerate(gzip.decompress(content).splitlines(), start=1):
-        cut = _json(line, f"a table of cuts, line {number}")
+    for number, line in enumerate(lines, start=1):
+        where = f"{cuts}, line {number}"
+        cut = _json(line, where)
+        if "id" not in cut:
+            raise UserError(f"{where}: the cut has no id: mend it.")
         supervisions = cut.get("supervisions") or [{}]
         texts = [one["text"] for one in supervisions if one.get("text") is not None]
-        said = {"id": str(cut["id"]), **_fields({**(cut.get("custom") or {}), **supervisions[0]})}
+        said = {"id": str(cut["id"]), **_fields({**(cut.get("custom") or {}), **supervisions[0]}, where)}
         said |= {"text": " ".join(texts)} if texts else {}
         found[str(cut["id"])] = [said]
     return found
 
 
-def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields of Clip that a row has, by any of their names."""
     said: dict[str, Any] = {}
     for field in ("text", "labels", "label"):
         value = next((row[name] for name in COLUMNS[field] if row.get(name) is not None), None)
-        if value is not None:
-            several = value if isinstance(value, list) else [value]
-            said["text" if field == "text" else "labels"] = (
-                str(value) if field == "text" else tuple(str(label) for label in several)
-            )
+        if value is not None and field == "text":
+            said["text"] = str(value)
+        elif value is not None:
+            said["labels"] = _labels(value, where)
     if "labels" not in said and row.get("command") is not None:  # as NeMo calls it
-        said["labels"] = (str(row["command"]),)
-    split = next(
-        (SPLIT_NAMES.get(str(row[name]).lower()) for name in COLUMNS["split"] if row.get(name)), None
-    )
+        said["labels"] = _labels(row["command"], where)
+    for name in COLUMNS["split"]:
+        if row.get(name):
+            said["split"] = SPLIT_NAMES.get(str(row[name]).strip().lower())
+            if said["split"] is None:
+                splits = ", ".join(dict.fromkeys(SPLIT_NAMES.values()))
+                raise UserError(f"{where}: {name} {row[name]!r} is none of {splits}: mend it.")
+            break
     group = next((str(row[name]) for name in ("group", *SPEAKER) if row.get(name) is not None), None)
-    return said | {name: value for name, value in (("split", split), ("group", group)) if value}
+    return said | ({"group": group} if group else {})
+
+
+def _labels(value: Any, where: str) -> tuple[str, ...]:
+    several = value if isinstance(value, list) else [value]
+    labels = [clean_label(str(label)) for label in several]
+    if not all(type(label) in (str, int) for label in several) or "" in labels:
+        raise UserError(f"{where}: the labels {value!r} are no names: mend it.")
+    return tuple(dict.fromkeys(labels))
 
 
 def _json(content: bytes, where: str) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def write_shards(
             set with other answers.
     """
     number, count = part
+    clips = [*map(tables.storable, clips)]
     fresh, addition = _begin(clips, root, storage, wanted, count)
     if addition is None or storage.size(addition.part(number)) is not None:
         return Written(0, 0, ())

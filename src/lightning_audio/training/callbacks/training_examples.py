@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from lightning_audio.data.batch import Batch, samples_to_float
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, encodable
 from lightning_audio.frontend.base import shape_of
 from lightning_audio.frontend.log_mel import LogMel
 from lightning_audio.reports.plots import features_figure
@@ -64,7 +64,7 @@ class TrainingExamples(Callback):
             positions = torch.linspace(0, len(train) - 1, min(self.clips, len(train))).long().tolist()
             batch = train[positions]
             for name, view in zip(batch.ids, augmented_views(task, batch, seed=step), strict=True):
-                heard = view.waveform.clamp(-1, 1)
+                name, heard = encodable(name), view.waveform.clamp(-1, 1)
                 logger.experiment.add_audio(f"audio/{name}", heard, step, task.sample_rate)
                 if shape_of(task.frontend)[1] > 1:
                     scale = ("mel band", "dB") if isinstance(task.frontend, LogMel) else ("feature", "")
