@@ -251,7 +251,7 @@ def _rows(root: Path, count: int, per_file: int) -> Iterator[dict[str, Any]]:
             audio.touch()
         row = {"audio_filepath": str(audio.relative_to(root)), "offset": float(number % per_file)}
         split = "test" if which % 10 == 9 else "train"
-        yield row | {"duration": 1.0, "label": LABELS[number % 10], "split": split, "speaker": f"{which}"}
+        yield row | {"duration": 1.0, "label": LABELS[number // 10 % 10], "split": split, "speaker": f"{which}"}
 
 
 def start(root: str, count: int) -> dict[str, float]:
