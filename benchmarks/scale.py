@@ -250,8 +250,8 @@ def _rows(root: Path, count: int, per_file: int) -> Iterator[dict[str, Any]]:
             audio.parent.mkdir(exist_ok=True)
             audio.touch()
         row = {"audio_filepath": str(audio.relative_to(root)), "offset": float(number % per_file)}
-        split = "test" if which % 10 == 9 else "train"
-        yield row | {"duration": 1.0, "label": LABELS[number // 10 % 10], "split": split, "speaker": f"{which}"}
+        row |= {"duration": 1.0, "label": LABELS[number // 10 % 10], "speaker": f"{which}"}
+        yield row | {"split": "test" if which % 10 == 9 else "train"}
 
 
 def start(root: str, count: int) -> dict[str, float]:

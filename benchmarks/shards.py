@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import loading
 import soundfile
 import torch
+from filelock import FileLock
 from timing import arguments, interleaved, report
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -165,11 +166,16 @@ def loaders(quick: bool, repeats: int) -> None:
 def watched(folder: Path) -> Iterator[list[int]]:
     """The bytes of the files of a folder, looked at all the time."""
     sizes, ends = [0], threading.Event()
+    (folder / "locks").mkdir(parents=True)
 
     def look() -> None:
         while not ends.wait(0.01):
-            found = [path.stat() for path in folder.glob("*") if path.is_file()]
-            sizes.append(sum(min(one.st_size, 512 * one.st_blocks) for one in found))
+            total = 0
+            with FileLock(folder / "locks" / "room.lock"):  # meanwhile nothing goes, for others to come
+                for path in folder.glob("*"):
+                    with suppress(FileNotFoundError):
+                        total += min(path.stat().st_size, 512 * path.stat().st_blocks) * path.is_file()
+            sizes.append(total)
 
     thread = threading.Thread(target=look)
     thread.start()
