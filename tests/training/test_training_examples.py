@@ -221,7 +221,7 @@ def test_without_several_features_a_frame_there_is_only_sound(
     writer = SimpleNamespace(add_audio=lambda tag, *_: written.append(tag))
     logger = SimpleNamespace(experiment=writer)
     monkeypatch.setattr(
-        "lightning_audio.training.callbacks.training_examples._tensorboards", lambda _: [logger]
+        "lightning_audio.training.callbacks.training_examples.tensorboards", lambda _: [logger]
     )
     TrainingExamples(clips=2).show_clips(SimpleNamespace(global_step=0, datamodule=data), task)  # type: ignore[arg-type]
     assert written == [f"audio/{heard_ids(data)[0]}", f"audio/{heard_ids(data)[2]}"]

@@ -85,6 +85,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.guard.window": SIZE,
     "callbacks.guard.least": POSITIVE,
     "callbacks.guard.stop_at": SIZE,
+    "callbacks.inspection.every_n_steps": SIZE,
+    "callbacks.inspection.pr_curves": COUNT,
     "callbacks.training_examples.clips": COUNT,
     "callbacks.training_examples.every_n_epochs": SIZE,
     "frontend.n_fft": SIZE,

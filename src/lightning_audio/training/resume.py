@@ -36,6 +36,7 @@ HARMLESS = (
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
     "callbacks.training_examples",
+    "callbacks.inspection",
 )
 NAMES_A_RUN = ("resume", "experiment", "allow")  # options that change nothing of what a run folder says
 WITH_PLACES = ("data", "models", "cache")  # options of `paths` that other options are below

@@ -52,14 +52,14 @@ class TrainingExamples(Callback):
 
     @rank_zero_only
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for logger in _tensorboards(trainer):
+        for logger in tensorboards(trainer):
             for name, figure in cast(AudioTask, pl_module).figures().items():
                 logger.experiment.add_figure(f"test/{name}", figure, trainer.global_step)
 
     @rank_zero_only
     def show_clips(self, trainer: pl.Trainer, task: AudioTask) -> None:
         """Writes `audio/ID` and, where a frame has several features, `features/ID` of every clip."""
-        for logger in _tensorboards(trainer):
+        for logger in tensorboards(trainer):
             train, step = trainer.datamodule.splits["train"], trainer.global_step  # type: ignore[attr-defined]
             positions = torch.linspace(0, len(train) - 1, min(self.clips, len(train))).long().tolist()
             batch = train[positions]
@@ -90,5 +90,6 @@ def augmented_views(task: AudioTask, batch: Batch, seed: int) -> list[View]:
     ]
 
 
-def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
+def tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
+    """The loggers of a run that write for TensorBoard."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
