@@ -63,3 +63,24 @@ def test_errors_are_analysed_on_validation(tmp_path: Path) -> None:
     assert "have no groups" in printed(cells["groups"])
     assert len(rows_of(shown(cells["groups"], "text/markdown")[0])) == 3 * 4
     assert "model errors" in printed(cells["sources"])
+
+
+def test_the_lattice_of_a_transducer_and_three_heads_of_one_encoder(tmp_path: Path) -> None:
+    with started("06_transducer_and_attention", tmp_path, "") as client:
+        cells = execute(client)
+    assert printed(cells["lattice"]).startswith("35 paths say 3 tokens in 5 frames")  # 7 over 3
+    trying, alpha, theirs = numbers(
+        printed(cells["lattice"]), r"by trying (\S+), by alpha (\S+), by torchaudio (\S+)"
+    )
+    assert trying == alpha == pytest.approx(theirs, abs=1e-4)
+    table = rows_of(shown(cells["differs"], "text/markdown")[0].partition("\n\n")[2])
+    assert table[0] == ["4", "2", "15", "10", "1"]  # 6 over 2; 5 over 2
+    assert table[2][2] == "0"  # CTC says no more tokens than there are frames
+    ctc, transducer, attention = (int(n) for n in re.findall(r": (\d+)", printed(cells["read"])))
+    assert min(ctc, attention) > 24
+    assert transducer > 8  # which learns last
+    assert [len(shown(cells[name], "image/png")) for name in ("learn", "pictures")] == [1, 2]
+    frames = [[int(n) for n in re.findall(r"\d+", line)] for line in printed(cells["pictures"]).splitlines()]
+    assert all(line == sorted(line) and len(set(line)) == len(line) for line in frames)
+    assert len(frames[0]) == len(frames[1])
+    assert printed(cells["real"]).strip() == "No run is given."

@@ -90,7 +90,12 @@ def test_hotwords_are_favoured_and_told(
     evaluate([str(run), *options, "--output", str(tmp_path / "out")])
     told = read_metrics(tmp_path / "out")["decoding"]
     assert (told["hotwords"], told["boost"], told["beam"]) == (["star", "pound"], 200, 8)
-    for row in read_predictions(tmp_path / "out" / "predictions.jsonl"):
+    rows = read_predictions(tmp_path / "out" / "predictions.jsonl")
+    counts = read_metrics(tmp_path / "out")["hotwords"]
+    heard = sum(word in ("star", "pound") for row in rows for word in row["hypothesis"].split())
+    assert counts["found"] + counts["false"] == heard
+    assert f"Hotwords: {counts['found']} of {counts['said']} that were said" in capsys.readouterr().out
+    for row in rows:
         (best,) = row["nbest"]
         count = sum(word in ("star", "pound") for word in row["hypothesis"].split())
         assert best["score"] == pytest.approx(best["acoustic"] + 200 * count, abs=1e-3)

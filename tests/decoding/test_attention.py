@@ -154,6 +154,19 @@ def test_the_same_words_later_are_no_loop_and_at_the_same_frames_they_are() -> N
     assert not planted([0]).unended(rows, (1,) * 19)
 
 
+def test_an_end_is_too_early_where_ctc_still_says_three_tokens() -> None:
+    decoder: Any = Planted([1, 4, 5, 6])
+    search = AttentionSearch(TOKENIZER, decoder=decoder, with_ctc=True)
+    path = torch.tensor([0, 1, 1, 0, 2, 3, 0, 0, 2, 2, 0, 3, 0, 0, 1, 1, 0, 0, 0, 0])
+    rows = torch.cat([torch.eye(OUTPUTS)[path].log().clamp(min=-20), torch.zeros(20, WIDTH)], 1)
+    assert search.early(rows, (0, 1, 2))  # up to frame 5, and three more tokens behind it
+    assert search.early(rows, ())
+    assert not search.early(rows[:14], (0, 1, 2))
+    assert search.remarks(rows, (0, 1, 2)) == ["ends before the speech does"]
+    plain = AttentionSearch(TOKENIZER, decoder=decoder)  # it has no other word for the frames
+    assert not plain.early(rows[:, OUTPUTS:], (0, 1, 2))
+
+
 def test_repetitions_are_found_with_their_place_size_and_number() -> None:
     assert list(repetitions((5, 1, 1, 1, 1, 2))) == [(1, 1, 4)]
     assert (0, 2, 3) in list(repetitions((1, 2, 1, 2, 1, 2, 3)))

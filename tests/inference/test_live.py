@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from lightning_audio.decoding.alignment import align
 from lightning_audio.errors import UserError
 from lightning_audio.inference.live import LiveText, LiveWord
 from lightning_audio.inference.stream import Stream
+from lightning_audio.inference.transcribe import transcribe
 from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.tasks.transducer import Transducer
 from lightning_audio.text.tokenizers import BPE, Characters, Tokenizer, fit_tokenizer
@@ -185,6 +187,24 @@ def test_times_are_those_of_the_frames() -> None:
     assert (second.word.start, second.word.end) == pytest.approx((1.285, 1.415))
     assert first.heard == second.heard == pytest.approx(44 / 25)
     assert first.word.score == pytest.approx(0.9)
+
+
+def test_words_are_named_as_their_corpus_scores_them() -> None:
+    """As phones of TIMIT, 48 of which are learned and 39 are scored."""
+    built, samples = task_of(), audio()
+    (plain,) = transcribe(built, [("a", samples)], 10.0)
+    names = list(dict.fromkeys(word.text for word in plain.words))
+    known = {name: str(i) for i, name in enumerate(names)} | {names[0]: ""}
+    built.info = replace(built.info, encoding={**built.info.encoding, "scored_as": known})
+    (scored,) = transcribe(built, [("a", samples)], 10.0)
+    expected = [known[word.text] for word in plain.words if known[word.text]]
+    assert len(set(expected)) > 1
+    assert [word.text for word in scored.words] == expected
+    assert scored.text == scored.nbest[0][0].text == " ".join(expected)
+    times = [(word.start, word.end) for word in plain.words if known[word.text]]
+    assert [(word.start, word.end) for word in scored.words] == times
+    news = pushed(LiveText(built, pause=1e9), samples, 800)
+    assert text_of(news) == " ".join(expected)
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from lightning_audio.metrics.transcripts import (
     ratios,
     transcript_counts,
     wer,
+    word_counts,
 )
 
 
@@ -270,3 +271,13 @@ def test_scores_are_plain_values() -> None:
     scores = transcript_scores(rows_of(("a b", "a"), ("c", "c")))
     assert all(isinstance(score, Score) for score in scores.values())
     assert json.loads(json.dumps(scores["wer"].as_dict()))["n"] == 3
+
+
+def test_words_are_counted_as_said_found_and_false() -> None:
+    rows = [
+        {"reference": "anna met bo and anna", "hypothesis": "anna met bob and"},
+        {"reference": "who", "hypothesis": "bo who anna bo"},
+        {"reference": "bo", "hypothesis": "bo"},
+    ]
+    assert word_counts(rows, ["anna", "bo"]) == {"said": 4, "found": 2, "false": 3}
+    assert word_counts(rows, ["nobody"]) == {"said": 0, "found": 0, "false": 0}

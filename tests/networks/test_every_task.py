@@ -22,7 +22,9 @@ NOT_HERE = {
     "neighbours",
 }  # of waveforms, and nothing before it has seen clips
 NETWORKS = sorted({path.stem for path in (CONF / "network").glob("*.yaml")} - NOT_HERE)
-TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
+TASKS = sorted(
+    {path.stem for path in (CONF / "task").glob("*.yaml")} - {"language_model"}
+)  # it hears nothing
 FRAME_BY_FRAME = {"linear", "mlp"}  # which know of no other frame, and so run on a stream as well
 PER_FRAME = {"bilstm", "conformer", "crnn", "weighted_layers"} | FRAME_BY_FRAME
 BOTH = {"gru"}  # by network.per_frame

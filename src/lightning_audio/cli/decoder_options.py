@@ -81,6 +81,7 @@ def description(decoder: Decoder) -> dict[str, Any]:
     if model := decoder.model:
         kept |= {"lm": str(model.path.resolve()), "lm_sha256": sha256_of(model.path)}
         kept |= {"lm_weight": decoder.lm_weight, "unit": model.unit, "lexicon": model.lexicon}
+        kept |= {"rescore": True} if decoder.guide is not decoder.fusion else {}
     return {"search": "beam", **kept}
 
 

@@ -41,6 +41,7 @@ from lightning_audio.export.runtime import Runtime
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.metrics.base import Metric
 from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.transcripts import word_counts
 from lightning_audio.reports.cross_validation import (
     check_folds,
     print_fold_report,
@@ -160,10 +161,24 @@ def evaluate(
         task.decoder = decoder or task.decoder
         facts["decoding"] = description(task.decoder)
     scores = scored(cfg, task, data, output, decoding)
+    facts |= told_hotwords(task)
     print_run(output, write_metrics(output, scores, **facts))
     if not (overrides or decoder or others):
         tell_differences(run_folder, scores)
     return task.metrics
+
+
+def told_hotwords(task: AudioTask) -> dict[str, object]:
+    """Of the words that the search favoured, how often they were said, found, and found for nothing."""
+    hotwords = getattr(task.decoder, "hotwords", None) if isinstance(task, Transcription) else None
+    if not hotwords:
+        return {}
+    counts = word_counts(task.rows, hotwords.words)  # type: ignore[arg-type]
+    print(
+        f"Hotwords: {counts['found']} of {counts['said']} that were said were found, and {counts['false']} "
+        f"that were not, in {len(task.rows)} utterances."  # type: ignore[arg-type]
+    )
+    return {"hotwords": counts}
 
 
 def tell_differences(run_folder: Path, scores: dict[str, Score]) -> None:

@@ -53,7 +53,11 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lm",
         type=Path,
-        help="n-gram language model (ARPA), made by `lightning-audio ngram`; {fold} is the fold",
+        help="language model: an ARPA file of `lightning-audio ngram`, or a run of task=language_model; "
+        "{fold} is the fold",
+    )
+    group.add_argument(
+        "--rescore", action="store_true", help="the language model ranks what the beam found without it"
     )
     group.add_argument(
         "--lexicon", type=Path, help="file of the only words there are; the model is over words"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     model = {name: getattr(options, name) for name in ("lexicon", "unit", "lm_weight")}
     model = {name: value for name, value in model.items() if value is not None}
-    if not (given or model or options.lm or options.hotwords):
+    if not (given or model or options.lm or options.hotwords or options.rescore):
         return None
     task = transcribing(task, "--beam, --lm and what belongs to them are")
     search: dict[str, Any] = {**SEARCH, **task.search, **given}
@@ -48,12 +49,43 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
         search["hotwords"] = hotwords_of(options.hotwords, task)
     if options.lm:
         weight = {name: model.pop(name) for name in ("lm_weight",) if name in model}
-        return task.beam(model=LanguageModel(task.tokenizer, options.lm, **model), **search, **weight)
+        rescore = {"rescore": True} if options.rescore else {}
+        return task.beam(model=model_of(options.lm, task, model), **search, **weight, **rescore)
+    if options.rescore:
+        raise UserError("--rescore asks a language model: add --lm FILE or --lm RUN.")
     if model:
         raise UserError(
             f"--{next(iter(model)).replace('_', '-')} belongs to a language model: add --lm FILE."
         )
     return task.beam(**search)
+
+
+def model_of(lm: Path, task: Any, options: Mapping[str, Any]) -> Any:
+    """The n-gram model of a file, or the neural one of a run; `options` are those of `LanguageModel`.
+
+    Raises:
+        UserError: it cannot be read, or is over something else.
+    """
+    if not (lm.is_dir() or lm.suffix == ".ckpt"):
+        return LanguageModel(task.tokenizer, lm, **options)
+    from lightning_audio.checkpoint import find_checkpoint, load
+    from lightning_audio.decoding.neural import NeuralModel
+    from lightning_audio.tasks.language_model import LanguageModel as LanguageTask
+
+    path = find_checkpoint(lm)
+    loaded = load(path)
+    if not isinstance(loaded, LanguageTask):
+        raise UserError(f"{lm} is no language model: give a run of task=language_model, or an ARPA file.")
+    if loaded.tokenizer.state() != task.tokenizer.state():
+        raise UserError(
+            f"{lm} is a language model of other tokens than the run writes: train it with the data and "
+            "the task.text of that run."
+        )
+    if options:
+        raise UserError(
+            f"--{next(iter(options))} is for n-gram models of words: leave it out, {lm} is over tokens."
+        )
+    return NeuralModel(loaded.predictor, path)
 
 
 def hotwords_of(given: str, task: Any) -> Hotwords:

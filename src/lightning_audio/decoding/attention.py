@@ -27,6 +27,7 @@ ROWS = 128  # hypotheses that run together: each holds what the decoder knows of
 LEAST_TRIED = 10  # tokens behind a hypothesis, by the decoder alone, for CTC to choose from
 COVERED = 0.5  # of all the attention that a frame gets, from which on it was listened to
 IMPOSSIBLE = -1e20  # of a score: by CTC, with too few frames
+UNREAD = 3  # tokens by CTC behind an end: fewer may be CTC's own mistake, or its delay
 REPEATS, LONGEST_LOOP = 3, 8  # how often tokens are said in a loop, and how many they are at most
 
 Named = dict[str, Tensor]
@@ -126,12 +127,29 @@ class AttentionSearch(BeamSearch):
         return False
 
     def remarks(self, rows: Rows, tokens: Sequence[int]) -> list[str]:
-        told = {"goes round in a loop": self.loops, "finds no end": self.unended}
+        told = {
+            "goes round in a loop": self.loops,
+            "finds no end": self.unended,
+            "ends before the speech does": self.early,
+        }
         return [words for words, asked in told.items() if asked(rows, tokens)]
 
     def unended(self, rows: Rows, tokens: Sequence[int]) -> bool:
         """Whether no end was found within the audio."""
         return len(tokens) >= len(rows) > 0
+
+    def early(self, rows: Rows, tokens: Sequence[int]) -> bool:
+        """Whether speech was left unread: CTC, where it was trained, says UNREAD tokens or more in the frames
+        behind all that were listened to."""
+        if not self.with_ctc or not len(rows):
+            return False
+        path = self.ctc(rows).argmax(-1)
+        begins = (path != 0) & (path != functional.pad(path, (1, 0))[:-1])
+        last = -1
+        if tokens:
+            ((_, weights),) = self.attended([rows], [0], [tokens])
+            last = int(weights[:-1].argmax(-1).max())
+        return int(begins[last + 1 :].sum()) >= UNREAD
 
     def token_frames(self, rows: Rows, tokens: Sequence[int], name: str = "the utterance") -> list[TokenSpan]:
         """By CTC where the search uses it, else those that are attended to most, in the tokens' order."""

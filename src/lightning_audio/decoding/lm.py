@@ -133,14 +133,20 @@ def token_name(token: str) -> str:
 class TokenModel:
     """An n-gram model over the tokens themselves.
 
+    BPE leaves tokens unused that it merges into others, also the bare beginning of a word: a model of its
+    own text may lack many.
+
     Raises:
-        UserError: it knows less than half of the tokens, or no space where they have one.
+        UserError: it knows less than half of the characters, no space where they have one, or no token that
+            begins a word.
     """
 
     def __init__(self, ngram: NGram, tokenizer: Tokenizer) -> None:
         self.ngram, self.names = ngram, [token_name(token) for token in tokenizer.vocabulary]
         unknown = [name for name in self.names if name not in ngram]
-        if 2 * len(unknown) > len(self.names) or WORD_START in unknown:
+        begins = {name for name in self.names if name.startswith(WORD_START)}
+        pieces = any(len(name) > 1 for name in begins)
+        if (begins and begins <= {*unknown}) or (not pieces and 2 * len(unknown) > len(self.names)):
             raise UserError(
                 f"{ngram.path} is no language model over tokens (it lacks {' '.join(unknown[:SHOWN])}): make "
                 "one with `lightning-audio ngram --characters`, or say that it is over words with unit=words."

@@ -46,7 +46,7 @@ class Fusion(Protocol):
 
 
 class LanguageModel(Protocol):
-    """A language model and where it comes from; see lm.py."""
+    """A language model and where it comes from; see lm.py and neural.py."""
 
     fusion: Fusion
     path: Path
@@ -120,6 +120,7 @@ class BeamSearch(Decoder):
         prune: a token whose log-probability in a frame is below this is not tried there; -inf tries all.
         model: a language model.
         lm_weight: times the log-probability of the language model; `tune` finds it and the word bonus.
+        rescore: the search does not ask the model: that ranks what was found without it.
         hotwords: that are favoured.
 
     Raises:
@@ -137,6 +138,7 @@ class BeamSearch(Decoder):
         model: LanguageModel | None = None,
         lm_weight: float = 0.5,
         hotwords: Hotwords | None = None,
+        rescore: bool = False,
     ) -> None:
         if not 1 <= nbest <= beam:
             raise UserError(
@@ -154,6 +156,9 @@ class BeamSearch(Decoder):
         self.word_bonus, self.length_norm, self.prune = word_bonus, length_norm, prune
         self.model, self.lm_weight = model, lm_weight if model else 0.0
         self.fusion: Fusion = model.fusion if model else NoModel()
+        if rescore and (model is None or model.unit != "tokens"):
+            raise UserError("rescore takes a language model over tokens: give one, or leave it out.")
+        self.guide: Fusion = NoModel() if rescore else self.fusion
         self.hotwords = hotwords
         self._starts = [token.startswith((" ", WORD_START)) for token in tokenizer.vocabulary]
         self._bare = [token in (" ", WORD_START) for token in tokenizer.vocabulary]
@@ -224,13 +229,13 @@ class BeamSearch(Decoder):
 
     def start(self) -> tuple[Any, Any]:
         """The state of language model and hotwords before the first token."""
-        return self.fusion.start(), self.hotwords.start() if self.hotwords else None
+        return self.guide.start(), self.hotwords.start() if self.hotwords else None
 
     def extended(self, state: tuple[Any, Any], last: int, token: int) -> tuple[Any, float, float] | None:
         """The next state behind a token; what language model, word bonus and hotwords give for it; and a
         guess at what the word that is begun will add. None where the token may not follow the last one."""
         language, favoured = state
-        stepped = self.fusion.step(language, token)
+        stepped = self.guide.step(language, token)
         if stepped is None:
             return None
         language, likely = stepped
@@ -238,12 +243,12 @@ class BeamSearch(Decoder):
         if self.hotwords:
             favoured, more = self.hotwords.step(favoured, token)
             gained += more
-        return (language, favoured), gained, self.lm_weight * self.fusion.ahead(language)
+        return (language, favoured), gained, self.lm_weight * self.guide.ahead(language)
 
     def end(self, state: tuple[Any, Any]) -> float:
         """What language model and hotwords give where the utterance ends, -inf where it cannot end here."""
         language, favoured = state
-        likely = self.fusion.end(language)
+        likely = self.guide.end(language)
         taken = self.hotwords.end(favoured) if self.hotwords else 0.0
         return self.lm_weight * likely + taken if likely > NEVER else NEVER
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_audio.decoding import Decoder
 from lightning_audio.decoding.alignment import TimedText, timed_words, words_of
 from lightning_audio.inference.stream import Stream, TrainedTask
+from lightning_audio.inference.transcribe import as_scored, scored_as
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer
 
 SPACES = f" {WORD_START}"
@@ -101,4 +102,5 @@ class LiveText:
         if closed < len(words) and times[-1].text != self._begun:
             self._begun = times[-1].text
             news.append(LiveWord(heard, False, times[-1], joins and closed == 0))
-        return news
+        known = scored_as(self.task)
+        return [replace(one, word=word) for one in news for word in as_scored([one.word], known)]

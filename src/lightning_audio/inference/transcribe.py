@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
@@ -153,7 +153,25 @@ def _segment(
     for remark in task.decoder.remarks(rows, tokens):
         print(f"warning: {printable(name)}: from {offset:.1f} s on the decoder {remark}.", file=sys.stderr)
     words = align(rows, tokens, task.tokenizer, task.frame_seconds, offset, frames_of=frames_of)
+    if known := scored_as(task):
+        words = as_scored(words, known)
+        found = [
+            replace(one, text=" ".join(filter(None, (known.get(w, w) for w in one.text.split()))))
+            for one in found
+        ]
     return (from_parts(" ".join(word.text for word in words), words), tuple(found)) if words else None
+
+
+def scored_as(task: object) -> Mapping[str, str]:
+    """What each word of the task's corpus is scored as, such as one of 39 phones; empty where as itself."""
+    info = getattr(task, "info", None)  # an exported model has none
+    return (info.encoding.get("scored_as") or {}) if info else {}
+
+
+def as_scored(words: Iterable[TimedText], known: Mapping[str, str]) -> list[TimedText]:
+    """The words under the names by which they are scored; those that count for nothing are left out."""
+    named = (replace(word, text=known.get(word.text, word.text)) for word in words)
+    return [word for word in named if word.text]
 
 
 def joined_windows(

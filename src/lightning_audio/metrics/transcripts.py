@@ -8,6 +8,7 @@ space; characters are code points, the space between two words among them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -151,6 +152,18 @@ def ratios(counts: NDArray) -> NDArray[np.float64]:
     """The first over the second of the last axis, `(..., 2)` to `(...)`; NaN over 0."""
     above, below = np.moveaxis(counts, -1, 0)
     return np.where(below > 0, above / np.maximum(below, 1e-300), np.nan)
+
+
+def word_counts(rows: Rows, words: Sequence[str]) -> dict[str, int]:
+    """How often these words were `said`, how many of them were `found` in their utterances, and how many more
+    there are that were not said, `false`."""
+    total = Counter[str]()
+    for row in rows:
+        said, found = (Counter(row[key].split()) for key in ("reference", "hypothesis"))
+        for word in words:
+            both = min(said[word], found[word])
+            total.update(said=said[word], found=both, false=found[word] - both)
+    return {name: total[name] for name in ("said", "found", "false")}
 
 
 def per_group(rows: Rows) -> list[dict[str, Any]]:

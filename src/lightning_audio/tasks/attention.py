@@ -56,7 +56,7 @@ class Attention(Transcription):
         UserError: an option is out of range.
     """
 
-    watched = ("loops", "unended")
+    watched = ("loops", "unended", "early")
     MEMORY: ClassVar[float] = 0.95  # of the running mean over training steps
     token_error: Tensor
 
@@ -156,9 +156,8 @@ class Attention(Transcription):
     greedy: AttentionSearch
 
     def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
-        """Whether the decoder went round in a loop, and whether it found no end."""
-        loops, unended = (asked(rows, best.tokens) for asked in (self.greedy.loops, self.greedy.unended))
-        return {"loops": float(loops), "unended": float(unended)}
+        """Whether the decoder went round in a loop, found no end, or found it before that of the speech."""
+        return {name: float(getattr(self.greedy, name)(rows, best.tokens)) for name in self.watched}
 
     def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
         """Decodes each utterance; of the test's worst ones it keeps pictures."""
