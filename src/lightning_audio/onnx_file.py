@@ -84,9 +84,11 @@ def fields(message: memoryview) -> Iterator[tuple[int, Any]]:
     Raises:
         ValueError, IndexError: it is none.
     """
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
+    at, end = 0, len(message)
+    while at < end:
+        key, at = message[at], at + 1
+        if key >= 0x80:  # of more bytes than the one that nearly all have
+            key, at = _varint(message, at - 1)
         kind = key & 7
         if kind == 0:
             value, at = _varint(message, at)
@@ -94,8 +96,10 @@ def fields(message: memoryview) -> Iterator[tuple[int, Any]]:
             continue
         size = {1: 8, 5: 4}.get(kind, -1)
         if kind == 2:
-            size, at = _varint(message, at)
-        if size < 0 or at + size > len(message):
+            size, at = message[at], at + 1
+            if size >= 0x80:
+                size, at = _varint(message, at - 1)
+        if size < 0 or at + size > end:
             raise ValueError("no Protocol Buffer")
         yield key >> 3, message[at : at + size]
         at += size

@@ -106,10 +106,30 @@ def test_hotwords_are_favoured_and_told(
         assert sentence in capsys.readouterr().err
 
 
-def test_an_export_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_says_what_the_run_says(
+    run: Path, spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, refused = tmp_path / "model.onnx", tmp_path / "other.onnx"
+    export.main([str(run), "--output", str(file)])
+    assert "model.predictor.onnx, model.joiner.onnx, model.onnx.json" in capsys.readouterr().out
+    evaluate([str(file), "--run", str(run), "--output", str(tmp_path / "out")])
+    assert "The same numbers as when it was trained" in capsys.readouterr().out
+    said = []
+    for one in (run, file):
+        predict.main([str(one), str(spoken), "--format", "ctm"])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    for program, words in (
+        (lambda: predict.main([str(file), str(spoken), "--beam", "4"]), "takes the best token each time"),
+        (lambda: export.main([str(run), "--output", str(refused), "--format", "int8"]), "exported in float"),
+    ):
+        with pytest.raises(SystemExit):
+            program()
+        assert words in capsys.readouterr().err
+    (tmp_path / "model.joiner.onnx").unlink()
     with pytest.raises(SystemExit):
-        export.main([str(run), "--output", str(tmp_path / "model.onnx")])
-    assert "task=transducer decodes with a network of its own" in capsys.readouterr().err
+        predict.main([str(file), str(spoken)])
+    assert "There is no ONNX file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -26,10 +27,13 @@ from lightning_audio.errors import UserError
 from lightning_audio.export import agreement as agreement_module
 from lightning_audio.export.card import card_of
 from lightning_audio.export.onnx import onnx_graph, stream_graph
+from lightning_audio.export.parts import parts_of
 from lightning_audio.export.streaming import RuntimeStream
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.stream import Stream
 from lightning_audio.inference.transcribe import transcribe
+from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.html.run import exported_scores, score_rows
 from lightning_audio.tasks.base import AudioTask
 
 onnx = pytest.importorskip("onnx", reason="pip install 'lightning-audio[export]'")
@@ -138,6 +142,91 @@ def test_a_stream_is_heard_as_by_the_run(options: dict[str, Any], tmp_path: Path
     assert len(heard) > 0
     with pytest.raises(UserError, match="exported for streams"):
         runtime.predict(samples, sample_rate=RATE)
+    # Its scores are those of the run: of clips, each a stream of its own, and of long audio.
+    lengths = torch.tensor([RATE, RATE // 3, 500])
+    waveforms = torch.randn(3, RATE) / 10 * (torch.arange(RATE) < lengths[:, None])
+    with torch.no_grad():
+        clips, long = task.forward_tta(waveforms, lengths)[0], task.listen(samples)
+        agreement_module.answer_by(task, runtime)
+        torch.testing.assert_close(task.forward_tta(waveforms, lengths)[0], clips, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(task.listen(samples), long, atol=1e-5, rtol=0)
+
+
+STATES = {
+    "_target_": "lightning_audio.networks.bilstm.BiLSTM",
+    "channels": 4,
+    "hidden": 8,
+    "layers": 1,
+    "stack": 2,
+}
+ATTENTION = {
+    "_target_": "lightning_audio.tasks.attention.Attention",
+    "text": {"steps": ["lower"]},
+    "width": 16,
+}
+
+
+def decoder_of(name: str, layers: int = 1) -> dict[str, Any]:
+    made = {"_target_": f"lightning_audio.tasks.decoders.{name}", "_partial_": True}
+    return made | {"hidden": 16, "heads": 2, "layers": layers}
+
+
+BEHIND: dict[str, dict[str, Any]] = {
+    kind: {
+        "_target_": "lightning_audio.tasks.transducer.Transducer",
+        "text": {"steps": ["lower"]},
+        "width": 16,
+        "predictor": {"kind": kind, "hidden": 8},
+        "max_symbols": 2,
+    }
+    for kind in ("lstm", "stateless")
+}
+BEHIND["attention by an LSTM"] = ATTENTION | {"decoder": decoder_of("LSTMDecoder", 2)}
+BEHIND["attention without CTC"] = ATTENTION | {"decoder": decoder_of("LSTMDecoder"), "ctc_weight": 0.0}
+BEHIND["transformer"] = ATTENTION | {"decoder": decoder_of("TransformerDecoder", 2)}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_stands_behind_the_frames_is_asked_step_by_step(name: str, tmp_path: Path) -> None:
+    """Answers, scores and times are those that the decoders of torch find, of drawn weights that say much."""
+    task = task_of(network=STATES, task=BEHIND[name])
+    with torch.no_grad():
+        if name in ("lstm", "stateless"):
+            task.joiner.output.bias.zero_()[0] = -1.0
+            task.joiner.output.weight.mul_(8)
+        else:
+            task.speller.embedding.weight.mul_(3)
+            linear = [one for one in task.speller.head.modules() if isinstance(one, torch.nn.Linear)]
+            linear[-1].weight.mul_(6)
+    parts, told = parts_of(task, 17)
+    card = export.described(task, tmp_path / "none")
+    card["parts"] = told | {"sha256": {n: hashlib.sha256(part).hexdigest() for n, part in parts.items()}}
+    export.write(tmp_path / "a.onnx", onnx_graph(task), card, parts)
+    runtime = Runtime(tmp_path / "a.onnx", threads=1)
+    found = agreement_module.agreement(task, runtime, [])
+    assert found.clips == found.same_answers == len(agreement_module.MADE)
+    assert max(found.difference, found.by_padding) < 1e-5
+    own = task.greedy if "joiner" in parts else task.beam(beam=1, ctc_weight=0.0)
+    said = set()
+    for rows in task.frame_outputs(agreement_module.made_clips(task)):
+        (best,), (other,) = own(rows), runtime.decoder(rows)
+        said.add(other.tokens)
+        assert (other.tokens, other.text) == (best.tokens, best.text)
+        assert other.acoustic == pytest.approx(best.acoustic, rel=1e-4, abs=1e-4)
+        assert runtime.decoder.score_of(rows, (1, 2)).score == pytest.approx(
+            own.score_of(rows, (1, 2)).score, rel=1e-4, abs=1e-4
+        )
+        spans = [(one.start, one.end) for one in runtime.decoder.token_frames(rows, other.tokens, "it")]
+        assert spans == [(one.start, one.end) for one in own.token_frames(rows, best.tokens, "it")]
+        np.testing.assert_allclose(runtime.decoder.silence(rows), own.silence(rows), atol=1e-5)
+    assert max(map(len, said)) >= 2
+    samples = (3000 * np.random.default_rng(3).standard_normal(20000)).astype(np.int16)
+    assert runtime.predict(samples, sample_rate=RATE)[0].seconds == 2.5
+    with pytest.raises(UserError, match="takes the best token each time"):
+        runtime.beam(beam=4)
+    (tmp_path / f"a.{next(iter(parts))}.onnx").write_bytes(b"\x08\x08")
+    with pytest.raises(UserError):
+        Runtime(tmp_path / "a.onnx")
 
 
 # The programs.
@@ -236,15 +325,33 @@ def test_predict_takes_the_file_without_torch(
 def test_evaluate_gives_the_scores_of_the_run(
     speech: Path, speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate_program.main([str(speech), "--run", str(speech_run), "--output", str(tmp_path / "out")])
+    output = ["--output", str(tmp_path / "exported")]
+    evaluate_program.main([str(speech), "--run", str(speech_run), *output])
     assert "The same numbers as when it was trained" in capsys.readouterr().out
     found, own = (
-        json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "out", speech_run)
+        json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "exported", speech_run)
     )
     assert {n: s["value"] for n, s in found["scores"].items()}.items() <= {
         n: s["value"] for n, s in own["scores"].items()
     }.items()
     assert found["exported"]["file"] == str(speech)
+    # The page of a run shows them beside those of the run.
+    scores = {name: Score(**score) for name, score in own["scores"].items()}
+    rows = score_rows(scores, exported_scores(tmp_path))
+    assert {row["exported"] == row["test"] for row in rows if "exported" in row} == {True}
+    assert not any("exported" in row for row in score_rows(scores, exported_scores(speech_run)))
+
+
+def test_clips_run_together_while_they_are_small(exported: Path) -> None:
+    """Sorted by length, each once, and the answers stay in the order of the clips."""
+    runtime = Runtime(exported, threads=1)
+    rng = np.random.default_rng(0)
+    clips = [(3000 * rng.standard_normal(n)).astype(np.int16) for n in (900, 70000, 16000, 40000, 16000, 1)]
+    assert sorted(map(sorted, runtime._together(clips))) == [[0, 5], [1], [2, 3, 4]]
+    runtime.card["ragged"] = False
+    assert sorted(map(sorted, runtime._together(clips))) == [[0], [1], [2, 4], [3], [5]]
+    alone = np.concatenate([runtime.clip_scores([clip]) for clip in clips])
+    np.testing.assert_allclose(runtime.clip_scores(clips), alone, atol=1e-6)
 
 
 @pytest.mark.long

@@ -229,6 +229,8 @@ def test_detections_and_transcripts_of_a_stream(speech: Path, tmp_path: Path) ->
         with client.websocket_connect("/stream") as socket:
             socket.send_bytes(wav(np.zeros(800)))
             assert "begins as a WAV file" in socket.receive_json()["error"]
+        with client.websocket_connect("/stream?rate=fast") as socket:
+            assert "rate=fast is no rate" in socket.receive_json()["error"]
         response = client.post("/predict", content=wav(np.zeros(800)))
         assert response.status_code == 400
         assert "exported for streams" in response.json()["error"]

@@ -49,6 +49,7 @@ from lightning_audio.reports.cross_validation import (
     write_fold_report,
 )
 from lightning_audio.reports.results import (
+    EXPORTED,
     METRICS,
     RunResult,
     changed_results,
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (options.run.suffix == SUFFIX) != (options.exported_from is not None):
         raise UserError("An exported file is scored on the data of its run: give both, FILE.onnx --run RUN.")
     if options.exported_from is not None:
-        output = options.output or options.exported_from / "exported"
+        output = options.output or options.exported_from / EXPORTED
         allow, exported = options.allow, Runtime(options.run)
         evaluate(options.exported_from, options.overrides, output, options, allow, exported=exported)
         return

@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from lightning_audio.cli import arguments
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.export.agreement import agreement, drop, stream_agreement
-from lightning_audio.export.card import SUFFIX, VERSION, card_of
+from lightning_audio.export.card import SUFFIX, VERSION, card_of, part_of
 from lightning_audio.export.onnx import OPSET, is_ragged, onnx_graph, stream_graph
+from lightning_audio.export.parts import parts_of
 from lightning_audio.export.quantize import CALIBRATED_BY, quantized
 from lightning_audio.export.runtime import Runtime
 from lightning_audio.inference.formats import refuse_output
@@ -53,19 +55,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     content = onnx_graph(task, options.opset or OPSET)  # refused before any clip is looked at
     data = data_of(options, task)
     card = described(task, options.run)
+    parts, told = parts_of(task, options.opset or OPSET)
+    if parts:
+        digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
+        card["parts"] = {**told, "sha256": digests}
     if options.format != "onnx":
         write_quantized(content, card, task, data, options)
         return
     clips = some_clips(data, "val" if data and data.has_validation else "train", COMPARED) if data else []
-    found = agreement(task, tried(content, card), clips)
+    found = agreement(task, tried(content, card, parts), clips)
     found.refuse_other()
-    write(options.output, content, {**card, "agreement": found.as_dict()})
+    write(options.output, content, {**card, "agreement": found.as_dict()}, parts)
     what = f"{len(clips)} clips and {found.made} made ones" if clips else f"{found.made} made clips"
     print(
         f"{found.same_answers} of {found.clips} answers are the same ({what}); probabilities differ by at "
         f"most {found.difference:.1e}, by padding {found.by_padding:.1e}."
     )
-    print(f"Written: {options.output} ({len(content) / 1e6:.2f} MB) and {card_of(options.output).name}")
+    names = [*(part_of(options.output, name).name for name in parts), card_of(options.output).name]
+    print(f"Written: {options.output} ({len(content) / 1e6:.2f} MB) and {', '.join(names)}")
 
 
 def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
@@ -102,6 +109,10 @@ def write_quantized(
     Raises:
         UserError: there are no data to calibrate it and to score it on, or it loses more.
     """
+    if "parts" in card:
+        raise UserError(
+            f"Runs of task={card['task']} are exported in float: leave out --format {options.format}."
+        )
     if data is None or not data.has_validation:
         raise UserError(
             f"--format {options.format} is scored on validation clips, and the run has none here: train with "
@@ -179,18 +190,22 @@ def described(task: Any, run: Path) -> dict[str, Any]:
     }
 
 
-def tried(content: bytes, card: dict[str, Any]) -> Runtime:
+def tried(content: bytes, card: dict[str, Any], parts: Mapping[str, bytes] = MappingProxyType({})) -> Runtime:
     """The runtime of a model that is not written yet."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"model{SUFFIX}"
-        write(file, content, card)
+        write(file, content, card, parts)
         return Runtime(file)
 
 
-def write(file: Path, content: bytes, card: dict[str, Any]) -> None:
-    """The model and its card; after a kill between the two the digest tells that they do not fit."""
+def write(
+    file: Path, content: bytes, card: dict[str, Any], parts: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    """The model, its parts and its card; after a kill between them digests tell that they do not fit."""
     signed = {**card, "sha256": hashlib.sha256(content).hexdigest()}
     write_atomically(card_of(file), to_json(signed, 2) + "\n")
+    for name, part in parts.items():
+        write_atomically(part_of(file, name), part)
     write_atomically(file, content)
 
 

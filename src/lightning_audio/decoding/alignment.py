@@ -271,3 +271,42 @@ def boundary_errors(words: Iterable[tuple[TimedText, tuple[float, float]]]) -> l
         for found, (start, end) in words
         for difference in (found.start - start, found.end - end)
     ]
+
+
+def best_path(blank: np.ndarray, token: np.ndarray) -> list[int]:
+    """The frame of each token on the best path from the first place to the last blank.
+
+    Args:
+        blank, token: log-probabilities `(T, U + 1)` at each frame behind so many tokens.
+    """
+    frames, places = blank.shape
+    best = np.full((frames, places), -np.inf)
+    best[:, 0] = np.concatenate([[0.0], blank[:-1, 0].cumsum()])
+    said = np.zeros((frames, places), dtype=bool)  # whether the last step was a token
+    for u in range(1, places):  # a token in this frame, or one in an earlier frame and blanks since then
+        waits = np.concatenate([[0.0], blank[:-1, u].cumsum()])
+        entered = best[:, u - 1] + token[:, u - 1] - waits
+        highest = np.maximum.accumulate(entered)
+        best[:, u] = highest + waits
+        said[:, u] = entered == highest
+    found, t = [0] * (places - 1), frames - 1
+    for u in range(places - 1, 0, -1):
+        while not said[t, u]:
+            t -= 1
+        found[u - 1] = t
+    return found
+
+
+def monotonic_peaks(weights: Rows) -> list[int]:
+    """For each token the frame that it attends to, none before that of the token before it: those with the
+    largest product of weights `(U, T)`."""
+    logs = np.log(np.maximum(np.asarray(weights, np.float64), 1e-12))
+    total, back = logs[0], []
+    for row in logs[1:]:
+        best = np.maximum.accumulate(total)
+        back.append(np.maximum.accumulate(np.where(total == best, np.arange(len(total)), 0)))
+        total = best + row
+    path = [int(total.argmax())]
+    for places in reversed(back):
+        path.append(int(places[path[-1]]))
+    return path[::-1]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_audio.decoding.alignment import Rows, TokenSpan, token_frames
+from lightning_audio.decoding.alignment import Rows, TokenSpan, monotonic_peaks, token_frames
 from lightning_audio.decoding.hypothesis import Hypothesis, checked, ctc_log_probs
 from lightning_audio.decoding.prefix_scores import PrefixScores
 from lightning_audio.decoding.search import NEVER, BeamSearch
@@ -350,21 +350,6 @@ class _Search:
         if options.most_gained > 0 or options.coverage or options.length_norm:
             return len(ranks) >= self.beam  # a score may rise again
         return len(ranks) >= options.nbest and ranks[options.nbest - 1] >= best
-
-
-def monotonic_peaks(weights: Tensor) -> list[int]:
-    """For each token the frame that it attends to, none before that of the token before it: those with the
-    largest product of weights `(U, T)`."""
-    logs = weights.double().clamp(min=1e-12).log().numpy()
-    total, back = logs[0], []
-    for row in logs[1:]:
-        best = np.maximum.accumulate(total)
-        back.append(np.maximum.accumulate(np.where(total == best, np.arange(len(total)), 0)))
-        total = best + row
-    path = [int(total.argmax())]
-    for places in reversed(back):
-        path.append(int(places[path[-1]]))
-    return path[::-1]
 
 
 def repetitions(tokens: Sequence[int]) -> Iterator[tuple[int, int, int]]:

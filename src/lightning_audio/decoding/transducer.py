@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -22,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from torchaudio.functional import rnnt_loss
 
 from lightning_audio.data.targets import BLANK
-from lightning_audio.decoding.alignment import Rows, TokenSpan
+from lightning_audio.decoding.alignment import Rows, TokenSpan, best_path
 from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, TokenStream, refuse_nan
 from lightning_audio.decoding.search import NEVER, BeamSearch, Node, log_add
 from lightning_audio.errors import UserError
@@ -182,30 +181,6 @@ class TransducerDecoder(Decoder):
         device = self.transducer.device
         frames = pad_sequence([torch.as_tensor(rows) for rows in utterances], batch_first=True).to(device)
         return frames, torch.tensor([len(rows) for rows in utterances], device=device)
-
-
-def best_path(blank: NDArray[np.float64], token: NDArray[np.float64]) -> list[int]:
-    """The frame of each token on the best path from the first place to the last blank.
-
-    Args:
-        blank, token: log-probabilities `(T, U + 1)` at each frame behind so many tokens.
-    """
-    frames, places = blank.shape
-    best = np.full((frames, places), NEVER)
-    best[:, 0] = np.concatenate([[0.0], blank[:-1, 0].cumsum()])
-    said = np.zeros((frames, places), dtype=bool)  # whether the last step was a token
-    for u in range(1, places):  # a token in this frame, or one in an earlier frame and blanks since then
-        waits = np.concatenate([[0.0], blank[:-1, u].cumsum()])
-        entered = best[:, u - 1] + token[:, u - 1] - waits
-        highest = np.maximum.accumulate(entered)
-        best[:, u] = highest + waits
-        said[:, u] = entered == highest
-    found, t = [0] * (places - 1), frames - 1
-    for u in range(places - 1, 0, -1):
-        while not said[t, u]:
-            t -= 1
-        found[u - 1] = t
-    return found
 
 
 class TransducerGreedy(TransducerDecoder):

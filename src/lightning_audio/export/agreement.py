@@ -18,8 +18,11 @@ from lightning_audio.inference.stream import Stream
 from lightning_audio.inference.windows import batches_of
 from lightning_audio.metrics.base import Predictions
 from lightning_audio.reports.comparison import Difference, paired_difference
+from lightning_audio.tasks.attention import Attention
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.clip_task import ClipTask
+from lightning_audio.tasks.max_pooling import clip_probabilities
+from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.tasks.trigger import Trigger
 
 CLOSE = 1e-3  # of a probability, or of the logarithm of one
@@ -73,7 +76,7 @@ def agreement(task: AudioTask, runtime: Runtime, clips: Sequence[np.ndarray]) ->
         by_padding = max(by_padding, _largest(alone, found[0]))
         for own, other in zip(wanted, found, strict=True):
             difference = max(difference, _largest(own, other))
-            same += _answer(task, own) == _answer(task, other)
+            same += _answer(task, task, own) == _answer(task, runtime, other)
     return Agreement(len(clips) + len(made), len(made), difference, by_padding, same)
 
 
@@ -106,8 +109,12 @@ def _largest(own: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(np.maximum(own, low) - np.maximum(other, low)).max(initial=0.0))
 
 
-def _answer(task: Any, output: np.ndarray) -> Any:
-    return task.decoder(output)[0].text if task.transcribes else task.rule.chosen(output)
+def _answer(task: Any, one: Any, output: np.ndarray) -> Any:
+    if not task.transcribes:
+        return task.rule.chosen(output)
+    if isinstance(task, Attention) and one is task:  # without CTC, as the exported one decodes
+        return task.beam(beam=1, ctc_weight=0.0)(output)[0].text
+    return (task.greedy if one is task else one.decoder)(output)[0].text
 
 
 def answer_by(task: AudioTask, runtime: Runtime) -> dict[str, object]:
@@ -120,11 +127,35 @@ def answer_by(task: AudioTask, runtime: Runtime) -> dict[str, object]:
     if told != (task.labels, task.sample_rate, task.transcribes):
         raise UserError(f"{runtime.file} was exported from another run: its labels or its rate are others.")
     if isinstance(task, Trigger):
-        raise UserError(
-            "A trigger is scored on a stream, which an exported model does not take: score the run."
-        )
-    task.forward_tta = exported_logits(task, runtime)  # type: ignore[method-assign, assignment]
+        _listen_by(task, runtime)
+    else:
+        task.forward_tta = exported_logits(task, runtime)  # type: ignore[method-assign, assignment]
+    if isinstance(task, Transcription):
+        task.decoder = runtime.decoder
     return {"exported": {"file": str(runtime.file), "sha256": runtime.card["sha256"]}}
+
+
+def _listen_by(task: Trigger, runtime: Runtime) -> None:
+    """From now on a trigger hears clips and streams by a model that was exported for streams.
+
+    Raises:
+        UserError: it was not.
+    """
+    if "stream" not in runtime.card:
+        raise UserError("A trigger is scored on a stream: export it with --streaming.")
+    stream = RuntimeStream(runtime)
+
+    def listen(samples: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.concatenate([stream.push(samples), stream.finish()]))
+
+    def forward(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        heard = [listen(row[:n]) for row, n in zip(waveforms.cpu().numpy(), lengths.tolist(), strict=True)]
+        counts = torch.tensor([len(scores) for scores in heard])
+        scores = torch.nn.utils.rnn.pad_sequence(heard, batch_first=True)
+        whole = clip_probabilities(scores, counts, task.columns, task.smooth)
+        return task.as_logits(whole), torch.ones_like(lengths)
+
+    task.listen, task.forward_tta = listen, forward  # type: ignore[method-assign]
 
 
 def exported_logits(task: AudioTask, runtime: Runtime) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

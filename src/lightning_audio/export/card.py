@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Exported:
     info: DataInfo
     rule: LabelRule | None
     tokenizer: Tokenizer | None
+    parts: dict[str, bytes] = field(default_factory=dict)  # graphs behind it, which decoders ask
 
 
 def read_exported(file: str | Path) -> Exported:
@@ -69,11 +70,41 @@ def read_exported(file: str | Path) -> Exported:
             f"{path} is not the model that {card_of(path).name} is of: copy both, or export again."
         )
     try:
-        return _understood(content, card)
+        return replace(_understood(content, card), parts=_read_parts(path, card))
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(
             f"{card_of(path)} does not say what the model gives ({error}): it is damaged."
         ) from error
+
+
+def part_of(file: Path, name: str) -> Path:
+    """Where a graph behind an exported model stands."""
+    return file.with_name(f"{file.stem}.{name}{file.suffix}")
+
+
+def _read_parts(file: Path, card: dict[str, Any]) -> dict[str, bytes]:
+    """The graphs behind a model, by name.
+
+    Raises:
+        UserError: one is missing, hostile, or belongs to another model.
+    """
+    parts = {}
+    for name, digest in card.get("parts", {}).get("sha256", {}).items():
+        place = part_of(file, name)
+        parts[name] = onnx_file.read(place)
+        if hashlib.sha256(parts[name]).hexdigest() != digest:
+            raise UserError(f"{place.name} is no part of {file.name}: copy all of its files.")
+    return parts
+
+
+def _refuse_odd_parts(told: dict[str, Any]) -> None:
+    """Raises ValueError for numbers of a decoder that none has."""
+    kinds = {"transducer": {"predictor", "joiner"}, "attention": {"begin", "step"}}
+    names = kinds[told["kind"]]
+    sizes = [told["width"], *(math.prod(part["shape"]) for part in told.get("state", []))]
+    sizes += [told["max_symbols"]] if told["kind"] == "transducer" else [told["fixed"], told["ctc"] + 1]
+    if set(told["sha256"]) != names or not all(isinstance(n, int) and 0 < n <= LARGEST_CHUNK for n in sizes):
+        raise ValueError("parts")
 
 
 def _refuse_odd_stream(told: dict[str, Any]) -> None:
@@ -101,6 +132,8 @@ def _understood(content: bytes, card: dict[str, Any]) -> Exported:
         raise ValueError("ragged")
     if "stream" in card:
         _refuse_odd_stream(card["stream"])
+    if "parts" in card:
+        _refuse_odd_parts(card["parts"])
     if "rule" in card:
         rule = rule_of(card["rule"])
         sizes = {len(value) for name, value in card["rule"].items() if name == "thresholds"}

@@ -7,7 +7,7 @@ Runtime("bark.onnx").predict(["dog.wav", "rain.mp3"])
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ import numpy as np
 from lightning_audio import onnx_file
 from lightning_audio.data.channels import INT16_SCALE
 from lightning_audio.decoding import Beam, Decoder, Greedy
+from lightning_audio.decoding.stepwise import Step, StepAttention, StepTransducer
 from lightning_audio.errors import UserError
-from lightning_audio.export.card import read_exported
+from lightning_audio.export.card import Exported, part_of, read_exported
 from lightning_audio.inference.labels import LabelRule
 from lightning_audio.inference.prediction import Audio, Prediction, Recordings, labelled, read_recordings
 from lightning_audio.inference.transcribe import spoken
 from lightning_audio.text.tokenizers import Tokenizer
+
+TOGETHER = 2**17  # samples that run at once: one clip of 5 s, eight of 1 s
 
 
 class Runtime:
@@ -59,11 +62,40 @@ class Runtime:
             self.rule = found.rule
         if found.tokenizer is not None:
             self.tokenizer, self.decoder = found.tokenizer, Greedy(found.tokenizer)
+            self.width = len(found.tokenizer.vocabulary) + 1
         if threads is None:
             told = os.environ.get("OMP_NUM_THREADS", "")
             threads = int(told) if told.isdecimal() else 0
         unpack = str(found.card.get("format")).startswith("int8_weights")
         self._session = onnx_file.session(found.content, str(file), threads, unpack)
+        if found.parts:
+            self._take_parts(found, threads)
+
+    def _take_parts(self, found: Exported, threads: int) -> None:
+        """A decoder that asks the graphs behind the network."""
+        told = found.card["parts"]
+        self.width = told["width"]
+        sessions = {
+            name: onnx_file.session(content, str(part_of(self.file, name)), threads)
+            for name, content in found.parts.items()
+        }
+
+        def asked(name: str) -> Step:
+            session = sessions[name]
+            names = [one.name for one in session.get_inputs()]
+            return lambda given: self._answer(session, dict(zip(names, given, strict=True)))
+
+        if told["kind"] == "transducer":
+            start = tuple(
+                np.zeros(one["shape"], np.int64 if one["integer"] else np.float32) for one in told["state"]
+            )
+            self.decoder = StepTransducer(
+                self.tokenizer, asked("predictor"), asked("joiner"), start, told["max_symbols"]
+            )
+        else:
+            self.decoder = StepAttention(
+                self.tokenizer, asked("begin"), asked("step"), told["ctc"], told["fixed"]
+            )
 
     @property
     def frame_seconds(self) -> float:
@@ -71,7 +103,16 @@ class Runtime:
         return float(self.card["frame_seconds"])
 
     def beam(self, **options: Any) -> Beam:
-        """A beam search with these options of `BeamSearch`, the tokenizer left out."""
+        """A beam search with these options of `BeamSearch`, the tokenizer left out.
+
+        Raises:
+            UserError: it was exported from a run that does not decode by CTC.
+        """
+        if "parts" in self.card:
+            raise UserError(
+                f"{self.file} is of task={self.card['task']} and takes the best token each time: leave out "
+                "--beam, --lm and what belongs to them, or decode by the run."
+            )
         return Beam(self.tokenizer, **options)
 
     def predict(
@@ -109,26 +150,29 @@ class Runtime:
         return scores
 
     def frame_outputs(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Log-probabilities `(T', C)` of each of the clips, as `clip_scores` takes them."""
+        """What decoders take, `(T', D)`, of each of the clips, as `clip_scores` takes them."""
         found: dict[int, np.ndarray] = {}
         for rows in self._together(clips):
-            given, width = self._run([clips[row] for row in rows]), len(self.tokenizer.vocabulary) + 1
-            if len(given) != 2 or given[0].shape[:1] + given[0].shape[2:] != (len(rows), width):
-                raise UserError(f"{self.file} does not give log-probabilities of its {width - 1} tokens.")
+            given = self._run([clips[row] for row in rows])
+            if len(given) != 2 or given[0].shape[:1] + given[0].shape[2:] != (len(rows), self.width):
+                raise UserError(f"{self.file} does not give {self.width} numbers for each frame.")
             log_probs, counts = given
             found |= {
                 row: own[:count].copy() for row, own, count in zip(rows, log_probs, counts, strict=True)
             }
         return [found[row] for row in range(len(clips))]
 
-    def _together(self, clips: Sequence[np.ndarray]) -> Iterable[list[int]]:
-        """The rows of clips that may run at once: all, or those of one length where padding would matter."""
-        if self.card["ragged"]:
-            return [[*range(len(clips))]]
-        rows: dict[int, list[int]] = {}
-        for row, clip in enumerate(clips):
-            rows.setdefault(len(clip), []).append(row)
-        return rows.values()
+    def _together(self, clips: Sequence[np.ndarray]) -> Iterator[list[int]]:
+        """The rows of clips that run at once: of similar lengths, so that little is padding, or of one length
+        where padding would matter; few enough that what lies between the steps stays near the core."""
+        rows = sorted(range(len(clips)), key=lambda row: len(clips[row]))
+        while rows:
+            longest = len(clips[rows[-1]])
+            most = max(TOGETHER // max(longest, 1), 1)
+            if not self.card["ragged"]:
+                most = min(most, sum(len(clips[row]) == longest for row in rows))
+            yield rows[-most:]
+            del rows[-most:]
 
     def _run(self, clips: Sequence[np.ndarray]) -> list[Any]:
         """What the graph gives for clips as one batch."""
@@ -144,8 +188,11 @@ class Runtime:
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[Any]:
         """What the graph gives for its inputs; raises UserError where it takes none like these."""
+        return self._answer(self._session, feeds)
+
+    def _answer(self, session: Any, feeds: dict[str, np.ndarray]) -> list[Any]:
         try:
-            return self._session.run(None, feeds)
+            return session.run(None, feeds)
         except Exception as error:  # of many kinds, which onnxruntime does not export
             shapes = ", ".join(str(one.shape) for one in feeds.values())
             reason = " ".join(str(error).split())[:200]

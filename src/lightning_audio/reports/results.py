@@ -25,6 +25,7 @@ from lightning_audio.io import sha256_of, terminal, to_json, write_atomically
 from lightning_audio.metrics.intervals import Score, unit_of
 
 METRICS = "metrics.json"
+EXPORTED = "exported"  # folder of a run for the scores of what it was exported as
 
 PREDICTIONS = "predictions.jsonl"
 COVERED = "predictions_sha256"  # in metrics.json: of the predictions that its test scores are of

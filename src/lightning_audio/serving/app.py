@@ -177,16 +177,16 @@ class Server:
         except Refused as refused:
             code = {503: TRY_LATER, 413: TOO_BIG}.get(refused.status, POLICY)
             await socket.send_json({"error": str(refused)})
-        except (UserError, ValueError) as error:
+        except UserError as error:
             code = POLICY
             await socket.send_json({"error": str(error)})
         await socket.close(code)
 
     async def _listen(self, socket: WebSocket) -> None:
-        rate = int(socket.query_params.get("rate", self.runtime.sample_rate))
-        if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        rate = socket.query_params.get("rate", str(self.runtime.sample_rate))
+        if not rate.isdecimal() or not LOWEST_RATE <= int(rate) <= HIGHEST_RATE:
             raise UserError(f"rate={rate} is no rate between {LOWEST_RATE} and {HIGHEST_RATE} Hz.")
-        raw = RawAudio(rate, self.runtime.sample_rate)
+        raw = RawAudio(int(rate), self.runtime.sample_rate)
         listener = listener_of(self.runtime, self.batches, self.limits.max_seconds)
         while True:
             try:

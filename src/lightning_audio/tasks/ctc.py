@@ -72,9 +72,6 @@ class CTC(Transcription):
     def decodable(self, logits: Tensor) -> Tensor:
         return logits.float().log_softmax(-1)
 
-    def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        return self.outputs(waveforms, lengths)
-
     def frames_needed(self, target: Tensor) -> int:
         return frames_needed(target)
 

@@ -235,9 +235,7 @@ class Trigger(Classification):
                 sounds.append((clip.labels[0], samples))
                 positions.append(position)
         samples, words = long_audio(sounds, noises, self.sample_rate)
-        training, stream = self.training, Stream(self)
-        scores = torch.cat([stream.push(samples), stream.finish()])
-        self.train(training)
+        scores = self.listen(samples)
         keywords = [
             SpokenWord(word.start, word.end, word.label, positions[word.clip])
             for word in words
@@ -246,6 +244,13 @@ class Trigger(Classification):
         return LongAudioScores(
             self, moving_mean(scores[None], self.smooth)[0], keywords, len(samples) / self.sample_rate
         )
+
+    def listen(self, samples: np.ndarray) -> Tensor:
+        """Scores `(T, C)` of int16 `(n,)` as one stream."""
+        training, stream = self.training, Stream(self)
+        scores = torch.cat([stream.push(samples), stream.finish()])
+        self.train(training)
+        return scores
 
     @property
     def detection(self) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from lightning_audio.reports.html.gaps import NAMES, error_of, gaps_of, verdict
 from lightning_audio.reports.html.occlusion import Explain
 from lightning_audio.reports.html.page import write_page
 from lightning_audio.reports.results import (
+    EXPORTED,
+    METRICS,
     PAGE,
     predictions_file,
     read_metrics,
@@ -69,7 +71,7 @@ def write_run_report(
         key=f"{folder.parent.name}/{folder.name}",
         metric=metric,
         target=target,
-        score_rows=score_rows(scores),
+        score_rows=score_rows(scores, exported_scores(folder)),
         chart=error_chart(scores, metric),
         gaps=gaps,
         verdict=verdict(gaps),
@@ -95,8 +97,16 @@ def chosen_metric(config: Mapping[str, Any], scores: Mapping[str, Score]) -> str
     return wanted if wanted in names else next(iter(names), "")
 
 
-def score_rows(scores: Mapping[str, Score]) -> list[dict[str, str]]:
-    """A row for each metric, the splits side by side, as the terminal has them."""
+def exported_scores(folder: Path) -> dict[str, Score]:
+    """Those that `evaluate FILE.onnx --run RUN` left in the folder of the run, by metric."""
+    place = folder / EXPORTED
+    found = read_metrics(place)["scores"] if (place / METRICS).is_file() else {}
+    return {name.removeprefix("test/"): Score(**score) for name, score in found.items()}
+
+
+def score_rows(scores: Mapping[str, Score], exported: Mapping[str, Score]) -> list[dict[str, str]]:
+    """A row for each metric, the splits side by side, as the terminal has them; behind them the test by what
+    the run was `exported` as."""
     metrics = list(dict.fromkeys(name.partition("/")[2] for name in scores))
     rows = []
     for metric in metrics:
@@ -105,7 +115,10 @@ def score_rows(scores: Mapping[str, Score]) -> list[dict[str, str]]:
         unit = unit_of(metric, known)
         less = " (less is better)" if direction(metric, known) == "min" else ""
         row = {"metric": (metric if unit == "percent" else f"{metric}, {unit}") + less}
-        rows.append(row | {NAMES[s]: score_text(metric, score) for s, score in own.items() if score})
+        row |= {NAMES[s]: score_text(metric, score) for s, score in own.items() if score}
+        if metric in exported:
+            row["exported"] = score_text(metric, exported[metric])
+        rows.append(row)
     counts = {s: next((x.n for n, x in scores.items() if n.startswith(f"{s}/")), None) for s in NAMES}
     return [*rows, {"metric": "n"} | {NAMES[s]: str(n) for s, n in counts.items() if n is not None}]
 

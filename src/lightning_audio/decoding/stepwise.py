@@ -1,0 +1,187 @@
+"""Greedy decoders of transducers and of attention that ask for one step after another, without torch.
+
+What they ask are functions of arrays, such as the parts of an exported file are; what they find is what
+`TransducerGreedy` finds, and `AttentionSearch` with a beam of 1 and no CTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_audio.decoding.alignment import Rows, TokenSpan, best_path, monotonic_peaks
+from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, refuse_nan
+from lightning_audio.errors import UserError
+from lightning_audio.text.tokenizers import Tokenizer
+
+BLANK = END = START = 0
+AHEAD = 64  # frames that are joined with one prediction at once
+
+Arrays = list[np.ndarray]
+Step = Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True)
+class StepDecoder(Decoder):
+    """What both share: the best tokens, and their score."""
+
+    tokenizer: Tokenizer
+
+    def __call__(self, rows: Rows) -> list[Hypothesis]:
+        refuse_nan([rows])
+        return [self.score_of(rows, self.best(np.asarray(rows)))]
+
+    def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
+        acoustic = self.acoustic(np.asarray(rows), tokens)
+        return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)
+
+    def best(self, rows: np.ndarray) -> list[int]:
+        """The tokens that are found, 0-based."""
+        raise NotImplementedError
+
+    def acoustic(self, rows: np.ndarray, tokens: Sequence[int]) -> float:
+        """The log-probability of tokens."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class StepTransducer(StepDecoder):
+    """A transducer; rows are frames `(T, width)`.
+
+    Args:
+        predictor: the last outputs `(1,)` and its state, which at the start are the `start` -> `(1, width)`,
+            state.
+        joiner: frames `(N, width)`, a prediction `(1, width)` -> log-probabilities `(N, C)`.
+        max_symbols: the most tokens in one frame.
+    """
+
+    predictor: Step
+    joiner: Step
+    start: tuple[np.ndarray, ...]
+    max_symbols: int
+
+    def _predicted(self, output: int, state: Sequence[np.ndarray]) -> tuple[np.ndarray, Arrays]:
+        predicted, *after = self.predictor([np.array([output]), *state])
+        return predicted, after
+
+    def best(self, rows: np.ndarray) -> list[int]:
+        tokens: list[int] = []
+        predicted, state = self._predicted(BLANK, self.start)
+        t = symbols = 0
+        while t < len(rows):
+            outputs = self.joiner([rows[t : t + AHEAD], predicted])[0].argmax(1)
+            said = np.flatnonzero(outputs)
+            if not len(said):
+                t, symbols = t + len(outputs), 0
+                continue
+            if said[0]:
+                t, symbols = t + int(said[0]), 0
+            tokens.append(int(outputs[said[0]]) - 1)
+            predicted, state = self._predicted(tokens[-1] + 1, state)
+            symbols += 1
+            if symbols == self.max_symbols:
+                t, symbols = t + 1, 0
+        return tokens
+
+    def _lattice(self, rows: np.ndarray, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities `(T, U + 1)` of the blank and of the token that is next."""
+        blank, token = np.zeros((2, len(rows), len(tokens) + 1))
+        predicted, state = self._predicted(BLANK, self.start)
+        for u, following in enumerate([*tokens, None]):
+            joined = self.joiner([rows, predicted])[0]
+            blank[:, u] = joined[:, BLANK]
+            if following is not None:
+                token[:, u] = joined[:, following + 1]
+                predicted, state = self._predicted(following + 1, state)
+        return blank, token
+
+    def acoustic(self, rows: np.ndarray, tokens: Sequence[int]) -> float:
+        if not len(rows):
+            return -np.inf if tokens else 0.0
+        blank, token = self._lattice(rows, tokens)
+        waits = np.concatenate([np.zeros((1, blank.shape[1])), blank[:-1].cumsum(0)])
+        reached = waits[:, 0]  # by all paths that say so many tokens up to a frame, its blank left out
+        for u in range(len(tokens)):
+            entered = reached + token[:, u] - waits[:, u + 1]
+            reached = np.logaddexp.accumulate(entered) + waits[:, u + 1]
+        return float(reached[-1] + blank[-1, -1])
+
+    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+        """The frames in which the tokens come out on the best path through the lattice."""
+        if not tokens:
+            return []
+        if len(rows) * self.max_symbols < len(tokens):
+            raise UserError(f"{name} has {len(rows)} frames, too few for {len(tokens)} tokens.")
+        blank, token = self._lattice(np.asarray(rows), tokens)
+        places = best_path(blank, token)
+        return [TokenSpan(t, t + 1, float(token[t, u])) for u, t in enumerate(places)]
+
+    def silence(self, rows: Rows) -> np.ndarray:
+        predicted, _ = self._predicted(BLANK, self.start)
+        return self.joiner([np.asarray(rows), predicted])[0][:, BLANK]
+
+
+@dataclass(frozen=True)
+class StepAttention(StepDecoder):
+    """A decoder that attends to states; rows are states `(T, D)`, behind log-probabilities by CTC.
+
+    Args:
+        begin: states `(1, T, D)` -> what is remembered of the utterance, then what of the tokens before.
+        step: the last output `(1,)` and both -> logits `(1, C)`, what was attended to `(1, T)`, what is
+            remembered now.
+        outputs: log-probabilities in a row, or 0.
+        fixed: how many arrays are remembered of the utterance.
+    """
+
+    begin: Step
+    step: Step
+    outputs: int
+    fixed: int
+
+    def _follow(
+        self, rows: np.ndarray, tokens: Sequence[int] | None
+    ) -> tuple[list[int], list[float], Arrays]:
+        """The outputs one after another, the end the last; of each its log-probability and what was attended
+        to, `(T,)`: of these tokens, or of the best ones."""
+        found: list[int] = []
+        scores, attended = [], []
+        memory = self.begin([np.asarray(rows, np.float32)[None, :, self.outputs :]])
+        memory, state = memory[: self.fixed], memory[self.fixed :]
+        last = START
+        while True:
+            logits, weights, *state = self.step([np.array([last]), *memory, *state])
+            row = logits[0].astype(np.float64)
+            row -= row.max()
+            row -= np.log(np.exp(row).sum())
+            if tokens is None:
+                last = int(row.argmax()) if len(found) < len(rows) else END
+            else:
+                last = tokens[len(found)] + 1 if len(found) < len(tokens) else END
+            found.append(last)
+            scores.append(float(row[last]))
+            attended.append(weights[0])
+            if last == END:
+                return found, scores, attended
+
+    def best(self, rows: np.ndarray) -> list[int]:
+        return [output - 1 for output in self._follow(rows, None)[0][:-1]] if len(rows) else []
+
+    def acoustic(self, rows: np.ndarray, tokens: Sequence[int]) -> float:
+        if not len(rows):
+            return -np.inf if tokens else 0.0
+        return sum(self._follow(rows, tokens)[1])
+
+    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+        """Those that are attended to most, in the tokens' order."""
+        if not tokens:
+            return []
+        if len(tokens) > len(rows):
+            raise UserError(f"{name} has {len(rows)} frames, too few for {len(tokens)} tokens.")
+        _, scores, weights = self._follow(np.asarray(rows), tokens)
+        frames = monotonic_peaks(np.stack(weights[:-1]))
+        return [TokenSpan(t, t + 1, score) for t, score in zip(frames, scores[:-1], strict=True)]
+
+    def silence(self, rows: Rows) -> np.ndarray:
+        return np.asarray(rows)[:, 0] if self.outputs else np.zeros(len(rows))
