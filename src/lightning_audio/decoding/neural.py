@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lightning_audio.decoding.search import Fusion
 from lightning_audio.decoding.transducer import Predictor
 
 BOUNDARY = 0  # the input before the first token and the output behind the last one; token i is i + 1
@@ -38,7 +39,8 @@ class NeuralModel:
     lexicon: str | Path | Sequence[str] | None = None
 
     def __init__(self, predictor: Predictor, path: Path) -> None:
-        self.predictor, self.path, self.fusion = predictor, path, self
+        self.predictor, self.path = predictor, path
+        self.fusion: Fusion = self
 
     def start(self) -> _Said:
         return _Said(None, BOUNDARY)
