@@ -230,12 +230,13 @@ def test_rows_that_say_nothing_or_too_much_are_told(tmp_path: Path, caplog: pyte
     }
     assert "2 recordings are described and in no tar, such as 1." in caplog.text
     assert "audio_0.tar: 2 recordings have no description, and are left out, such as a/1.flac." in caplog.text
-    for row, words in (
+    wrong: tuple[tuple[dict[str, object], str], ...] = (
         ({"offset": "soon"}, "line 1: offset 'soon' is no time"),
         ({"duration": -1}, "line 1: duration -1 is no time"),
         ({"label": True}, "line 1: the labels True are no names"),
         ({"label": "a", "split": "most"}, "line 1: split 'most' is none of train, val, test"),
-    ):
+    )
+    for row, words in wrong:
         with pytest.raises(UserError, match=words):
             clips({"audio_filepath": "2.flac", **row})
 
