@@ -50,7 +50,8 @@ def main() -> None:
         computed, heard = computed + took, heard + len(samples)
         said, reference = " ".join(word.text for word in words), task.name_target(clips.encoded[place])
         rows.append({"reference": reference, "hypothesis": said})
-        same += said == task.decoder(task.frame_outputs([samples])[0])[0].text  # type: ignore[operator]
+        whole = task.decoder(task.frame_outputs([samples])[0])[0].text  # type: ignore[operator]
+        same += said.split() == whole.split()
         if said == reference:
             ends = [end for _, _, end in truth[clips.clips[place].id]]
             to_text += [word.shown - end for word, end in zip(words, ends, strict=True)]
