@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -165,11 +165,11 @@ def as_file(content: bytes | np.ndarray) -> Iterator[str]:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("clip")
         with open(descriptor, "wb", closefd=True) as file:  # noqa: PTH123 - it has no path
-            file.write(memoryview(content))
+            file.write(cast(bytes, content))
             file.flush()
             yield f"/proc/self/fd/{descriptor}"
         return
     with tempfile.NamedTemporaryFile() as file:
-        file.write(memoryview(content))
+        file.write(cast(bytes, content))
         file.flush()
         yield file.name
