@@ -124,7 +124,7 @@ class Transcription(AudioTask):
         logits, lengths = self(waveforms, lengths)
         return self.decodable(logits), lengths
 
-    answers: tuple[str, ...] = ("states", "frames")
+    answers: ClassVar[tuple[str, ...]] = ("states", "frames")
 
     def answer(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         return self.outputs(waveforms, lengths)
