@@ -114,12 +114,14 @@ def test_a_run_that_was_sent_fetches_nothing_and_writes_nowhere_else(
     file = tmp_path / "run" / "config.yaml"
     cfg = OmegaConf.load(file)
     cfg.data.download, cfg.data.cache, cfg.paths.cache = True, "/elsewhere", "/elsewhere"
+    cfg.loader.shards = "s3://elsewhere/set"
     cfg.network = {"_target_": "lightning_audio.networks.timm.Timm", "weights": "pretrained"}
     OmegaConf.save(cfg, file)
     cache = os.environ["LIGHTNING_AUDIO_CACHE"]
     for training in (False, True):
         read = saved_config.saved_config(tmp_path / "run", training=training)
         assert (read.data.download, read.data.cache, read.paths.cache) == (False, cache, cache)
+        assert read.loader.shards is None
         assert read.network.weights == (None if training else "pretrained"), "the checkpoint has them"
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(UserError, match="has no checkpoint to resume"):

@@ -209,7 +209,13 @@ def _keep_to_this_machine(cfg: DictConfig, run_folder: Path, training: bool) -> 
     """Puts this machine's cache in the place of the sender's, and takes out what would be fetched."""
     cache = str(config.compose_config([]).paths.cache)
     paths, data = cfg.get("paths"), cfg.get("data")
-    settings = ((paths, "cache", cache), (data, "cache", cache), (data, "download", False))
+    settings: list[tuple[Any, str, Any]] = [
+        (paths, "cache", cache),
+        (data, "cache", cache),
+        (data, "download", False),
+    ]
+    if "://" in str(OmegaConf.select(cfg, "loader.shards")):
+        settings.append((cfg.loader, "shards", None))
     for node, key, value in settings:
         if OmegaConf.is_dict(node) and key in node:
             node[key] = value
