@@ -19,7 +19,7 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_inf
 INSTALL := $(if $(UV),UV_COMPILE_BYTECODE=1 $(UV) pip install --python $(PY),$(PY) -m pip install)
 # What sed takes out of the lock: names, versions and markers without hashes.
 VERSIONS := s/^\([a-zA-Z0-9._-]*==[^ \\]*\)\( *;[^\\]*\)\{0,1\}.*/\1\2/p
-TEST := $(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
+TEST := $(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations=20 --durations-min=5
 RESUMING = $(if $(RESUME),"resume=$(RESUME)") $(ARGS)
 OVERRIDES = experiment=$(EXP) $(RESUMING)
 # A run folder says by itself what its run is, where no EXP is given.
