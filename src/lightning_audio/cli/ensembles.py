@@ -43,7 +43,7 @@ def members(places: Sequence[Path]) -> list[Path]:
     counts = Counter(run.resolve() for run in runs)
     if twice := [run for run, count in counts.items() if count > 1]:
         raise UserError(f"{twice[0]} is named twice, and would count double: name each run once.")
-    for run in runs:
+    for run in runs if len(runs) > 1 else ():
         find_checkpoint(run)
     return runs
 

@@ -248,5 +248,6 @@ def test_the_config_names_every_argument_with_its_default(name: str, kind: type[
     assert isinstance(config, dict)
     assert config.pop("_target_") == f"{kind.__module__}.{kind.__name__}"
     assert config.pop("cache") == "${paths.cache}"
+    assert config.pop("validation_fold") is None  # of every corpus that has folds
     parameters = inspect.signature(kind).parameters
     assert config == {name: p.default for name, p in parameters.items() if name != "cache"}

@@ -211,11 +211,11 @@ class ShardCache:
             path.unlink(missing_ok=True)
             with self._reserved(shard, urgent) as temporary:
                 self.storage.fetch(self.names[shard], temporary, self.digests[shard])
-                temporary.replace(path)
 
     @contextlib.contextmanager
     def _reserved(self, shard: int, urgent: bool) -> Iterator[Path]:
-        """A name to fetch to, and a sparse file that counts in its place until it is there."""
+        """A name to fetch to, and a sparse file that counts in its place until it is there; then it gets its
+        own name."""
         path = self._path(shard)
         room, temporary = (path.with_name(f".{path.name}.{kind}") for kind in ("room", "partial"))
         deadline = time.monotonic() + PATIENCE
@@ -236,6 +236,10 @@ class ShardCache:
             time.sleep(0.1)
         try:
             yield temporary
+            # At once for who looks for room: between the two names a shard would count in none of them.
+            with FileLock(self.folder / "locks" / "room.lock", poll_interval=POLL):
+                temporary.replace(path)
+                room.unlink()
         finally:
             room.unlink(missing_ok=True)
             temporary.unlink(missing_ok=True)
