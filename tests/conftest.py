@@ -8,7 +8,7 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,6 +181,41 @@ def speech_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one tiny run of speech recognition, made once: write nothing into it."""
     cache = tmp_path_factory.getbasetemp() / "cache"
     return trained(tmp_path_factory.mktemp("speech") / "run", cache, TINY_SPEECH)
+
+
+def after_some_training(network: Any, batches: Iterable[tuple[Any, ...]]) -> Any:
+    """The network in eval mode, with biases and with statistics of BatchNorm as after some training."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn(parameter.shape), alpha=0.3)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.momentum = 0.5
+    for batch in batches:
+        network(*batch)
+    return network.eval()
+
+
+def _exported(run: Path, file: Path) -> Path:
+    from lightning_audio.cli import export
+
+    export.main([str(run), "--output", str(file)])
+    return file
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run as an ONNX file, with its card beside it."""
+    return _exported(tiny_run, tmp_path_factory.mktemp("exported") / "demo.onnx")
+
+
+@pytest.fixture(scope="session")
+def exported_speech(speech_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run of speech recognition as an ONNX file."""
+    return _exported(speech_run, tmp_path_factory.mktemp("exported") / "keys.onnx")
 
 
 @pytest.fixture

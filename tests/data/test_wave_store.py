@@ -407,16 +407,23 @@ def test_each_file_is_asked_for_its_size_once(
 ) -> None:
     stretches = [replace(clip, id=f"{clip.id} {n}", duration=0.01) for clip in clips for n in range(5)]
     WaveStore.open(stretches, RATE, cache)
+    asked = recordings_asked(monkeypatch)
+    WaveStore.open(stretches, RATE, cache)
+    assert sorted(asked) == sorted(clip.path for clip in clips)
+
+
+def recordings_asked(patch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by each recording whose file is asked for its size from now on."""
     asked: list[str] = []
     stat = os.stat
 
-    def watched(path: Any, **options: Any) -> os.stat_result:
-        asked.append(str(path))
+    def noted(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(".wav"):
+            asked.append(str(path))
         return stat(path, **options)
 
-    monkeypatch.setattr("lightning_audio.data.wave_store.os.stat", watched)
-    WaveStore.open(stretches, RATE, cache)
-    assert sorted(name for name in asked if name.endswith(".wav")) == sorted(clip.path for clip in clips)
+    patch.setattr(os, "stat", noted)
+    return asked
 
 
 def spoil(clips: Sequence[Clip]) -> None:
@@ -628,19 +635,12 @@ def test_of_many_clips_the_files_are_asked_later_and_before_a_score(
     monkeypatch.setattr("lightning_audio.data.wave_store.MANY", 12)
     monkeypatch.setattr("lightning_audio.data.later.BEGINS_AFTER", 3600.0)
     WaveStore.open(clips, RATE, cache)
-    asked: list[str] = []
-    stat = os.stat
-
-    def noted(path: Any, **options: Any) -> os.stat_result:
-        asked.append(str(path))
-        return stat(path, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", noted)
+        asked = recordings_asked(patch)
         again = WaveStore.open(clips, RATE, cache)
-        assert not [path for path in asked if path.endswith(".wav")]
+        assert not asked
         again.confirm_files()
-        assert len([path for path in asked if path.endswith(".wav")]) == 12
+        assert len(asked) == 12
     assert_holds(again, clips)
     changed = write_wav(Path(clips[3].path), noise(900, 99), RATE)
     late = WaveStore.open(clips, RATE, cache)

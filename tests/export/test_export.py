@@ -233,20 +233,6 @@ def test_what_stands_behind_the_frames_is_asked_step_by_step(name: str, tmp_path
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("exported") / "demo.onnx"
-    export.main([str(tiny_run), "--output", str(file)])
-    return file
-
-
-@pytest.fixture(scope="module")
-def speech(speech_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("exported") / "keys.onnx"
-    export.main([str(speech_run), "--output", str(file)])
-    return file
-
-
-@pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     samples = np.concatenate(
@@ -286,9 +272,11 @@ def test_the_runtime_answers_as_the_run(exported: Path, tiny_run: Path, recordin
     assert times[0] == times[1]
 
 
-def test_speech_is_transcribed_as_by_the_run(speech: Path, speech_run: Path, recording: Path) -> None:
+def test_speech_is_transcribed_as_by_the_run(
+    exported_speech: Path, speech_run: Path, recording: Path
+) -> None:
     model: Any = lightning_audio.load(speech_run)
-    runtime = Runtime(speech)
+    runtime = Runtime(exported_speech)
     samples = [("r", (3000 * np.random.default_rng(3).standard_normal(90000)).astype(np.int16))]
     for decoder in (None, Beam(model.tokenizer, beam=8, nbest=4)):
         if decoder:
@@ -323,10 +311,10 @@ def test_predict_takes_the_file_without_torch(
 
 
 def test_evaluate_gives_the_scores_of_the_run(
-    speech: Path, speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported_speech: Path, speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ["--output", str(tmp_path / "exported")]
-    evaluate_program.main([str(speech), "--run", str(speech_run), *output])
+    evaluate_program.main([str(exported_speech), "--run", str(speech_run), *output])
     assert "The same numbers as when it was trained" in capsys.readouterr().out
     found, own = (
         json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "exported", speech_run)
@@ -334,7 +322,7 @@ def test_evaluate_gives_the_scores_of_the_run(
     assert {n: s["value"] for n, s in found["scores"].items()}.items() <= {
         n: s["value"] for n, s in own["scores"].items()
     }.items()
-    assert found["exported"]["file"] == str(speech)
+    assert found["exported"]["file"] == str(exported_speech)
     # The page of a run shows them beside those of the run.
     scores = {name: Score(**score) for name, score in own["scores"].items()}
     rows = score_rows(scores, exported_scores(tmp_path))
@@ -468,7 +456,7 @@ def test_files_that_do_not_belong_together_are_refused(exported: Path, tmp_path:
 
 @pytest.mark.slow
 def test_an_environment_of_four_packages_is_enough(
-    exported: Path, speech: Path, recording: Path, tiny_run: Path, tmp_path: Path
+    exported: Path, exported_speech: Path, recording: Path, tiny_run: Path, tmp_path: Path
 ) -> None:
     """NumPy, soundfile, soxr and onnxruntime, with what these bring; there is no torch."""
     python = tmp_path / "venv" / "bin" / "python"
@@ -496,5 +484,5 @@ def test_an_environment_of_four_packages_is_enough(
 
     (own,) = lightning_audio.load(tiny_run).predict(recording)
     assert json.loads(answered(exported, "jsonl"))["scores"] == pytest.approx(own.scores, abs=1e-6)
-    assert answered(speech, "text").startswith(str(recording))
+    assert answered(exported_speech, "text").startswith(str(recording))
     assert subprocess.run([str(python), "-c", "import torch"], capture_output=True).returncode == 1

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from conftest import after_some_training
+from torch import Tensor
 
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mask_frames
@@ -32,17 +33,7 @@ MADE: dict[str, Callable[[], ChunkedNetwork]] = {
 def built(name: str) -> ChunkedNetwork:
     """In eval mode, with statistics and biases as after some training."""
     torch.manual_seed(0)
-    network = MADE[name]()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn(parameter.shape), alpha=0.3)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            module.momentum = 0.5
-    for seed in range(3):
-        network(*batch(name, [60, 40, 64, 50], seed))
-    return network.eval()
+    return after_some_training(MADE[name](), (batch(name, [60, 40, 64, 50], seed) for seed in range(3)))
 
 
 def batch(name: str, lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:

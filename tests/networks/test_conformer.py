@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torchaudio
+from conftest import after_some_training
 from torch import Tensor, nn
 
 from lightning_audio import build
@@ -24,16 +25,7 @@ def built(**options: Any) -> Conformer:
     """In eval mode, with statistics and biases as after some training."""
     torch.manual_seed(0)
     network = Conformer((1, BINS), OUTPUTS, **(SIZES | options))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn(parameter.shape), alpha=0.3)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            module.momentum = 0.5
-    for seed in range(3):
-        network(*batch([60, 40, 64, 50], seed))
-    return network.eval()
+    return after_some_training(network, (batch([60, 40, 64, 50], seed) for seed in range(3)))
 
 
 def batch(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -37,27 +37,13 @@ testclient = pytest.importorskip("starlette.testclient", reason="pip install htt
 RATE = 16000
 
 
-@pytest.fixture(scope="module")
-def model(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("served") / "demo.onnx"
-    export.main([str(tiny_run), "--output", str(file)])
-    return file
-
-
-@pytest.fixture(scope="module")
-def speech(speech_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("served") / "keys.onnx"
-    export.main([str(speech_run), "--output", str(file)])
-    return file
-
-
-def server(model: Path, **limits: Any) -> app_module.Server:
-    return app_module.Server(Runtime(model, threads=1), app_module.Limits(**limits))
+def server(exported: Path, **limits: Any) -> app_module.Server:
+    return app_module.Server(Runtime(exported, threads=1), app_module.Limits(**limits))
 
 
 @pytest.fixture
-def client(model: Path) -> Iterator[Any]:
-    with testclient.TestClient(server(model, megabytes=0.3, max_seconds=4.0).app()) as one:
+def client(exported: Path) -> Iterator[Any]:
+    with testclient.TestClient(server(exported, megabytes=0.3, max_seconds=4.0).app()) as one:
         yield one
 
 
@@ -80,7 +66,7 @@ def clips() -> list[bytes]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["model", "speech"])
+@pytest.mark.parametrize("kind", ["exported", "exported_speech"])
 def test_answers_are_those_of_predict(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Many at a time, which are answered together, and each has its own."""
     file = request.getfixturevalue(kind)
@@ -141,8 +127,8 @@ def test_what_is_odd_about_a_file_is_told_to_the_client(client: Any) -> None:
         assert answer.keys() - whole.keys() == {"remarks"}
 
 
-def test_beyond_the_limit_clients_are_told_to_come_again(model: Path) -> None:
-    one = server(model, concurrency=2)
+def test_beyond_the_limit_clients_are_told_to_come_again(exported: Path) -> None:
+    one = server(exported, concurrency=2)
     free = threading.Event()
     answers = one.runtime.predict_recordings
 
@@ -169,8 +155,8 @@ def test_beyond_the_limit_clients_are_told_to_come_again(model: Path) -> None:
     assert "2 requests are being answered" in refused.json()["error"]
 
 
-def test_one_that_can_not_be_answered_costs_the_others_nothing(model: Path) -> None:
-    one = server(model)
+def test_one_that_can_not_be_answered_costs_the_others_nothing(exported: Path) -> None:
+    one = server(exported)
     answers = one.runtime.clip_scores
 
     def failing(given: Any) -> Any:
@@ -183,8 +169,8 @@ def test_one_that_can_not_be_answered_costs_the_others_nothing(model: Path) -> N
     assert [type(answer).__name__ for answer in found] == ["Prediction", "RuntimeError", "Prediction"]
 
 
-def test_windows_of_a_stream_are_answered_as_they_come(client: Any, model: Path) -> None:
-    runtime = Runtime(model, threads=1)
+def test_windows_of_a_stream_are_answered_as_they_come(client: Any, exported: Path) -> None:
+    runtime = Runtime(exported, threads=1)
     size = round(runtime.clip_seconds * RATE)
     samples = (3000 * np.random.default_rng(0).standard_normal(2 * size + 500)).astype("<i2")
     places = [(0, size), (size // 2, size // 2 + size), (size, 2 * size), (3 * size // 2, len(samples))]
@@ -202,7 +188,7 @@ def test_windows_of_a_stream_are_answered_as_they_come(client: Any, model: Path)
         assert (other["label"], other["score"]) == (own.hypothesis, pytest.approx(own.score, abs=1e-5))
 
 
-def test_detections_and_transcripts_of_a_stream(speech: Path, tmp_path: Path) -> None:
+def test_detections_and_transcripts_of_a_stream(exported_speech: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
     from test_export import LOG_MEL, task_of
@@ -234,10 +220,10 @@ def test_detections_and_transcripts_of_a_stream(speech: Path, tmp_path: Path) ->
         response = client.post("/predict", content=wav(np.zeros(800)))
         assert response.status_code == 400
         assert "exported for streams" in response.json()["error"]
-    (own,) = Runtime(speech, threads=1).predict(samples, sample_rate=RATE)
+    (own,) = Runtime(exported_speech, threads=1).predict(samples, sample_rate=RATE)
     with (
-        testclient.TestClient(server(speech, max_seconds=3.0).app()) as client,
-        client.websocket_connect(f"/stream?rate={Runtime(speech).sample_rate}") as socket,
+        testclient.TestClient(server(exported_speech, max_seconds=3.0).app()) as client,
+        client.websocket_connect(f"/stream?rate={Runtime(exported_speech).sample_rate}") as socket,
     ):
         socket.send_bytes(np.zeros(10, "<i2").tobytes())
         socket.send_text("end")
@@ -267,11 +253,11 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert float(next(line for line in lines if "seconds_sum" in line).split()[1]) == pytest.approx(99.304)
 
 
-def test_a_killed_process_comes_back_without_torch(model: Path) -> None:
+def test_a_killed_process_comes_back_without_torch(exported: Path) -> None:
     """The real program: at a free port, on this computer alone; it ends on SIGTERM with what it started."""
     code = "import sys; sys.modules['torch'] = None\nfrom lightning_audio.cli import serve\nserve.main()"
     source = {"PYTHONPATH": str(Path(lightning_audio.__file__).parents[1])}
-    command = [sys.executable, "-c", code, str(model), "--port", "0", "--threads", "1"]
+    command = [sys.executable, "-c", code, str(exported), "--port", "0", "--threads", "1"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **source}
     ) as process:
@@ -307,7 +293,7 @@ def asked(place: str) -> Any:
 
 
 def test_mistakes_are_one_sentence(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
@@ -316,10 +302,10 @@ def test_mistakes_are_one_sentence(
         return capsys.readouterr().err
 
     assert "There is no ONNX file" in refused(str(tmp_path / "none.onnx"))
-    assert "set them above 0" in refused(str(model), "--concurrency", "0")
+    assert "set them above 0" in refused(str(exported), "--concurrency", "0")
     with serve.bound("127.0.0.1", 0) as taken:
-        assert "choose another --port" in refused(str(model), "--port", str(taken.getsockname()[1]))
+        assert "choose another --port" in refused(str(exported), "--port", str(taken.getsockname()[1]))
     monkeypatch.setattr(serve, "work", os._exit)
     monkeypatch.setattr(serve.multiprocessing, "get_context", lambda kind: serve.multiprocessing)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert "pip install 'lightning-audio[serve]'" in refused(str(model))
+    assert "pip install 'lightning-audio[serve]'" in refused(str(exported))

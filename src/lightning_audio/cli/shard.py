@@ -40,6 +40,7 @@ def shard(
 
 @cli_errors
 def main() -> None:
+    """Writes a part of a corpus into shards, or with `--verify` looks at all that are there."""
     options = arguments.shard()
     if options.verify:
         found = ShardSet.open(options.out)

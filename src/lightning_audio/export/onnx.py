@@ -71,6 +71,16 @@ def traced(
     axes: dict[str, dict[int, str]],
     opset: int,
 ) -> bytes:
+    """A module as the bytes of an ONNX file, simplified.
+
+    Args:
+        arguments: an example of what goes in, by which it is traced.
+        inputs, outputs: their names.
+        axes: the names of the axes of each that are free, by number.
+
+    Raises:
+        UserError: the opset is none that is written here, or the module has no graph.
+    """
     if opset not in OPSETS:
         raise UserError(f"--opset {opset} is not written here: choose {OPSETS[0]} to {OPSETS[-1]}.")
     file: Any = io.BytesIO()  # which the traced exporter writes to

@@ -53,6 +53,11 @@ class Lock:
         self._lock = FileLock(f"{journal}.lock", timeout=SECONDS)
 
     def acquire(self) -> bool:
+        """Waits for the journal, and takes a line off its end that a killed process has cut.
+
+        Raises:
+            UserError: another process has it for too long, or its disk has no locks.
+        """
         try:
             self._lock.acquire()
         except Timeout:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from lightning_audio.data.corpora.synthesised import SynthesisedCorpus, SyntheticClip
+from lightning_audio.data.corpora.synthesised import SynthesisedCorpus
 
 
 class Demo(SynthesisedCorpus):
@@ -30,12 +28,3 @@ class Demo(SynthesisedCorpus):
     ) -> None:
         counts = {"clips_per_class": clips_per_class}
         super().__init__(cache, sample_rate, fold, seconds, min_snr_db, max_snr_db, seed, **counts)
-
-    def rows(self) -> Iterator[SyntheticClip]:
-        """As many clips of each label in each fold, each drawn from its own key."""
-        for fold in self.folds:
-            for index, label in enumerate(self.labels):
-                for number in range(self.counts["clips_per_class"]):
-                    yield SyntheticClip(
-                        f"f{fold}-{label}-{number:03d}", fold, (label,), (index, fold, number)
-                    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,6 @@ class DemoMusic(SynthesisedCorpus):
 
     def made_of(self) -> Sequence[Any]:
         return (VERSION, *super().made_of())
-
-    def rows(self) -> Iterator[SyntheticClip]:
-        for fold in self.folds:
-            for index, label in enumerate(self.labels):
-                for number in range(self.counts["clips_per_class"]):
-                    yield SyntheticClip(
-                        f"f{fold}-{label}-{number:03d}", fold, (label,), (index, fold, number)
-                    )
 
     def _samples(self, row: SyntheticClip) -> np.ndarray:
         rng = np.random.default_rng([self.seed, *row.key])

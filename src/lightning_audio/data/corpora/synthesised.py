@@ -177,8 +177,8 @@ class SyntheticClip:
 class SynthesisedCorpus(MadeCorpus):
     """Clips of the sounds of `data.synthesis` in five folds; nothing has to be there before.
 
-    A subclass names the `kind` of its folder and says `rows`. Every clip has random numbers of its own, so
-    that a corpus of more clips holds the smaller one.
+    A subclass names the `kind` of its folder, and takes `clips_per_class` or says `rows`. Every clip has
+    random numbers of its own, so that a corpus of more clips holds the smaller one.
 
     Args:
         cache: folder in which the clips are written, as 16-bit WAV files.
@@ -216,9 +216,14 @@ class SynthesisedCorpus(MadeCorpus):
         self._refuse_bad_arguments()
         self.root = self.folder
 
-    @abstractmethod
     def rows(self) -> Iterator[SyntheticClip]:
-        """What clips there are."""
+        """What clips there are: `clips_per_class` of each label in each fold, each drawn from its own key."""
+        for fold in self.folds:
+            for index, label in enumerate(self.labels):
+                for number in range(self.counts["clips_per_class"]):
+                    yield SyntheticClip(
+                        f"f{fold}-{label}-{number:03d}", fold, (label,), (index, fold, number)
+                    )
 
     def write(self, folder: Path) -> None:
         for row in self.rows():

@@ -55,6 +55,7 @@ def pyarrow() -> Any:
 
 
 def schema() -> Any:
+    """The columns of a table of clips: what a `Clip` has, where its bytes are, and why it has none."""
     pa = pyarrow()
     shared = pa.dictionary(pa.int32(), pa.string())
     kinds = {
