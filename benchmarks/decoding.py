@@ -1,4 +1,4 @@
-"""Real-time factors on one core: the best path, beam search, and beam search with language models."""
+"""Real-time factors on one core: the best path and beam search, with language models, and by a transducer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from torch import Tensor
 from lightning_audio.decoding import Beam, Decoder, Greedy, LMDecoder
 from lightning_audio.decoding.lm import token_name
 from lightning_audio.decoding.ngram import NGramModel
+from lightning_audio.decoding.transducer import Joiner, TransducerBeam, TransducerGreedy, TransducerModel
 from lightning_audio.reports.tables import markdown_table
+from lightning_audio.tasks.predictors import LSTMPredictor
 from lightning_audio.text.tokenizers import Characters
 
 LETTERS = "'abcdefghijklmnopqrstuvwxyz"
@@ -24,6 +26,7 @@ TOKENIZER = Characters(" " + LETTERS + "-")  # 29 tokens
 FRAME_SECONDS = 0.04
 FRAMES_PER_TOKEN = 2  # 12.5 characters a second, which is brisk
 WORDS, SENTENCES = 2000, 3000
+SURE = 12.0  # a joiner's logits lie between -SURE and SURE
 
 
 def sentences(rng: np.random.Generator, count: int) -> list[str]:
@@ -51,18 +54,31 @@ def spoken(text: str, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(logits).float().log_softmax(-1)
 
 
+def transducer() -> TransducerModel:
+    """One that takes what `spoken` gives, and whose joiner makes of it nearly the same again."""
+    torch.manual_seed(0)
+    outputs = len(TOKENIZER.vocabulary) + 1
+    joiner = Joiner(outputs, outputs).requires_grad_(False)
+    joiner.output.weight.copy_(SURE * torch.eye(outputs))
+    joiner.output.bias.zero_()
+    return TransducerModel(LSTMPredictor(outputs, outputs).eval().requires_grad_(False), joiner)
+
+
 def decoders(texts: Sequence[str], folder: Path) -> dict[str, Decoder]:
     words, characters = folder / "words.arpa", folder / "characters.arpa"
     words.write_text(NGramModel((text.split() for text in texts), 3).arpa())
     parts = ([token_name(character) for character in text] for text in texts)
     characters.write_text(NGramModel(parts, 6).arpa())
     lexicon = sorted({word for text in texts for word in text.split()})
+    model = transducer()
     return {
         "the best path": Greedy(TOKENIZER),
         "beam 16": Beam(TOKENIZER),
         "beam 16, 6-grams of characters": LMDecoder(TOKENIZER, characters),
         "beam 16, 3-grams of words": LMDecoder(TOKENIZER, words, unit="words"),
         "beam 16, 3-grams of words, lexicon": LMDecoder(TOKENIZER, words, lexicon),
+        "transducer, the best path": TransducerGreedy(TOKENIZER, model, 1),
+        "transducer, beam 8": TransducerBeam(TOKENIZER, model, 1, beam=8),
     }
 
 
@@ -79,7 +95,13 @@ def main() -> None:
     def work(decoder: Decoder) -> Callable[[], object]:
         return lambda: [decoder(rows) for rows in utterances]
 
-    seconds = interleaved({name: work(decoder) for name, decoder in contenders.items()}, options.repeats)
+    def together(decoder: Decoder) -> Callable[[], object]:
+        return lambda: decoder.many(utterances)
+
+    timed = {name: work(decoder) for name, decoder in contenders.items()}
+    for name in [name for name in contenders if name.startswith("transducer")]:
+        timed[f"{name}, {len(utterances)} at once"] = together(contenders[name])
+    seconds = interleaved(timed, options.repeats)
     audio = FRAME_SECONDS * sum(map(len, utterances))
     report(f"Decoding {audio:.0f} s of speech, a row each 40 ms, 29 tokens", seconds, len(utterances))
     rows = [

@@ -219,7 +219,7 @@ def test_paths_of_equal_tokens_are_added_up() -> None:
     """So that without pruning the search itself knows the probability of each text that fits a frame."""
     model, (frames, _) = model_of(seed=4), frames_of(3, seed=4)
     decoder = TransducerBeam(AB, model, 3, beam=5000, prune=-math.inf)
-    live = decoder.search(frames[0])
+    (live,) = decoder.search([frames[0]])
     few = {node.tokens(): value for node, value in live.items() if node.length <= 3}
     assert len(few) == 1 + 2 + 4 + 8
     for tokens, value in few.items():
@@ -229,7 +229,7 @@ def test_paths_of_equal_tokens_are_added_up() -> None:
 def test_one_symbol_a_frame_says_no_more_than_there_are_frames() -> None:
     model, (frames, _) = model_of(seed=4), frames_of(3, seed=4)
     decoder = TransducerBeam(AB, model, 1, beam=500, nbest=20, prune=-math.inf)
-    assert {len(node.tokens()) for node in decoder.search(frames[0])} == {0, 1, 2, 3}
+    assert {len(node.tokens()) for node in decoder.search([frames[0]])[0]} == {0, 1, 2, 3}
 
 
 def test_a_narrow_beam_and_pruning_find_what_is_sure() -> None:
@@ -237,6 +237,20 @@ def test_a_narrow_beam_and_pruning_find_what_is_sure() -> None:
     wide, narrow = (TransducerBeam(AB, model, 2, beam=beam) for beam in (64, 4))
     greedy = TransducerGreedy(AB, model, 2)(frames[0])[0]
     assert greedy.score - 1e-4 <= narrow(frames[0])[0].score <= wide(frames[0])[0].score + 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_utterances_together_find_what_each_finds_alone(kind: str) -> None:
+    model, (frames, lengths) = model_of(kind, seed=3), frames_of(9, 1, 0, 7)
+    utterances = [row[:t] for row, t in zip(frames, lengths.tolist(), strict=True)]
+    decoder = TransducerBeam(AB, model, 3, beam=4, nbest=4, model=Fused(), lm_weight=0.5)
+    together = decoder.many(utterances)
+    assert len({tuple(one.tokens for one in found) for found in together}) == 3
+    for rows, found in zip(utterances, together, strict=True):
+        alone = decoder(rows)
+        assert [one.tokens for one in found] == [one.tokens for one in alone]
+        assert [one.score for one in found] == pytest.approx([one.score for one in alone], abs=1e-4)
+    assert decoder.many([]) == []
 
 
 def test_silence_is_the_blank_behind_nothing() -> None:

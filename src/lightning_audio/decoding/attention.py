@@ -85,9 +85,6 @@ class AttentionSearch(BeamSearch):
         self.outputs = len(self.tokenizer.vocabulary) + 1
         self.with_ctc = with_ctc
 
-    def prefixes(self, rows: Rows) -> Iterator[tuple[int, ...]]:
-        return iter(self._searched([rows])[0])
-
     def many(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
         """Those of several utterances, which run together, ROWS hypotheses at a time."""
         size = max(ROWS // self.beam, 1)
@@ -95,7 +92,7 @@ class AttentionSearch(BeamSearch):
         return [found for group in groups for found in self._together(group)]
 
     def _together(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
-        ends = [list(dict.fromkeys(map(self.fusion.cut, found))) for found in self._searched(utterances)]
+        ends = [list(dict.fromkeys(map(self.fusion.cut, found))) for found in self.prefixes(utterances)]
         owners = [number for number, own in enumerate(ends) for _ in own]
         scores = iter(self._acoustics(utterances, owners, [one for own in ends for one in own]))
         return [self.ranked([self.hypothesis(one, next(scores)) for one in own]) for own in ends]
@@ -207,7 +204,7 @@ class AttentionSearch(BeamSearch):
             checked(torch.full((1, self.outputs), math.nan), self.tokenizer)
         return states
 
-    def _searched(self, utterances: Sequence[Rows]) -> list[list[tuple[int, ...]]]:
+    def prefixes(self, utterances: Sequence[Rows]) -> list[list[tuple[int, ...]]]:
         for rows in utterances:
             self._finite(torch.as_tensor(rows))
         return _Search(self, utterances).run()

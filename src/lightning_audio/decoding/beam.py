@@ -6,7 +6,7 @@ Source: Graves, Supervised Sequence Labelling with Recurrent Neural Networks (20
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,9 @@ from lightning_audio.decoding.search import NEVER, BeamSearch, Node, log_add
 class Beam(CTCDecoder, BeamSearch):
     """`BeamSearch` over log-probabilities by CTC."""
 
-    def prefixes(self, rows: Rows) -> Iterator[tuple[int, ...]]:
-        return (prefix.tokens() for prefix in _Search(self).prefixes(checked(rows, self.tokenizer)))
+    def prefixes(self, utterances: Sequence[Rows]) -> list[list[tuple[int, ...]]]:
+        found = (_Search(self).prefixes(checked(rows, self.tokenizer)) for rows in utterances)
+        return [[prefix.tokens() for prefix in kept] for kept in found]
 
     def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
         return ctc_log_probs(rows, sequences)

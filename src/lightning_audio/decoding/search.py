@@ -170,16 +170,20 @@ class BeamSearch(Decoder):
         return other
 
     @abstractmethod
-    def prefixes(self, rows: Rows) -> Iterable[tuple[int, ...]]:
-        """The tokens of those that the search keeps at the end, the best first."""
+    def prefixes(self, utterances: Sequence[Rows]) -> list[list[tuple[int, ...]]]:
+        """Of each the tokens of those that the search keeps at the end, the best first."""
 
     @abstractmethod
     def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
         """The log-probability of each token sequence by the network, -inf where it cannot be."""
 
     def __call__(self, rows: Rows) -> list[Hypothesis]:
-        ends = dict.fromkeys(map(self.fusion.cut, self.prefixes(rows)))
-        return self.ranked(self.hypotheses(rows, [*ends]))
+        return self.many([rows])[0]
+
+    def many(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
+        ends = [[*dict.fromkeys(map(self.fusion.cut, kept))] for kept in self.prefixes(utterances)]
+        pairs = zip(utterances, ends, strict=True)
+        return [self.ranked(self.hypotheses(rows, own)) for rows, own in pairs]
 
     def ranked(self, hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
         """The n best, each text once."""

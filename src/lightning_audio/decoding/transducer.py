@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -275,10 +276,13 @@ class _Node(Node):
 
 
 Totals = dict[_Node, float]
+Tried = tuple[float, list[float], list[int]]  # of the blank, of the likeliest tokens, and these
 
 
 class TransducerBeam(TransducerDecoder, BeamSearch):
     """`BeamSearch` through the lattice, frame by frame: in each up to `max_symbols` tokens, then the blank.
+
+    Several utterances run together: predictor and joiner are asked once for what all of them keep.
 
     Paths that say the same tokens are added up.
     """
@@ -289,36 +293,55 @@ class TransducerBeam(TransducerDecoder, BeamSearch):
         super().__init__(tokenizer, **options)
         self.transducer, self.max_symbols = transducer, max_symbols
 
-    def prefixes(self, rows: Rows) -> list[tuple[int, ...]]:
-        return [node.tokens() for node in self.search(rows)]
+    def prefixes(self, utterances: Sequence[Rows]) -> list[list[tuple[int, ...]]]:
+        return [[node.tokens() for node in found] for found in self.search(utterances)]
 
     @torch.inference_mode()
-    def search(self, rows: Rows) -> Totals:
-        """What is left behind the last frame: log-probabilities of the paths to it, the best first."""
-        refuse_nan([rows])
-        live: Totals = {_Node(None, -1, 0, self.start()): 0.0}
-        for frame in self._padded([rows])[0][0]:
-            live = self._advance(live, frame)
+    def search(self, utterances: Sequence[Rows]) -> list[Totals]:
+        """What is left of each behind its last frame, with log-probabilities of its paths, the best first."""
+        refuse_nan(utterances)
+        live: list[Totals] = [{_Node(None, -1, 0, self.start()): 0.0} for _ in utterances]
+        if not utterances:
+            return live
+        frames, lengths = self._padded(utterances)
+        for t in range(frames.shape[1]):
+            heard = (lengths > t).nonzero()[:, 0]
+            found = self._advance([live[i] for i in heard.tolist()], frames[heard, t])
+            for i, own in zip(heard.tolist(), found, strict=True):
+                live[i] = own
         return live
 
-    def _advance(self, live: Totals, frame: Tensor) -> Totals:
-        done: Totals = {}
+    def _advance(self, live: list[Totals], frames: Tensor) -> list[Totals]:
+        """One frame `(N, width)` of each of N utterances, whose hypotheses are joined with it together."""
+        done: list[Totals] = [{} for _ in live]
+        going = [*range(len(live))]
         for symbols in range(self.max_symbols + 1):
-            joined = self.transducer.joiner(frame, self._predicted([*live]))
-            for (node, total), blank in zip(live.items(), joined[:, BLANK].tolist(), strict=True):
-                done[node] = log_add(done.get(node, NEVER), total + blank)
-            if symbols == self.max_symbols or not (live := self._said(live, joined, self._worst(done))):
+            counts = torch.tensor([len(live[i]) for i in going])
+            owners = torch.tensor(going).repeat_interleave(counts).to(frames.device)
+            predicted = self._predicted([node for i in going for node in live[i]])
+            rows = self._tried(self.transducer.joiner(frames[owners], predicted))
+            for i in going:
+                own = [*islice(rows, len(live[i]))]
+                for (node, total), (blank, _, _) in zip(live[i].items(), own, strict=True):
+                    done[i][node] = log_add(done[i].get(node, NEVER), total + blank)
+                live[i] = self._said(live[i], own, self._worst(done[i])) if symbols < self.max_symbols else {}
+            going = [i for i in going if live[i]]
+            if not going:
                 break
-        return dict(self._best(done))
+        return [dict(self._best(own)) for own in done]
 
-    def _said(self, live: Totals, joined: Tensor, worst: float) -> Totals:
-        """Those with one token more that are the best, and better than the worst that is kept already."""
+    def _tried(self, joined: Tensor) -> Iterator[Tried]:
+        """Of log-probabilities `(N, C)` that of the blank, and those of tokens with these, the best first."""
         values, tokens = joined[:, BLANK + 1 :].sort(dim=1, descending=True, stable=True)
         widest = int(((values >= self.prune) & (values > NEVER)).sum(1).max())
-        rows = zip(live.items(), values[:, :widest].tolist(), tokens[:, :widest].tolist(), strict=True)
+        lists = (joined[:, BLANK].tolist(), values[:, :widest].tolist(), tokens[:, :widest].tolist())
+        return zip(*lists, strict=True)
+
+    def _said(self, live: Totals, tried: Sequence[Tried], worst: float) -> Totals:
+        """Those with one token more that are the best, and better than the worst that is kept already."""
         found: list[tuple[float, int, _Node, float]] = []  # a heap, the worst first
         place = 0
-        for (node, total), own_values, own_tokens in rows:
+        for (node, total), (_, own_values, own_tokens) in zip(live.items(), tried, strict=True):
             scale, most = self.scale(node.length + 1), node.worth + self.most_gained
             for value, token in zip(own_values, own_tokens, strict=True):
                 bar = max(worst, found[0][0] if len(found) == self.beam else NEVER)
@@ -351,13 +374,15 @@ class TransducerBeam(TransducerDecoder, BeamSearch):
 
     def _predicted(self, nodes: Sequence[_Node]) -> Tensor:
         """What the predictor says behind each of them, `(N, width)`."""
-        if new := [node for node in nodes if node.predicted is None]:
-            last = torch.tensor([node.token + 1 for node in new], device=self.transducer.device)
-            # All at once, or the root alone: its state is None.
-            states = [node.parent.state for node in new if node.parent]
+        new = [node for node in nodes if node.predicted is None]
+        for fresh in ([n for n in new if n.parent is None], [n for n in new if n.parent]):  # roots: no state
+            if not fresh:
+                continue
+            last = torch.tensor([node.token + 1 for node in fresh], device=self.transducer.device)
+            states = [node.parent.state for node in fresh if node.parent]
             state = tuple(torch.cat(parts) for parts in zip(*states, strict=True)) if states else None
             predicted, after = self.transducer.predictor.step(last, state)
-            for i, node in enumerate(new):
-                node.predicted = predicted[i]
-                node.state = tuple(part[i : i + 1] for part in after)
+            own = zip(*(part.split(1) for part in after), strict=True)
+            for node, said, node.state in zip(fresh, predicted.unbind(), own, strict=True):
+                node.predicted = said
         return torch.stack([node.predicted for node in nodes if node.predicted is not None])
