@@ -16,7 +16,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Unlike pip, uv compiles nothing by itself, and then every start takes 10 seconds longer.
-INSTALL := $(if $(UV),UV_COMPILE_BYTECODE=1 $(UV) pip install --python $(PY),$(PY) -m pip install)
+INSTALL := $(if $(UV),UV_COMPILE_BYTECODE=1 $(UV) pip install --python $(PY),$(PY) -m pip install --quiet)
 # What sed takes out of the lock: names, versions and markers without hashes.
 VERSIONS := s/^\([a-zA-Z0-9._-]*==[^ \\]*\)\( *;[^\\]*\)\{0,1\}.*/\1\2/p
 TEST := $(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations=20 --durations-min=5
@@ -40,10 +40,10 @@ setup: $(STAMP) ## make the environment in .venv (other targets do that, too); E
 $(STAMP): requirements.lock pyproject.toml
 	@for python in $(PYTHON) none; do $$python -c "$(SUITABLE)" 2>/dev/null && break; done; \
 	if [ "$$python" != none ]; then \
-	  echo "Setting up $(VENV) with $$($$python --version): some minutes, once."; \
+	  echo "Setting up $(VENV) with $$($$python --version): some minutes and 7 GB of disk, once."; \
 	  $$python -m venv $(VENV); \
 	elif [ -n "$(UV)" ]; then \
-	  echo "Setting up $(VENV) with a Python that uv brings: some minutes, once."; \
+	  echo "Setting up $(VENV) with a Python that uv brings: some minutes and 7 GB of disk, once."; \
 	  $(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV); \
 	else \
 	  echo "None of \"$(PYTHON)\" is a Python 3.11 to 3.13 with venv: install one (apt install python3.13-venv," \
