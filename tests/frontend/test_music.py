@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.music import CQT, Chroma
 from lightning_audio.frontend.pitch import Pitch
+from lightning_audio.frontend.pyin import PYin
 
 RATE = 22050
 
@@ -126,8 +127,25 @@ def test_pitch_is_librosas_yin(threshold: float) -> None:
     assert features[0, 1, 4:-4].min() > 0.8
 
 
+@pytest.mark.parametrize(("rate", "options"), [(RATE, {}), (8000, {"frame_length": 512, "hop_length": 80})])
+def test_path_is_that_of_librosas_pyin(rate: int, options: dict[str, int]) -> None:
+    rng, time = np.random.default_rng(0), np.arange(2 * rate) / rate
+    phase = 2 * np.pi * np.cumsum(120 * 2 ** (time / 2)) / rate
+    voice = np.sin(phase) + 0.4 * np.sin(2 * phase) + 0.3 * np.sin(3 * phase)
+    voice *= (time % 0.7) < 0.45  # comes and goes
+    for y in (voice + 0.03 * rng.standard_normal(len(time)), rng.standard_normal(len(time)), chord(rate)):
+        y = y.astype(np.float32)
+        features, _ = PYin(rate, f_max=1000, **options)(*batch(y))
+        pitch, voiced, probability = librosa.pyin(y, fmin=65, fmax=1000, sr=rate, fill_na=65.0, **options)
+        semitones, has_voice, likely = features[0].numpy()
+        np.testing.assert_allclose(likely, probability, atol=1e-3)
+        assert np.mean(has_voice == voiced) > 0.99
+        both = voiced & (has_voice > 0)
+        np.testing.assert_allclose(semitones[both], 12 * np.log2(pitch[both] / 65), atol=1e-3)
+
+
 @pytest.mark.parametrize(
-    "front", [CQT(RATE), CQT(RATE, top_db=50.0), Chroma(RATE), Chroma(RATE, "stft"), Pitch(RATE)]
+    "front", [CQT(RATE), CQT(RATE, top_db=50.0), Chroma(RATE), Chroma(RATE, "stft"), Pitch(RATE), PYin(RATE)]
 )
 def test_padding_changes_nothing(front: nn.Module) -> None:
     long, short = torch.from_numpy(chord()), torch.from_numpy(chord(seconds=1.1))
@@ -137,12 +155,12 @@ def test_padding_changes_nothing(front: nn.Module) -> None:
     assert lengths.tolist() == [len(long) // 512 + 1, len(short) // 512 + 1]
     alone, own = front(short[None], torch.tensor([len(short)]))
     # Behind its swell a clip is silent, where rounding decides what YIN finds.
-    inside = slice(2, int(own) - 2) if isinstance(front, Pitch) else slice(0, int(own))
+    inside = slice(2, int(own) - 2) if isinstance(front, (Pitch, PYin)) else slice(0, int(own))
     torch.testing.assert_close(
         features[1, :, : int(own)][:, inside], alone[0][:, inside], atol=2e-2, rtol=1e-3
     )
     behind = features[1, :, int(own) :]
-    assert behind.max() == behind.min() or isinstance(front, Pitch)
+    assert behind.max() == behind.min() or isinstance(front, (Pitch, PYin))
     assert front.shape == (1, features.shape[1])
     changed, _ = front(both.roll(1, 0), torch.tensor([len(short), len(long)]))
     torch.testing.assert_close(changed[0][:, inside], features[1][:, inside], atol=2e-2, rtol=1e-3)
@@ -156,7 +174,7 @@ def test_padding_changes_nothing(front: nn.Module) -> None:
         (lambda: Chroma(RATE, "mel"), "kind=mel is unknown"),
         (lambda: Chroma(RATE, bins_per_octave=30), "a multiple of n_chroma"),
         (lambda: Pitch(RATE, f_min=20), "frame_length=2048 holds no two periods"),
-        (lambda: Pitch(8000, f_max=5000), "up to half the sample rate"),
+        (lambda: PYin(8000, f_max=5000), "up to half the sample rate"),
     ],
 )
 def test_mistakes_end_in_a_sentence(make: Any, sentence: str) -> None:
@@ -164,7 +182,7 @@ def test_mistakes_end_in_a_sentence(make: Any, sentence: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("front", [CQT(RATE), Chroma(RATE), Pitch(RATE)])
+@pytest.mark.parametrize("front", [CQT(RATE), Chroma(RATE), Pitch(RATE), PYin(RATE)])
 def test_what_is_no_graph_is_not_traced(front: nn.Module) -> None:
     with pytest.raises(UserError, match="runs in torch alone: to export, train with"):
         torch.jit.trace(front, batch(chord(seconds=0.5)))
