@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from lightning_audio.checkpoint import load
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
+from lightning_audio.networks.cnn2d import CNN2d
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.callbacks.checkpoint_average import CheckpointAverage
 from lightning_audio.training.run import train
@@ -43,6 +45,19 @@ def test_swa_is_the_mean_of_the_last_steps(tmp_path: Path, seen: list[dict[str, 
     train(compose_config([*TINY, "callbacks=swa", "callbacks.swa.start=0.6", "test=false"]), tmp_path)
     assert len(seen) == 10
     assert_mean(load(tmp_path).state_dict(), seen[6:])
+
+
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_a_mask_of_infinities_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: str) -> None:
+    made, mask = CNN2d.__init__, torch.full((3, 3), -math.inf).triu(1)
+
+    def with_mask(self: CNN2d, *args: Any, **options: Any) -> None:
+        made(self, *args, **options)
+        self.register_buffer("mask", mask.clone())
+
+    monkeypatch.setattr(CNN2d, "__init__", with_mask)
+    train(compose_config([*TINY, f"callbacks={average}", "test=false"]), tmp_path)
+    torch.testing.assert_close(load(tmp_path).state_dict()["network.mask"], mask, rtol=0, atol=0)
 
 
 def test_the_last_epochs(tmp_path: Path, seen: list[dict[str, Tensor]]) -> None:

@@ -21,9 +21,13 @@ class _StepAverage(WeightAveraging):
         def average(averages: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
             assert self._average_model is not None
             made = int(self._average_model.n_averaged)  # that of the host: `steps` is on the device
-            get_ema_multi_avg_fn(self.kept(made))(averages, current, steps)
+            varying = [at for at, one in enumerate(averages) if one.data_ptr() not in self._constant]
+            if varying:
+                average_of = get_ema_multi_avg_fn(self.kept(made))
+                average_of([averages[at] for at in varying], [current[at] for at in varying], steps)
 
         super().__init__(multi_avg_fn=average)
+        self._constant: set[int] = set()
 
     @abstractmethod
     def kept(self, made: int) -> float:
@@ -37,6 +41,9 @@ class _StepAverage(WeightAveraging):
             self._average_model = None  # or it would be scored in place of the weights that were chosen
         elif self._average_model is not None:
             self._average_model.n_averaged = torch.tensor(0)  # on the host, since it is read in every step
+            # A mask of infinities, say: the mean of two of them would be NaN.
+            floats = [buffer for buffer in self._average_model.buffers() if buffer.is_floating_point()]
+            self._constant = {buffer.data_ptr() for buffer in floats if not buffer.isfinite().all()}
 
 
 class EMA(_StepAverage):
