@@ -267,3 +267,27 @@ def test_clips_that_are_nowhere_but_in_tars_are_split_here(tmp_path: Path) -> No
     assert 5 <= len(data.splits["test"]) <= 15
     with pytest.raises(UserError, match=r"takes its clips from loader\.shards"):
         build.prepared(compose_config(["data=sharded", f"paths.cache={tmp_path / 'cache'}"]))
+
+
+def test_a_table_of_tars_is_made_anew_when_what_it_is_of_has_changed(tmp_path: Path) -> None:
+    place = tmp_path / "set"
+    tar(place / "audio_0.tar", {"a.flac": flac(noise(4000, 0))})
+    for text in ("right", "wrong"):
+        row = json.dumps({"audio_filepath": "a.flac", "text": text})
+        (place / "tarred_audio_manifest.json").write_text(row)
+        assert opened(place, tmp_path / "cache")[0]["a"].text == text
+    for table in (tmp_path / "cache" / "tables").iterdir():
+        table.write_bytes(table.read_bytes()[:-9])
+    assert opened(place, tmp_path / "cache")[0]["a"].text == "wrong"
+
+
+def test_tars_of_one_name_from_two_places_are_told_apart(tmp_path: Path) -> None:
+    for seed, name in enumerate(("clean", "noisy")):
+        wav = io.BytesIO()
+        soundfile.write(wav, noise(4000, seed), RATE, format="WAV")
+        tar(tmp_path / name / "a.tar", {"a.wav": wav.getvalue(), "a.cls": b"x"})
+    with served(tmp_path, Faults()) as address:
+        stores = [opened(f"{address}/{name}", tmp_path / "cache")[1] for name in ("clean", "noisy")]
+        for _ in range(2):  # what has been looked at once is trusted the second time
+            for seed, store in enumerate(stores):
+                np.testing.assert_array_equal(store.gather([0])[0][0].numpy(), noise(4000, seed))

@@ -220,3 +220,28 @@ def test_names_that_are_no_utf8_are_spelled_and_stay_known(tmp_path: Path) -> No
     assert (clip.id, clip.labels, clip.group) == (spelled, (spelled,), spelled)
     assert clip.path == f"{spelled}.wav"
     assert write(rows, tmp_path / "set").clips == 0  # nothing is added twice
+
+
+def test_a_clip_that_cannot_be_read_does_not_part_clips_of_one_file(tmp_path: Path) -> None:
+    path = str(write_wav(tmp_path / "audio" / "a.wav", noise(4000, 0), RATE))
+    starts = {"a": 0.0, "b": 9.0, "c": 0.25}  # of 0.5 s
+    clips = [Clip(name, path, start, 0.125, split="train") for name, start in starts.items()]
+    assert len(write(clips, tmp_path / "set", kind=FILES, size=1).unreadable) == 1
+    found = ShardSet.open(str(tmp_path / "set"))
+    gathered, _ = ShardStore(found, RATE, tmp_path / "cache", 1.0).gather([0, 1])
+    np.testing.assert_array_equal(gathered.numpy(), noise(4000, 0)[:3000].reshape(3, 1000)[[0, 2]])
+    assert verify(found) == []
+
+
+def test_a_damaged_table_is_never_read_as_another(clips: list[Clip], tmp_path: Path) -> None:
+    rows = [tables.Row(clip, "shard", 10 * n, 10, RATE, 5, 7919 * n) for n, clip in enumerate(clips)]
+    content = tables.to_parquet(rows)
+    whole, rng, refused = tables.from_parquet([content], "set"), np.random.default_rng(0), 0
+    body = len(content) - int.from_bytes(content[-8:-4], "little") - 8  # what is behind it describes it
+    for place in rng.integers(4, body, 100):
+        damaged = content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1 :]
+        try:
+            assert tables.from_parquet([damaged], "set").equals(whole)
+        except UserError as error:
+            refused += "is damaged" in str(error)
+    assert refused > 50

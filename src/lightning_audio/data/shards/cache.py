@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import stat
@@ -127,7 +128,10 @@ class ShardCache:
     def _path(self, shard: int) -> Path:
         if self.storage.is_local:
             return Path(self.storage.path(self.names[shard]))
-        return self.folder / self.names[shard].replace("/", "-")
+        name = self.names[shard].replace("/", "-")
+        if not self.digests[shard]:  # other sets have files of this name, with other clips in the same places
+            name = f"{hashlib.sha256(self.storage.address.encode()).hexdigest()[:16]}-{name}"
+        return self.folder / name
 
     def _acquire(self, shard: int) -> _Open:
         while True:

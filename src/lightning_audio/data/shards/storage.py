@@ -23,6 +23,18 @@ T = TypeVar("T")
 TRIES = 7  # with the waits between them: up to two minutes until a bucket counts as gone
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try, twice as long before each that follows
 SILENCE = 60  # seconds without a byte after which a try has failed
+# What tells a version of a file, as the protocols of fsspec call it.
+TAGS = (
+    "size",
+    "ETag",
+    "etag",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +115,14 @@ class Storage:
             Path(self.path(name)).unlink(missing_ok=True)
         elif self.fs.exists(self.path(name)):
             self.fs.rm_file(self.path(name))
+
+    def version(self, name: str) -> str:
+        """Changes whenever the file does, as far as the storage tells: size, times, or what buckets tag."""
+        if self.is_local:
+            status = Path(self.path(name)).stat()
+            return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        about = patiently(lambda: self.fs.info(self.path(name)), f"{self}/{name}")
+        return " ".join(str(about[key]) for key in TAGS if about.get(key) is not None)
 
     def size(self, name: str) -> int | None:
         """In bytes; None of a file that is not there."""

@@ -100,7 +100,7 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
         columns[name] = [None if value is None else encodable(value) for value in columns[name]]
     content = io.BytesIO()
     table = pa.Table.from_pydict(columns, schema=schema())
-    pa.parquet.write_table(table, content, compression="zstd")
+    pa.parquet.write_table(table, content, compression="zstd", write_page_checksum=True)
     return content.getvalue()
 
 
@@ -112,10 +112,13 @@ def from_parquet(parts: Iterable[bytes], source: str, sort: bool = True) -> Any:
     """
     pa = pyarrow()
     try:
-        tables = [pa.parquet.read_table(io.BytesIO(part)).cast(schema()) for part in parts]
+        tables = [
+            pa.parquet.read_table(io.BytesIO(part), page_checksum_verification=True).cast(schema())
+            for part in parts
+        ]
         whole = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         return whole.sort_by("id") if sort else whole
-    except (pa.ArrowException, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise UserError(
             f"A table of {source} is damaged ({error}): shard again, into another place."
         ) from error

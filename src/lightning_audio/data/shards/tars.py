@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -45,36 +46,56 @@ def read_tars(storage: Storage, cache: Path) -> tuple[Index, Any] | None:
     """The index and the table of the tar files at an address; None where there are none.
 
     They lie there, or in folders that are named as splits. All of them are read, and what is in them decoded,
-    once: a header need not tell how long a file is. The table is kept in
-    `cache` as long as their names and sizes stay the same.
+    once: a header need not tell how long a file is. The table is kept in `cache` as long as they, and what
+    describes them, stay the same.
 
     Raises:
         UserError: a tar is damaged, or no member of one is known to what describes them.
     """
     names = storage.names()
     splits = {folder: SPLIT_NAMES[folder] for folder in names if folder in SPLIT_NAMES}
-    places = {"": None} | splits if any(n.endswith(".tar") for n in names) else dict(splits)
+    places: Mapping[str, str | None] = (
+        {"": None} | splits if any(n.endswith(".tar") for n in names) else dict(splits)
+    )
     listed = {place: storage.names(place) for place in places}
     tars = [f"{place}/{n}".strip("/") for place, ns in listed.items() for n in ns if n.endswith(".tar")]
     tars = [tar for tar in tars if _holds_audio(tar, names)]
     if not tars:
         return None
-    sizes = [storage.size(tar) for tar in tars]
-    told = json.dumps([VERSION, storage.address, tars, sizes])
+    described = [f"{place}/{n}".strip("/") for place, ns in listed.items() for n in ns if _describes(n)]
+    versions = {name: storage.version(name) for name in (*tars, *described)}
+    told = json.dumps([VERSION, storage.address, versions])
     kept = Path(cache) / "tables" / f"tars-{hashlib.sha256(told.encode()).hexdigest()[:16]}.parquet"
-    if not kept.is_file():
-        rows = [row for tar in progress(tars, "Reading tars", len(tars)) for row in _rows(storage, tar)]
-        for place, found in listed.items():
-            _tell_lost(storage, place, found, rows)
-        split_of = {place: split for place, split in places.items() if split}
-        often = Counter(row.clip.id for row in rows)  # a key may stand in many tars
-        rows = [_placed(row, split_of, often[row.clip.id] > 1) for row in rows]
-        if not rows:
-            raise UserError(f"The tars in {storage} hold no audio that is described: see docs/pages/data.md.")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, tables.to_parquet(rows))
-    table = tables.from_parquet([kept.read_bytes()], str(kept))
-    return Index("files", 0, "Sharded", folds=False), table
+    index = Index("files", 0, "Sharded", folds=False)
+    if kept.is_file():
+        with contextlib.suppress(UserError):  # one that is damaged is made again
+            return index, tables.from_parquet([kept.read_bytes()], str(kept))
+    content = tables.to_parquet(_all_rows(storage, places, listed, tars))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, content)
+    return index, tables.from_parquet([content], str(kept))
+
+
+def _all_rows(
+    storage: Storage,
+    places: Mapping[str, str | None],
+    listed: Mapping[str, Sequence[str]],
+    tars: Sequence[str],
+) -> list[Row]:
+    """The rows of all tars, each in its split; raises UserError where there are none."""
+    rows = [row for tar in progress(tars, "Reading tars", len(tars)) for row in _rows(storage, tar)]
+    for place, found in listed.items():
+        _tell_lost(storage, place, found, rows)
+    split_of = {place: split for place, split in places.items() if split}
+    often = Counter(row.clip.id for row in rows)  # a key may stand in many tars
+    rows = [_placed(row, split_of, often[row.clip.id] > 1) for row in rows]
+    if not rows:
+        raise UserError(f"The tars in {storage} hold no audio that is described: see docs/pages/data.md.")
+    return rows
+
+
+def _describes(name: str) -> bool:
+    return name == NEMO or name.startswith(SHAR)
 
 
 def _holds_audio(tar: str, names: Sequence[str]) -> bool:

@@ -233,7 +233,8 @@ def _files(clips: Sequence[Clip], sample_rate: int) -> Iterator[tuple[Row, bytes
     path, data, crc32 = "", b"", 0
     for clip, found in zip(clips, in_threads(read, clips), strict=True):
         if isinstance(found, AudioError):
-            yield Row(clip, reason=_lasting(found)), b""
+            # Clips of a file that is there already follow: their shard stays open.
+            yield Row(clip, reason=_lasting(found)), None if path == clip.path else b""
             continue
         again, path = path == clip.path, clip.path
         if not again:
