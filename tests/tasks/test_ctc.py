@@ -159,6 +159,22 @@ def test_label_priors_take_off_the_mean_posterior() -> None:
     assert float(built.loss(logits, lengths, targets)) == pytest.approx(-math.log(total) / 2, rel=1e-5)
 
 
+def test_the_gradient_with_label_priors_is_the_slope_of_the_loss() -> None:
+    logits, lengths, targets = batch_of([([1, 2], 4), ([3], 2)])
+    built = task(label_prior=0.5).train()
+    built.prior.copy_(torch.tensor([0.7, 0.1, 0.1, 0.1]))
+    built.MEMORY = 1.0  # type: ignore[misc]  # the prior stays as it is set
+    given = logits.clone().requires_grad_()
+    built.loss(given, lengths, targets).backward()
+    step, slope = 1e-2, torch.zeros_like(logits)
+    for place in itertools.product(*map(range, logits.shape)):
+        away = torch.zeros_like(logits)
+        away[place] = step
+        up, down = (float(built.loss(logits + side * away, lengths, targets)) for side in (1, -1))
+        slope[place] = (up - down) / (2 * step)
+    torch.testing.assert_close(given.grad, slope, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("target", "frames"), [([1, 2, 3], 3), ([1, 1], 3), ([1, 1, 1], 5), ([], 0), ([1, 2, 2, 1], 5)]
 )

@@ -18,7 +18,7 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import BLANK, PAD
 from lightning_audio.decoding import Beam, Greedy, Hypothesis
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.mask import frame_mask
+from lightning_audio.frontend.mask import frame_mask, mask_frames
 from lightning_audio.tasks.ctc_doctor import Symptoms, on_plateau, verdict
 from lightning_audio.tasks.transcription import Transcription
 
@@ -100,13 +100,17 @@ class CTC(Transcription):
         log_probs = logits.float().log_softmax(-1)  # half precision does not hold sums of so many paths
         if self.training:
             self._follow(log_probs.detach(), lengths)
+        counts, excess = (targets != PAD).sum(1), log_probs.new_zeros(len(targets))
         if self.label_prior and self.training:
             log_probs = log_probs - self.label_prior * self.prior.log()
-        counts = (targets != PAD).sum(1)
+            # The gradient that torch gives is that of frames whose probabilities sum to 1: what these sum to
+            # is taken out of every alignment, and comes back behind the loss.
+            sums = log_probs.logsumexp(-1, keepdim=True)
+            log_probs, excess = log_probs - sums, mask_frames(sums.mT, lengths).sum((1, 2))
         losses = functional.ctc_loss(
             log_probs.transpose(0, 1), targets.clamp(min=1), lengths, counts, BLANK, "none"
         )
-        return (losses / counts.clamp(min=1)).mean()
+        return ((losses - excess) / counts.clamp(min=1)).mean()
 
     @torch.no_grad()
     def _follow(self, log_probs: Tensor, lengths: Tensor) -> None:
