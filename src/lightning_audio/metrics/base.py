@@ -11,7 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class Predictions:
         groups: of each clip, the recording or the speaker that it belongs to; None is a group of its own.
     """
 
+    alone: ClassVar[bool] = False  # where all clips are of one group: whether each stands for itself
+
     def __init__(self, groups: Sequence[str | None]) -> None:
         self.groups = groups
 
@@ -50,7 +52,8 @@ class Predictions:
     @cached_property
     def numbers(self) -> NDArray[np.intp]:
         """The group of each clip, `(N,)`, from 0 on."""
-        return group_numbers(self.groups, len(self))
+        one = self.alone and len(set(self.groups)) < 2
+        return group_numbers([None] * len(self) if one else self.groups, len(self))
 
     @property
     def independent(self) -> int:
@@ -104,7 +107,8 @@ class Metric:
         """That of 95 %, over the groups of the clips."""
         drawn = [self.drawn(predictions, d) for d in resampled_groups(predictions.numbers, self.resamples)]
         groups = int(predictions.numbers.max()) + 1
-        return bootstrap_interval(value, np.concatenate(drawn), groups, predictions.independent, self.bias)
+        independent = predictions.independent if self.unit in (None, "percent") else None
+        return bootstrap_interval(value, np.concatenate(drawn), groups, independent, self.bias)
 
     def score(self, predictions: Any) -> Score | None:
         """None where it is not defined."""

@@ -96,19 +96,20 @@ def group_numbers(groups: Sequence[str | None], count: int) -> NDArray[np.intp]:
 
 
 def bootstrap_interval(
-    value: float, drawn: NDArray, group_count: int, independent: int, bias: float = 0.0
+    value: float, drawn: NDArray, group_count: int, independent: int | None, bias: float = 0.0
 ) -> tuple[float, float]:
     """The 95 % interval around a statistic from its values in resamples of the groups, NaN where undefined.
 
     Of few groups the bootstrap shows too little spread, by sqrt((G - 1) / G), and no Student's t; so the
     levels of the percentiles are moved outwards: see `expanded_tail`. Where the values do not differ, since
-    there is one group or no error at all, it is the Wilson interval of a share of `independent` clips.
+    there is one group or no error at all, it is the Wilson interval of a share of `independent` clips; of
+    what is no share, where nothing tells of its spread, the value alone.
 
     Args:
         value: the statistic itself.
         drawn: `(R,)`.
         group_count: how many groups were drawn.
-        independent: how many clips count where the groups do not tell.
+        independent: how many clips count where the groups do not tell; None of what is no share.
         bias: how many times the bias of the resamples the interval is moved by, within 0 to 1. A mean over
             labels of which some are rare is biased, and in resamples again, where fewer different clips
             stand for each: once for the resamples, and by as much as the value itself is off (Efron and
@@ -118,7 +119,9 @@ def bootstrap_interval(
     """
     level = expanded_tail(0.025, group_count)
     low, high = np.nanquantile(drawn, (level, 1 - level)) if not np.isnan(drawn).all() else (value, value)
-    if high - low < NO_WIDTH:
+    if high - low < NO_WIDTH and independent is None:
+        low = high = value
+    elif high - low < NO_WIDTH:
         low, high = wilson(min(value, 1.0), independent)
     elif bias:
         shift = bias * (np.nanmean(drawn) - value)

@@ -16,6 +16,8 @@ from lightning_audio.metrics.intervals import Draws
 class TokenLosses(Predictions):
     """Of each text the negative log-probability and the number of its tokens with its end, `(N, 2)`."""
 
+    alone = True
+
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         super().__init__([row.get("group") for row in rows])
         self.losses = np.array([[row["loss"], row["tokens"]] for row in rows], float).reshape(-1, 2)

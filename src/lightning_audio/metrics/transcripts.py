@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from jiwer import CharacterOutput, WordOutput, process_characters, process_words
 from numpy.typing import NDArray
 
 from lightning_audio.metrics.base import Predictions, metric, share, values
-from lightning_audio.metrics.intervals import Draws, group_numbers
+from lightning_audio.metrics.intervals import Draws
 
 Rows = Sequence[Mapping[str, Any]]
 Alignment = WordOutput | CharacterOutput
@@ -104,6 +103,8 @@ def _summed(edits: NDArray[np.int64]) -> dict[str, int]:
 class Transcripts(Predictions):
     """Errors and reference lengths `(N, 2)` of each utterance, in `words` and `characters`."""
 
+    alone = True
+
     def __init__(self, rows: Rows) -> None:
         super().__init__([row.get("group") for row in rows])
         self.words, self.characters = (
@@ -113,11 +114,6 @@ class Transcripts(Predictions):
     @classmethod
     def from_rows(cls, rows: Rows, labels: Sequence[str] = ()) -> Self:
         return cls(rows)
-
-    @cached_property
-    def numbers(self) -> NDArray[np.intp]:
-        """Where all are of one group, each utterance stands for itself."""
-        return super().numbers if len(set(self.groups)) > 1 else group_numbers([None] * len(self), len(self))
 
     @property
     def independent(self) -> int:
