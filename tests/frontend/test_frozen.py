@@ -21,7 +21,7 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.feature_store import FeatureStore, FeatureViews, HalfFeatureStore
 from lightning_audio.data.wave_store import WaveStore
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.frozen import Frozen
+from lightning_audio.frontend.frozen import POOLS, Frozen
 from lightning_audio.networks.encoders.yamnet import YAMNet
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.fit import check_resumable
@@ -72,6 +72,13 @@ def test_pools_are_over_the_frames_of_each_clip() -> None:
         own = states[row, :, :count]
         expected = torch.cat([own.mean(-1), own.amax(-1), own.std(-1, correction=0).clamp(min=1e-4)])
         torch.testing.assert_close(pooled[row, :, 0], expected)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_all_layers_are_pooled_each_by_itself(name: str) -> None:
+    states, lengths = torch.randn(3, 3, 2, 9), torch.tensor([9, 4, 1])  # as many layers as clips
+    layers = [POOLS[name](states[:, layer], lengths) for layer in range(3)]
+    torch.testing.assert_close(POOLS[name](states, lengths), torch.stack(layers, 1))
 
 
 def test_nothing_of_it_learns_and_it_stays_in_eval_mode() -> None:

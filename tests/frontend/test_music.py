@@ -182,6 +182,11 @@ def test_mistakes_end_in_a_sentence(make: Any, sentence: str) -> None:
         make()
 
 
+def test_silence_has_no_period() -> None:
+    features, _ = Pitch(RATE)(*batch(np.zeros(RATE, np.float32)))
+    assert not features[0, 1].any()
+
+
 @pytest.mark.parametrize("front", [CQT(RATE), Chroma(RATE), Pitch(RATE), PYin(RATE)])
 def test_what_is_no_graph_is_not_traced(front: nn.Module) -> None:
     with pytest.raises(UserError, match="runs in torch alone: to export, train with"):

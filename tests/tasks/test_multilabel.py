@@ -177,6 +177,13 @@ def test_shifts_are_averaged_as_probabilities() -> None:
     torch.testing.assert_close(model.label_scores(model.as_logits(sure)), sure)
 
 
+def test_probabilities_of_a_test_are_not_rounded_to_half_precision() -> None:
+    model, sure = task().eval(), torch.tensor([[7.0, 8.0, 9.0]], dtype=torch.bfloat16)
+    model.forward = lambda waveforms, lengths: (sure, torch.ones(1))  # type: ignore[method-assign]
+    logits, _ = model.forward_tta(torch.zeros(1, 8), torch.tensor([8]))
+    torch.testing.assert_close(logits, sure.float(), rtol=1e-2, atol=0)
+
+
 def test_clips_are_mixed_with_clips_that_share_no_label() -> None:
     targets = torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]])
     partners = [partner_of_other_class(targets).tolist() for _ in range(60)]

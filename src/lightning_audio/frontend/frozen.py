@@ -16,14 +16,15 @@ from lightning_audio.frontend.mask import frame_mask, mask_frames, mean_over_tim
 
 
 def max_over_time(x: Tensor, lengths: Tensor) -> Tensor:
-    """`(B, F)`: the greatest value of `x` `(B, F, T)` over the frames of each clip."""
-    return x.masked_fill(~frame_mask(lengths, x.shape[-1])[:, None], -torch.inf).amax(-1)
+    """`(B, ...)`: the greatest value of `x` `(B, ..., T)` over the frames of each clip."""
+    inside = frame_mask(lengths, x.shape[-1]).view(len(x), *[1] * (x.dim() - 2), -1)
+    return x.masked_fill(~inside, -torch.inf).amax(-1)
 
 
 def std_over_time(x: Tensor, lengths: Tensor) -> Tensor:
-    """`(B, F)`: the deviation of `x` `(B, F, T)` over the frames of each clip; 0 of a single frame."""
-    deviations = mask_frames(x - mean_over_time(x, lengths)[..., None], lengths)
-    return (deviations.square().sum(-1) / lengths[:, None]).clamp(min=1e-8).sqrt()
+    """`(B, ...)`: the deviation of `x` `(B, ..., T)` over the frames of each clip; 0 of a single frame."""
+    deviations = x - mean_over_time(x, lengths)[..., None]
+    return mean_over_time(deviations.square(), lengths).clamp(min=1e-8).sqrt()
 
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -79,7 +79,8 @@ class Periodicity(nn.Module):
         lags = torch.arange(1, self.longest + 1, device=frames.device)
         mean = difference.cumsum(-1) / lags
         wanted = difference[..., self.shortest - 1 :], mean[..., self.shortest - 1 :]
-        return wanted[0] / (wanted[1] + torch.finfo(frames.dtype).tiny)
+        # In silence no period is better than another, and d' is 1 of all of them.
+        return torch.where(wanted[1] == 0, 1.0, wanted[0] / (wanted[1] + torch.finfo(frames.dtype).tiny))
 
     def troughs(self, normalized: Tensor) -> tuple[Tensor, Tensor]:
         """Where d' `(B, k, P)` has its local minima, and by how much a parabola moves each period."""
@@ -96,7 +97,7 @@ class Pitch(Periodicity):
     """Pitch and periodicity `(B, 2, T')`: semitones above `f_min`, and 1 - d', which is 1 for a pure period.
 
     Pitch is that of `librosa.yin` (de Cheveigne and Kawahara 2002). Where nothing is periodic YIN names some
-    pitch all the same: the periodicity tells.
+    pitch all the same: the periodicity tells, which is 0 in silence.
 
     Args:
         sample_rate, f_min, f_max, frame_length, hop_length: as of `Periodicity`.

@@ -79,7 +79,8 @@ class ClipTask(AudioTask):
         for number in range(self.shifts):
             view = roll(waveforms, lengths, lengths * number // self.shifts) if number else waveforms
             logits, output_lengths = self(view, lengths)
-            mean = mean.to(logits.device) + self.label_scores(logits) / self.shifts
+            # In half precision probabilities near 1 are all alike.
+            mean = mean.to(logits.device) + self.label_scores(logits.float()) / self.shifts
         return self.as_logits(mean), output_lengths
 
     def predicted_labels(self, probabilities: np.ndarray) -> list[str]:
