@@ -383,6 +383,6 @@ class TransducerBeam(TransducerDecoder, BeamSearch):
             state = tuple(torch.cat(parts) for parts in zip(*states, strict=True)) if states else None
             predicted, after = self.transducer.predictor.step(last, state)
             own = zip(*(part.split(1) for part in after), strict=True)
-            for node, said, node.state in zip(fresh, predicted.unbind(), own, strict=True):
-                node.predicted = said
+            for node, said, behind in zip(fresh, predicted.unbind(), own, strict=True):
+                node.predicted, node.state = said, behind
         return torch.stack([node.predicted for node in nodes if node.predicted is not None])

@@ -117,10 +117,10 @@ class Storage:
             self.fs.rm_file(self.path(name))
 
     def version(self, name: str) -> str:
-        """Changes whenever the file does, as far as the storage tells: size, times, or what buckets tag."""
+        """Changes whenever the file does, as far as the storage tells: size and time, or what buckets tag."""
         if self.is_local:
             status = Path(self.path(name)).stat()
-            return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+            return f"{status.st_size} {status.st_mtime_ns}"
         about = patiently(lambda: self.fs.info(self.path(name)), f"{self}/{name}")
         return " ".join(str(about[key]) for key in TAGS if about.get(key) is not None)
 

@@ -53,10 +53,8 @@ def read_tars(storage: Storage, cache: Path) -> tuple[Index, Any] | None:
         UserError: a tar is damaged, or no member of one is known to what describes them.
     """
     names = storage.names()
-    splits = {folder: SPLIT_NAMES[folder] for folder in names if folder in SPLIT_NAMES}
-    places: Mapping[str, str | None] = (
-        {"": None} | splits if any(n.endswith(".tar") for n in names) else dict(splits)
-    )
+    places: dict[str, str | None] = {"": None} if any(n.endswith(".tar") for n in names) else {}
+    places |= {folder: SPLIT_NAMES[folder] for folder in names if folder in SPLIT_NAMES}
     listed = {place: storage.names(place) for place in places}
     tars = [f"{place}/{n}".strip("/") for place, ns in listed.items() for n in ns if n.endswith(".tar")]
     tars = [tar for tar in tars if _holds_audio(tar, names)]
