@@ -39,6 +39,7 @@ def test_a_file_for_sbatch_asks_for_processes_and_resumes_by_itself(
     options = options_of(text)
     assert {options[name] for name in ("nodes", "time", "signal")} == {"2", "8:00:00", "USR1@120"}
     assert options["ntasks-per-node"] == options["gpus-per-node"] == "4"
+    assert options["job-name"] == "'my run'"
     assert "requeue" in options
     command = command_of(text)
     assert command[1:4] == ["-m", "lightning_audio", "train"]
@@ -57,6 +58,26 @@ def test_a_sweep_is_an_array_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         slurm.write(arguments.slurm(["demo", "sweep=random", "--gpus", "2", "--output", "x"]))
     with pytest.raises(UserError, match="There is no experiment 'dmo'"):
         slurm.write(arguments.slurm(["dmo"]))
+
+
+def test_what_would_fail_on_the_cluster_is_refused_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nname: own\n")
+    file = slurm.write(arguments.slurm(["own", "--config-dir", "mine"]))
+    assert command_of(file.read_text())[3:] == ["train", "experiment=own", "--config-dir=mine", "trainer=gpu"]
+    file = slurm.write(arguments.slurm(["demo", "seed=0,1"]))  # which train wants -m for
+    assert command_of(file.read_text())[3:] == ["sweep", "experiment=demo", "seed=0,1", "trainer=gpu"]
+    for asked, said in (
+        (["--workers", "8"], "--workers 8 share trials that are drawn: add sweep=random"),
+        (["--workers", "8", "sweep=lr"], "--workers 8 share trials that are drawn"),
+        (["--nodes", "0"], "--nodes 0 is too little: give 1 or more"),
+        (["--gpus", "2", "seed=0,1"], "A trial takes one task"),
+    ):
+        with pytest.raises(UserError, match=said):
+            slurm.write(arguments.slurm(["demo", *asked, "--output", "x"]))
 
 
 def test_what_differs_is_named_with_its_place() -> None:

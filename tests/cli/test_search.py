@@ -119,6 +119,9 @@ def test_trials_behind_are_stopped_and_limits_kept(logs: Path, capsys: pytest.Ca
         (["sweep=random", "loader.batch_size=0,16"], "loader.batch_size=0 is out of range"),
         (["sweep=random", "search.draw=grid"], "search.draw=grid is none of random, coarse_to_fine, tpe"),
         (["sweep=random", "search.trials=0"], "search.trials=0 does not fit"),
+        (["sweep=random", "loader.batch_size=interval(8,64)"], "loader.batch_size=33.58"),
+        (["sweep=random", "search.limits.minutes=0"], "search.limits.minutes=0 is no limit"),
+        (["sweep=random", "~search.best"], "search.best is missing"),
         (["sweep=random", "search.limits.mintues=3"], "'search.limits.mintues' is no option"),
         (["sweep=random", "+search.trails=3"], "search: trails is no option"),
         (["sweep=random", "trainer.limit_val_batches=0"], "this run has none: set loader.val_fraction"),
@@ -129,6 +132,19 @@ def test_a_mistake_is_told_before_a_trial_starts(options: list[str], said: str, 
     with pytest.raises(UserError, match=said):
         search([*TINY, *options])
     assert not list(logs.glob("demo/*/0"))
+
+
+def test_a_sweep_that_was_hopeless_is_over(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise UserError("no sound")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "run_one", fails)
+        with pytest.raises(UserError, match="All 5 trials have failed"):
+            search([*ONE, "search.trials=9"])
+    (first,) = logs.glob("demo/*/sweep.json")
+    assert [row["error"] for row in table_of(first.parent)["runs"]] == ["no sound"] * 5
+    assert search([*ONE, "search.trials=1"]) not in (None, first.parent)
 
 
 def test_train_says_what_draws_values(logs: Path) -> None:

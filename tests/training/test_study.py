@@ -69,6 +69,9 @@ def test_ranges_and_choices_are_understood() -> None:
     assert found["f"].choices == (3, 5)
     assert found["g"].choices == (1, 2, 3)
     assert override("x", True) == "x=true"
+    (width,) = read_space({"width": {"factor": 4}}, OmegaConf.create({"width": 2}))
+    assert width == Dimension("width", 1, 8, log=True)
+    assert width.whole
 
 
 @pytest.mark.parametrize(

@@ -347,6 +347,7 @@ def slurm(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("slurm")
     parser.add_argument("experiment", metavar="EXP", help="of conf/experiment")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as for train; sweep=NAME: a sweep")
+    parser.add_argument("--config-dir", type=Path, help="a conf folder of your own, beside conf/")
     parser.add_argument("--nodes", type=int, default=1, help="[1]")
     parser.add_argument("--gpus", type=int, default=1, help="of a node, one process each; 0: the CPU [1]")
     parser.add_argument("--cpus", type=int, default=4, help="of a process [4]")
@@ -355,7 +356,7 @@ def slurm(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--partition", help="[that of the cluster]")
     parser.add_argument("--account", help="[your own]")
     parser.add_argument("--output", type=Path, help="the file [NAME.sbatch]")
-    return parser.parse_intermixed_args(argv)
+    return _with_config_dir(parser.parse_intermixed_args(argv))
 
 
 # How each program that takes no bare overrides reads its arguments; the others hand theirs to Hydra.

@@ -21,9 +21,8 @@ from lightning_audio.io import write_atomically
 NOTICE = 120
 
 
-def script(options: Namespace, overrides: list[str], name: str) -> str:
+def script(options: Namespace, overrides: list[str], name: str, sweeps: bool) -> str:
     """The text of the file. Its job is requeued when its time is up, and resumes in its run folder."""
-    sweeps = any(override.startswith("sweep=") for override in overrides)
     tasks = options.gpus or 1
     if not any(override.startswith("trainer=") for override in overrides):
         several = options.nodes * tasks > 1
@@ -39,12 +38,16 @@ def script(options: Namespace, overrides: list[str], name: str) -> str:
         "time": options.time,
         "partition": options.partition,
         "account": options.account,
-        "array": f"0-{options.workers - 1}" if sweeps and options.workers > 1 else None,
+        "array": f"0-{options.workers - 1}" if options.workers > 1 else None,
         "signal": f"USR1@{NOTICE}",
         "open-mode": "append",
         "output": "slurm-%x-%j.out",
     }
-    lines = [f"#SBATCH --{option}={value}" for option, value in asked.items() if value is not None]
+    lines = [
+        f"#SBATCH --{option}={shlex.quote(str(value))}"
+        for option, value in asked.items()
+        if value is not None
+    ]
     command = [sys.executable, "-m", "lightning_audio", "sweep" if sweeps else "train", *overrides]
     return "\n".join(
         [
@@ -69,13 +72,21 @@ def write(options: Namespace) -> Path:
     overrides = [options.experiment, *options.overrides]
     if "=" not in options.experiment:
         overrides[0] = f"experiment={options.experiment}"
+    for name, least in {"nodes": 1, "cpus": 1, "workers": 1, "gpus": 0}.items():
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} {getattr(options, name)} is too little: give {least} or more.")
     cfg = config.compose_config(overrides)
-    if cfg.get("search") and options.nodes * (options.gpus or 1) > 1:
+    listed = config.is_sweep(overrides) or any(override.startswith("sweep=") for override in overrides)
+    if (cfg.search or listed) and options.nodes * (options.gpus or 1) > 1:
         raise UserError("A trial takes one task: give --workers for more trials side by side, and --gpus 1.")
+    if options.workers > 1 and not cfg.search:
+        raise UserError(
+            f"--workers {options.workers} share trials that are drawn: add sweep=random, or leave it out."
+        )
     file = options.output or Path(f"{cfg.name}.sbatch")
     if file.exists():
         raise UserError(f"{file} is there already: remove it, or name another one by --output.")
-    write_atomically(file, script(options, overrides, cfg.name))
+    write_atomically(file, script(options, overrides, cfg.name, bool(cfg.search) or listed))
     return file
 
 

@@ -43,7 +43,7 @@ from lightning_audio.training.launch import run_folder_of
 from lightning_audio.training.resume import composed, latest, resumed_folder
 from lightning_audio.training.saved_config import HYDRA, MULTIRUN_FILE
 from lightning_audio.training.search_space import from_override, read_space
-from lightning_audio.training.study import Claim, Plan, Study, beyond
+from lightning_audio.training.study import Claim, Hopeless, Plan, Study, beyond
 from lightning_audio.training.trials import LIMITS, measured, runs_alone, train_apart
 
 SWEEP_FILE = "search.json"
@@ -88,7 +88,11 @@ def search(arguments: Sequence[str]) -> Path | None:
     folder = _folder(asked.cfg, asked.whole, [*single, *drawn])
     sweep = _prepared(folder, asked.cfg, single, drawn)
     print(f"{folder}: {sweep.plan.trials} trials, drawn by {sweep.plan.draw}", flush=True)
-    _work(sweep)
+    try:
+        _work(sweep)
+    except Hopeless:  # its table ends it: the same command then begins another one
+        reports.write_sweep_report(folder, _table(sweep))
+        raise
     return _finished(sweep)
 
 
@@ -113,7 +117,8 @@ def _resumed(command: Command, single: list[str]) -> Command | None:
     given = [a for a in command.arguments if not a.startswith("resume=")]
     new = {a.split("=")[0] for a in given}
     kept = [a for a in (*stored["arguments"], stored["trials"]) if a.split("=")[0] not in new]
-    return Command.read([*kept, *given, f"hydra.sweep.dir='{folder}'"])
+    place = str(folder).replace("'", "\\'")
+    return Command.read([*kept, *given, f"hydra.sweep.dir='{place}'"])
 
 
 def _folder(cfg: DictConfig, whole: Any, arguments: Sequence[str]) -> Path:
@@ -143,7 +148,7 @@ def _folder(cfg: DictConfig, whole: Any, arguments: Sequence[str]) -> Path:
             folder = run_folder.newest(one for one in begun if not (one / "sweep.json").is_file()) or Path(
                 str(whole.hydra.sweep.dir)
             )
-        about = {"arguments": command, "trials": f"search.trials={cfg.search.trials}"}
+        about = {"arguments": command, "trials": f"search.trials={cfg.search.get('trials')}"}
         write_atomically(folder.absolute() / SWEEP_FILE, to_json(about))
     return folder.absolute()
 
@@ -158,20 +163,24 @@ def _prepared(folder: Path, cfg: DictConfig, single: list[str], drawn: list[str]
     found = OmegaConf.to_container(cfg.search, resolve=True)
     assert isinstance(found, dict)
     options: dict[str, Any] = {str(key): value for key, value in found.items()}
-    space = {**options.pop("space", {})}
+    space = {**(options.pop("space", None) or {})}
     own = [from_override(one) for one in OverridesParser.create().parse_overrides(drawn)]
     space = {name: node for name, node in space.items() if node is not None}
     dimensions = [one for one in read_space(space, cfg) if one.name not in {o.name for o in own}] + own
-    limits = {name: float(most) for name, most in (options.pop("limits") or {}).items() if most}
+    limits = {name: most for name, most in (options.pop("limits", None) or {}).items() if most is not None}
     named = {**dict.fromkeys(limits, LIMITS), **dict.fromkeys(options, ("trials", "draw", "best", "seeds"))}
     if unknown := [(name, known) for name, known in named.items() if name not in known]:
         name, known = unknown[0]
         raise UserError(
             f"search: {name} is no option{did_you_mean(name, known)}: there are {', '.join(known)}."
         )
+    if odd := [name for name, most in limits.items() if type(most) not in (int, float) or not most > 0]:
+        raise UserError(f"search.limits.{odd[0]}={limits[odd[0]]} is no limit: set it above 0, or to null.")
+    if missing := [name for name in ("trials", "draw", "best", "seeds") if name not in options]:
+        raise UserError(f"search.{missing[0]} is missing: begin with `defaults: [random, _self_]`.")
     plan = Plan(dimensions, limits=limits, seed=cfg.seed, **options)
     arguments = [a for a in single if a.split("=")[0] not in ("resume", "hydra.sweep.dir", "search.trials")]
-    for values in zip(*(one.ends() for one in dimensions), strict=True):
+    for values in zip(*(one.examples() for one in dimensions), strict=True):
         composed(Command.read([*arguments, *values]))
     data, task = build.data_and_task(cfg)
     if not data.has_validation:
@@ -257,9 +266,13 @@ def _note_failed(claim: Claim, why: str) -> None:
         write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(claim.overrides)))
 
 
+def _table(sweep: Sweep) -> reports.SweepSummary:
+    return reports.summarise_sweep(reports.run_folders(sweep.folder), sweep.monitor[0])
+
+
 def _finished(sweep: Sweep) -> Path:
     """Writes and prints the table of all trials, and which is the best."""
-    summary = reports.summarise_sweep(reports.run_folders(sweep.folder), sweep.monitor[0])
+    summary = _table(sweep)
     best, notes = _winner(sweep)
     numbers = [row["run"] for row in summary.rows]
     found = numbers.index(best) if best in numbers else None

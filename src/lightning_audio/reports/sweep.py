@@ -140,7 +140,7 @@ def _status(error: str | None) -> str:
 
 
 def _run_number(folder: Path) -> int:
-    if (folder.parent / STUDY).is_file():
+    if folder.name.isdecimal() and (folder.parent / STUDY).is_file():
         return int(folder.name)
     path = folder / ".hydra" / "hydra.yaml"
     about = read_yaml(path) if path.is_file() else {}

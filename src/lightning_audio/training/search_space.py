@@ -1,7 +1,8 @@
 """What a sweep draws from: options with a range or with choices, as conf/sweep writes them.
 
 `{low: 1e-4, high: 1e-2, log: true}`, `{factor: 10}` (from a tenth of the experiment's own value to ten times
-of it, on a log scale), a list of choices, or Hydra's `interval(...)`, `range(...)` and `choice(...)`.
+of it, on a log scale; whole numbers where it is one), a list of choices, or Hydra's `interval(...)`,
+`range(...)` and `choice(...)`.
 """
 
 from __future__ import annotations
@@ -49,10 +50,17 @@ class Dimension:
             return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log, step=step)
         return trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step)
 
-    def ends(self) -> tuple[str, str]:
-        """Its first and its last value, as options of the command line."""
-        ends = (self.choices[0], self.choices[-1]) if self.choices else (self.low, self.high)
-        return override(self.name, ends[0]), override(self.name, ends[1])
+    def examples(self) -> tuple[str, str, str]:
+        """Its first value, one between, and its last, as options of the command line."""
+        values = self.choices or (self.low, self._between(), self.high)
+        first, between, last = values[0], values[len(values) // 2], values[-1]
+        return override(self.name, first), override(self.name, between), override(self.name, last)
+
+    def _between(self) -> float:
+        if self.whole:
+            return (int(self.low) + int(self.high)) // 2
+        width = 0.4567 * (self.high - self.low)  # which no whole number is likely to be
+        return self.low + (width // self.step * self.step if self.step else width)
 
     def around(self, values: Sequence[float]) -> Dimension:
         """The part of the range that these values of good trials span, and a tenth of it to each side."""
@@ -111,6 +119,8 @@ def _dimension(name: str, node: Any, cfg: DictConfig) -> Dimension:
                 "around it: give a factor above 1 alone, or low and high."
             )
         node = {"low": float(own / factor), "high": float(own * factor), "log": True}
+        if type(own) is int:
+            node |= {"low": max(round(own / factor), 1), "high": round(own * factor)}
     return _checked(Dimension(name, **{"low": None, "high": None, **node}))
 
 

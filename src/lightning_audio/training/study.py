@@ -92,6 +92,10 @@ class Lock:
                 file.truncate(content.rfind(b"\n") + 1)
 
 
+class Hopeless(UserError):
+    """A sweep that no further trial is worth trying in: its first ones have all failed."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a sweep is to do: the options of `search` in conf/sweep."""
@@ -178,7 +182,7 @@ class Study:
         the last ones.
 
         Raises:
-            UserError: the first trials have all failed.
+            Hopeless: the first trials have all failed.
         """
         with self.lock:
             self._refuse_hopeless()
@@ -266,9 +270,10 @@ class Study:
                 self.study.enqueue_trial(fixed)
 
     def _enqueue_repeats(self, plan: Plan) -> None:
-        """The best trials with further seeds, once all have come to their end."""
+        """The best trials within the limits with further seeds, once all have come to their end."""
         known = {(t.user_attrs.get("repeats"), t.user_attrs.get("seed")) for t in self.trials()}
-        for trial in self.own(self.ranked())[: plan.best]:
+        within = [trial for trial in self.own(self.ranked()) if beyond(trial) <= 0]
+        for trial in within[: plan.best]:
             for seed in range(plan.seed + 1, plan.seed + plan.seeds):
                 if (trial.number, seed) not in known:
                     about = {"repeats": trial.number, "seed": seed}
@@ -277,9 +282,9 @@ class Study:
     def _refuse_hopeless(self) -> None:
         failed = self.trials("FAIL")
         if len(failed) >= HOPELESS and not self.trials("COMPLETE", "PRUNED"):
-            raise UserError(
+            raise Hopeless(
                 f"All {len(failed)} trials have failed, the last one so: {failed[-1].user_attrs['error']} "
-                f"Mend that, and start a new sweep ({self.folder} has the others)."
+                f"Mend that, and start anew: {self.folder} is left as it is."
             )
 
     def is_behind(self, number: int, epoch: int, value: float, after: int, keep: int) -> bool:

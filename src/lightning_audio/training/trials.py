@@ -47,7 +47,7 @@ def train_apart(arguments: Sequence[str], claim: Claim) -> None:
         said = child.communicate()[1]
     except Interrupted as stopped:
         child.send_signal(stopped.signum)
-        child.wait()
+        child.communicate()  # what it has to say: a full pipe would keep it
         raise
     if child.returncode:
         file = claim.folder / FAILURE
