@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from lightning_audio.augment.mix import Mix
+from lightning_audio.augment.policy import RandomPolicy
 from lightning_audio.errors import UserError
 
 Transforms = Mapping[str, nn.Module | None] | Iterable[nn.Module | None] | None
@@ -85,6 +86,23 @@ class Augment(nn.Module):
     def of_waveforms(self) -> list[str]:
         """The options below `augment` that change waveforms, such as `waveform.roll` and `mix`."""
         return [f"waveform.{name}" for name in self.waveform_transforms] + ["mix"] * (self.mix is not None)
+
+    def leave_out(self, *kinds: type[nn.Module]) -> list[str]:
+        """Takes waveform transforms of these kinds out, also of policies, and mixing; names their options."""
+        found = {"": self.waveform_transforms}
+        for name, transform in self.waveform_transforms.items():
+            if isinstance(transform, RandomPolicy):
+                found[f"{name}.transforms."] = transform.transforms
+        left = [
+            (own, place + name, name)
+            for place, own in found.items()
+            for name, transform in own.items()
+            if isinstance(transform, kinds)
+        ]
+        for own, _, name in left:
+            del own[name]
+        mixes, self.mix = self.mix is not None, None
+        return [f"waveform.{option}" for _, option, _ in left] + ["mix"] * mixes
 
     def waveforms(self, x: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Waveforms `(B, T)`, zero beyond their lengths `(B,)` in samples, and soft labels `(B, C)`."""

@@ -44,7 +44,7 @@ class RandomPolicy(Transform):
     def fastest(self) -> float:
         """The factor by which a clip may become shorter."""
         factors = (getattr(transform, "fastest", 1.0) for transform in self.transforms.values())
-        return math.prod(sorted(factors)[len(self.transforms) - self.n :])
+        return math.prod(sorted(factors, reverse=True)[: self.n])
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         # Which clip meets which transform is known here, and no device has to be asked.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_audio.augment.waveform import TimeRoll
+from lightning_audio.augment.waveform import RandomCrop, TimeRoll
 from lightning_audio.data.batch import Batch, pad_clips
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
@@ -147,16 +147,12 @@ class Transcription(AudioTask):
         Raises:
             UserError: there are more of them than `loader.max_bad_fraction`.
         """
-        rolls = [n for n, t in self.augment.waveform_transforms.items() if isinstance(t, TimeRoll)]
-        if left := [f"waveform.{name}" for name in rolls] + ["mix"] * (self.augment.mix is not None):
+        if left := self.augment.leave_out(TimeRoll, RandomCrop):
             _log.warning(
                 "Left out: augment.%s, behind which a transcript no longer fits its audio; augment=speech is "
                 "made for transcripts.",
                 " and augment.".join(left),
             )
-            self.augment.mix = None
-            for name in rolls:
-                del self.augment.waveform_transforms[name]
         bad = {}
         for split, clips in data.splits.items():
             fastest = self.augment.fastest if split == "train" else 1.0
