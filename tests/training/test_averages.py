@@ -17,7 +17,9 @@ from lightning_audio.checkpoint import load
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
 from lightning_audio.networks.cnn2d import CNN2d
+from lightning_audio.reports.results import read_predictions
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.multilabel import MultiLabel
 from lightning_audio.training.callbacks.checkpoint_average import CheckpointAverage
 from lightning_audio.training.run import train
 
@@ -94,6 +96,19 @@ def test_the_best_epochs_by_validation(
     steps = len(seen) // 4
     saved = torch.load(tmp_path / "checkpoints" / "average.ckpt", weights_only=True)["state_dict"]
     assert_mean(saved, [seen[2 * steps - 1], seen[4 * steps - 1]])
+
+
+def test_thresholds_are_fitted_to_the_averaged_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_audio.tasks.multilabel.best_thresholds", lambda scores, _: scores.mean(0))
+    options = ["experiment=demo_multilabel", "network.widths=[4,8]", "data.clips_per_fold=20", "logger=none"]
+    more = ["data.seconds=0.5", "callbacks=average", "callbacks.average.k=2", "trainer.max_epochs=2"]
+    train(compose_config([*options, *more, "task.thresholds=tuned", "test=false"]), tmp_path)
+    task, rows = load(tmp_path), read_predictions(tmp_path / "predictions_val.jsonl")
+    assert isinstance(task, MultiLabel)
+    means = torch.tensor([[row["scores"][label] for label in task.labels] for row in rows]).mean(0)
+    torch.testing.assert_close(task.thresholds, means, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ class AudioTask(pl.LightningModule):
     encoding: ClassVar[type[Targets]] = ClassIndex
     monitor: tuple[str, str] = ("val/loss", "min")
     fitted: ClassVar[tuple[str, ...]] = ()
+    tuned = False  # whether validation sets what `fitted` names
+    refits = False  # whether it does so behind training, too: where weights were averaged
     scored: ClassVar[type[Predictions]]
     watched: ClassVar[tuple[str, ...]] = ()  # what validation logs beside the metrics
     usual_metrics: ClassVar[tuple[str, ...]] = ()
@@ -323,8 +325,9 @@ class AudioTask(pl.LightningModule):
 
     @property
     def is_fitting(self) -> bool:
-        """Whether a validation is one of training: not a sanity check of a few clips, nor one afterwards."""
-        return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        """Whether a validation is one of training: not a sanity check of a few clips, nor one afterwards, unless
+        it is of weights that were averaged then."""
+        return self.refits or self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
     def on_train_start(self) -> None:
         # A run that is resumed in the middle of an epoch does not start that epoch again.

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_audio import build
-from lightning_audio.checkpoint import read
+from lightning_audio.checkpoint import AVERAGE, read
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.quarantine import QUARANTINE, as_jsonl
 from lightning_audio.errors import Interrupted, UserError, is_full
@@ -91,7 +91,7 @@ def train(
             _announce(trainer, task, data, run_folder)
             distil(task, data, trainer.strategy.root_device)
             trainer = fit_with_rollback(cfg, trainer, task, data, last)
-            facts = {"checkpoint": use_best(run_folder, task, trainer)}
+            facts = {"checkpoint": use_best(run_folder, task, trainer, data)}
             scores = score(cfg, trainer, task, data, run_folder)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
@@ -205,7 +205,7 @@ def report_quarantined(data: AudioDataModule, run_folder: Path) -> None:
         write_atomically(run_folder / QUARANTINE, as_jsonl(data.store.quarantined))
 
 
-def use_best(run_folder: Path, task: AudioTask, trainer: pl.Trainer) -> str:
+def use_best(run_folder: Path, task: AudioTask, trainer: pl.Trainer, data: AudioDataModule) -> str:
     """Takes the average that was asked for, the weights that the validation chose, or else the last ones;
     names their checkpoint.
 
@@ -218,7 +218,22 @@ def use_best(run_folder: Path, task: AudioTask, trainer: pl.Trainer) -> str:
             name = callback.average(trainer)
     if (folder / name).is_file():  # training for 0 epochs writes none
         task.load_state_dict(read(folder / name)["state_dict"])
+    if name == AVERAGE and task.tuned and data.has_validation:
+        _refit(folder / name, task, trainer, data)
     return name
+
+
+def _refit(path: Path, task: AudioTask, trainer: pl.Trainer, data: AudioDataModule) -> None:
+    """Has validation set thresholds and the like for averaged weights, and keeps them in their checkpoint:
+    the mean of those of the epochs fits none."""
+    task.refits = True
+    trainer.validate(task, data, verbose=False)
+    task.refits = False
+    if trainer.is_global_zero:
+        content = read(path)
+        content["state_dict"] |= {name: getattr(task, name).detach().cpu().clone() for name in task.fitted}
+        trainer.strategy.checkpoint_io.save_checkpoint(content, path)
+    trainer.strategy.barrier()
 
 
 def score(
