@@ -325,9 +325,10 @@ class AudioTask(pl.LightningModule):
 
     @property
     def is_fitting(self) -> bool:
-        """Whether a validation is one of training: not a sanity check of a few clips, nor one afterwards, unless
-        it is of weights that were averaged then."""
-        return self.refits or self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        """Whether a validation is one of training: not a sanity check of a few clips, nor one afterwards; but
+        one of weights that were averaged then."""
+        training = self.trainer.state.fn == TrainerFn.FITTING
+        return self.refits or (training and not self.trainer.sanity_checking)
 
     def on_train_start(self) -> None:
         # A run that is resumed in the middle of an epoch does not start that epoch again.
