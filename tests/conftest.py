@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import os
 import pickle
@@ -10,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +153,83 @@ def _composed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigLoaderImpl, "load_configuration", loaded)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _merged_once() -> Iterator[None]:
+    """Of equal files, Hydra merges the same groups once; values of the command line come on top each time."""
+    from hydra._internal import config_loader_impl
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    from lightning_audio.config import CONF
+
+    lists: dict[Any, Any] = {}
+    wholes: dict[Any, bytes] = {}
+    digests = {CONF: _digest(CONF)}  # it stays as it is; copies of it may be edited
+    make_list = config_loader_impl.create_defaults_list
+    merge = ConfigLoaderImpl._compose_config_from_defaults_list
+
+    def sources(repo: Any) -> Iterator[str]:
+        for source in repo.get_sources():
+            place = source.path.removeprefix("file://")
+            yield place if "://" in place else digests.get(Path(place)) or _digest(Path(place))
+
+    def listed(repo: Any, config_name: str, overrides_list: Sequence[Any], **options: Any) -> Any:
+        groups, values = [], []
+        for override in overrides_list:
+            if not override.is_sweep_override():
+                group = repo.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+                (groups if group else values).append(override)
+        key = (config_name, *(group.input_line for group in groups), *options.items(), *sources(repo))
+        if key not in lists:
+            lists[key] = make_list(repo, config_name, groups, **options)
+        return replace(lists[key], config_overrides=values)
+
+    def merged(self: ConfigLoaderImpl, defaults: Sequence[Any], repo: Any) -> DictConfig:
+        key = (repr(defaults), *sources(repo))
+        if key not in wholes:
+            wholes[key] = pickle.dumps(merge(self, defaults, repo))
+        return pickle.loads(wholes[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_loader_impl, "create_defaults_list", listed)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merged)
+        yield
+
+
+def _digest(folder: Path) -> str:
+    """Of the names of its YAML files, and of what they hold."""
+    files = [(file.relative_to(folder), file.read_bytes()) for file in sorted(folder.rglob("*.yaml"))]
+    return hashlib.sha256(pickle.dumps(files)).hexdigest()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drawn_once() -> Iterator[None]:
+    """The confusion matrix beside each run is drawn once of the same labels, in a third of a second."""
+    from lightning_audio.io import write_atomically
+    from lightning_audio.reports import plots
+
+    figures: dict[tuple[str, ...], Any] = {}
+    pictures: dict[Any, bytes] = {}
+    draw, write = plots.confusion_figure, plots.write_png
+
+    def drawn(confusion: Any, labels: Sequence[str]) -> Any:
+        key = tuple(labels)
+        if key not in figures:
+            figures[key] = draw(confusion, labels)
+        return figures[key]
+
+    def written(figure: Any, path: Path) -> None:
+        if figure in pictures:
+            write_atomically(path, pictures[figure])
+        else:
+            write(figure, path)
+            pictures[figure] = path.read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "confusion_figure", drawn)
+        patch.setattr(plots, "write_png", written)
         yield
 
 
