@@ -29,7 +29,7 @@ from lightning_audio.config import CONF, trust
 from lightning_audio.config.renamed import up_to_date
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, refuse_address
-from lightning_audio.io import plain, sha256_of, to_json, write_atomically
+from lightning_audio.io import from_json, plain, sha256_of, to_json, write_atomically
 from lightning_audio.reports.results import read_metrics
 from lightning_audio.tasks.base import AudioTask
 
@@ -105,7 +105,7 @@ def _published(path: Path) -> dict[str, Any]:
         UserError: the description is not of these weights, or there is none.
     """
     try:
-        described = json.loads(path.with_name(DESCRIPTION).read_text(encoding="utf-8"))
+        described = from_json(path.with_name(DESCRIPTION).read_text(encoding="utf-8"))
         known = described.pop("sha256")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(

@@ -74,6 +74,14 @@ def to_json(value: Any, indent: int | None = None) -> str:
         ) from error
 
 
+def from_json(text: str | bytes) -> Any:
+    """What JSON says; raises ValueError for what is none, too many brackets within brackets among it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("too many brackets") from None
+
+
 def _plain(value: Any) -> Any:
     if hasattr(value, "as_dict"):
         return value.as_dict()

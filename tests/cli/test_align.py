@@ -311,3 +311,7 @@ def test_an_extent_is_fitted_on_validation_and_taken_from_then_on(
     assert align.boundary_rule_of(options) == expected
     assert align.boundary_rule_of(arguments.align([str(run), "one.wav", "1", "--shift", "0.5"])).shift == 0.5
     assert align.boundary_rule_of(arguments.align([str(speech_run), "one.wav", "1"])) == BoundaryRule()
+    for damaged in ("{", '{"shift": "late"}', '{"shfit": 0}', "[]"):
+        (run / align.EXTENT).write_text(damaged)
+        with pytest.raises(UserError, match=r"extent\.json is damaged .* run align --fit again"):
+            align.boundary_rule_of(options)

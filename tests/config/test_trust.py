@@ -206,3 +206,9 @@ def test_the_files_of_a_run_hold_no_password(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
     assert saved_config.saved_config(tmp_path, training=True).logger.mlflow.tracking_uri == secret
     assert json.loads((tmp_path / trust.SIGNATURE).read_text()).keys() == {"config.yaml", "checkpoint"}
+
+
+def test_a_signature_of_brackets_signs_nothing(key: Path, tmp_path: Path) -> None:
+    trust.sign(tmp_path, {"one": b"1"})
+    (tmp_path / trust.SIGNATURE).write_text("[" * 9_000)
+    assert not trust.is_own(tmp_path, "one", b"1")

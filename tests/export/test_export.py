@@ -445,9 +445,10 @@ def test_files_that_do_not_belong_together_are_refused(exported: Path, tmp_path:
     edit(card, '"engine",', "")
     with pytest.raises(UserError, match=r"gives scores of shape \(1, 10\), not of its 9 labels"):
         Runtime(model).predict(np.zeros(800, np.int16), sample_rate=16000)
-    card.write_text(told[:100])
-    with pytest.raises(UserError, match="is no JSON"):
-        Runtime(model)
+    for damaged in (told[:100], "[" * 9_000):
+        card.write_text(damaged)
+        with pytest.raises(UserError, match="is no JSON"):
+            Runtime(model)
     card.write_text(told)
     model.write_bytes(exported.read_bytes() + b"\x00")
     with pytest.raises(UserError, match=r"is not the model that|is no ONNX file"):

@@ -54,7 +54,7 @@ def test_broken_predictions_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(str(path))):
         read_predictions(path)
     whole = '{"id": "a", "reference": "dog", "hypothesis": "cat"}'
-    for second in ('{"id": ', '{"id": "b"}', "[]"):
+    for second in ('{"id": ', '{"id": "b"}', "[]", "[" * 9_000):
         path.write_text(f"{whole}\n{second}\n")
         with pytest.raises(UserError, match=r"(?i)line 2 of"):
             read_predictions(path)

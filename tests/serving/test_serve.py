@@ -217,6 +217,9 @@ def test_detections_and_transcripts_of_a_stream(exported_speech: Path, tmp_path:
             assert "begins as a WAV file" in socket.receive_json()["error"]
         with client.websocket_connect("/stream?rate=fast") as socket:
             assert "rate=fast is no rate" in socket.receive_json()["error"]
+        with client.websocket_connect("/stream") as socket:
+            socket.send_text("END")
+            assert "the text `end` behind" in socket.receive_json()["error"]
         response = client.post("/predict", content=wav(np.zeros(800)))
         assert response.status_code == 400
         assert "exported for streams" in response.json()["error"]

@@ -9,7 +9,6 @@ lightning-audio align RUN --fit
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from lightning_audio.decoding.alignment import (
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output, transcript_files, write_transcripts
 from lightning_audio.inference.known_text import beside_truth, transcripts
-from lightning_audio.io import to_json, write_atomically
+from lightning_audio.io import from_json, to_json, write_atomically
 from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.training import saved_config
 
@@ -57,6 +56,14 @@ def clips_to_align(options: argparse.Namespace) -> tuple[list[Clip], list[str]]:
     return clips, bad
 
 
+def _fitted(file: Path) -> BoundaryRule:
+    try:
+        told = from_json(file.read_text(encoding="utf-8"))
+        return BoundaryRule(**{name: float(value) for name, value in told.items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error}): remove it, or run align --fit again.") from None
+
+
 def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
     """What was set, else what was fitted for the run, else the default.
 
@@ -64,7 +71,7 @@ def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
         UserError: words would end before they begin.
     """
     file = Path(options.run) / EXTENT
-    known = BoundaryRule(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else BoundaryRule()
+    known = _fitted(file) if file.is_file() else BoundaryRule()
     given = {name: getattr(options, name) for name in ("shift", "reach")}
     found = replace(known, **{name: value for name, value in given.items() if value is not None})
     if not 0 <= found.reach < math.inf:

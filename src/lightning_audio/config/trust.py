@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import secrets
 import sys
@@ -22,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_audio.errors import UserError
-from lightning_audio.io import to_json, write_atomically
+from lightning_audio.io import from_json, to_json, write_atomically
 
 SIGNATURE = "signature.json"  # in a run folder: the digest of each thing that is signed, by its name
 KEY_FILE = "LIGHTNING_AUDIO_KEY"  # environment variable: another file for the key
@@ -41,7 +40,7 @@ def sign(run_folder: Path, contents: Mapping[str, bytes]) -> None:
 def is_own(run_folder: Path, name: str, content: bytes) -> bool:
     """Whether this user signed the thing of this name in a run folder, and it is as it was."""
     try:
-        signed = json.loads((run_folder / SIGNATURE).read_bytes()[:10_000])[name]
+        signed = from_json((run_folder / SIGNATURE).read_bytes()[:10_000])[name]
     except (OSError, ValueError, LookupError, TypeError):
         return False
     key = _key()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning_audio.data.audio_file import HIGHEST_RATE
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference.labels import LabelRule, rule_of
-from lightning_audio.io import plain
+from lightning_audio.io import from_json, plain
 from lightning_audio.text.tokenizers import Tokenizer, tokenizer_of
 
 SUFFIX = ".onnx"  # of exported models
@@ -52,7 +51,7 @@ def read_exported(file: str | Path) -> Exported:
     path = Path(file).expanduser()
     content = onnx_file.read(path)
     try:
-        card = json.loads(card_of(path).read_text(encoding="utf-8"))
+        card = from_json(card_of(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"There is no {card_of(path)} beside the model ({error.strerror}): `lightning-audio export` "

@@ -21,7 +21,7 @@ from rich.text import Text
 from lightning_audio.config.trust import read_yaml
 from lightning_audio.data.quarantine import QUARANTINE
 from lightning_audio.errors import UserError, printable
-from lightning_audio.io import sha256_of, terminal, to_json, write_atomically
+from lightning_audio.io import from_json, sha256_of, terminal, to_json, write_atomically
 from lightning_audio.metrics.intervals import Score, unit_of
 
 METRICS = "metrics.json"
@@ -74,7 +74,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 
 def _json_object(text: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = from_json(text)
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -28,7 +28,7 @@ from lightning_audio.serving.batches import Batches
 from lightning_audio.serving.listeners import listener_of
 from lightning_audio.serving.metrics import CONTENT_TYPE, Metrics
 
-IDLE = 30.0  # seconds that a client may be silent within a request or a stream
+IDLE = 30.0  # seconds that a file may take to come, and that a client may be silent within a stream
 POLICY, TOO_BIG, TRY_LATER = 1008, 1009, 1013  # why a WebSocket is closed (RFC 6455)
 
 _log = logging.getLogger(__name__)
@@ -196,6 +196,10 @@ class Server:
             if message["type"] == "websocket.disconnect":
                 return
             ended = message.get("text") == "end"
+            if message.get("text") and not ended:
+                raise UserError(
+                    "A stream takes raw audio as bytes, and the text `end` behind the last of it."
+                )
             samples = raw.finish() if ended else raw.push(message.get("bytes") or b"")
             for answer in await listener(samples, ended):
                 await socket.send_json(answer)

@@ -22,7 +22,7 @@ import numpy as np
 from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.storage import NotThere, Storage
 from lightning_audio.errors import UserError
-from lightning_audio.io import to_json
+from lightning_audio.io import from_json, to_json
 
 INDEX, FORMAT = "shards.json", "lightning-audio shards, 1"
 SUFFIXES = {"int16": ".int16", "files": ".files"}  # by what shards hold: samples, or files as they were
@@ -69,7 +69,7 @@ def read_index(storage: Storage) -> Index | None:
         UserError: it is damaged, or of another version.
     """
     try:
-        told = json.loads(storage.read(INDEX))
+        told = from_json(storage.read(INDEX))
     except NotThere:
         return None
     except ValueError as error:

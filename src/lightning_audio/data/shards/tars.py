@@ -30,7 +30,7 @@ from lightning_audio.data.shards.table import Row
 from lightning_audio.data.threads import in_threads
 from lightning_audio.data.wave_store import progress
 from lightning_audio.errors import UserError, counted, printable
-from lightning_audio.io import write_atomically
+from lightning_audio.io import from_json, write_atomically
 
 VERSION = 2  # of how tars are read: an older table is not
 NEMO, SHAR = "tarred_audio_manifest.json", "cuts."
@@ -326,7 +326,7 @@ def _labels(value: Any, where: str) -> tuple[str, ...]:
 
 def _json(content: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(content)
+        row = from_json(content)
     except ValueError as error:
         raise UserError(f"{where} is no JSON ({error}): mend it.") from None
     if not isinstance(row, dict):
