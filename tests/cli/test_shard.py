@@ -12,6 +12,7 @@ import torch
 from bucket import Faults, served
 from conftest import TINY
 
+from lightning_audio import build
 from lightning_audio.cli import shard as program
 from lightning_audio.config import compose_config
 from lightning_audio.data.shards import storage
@@ -98,6 +99,18 @@ def test_a_run_from_a_failing_bucket_is_the_run_from_the_folder_and_resumes(
         resumed, weights = trained(tmp_path / "cut", *options, "saving.every_n_steps=1")
     assert resumed["scores"] == scores["scores"]
     assert all(torch.equal(weights[name], value) for name, value in whole.items())
+
+
+def test_folds_are_held_out_as_without_shards(folder: Path, tmp_path: Path) -> None:
+    asked = [*CORPUS, f"loader.shards={folder}", f"paths.cache={tmp_path}"]
+    data = build.prepared(compose_config([*asked, "data.validation_fold=3"]))
+    assert {clip.fold for clip in data.splits["val"].clips} == {3}
+    with pytest.raises(UserError, match=r"has 5 folds: set data\.num_folds to 5"):
+        build.prepared(
+            compose_config(
+                [f"loader.shards={folder}", f"paths.cache={tmp_path}", "data=sharded", "data.num_folds=4"]
+            )
+        )
 
 
 def test_what_takes_all_clips_at_once_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -11,11 +11,17 @@ class Sharded(OwnRecordings):
     """Clips by `loader.shards`; where their table has no split, it is made here.
 
     Args:
-        options: of OwnRecordings.
+        options: of OwnRecordings, `channel` aside: what is read of a clip stands in the table.
+
+    Attributes:
+        table: the clips of the shards.
     """
 
     title = "shards"
+    table: list[Clip] | None = None
 
     def rows(self) -> list[Clip]:
         """Raises UserError: without `loader.shards` there are none."""
+        if self.table is not None:
+            return self.table
         raise UserError("data=sharded takes its clips from loader.shards=ADDRESS: set that.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_audio.data.audio_file import AudioError, read_audio
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.corpora.sharded import Sharded
 from lightning_audio.data.decode import at_rate
 from lightning_audio.data.duration_sampler import DurationSampler
 from lightning_audio.data.quarantine import Quarantined, refuse_many
@@ -185,11 +186,19 @@ class ShardedCorpus(Corpus):
         super().__init__(str(corpus.root), str(corpus.cache), corpus.sample_rate)
         self.corpus, self.store = corpus, store
         self.title, self.labels, self.scored_as = corpus.title, corpus.labels, corpus.scored_as
-        self.fold = corpus.fold
+        self.fold, self.validation_fold = corpus.fold, corpus.validation_fold
         table = store.set.table
         if store.set.index.folds:
             self.folds = tuple(
                 sorted(fold for fold in table["fold"].unique().to_pylist() if fold is not None)
+            )
+        elif isinstance(corpus, Sharded):
+            corpus.table = tables.clips(table)
+            self.folds = corpus.folds
+        if getattr(corpus, "num_folds", None) not in (None, len(self.folds)):
+            raise UserError(
+                f"{store.set.storage} has {len(self.folds) or 'no'} folds: set data.num_folds to "
+                f"{len(self.folds) or 'null'}, or shard again with it."
             )
 
     @property
@@ -197,6 +206,8 @@ class ShardedCorpus(Corpus):
         return self.corpus.name
 
     def clips(self) -> list[Clip]:
+        if isinstance(self.corpus, Sharded) and self.corpus.table is not None:
+            return self.corpus.clips()
         rows = tables.clips(self.store.set.table)
         if self.folds:
             return split_by_fold(rows, self.fold)
@@ -204,6 +215,10 @@ class ShardedCorpus(Corpus):
         if any(clip.split for clip in rows) or not share:
             return rows
         return hold_out([replace(clip, split="train") for clip in rows], share, seed, "test", self.root)
+
+    def remarks(self) -> list[str]:
+        """Of what is split here; a release's own files need not be there."""
+        return self.corpus.remarks() if isinstance(self.corpus, Sharded) else []
 
     def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
         return self.corpus.draw_validation(clips, share, seed)
