@@ -58,3 +58,23 @@ def test_an_update_is_the_mean_gradient_of_its_batches(
             start, end = before[epoch * limit + first], ends[epoch * limit + batches[-1]]
             mean = sum(batch + 1 for batch in batches) / len(batches)
             assert torch.allclose(start - end, torch.full_like(start, LR * mean), atol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [-1, 40])
+def test_a_limit_of_updates_says_how_much_of_the_training_is_done(
+    epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, int]] = []
+
+    def training_step(task: AudioTask, batch: Batch, batch_idx: int) -> Any:
+        loss = step(task, batch, batch_idx)
+        seen.append((task.augment.progress, task.total_steps))
+        return loss
+
+    step = AudioTask.training_step
+    monkeypatch.setattr(AudioTask, "training_step", training_step)
+    # Two updates of two batches each in the first epoch, and one in the second.
+    options = ["trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=4", "trainer.max_steps=3"]
+    train(compose_config([*TINY, *options, f"trainer.max_epochs={epochs}", "test=false"]), tmp_path)
+    assert [share for share, _ in seen] == pytest.approx([batch / 6 for batch in range(6)])
+    assert {steps for _, steps in seen} == {3}

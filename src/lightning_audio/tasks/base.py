@@ -268,7 +268,7 @@ class AudioTask(pl.LightningModule):
         # A pure function of (seed, epoch, step, rank): a run that is resumed draws what it would have drawn.
         name = f"{self.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
         seed_draws(zlib.crc32(name.encode()), self.device)
-        self.augment.progress = (self.current_epoch + batch_idx / self._batches) / self._epochs
+        self.augment.progress = self.share_done(batch_idx)
         loss = self.loss(*self.training_logits(batch))
         # Lightning divides by the batches of a whole group, and the last group of an epoch may have fewer.
         group = self.trainer.accumulate_grad_batches
@@ -335,7 +335,7 @@ class AudioTask(pl.LightningModule):
         self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
-        self.start_epoch(self.current_epoch, self._epochs)
+        self.start_epoch(self.current_epoch, math.ceil(self.total_steps / self._steps))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         for parameter in self.finetuning.dropped:
@@ -382,12 +382,15 @@ class AudioTask(pl.LightningModule):
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def share_done(self, batch_idx: int) -> float:
+        """Of the whole training what comes before a batch of this epoch, 0 to 1."""
+        return (self.current_epoch + batch_idx / self._batches) / (self.total_steps / self._steps)
+
     @property
     def total_steps(self) -> int:
         """Updates of the whole training."""
-        steps = -(-self._batches // self.trainer.accumulate_grad_batches) * self._epochs
-        limit = self.trainer.max_steps
-        return min(steps, limit) if limit > 0 else steps
+        limits = (self.trainer.max_epochs or -1) * self._steps, self.trainer.max_steps
+        return min((limit for limit in limits if limit > 0), default=self._steps)
 
     # Not trainer.estimated_stepping_batches: reading it drops the position of the loader in a resumed run.
 
@@ -396,5 +399,4 @@ class AudioTask(pl.LightningModule):
             batches = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
             limit = self.trainer.limit_train_batches
             self._batches = min(batches, limit) if isinstance(limit, int) else max(int(batches * limit), 1)
-            epochs = self.trainer.max_epochs or -1
-            self._epochs = epochs if epochs > 0 else max(-(-self.trainer.max_steps // self._batches), 1)
+            self._steps = -(-self._batches // self.trainer.accumulate_grad_batches)  # updates in an epoch

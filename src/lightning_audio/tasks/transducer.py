@@ -86,8 +86,7 @@ class Transducer(Transcription):
         return max(-(-len(target) // self.max_symbols), 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        done = (self.current_epoch + batch_idx / self._batches) / self._epochs
-        self.augment.started = done >= self.start_after
+        self.augment.started = self.share_done(batch_idx) >= self.start_after
         return super().training_step(batch, batch_idx)
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
