@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def test_rows_tell_of_loops_and_of_no_end_and_the_worst_get_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = task(ctc_weight=0.0).eval()
+    built.info = replace(built.info, encoding={**built.info.encoding, "scored_as": {"a" * 12: "c"}})
     logits = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(0))
     lengths, targets = torch.tensor([12, 9]), torch.tensor([[2, 1, 2], [3, PAD, PAD]])
     batch = Batch(torch.zeros(2, 8000), torch.tensor([8000, 6000]), targets, ("a/1", "b"))

@@ -86,6 +86,7 @@ class Attention(Transcription):
         self.register_buffer("token_error", torch.ones(()))
         self._token_error: HostCopy | None = None  # on its way from the device
         self.pictures: list[tuple[int, str, Figure]] = []
+        self._said: list[tuple[int, ...]] = []  # of the batch that was observed last
 
     @classmethod
     def outputs_for(cls, labels: Sequence[str], options: Mapping[str, Any]) -> int:
@@ -157,28 +158,26 @@ class Attention(Transcription):
 
     def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
         """Whether the decoder went round in a loop, found no end, or found it before that of the speech."""
+        self._said.append(best.tokens)
         return {name: float(getattr(self.greedy, name)(rows, best.tokens)) for name in self.watched}
 
     def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
         """Decodes each utterance; of the test's worst ones it keeps pictures."""
+        self._said = []
         super().observe(stage, logits, lengths, batch)
-        for row, own, length in zip(self.observed[-len(batch) :], logits, lengths.tolist(), strict=True):
+        found = zip(self.observed[-len(batch) :], self._said, logits, lengths.tolist(), strict=True)
+        for row, tokens, own, length in found:
             if stage == "test" and row["hypothesis"] != row["reference"]:
-                found = align_words([row])
-                errors = found.substitutions + found.deletions + found.insertions
+                edits = align_words([row])
+                errors = edits.substitutions + edits.deletions + edits.insertions
                 if len(self.pictures) < MOST_PICTURES or errors > self.pictures[0][0]:
                     rows = self.decodable(own[None, :length])[0].cpu()
-                    picture = (
-                        errors,
-                        row["id"],
-                        self.attention_figure(rows, row["hypothesis"], row["reference"]),
-                    )
+                    picture = errors, row["id"], self.attention_figure(rows, tokens, row["reference"])
                     keep = heapq.heappush if len(self.pictures) < MOST_PICTURES else heapq.heapreplace
                     keep(self.pictures, picture)
 
-    def attention_figure(self, rows: Tensor, text: str, title: str = "") -> Figure:
-        """What is attended to while a text is said, of an utterance `(T, D)` as `outputs` gives it."""
-        tokens = self.tokenizer.encode(text)
+    def attention_figure(self, rows: Tensor, tokens: Sequence[int], title: str = "") -> Figure:
+        """What is attended to while tokens are said, of an utterance `(T, D)` as `outputs` gives it."""
         ((_, weights),) = self.greedy.attended([rows], [0], [tokens])
         names = [*(self.tokenizer.vocabulary[token] for token in tokens), "end"]
         return attention_figure(weights, names, len(rows) * self.frame_seconds, title)
