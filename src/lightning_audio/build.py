@@ -24,6 +24,7 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.feature_store import FrontEnd
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.placement import own_accelerator
+from lightning_audio.data.shards.shard_store import sharded
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.base import shape_of
 from lightning_audio.frontend.normalize import Normalize
@@ -202,6 +203,14 @@ def corpus(cfg: DictConfig) -> Corpus:
     found: Corpus = instantiate(node, "data")
     found.validation_fold = fold
     return found
+
+
+def corpus_as_read(cfg: DictConfig) -> Corpus:
+    """The corpus as a run reads it: by its shards, where `loader.shards` names them."""
+    found, loader = corpus(cfg), cfg.loader
+    if not loader.get("shards"):
+        return found
+    return sharded(found, loader.shards, loader.cache_gb, loader.max_bad_fraction)[0]
 
 
 def datamodule(cfg: DictConfig, facts: Mapping[str, Any] | None = None) -> AudioDataModule:

@@ -35,7 +35,7 @@ def cross_validate(arguments: Sequence[str]) -> Path | None:
         UserError: the corpus has no folds, a run failed, or other options vary without a validation fold.
     """
     cfg = config.compose_config(arguments)
-    folds = build.corpus(cfg).folds
+    folds = build.corpus_as_read(cfg).folds
     if not folds:
         raise UserError(
             f"{cfg.data._target_} has no folds: use `train`, a corpus that has them, or data.num_folds=5 of "

@@ -56,7 +56,7 @@ def training_texts(source: Path, run: Path | None = None, allow: Sequence[str] =
 
 def _clips_of_run(run: Path, allow: Sequence[str]) -> list[Clip]:
     cfg = saved_config.saved_config(run, allow)
-    corpus = build.corpus(cfg)
+    corpus = build.corpus_as_read(cfg)
     corpus.prepare()
     return clips_of(corpus, cfg.loader.val_fraction, cfg.seed)
 

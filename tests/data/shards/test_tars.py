@@ -16,6 +16,8 @@ import soundfile
 from bucket import Faults, served
 from test_write import noise
 
+from lightning_audio.cli.folds import cross_validate
+from lightning_audio.cli.ngram import _clips_of_run
 from lightning_audio.config import compose_config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import at_rate
@@ -271,31 +273,18 @@ def test_clips_that_are_nowhere_but_in_tars_are_split_here(tmp_path: Path) -> No
     folds = build.prepared(compose_config([*options, "data.num_folds=5", "data.validation_fold=next"]))
     assert folds.facts()["folds"] == [1, 2, 3, 4, 5]
     assert all(len(folds.splits[split]) >= 4 for split in ("val", "test"))
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_audio.cli.folds.launch", asked.extend)
+        cross_validate([*options, "data.num_folds=4"])
+        patch.setattr("lightning_audio.training.saved_config.saved_config", lambda *_: folds_cfg)
+        folds_cfg = compose_config([*options, "data.num_folds=4"])
+        learned = {clip.id for clip in _clips_of_run(tmp_path, ()) if clip.split == "train"}
+    assert asked[-1] == "data.fold=1,2,3,4"
+    read = build.prepared(folds_cfg).splits
+    assert learned == {clip.id for clip in read["train"].clips}
     with pytest.raises(UserError, match=r"takes its clips from loader\.shards"):
         build.prepared(compose_config(["data=sharded", f"paths.cache={tmp_path / 'cache'}"]))
-
-
-def test_what_was_cut_from_one_file_is_on_one_side(tmp_path: Path) -> None:
-    from lightning_audio import build
-
-    rows, members = [], {}
-    for key in range(20):
-        members[f"{key}.flac"] = flac(noise(4000, key))
-        for part in range(2):
-            row = {
-                "audio_filepath": f"{key}.flac",
-                "offset": 0.125 * part,
-                "duration": 0.125,
-                "label": "ab"[part],
-            }
-            rows.append(json.dumps(row))
-    tar(tmp_path / "set" / "audio_0.tar", members)
-    (tmp_path / "set" / "tarred_audio_manifest.json").write_text("\n".join(rows))
-    options = ["data=sharded", f"loader.shards={tmp_path / 'set'}", f"paths.cache={tmp_path / 'cache'}"]
-    data = build.prepared(compose_config(options))
-    sides = [{clip.path for clip in data.splits[split].clips} for split in ("train", "test")]
-    assert all(sides)
-    assert not sides[0] & sides[1]
 
 
 def test_a_table_of_tars_is_made_anew_when_what_it_is_of_has_changed(tmp_path: Path) -> None:

@@ -12,16 +12,15 @@ class Sharded(OwnRecordings):
 
     Args:
         options: of OwnRecordings, `channel` aside: what is read of a clip stands in the table.
-
-    Attributes:
-        table: the clips of the shards.
     """
 
-    title = "shards"
-    table: list[Clip] | None = None
+    title, split_from_table = "shards", True
 
     def rows(self) -> list[Clip]:
         """Raises UserError: without `loader.shards` there are none."""
         if self.table is not None:
-            return self.table
-        raise UserError("data=sharded takes its clips from loader.shards=ADDRESS: set that.")
+            return [*self.table]
+        raise UserError(
+            "data=sharded takes its clips from loader.shards=ADDRESS, in training: set that; check, explore "
+            "and shard look at files."
+        )

@@ -15,7 +15,6 @@ from torch import Tensor
 from lightning_audio.data.audio_file import AudioError, read_audio
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.data.corpora.sharded import Sharded
 from lightning_audio.data.decode import at_rate
 from lightning_audio.data.duration_sampler import DurationSampler
 from lightning_audio.data.quarantine import Quarantined, refuse_many
@@ -192,7 +191,7 @@ class ShardedCorpus(Corpus):
             self.folds = tuple(
                 sorted(fold for fold in table["fold"].unique().to_pylist() if fold is not None)
             )
-        elif isinstance(corpus, Sharded):
+        elif corpus.split_from_table:
             corpus.table = tables.clips(table)
             self.folds = corpus.folds
         if getattr(corpus, "num_folds", None) not in (None, len(self.folds)):
@@ -206,7 +205,7 @@ class ShardedCorpus(Corpus):
         return self.corpus.name
 
     def clips(self) -> list[Clip]:
-        if isinstance(self.corpus, Sharded) and self.corpus.table is not None:
+        if self.corpus.table is not None:
             return self.corpus.clips()
         rows = tables.clips(self.store.set.table)
         if self.folds:
@@ -218,7 +217,7 @@ class ShardedCorpus(Corpus):
 
     def remarks(self) -> list[str]:
         """Of what is split here; a release's own files need not be there."""
-        return self.corpus.remarks() if isinstance(self.corpus, Sharded) else []
+        return [] if self.corpus.table is None else self.corpus.remarks()
 
     def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
         return self.corpus.draw_validation(clips, share, seed)
