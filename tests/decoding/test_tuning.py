@@ -56,6 +56,13 @@ def test_tuning_finds_that_the_model_helps(tmp_path: Path) -> None:
     assert {"lm_weight": 0.0, "word_bonus": 0.0, "wer": 1.0, "cer": 0.5} in table
 
 
+def test_tuning_counts_what_the_score_counts() -> None:
+    """Every word is wrong, and scored as the one that was said."""
+    rows, make = [torch.zeros(1, 4)], lambda weight, bonus: Planted(30.0, 30.0, (0.0, 0.0))
+    *_, table = tune(rows, ["a " * 30], make, rounds=0, as_scored=lambda text: text.replace("b", "a"))
+    assert {(row["wer"], row["cer"]) for row in table} == {(0.0, 0.0)}
+
+
 def test_tuning_needs_words() -> None:
     with pytest.raises(UserError, match="no words to tune"):
         tune([torch.zeros(1, 4)], [""], lambda weight, bonus: Greedy(AB))

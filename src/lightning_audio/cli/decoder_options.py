@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,10 @@ def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folde
         )
     found, references = _validation(task, data)
     weights = WEIGHTS if decoder.model else (0.0,)
-    weight, bonus, tried = tune(found, references, decoder.weighted, weights)
+    search = partial(tune, found, references, as_scored=task.info.as_scored)
+    weight, bonus, tried = search(decoder.weighted, weights)
     best = next(row for row in tried if (row["lm_weight"], row["word_bonus"]) == (weight, bonus))
-    greedy = tune(found, references, lambda *_: task.greedy, (0.0,), (0.0,), rounds=0)[2][0]
+    greedy = search(lambda *_: task.greedy, (0.0,), (0.0,), rounds=0)[2][0]
     found_weight = f"--lm-weight {weight:g} " if decoder.model else ""
     print(
         f"Tuned on validation: {found_weight}--word-bonus {bonus:g} (WER {100 * best['wer']:.1f} %, "

@@ -23,6 +23,7 @@ def tune(
     weights: Sequence[float] = WEIGHTS,
     bonuses: Sequence[float] = BONUSES,
     rounds: int = 2,
+    as_scored: Callable[[str], str] = str,
 ) -> tuple[float, float, list[Row]]:
     """The LM weight and word bonus with the lowest corpus WER, then the lowest CER, then tried first.
 
@@ -36,6 +37,7 @@ def tune(
         weights: LM weights of the grid.
         bonuses: word bonuses of the grid.
         rounds: of refinement.
+        as_scored: what references and hypotheses become before they are held against each other.
 
     Returns:
         weight, bonus, and all that was tried: rows of `lm_weight`, `word_bonus`, `wer` and `cer`, in order.
@@ -50,7 +52,7 @@ def tune(
     def attempt(weight: float, bonus: float) -> None:
         key = (round(weight, 6), round(bonus, 6))
         if key not in tried and weight >= 0:
-            rates = _rates(utterances, references, make(*key))
+            rates = _rates(utterances, references, make(*key), as_scored)
             tried[key] = {"lm_weight": key[0], "word_bonus": key[1], **rates}
 
     for weight in weights:
@@ -66,9 +68,12 @@ def tune(
     return *_best(tried), [*tried.values()]
 
 
-def _rates(utterances: Sequence[Rows], references: Sequence[str], decoder: Decode) -> Row:
+def _rates(
+    utterances: Sequence[Rows], references: Sequence[str], decoder: Decode, as_scored: Callable[[str], str]
+) -> Row:
     found = [decoder(rows)[0].text for rows in utterances]
-    rows = [{"reference": r, "hypothesis": h} for r, h in zip(references, found, strict=True)]
+    pairs = zip(map(as_scored, references), map(as_scored, found), strict=True)
+    rows = [{"reference": reference, "hypothesis": hypothesis} for reference, hypothesis in pairs]
     return values((wer, cer), Transcripts(rows))
 
 
