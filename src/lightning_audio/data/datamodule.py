@@ -318,11 +318,11 @@ class AudioDataModule(pl.LightningDataModule):
         """A sentence on the clips in quarantine; nothing where there are none."""
         if not (quarantined := self.store.quarantined):
             return ""
-        clips = len(quarantined) + len(self.store)
+        clips, store = len(quarantined) + len(self.store), self.store
+        place = str(store.set.storage) if isinstance(store, ShardStore) else store.folder / QUARANTINE
         counts = ", ".join(f"{count} {split}" for split, count in self.quarantined.items()) or "unused"
         return (
-            f"{len(quarantined)} of {clips} clips are in quarantine ({counts}): "
-            f"{named(quarantined, self.store.folder / QUARANTINE)}"
+            f"{len(quarantined)} of {clips} clips are in quarantine ({counts}): {named(quarantined, place)}"
         )
 
     def loader(

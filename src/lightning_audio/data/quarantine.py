@@ -44,14 +44,14 @@ def read_quarantine(file: Path) -> tuple[Quarantined, ...]:
         raise ValueError(f"{file} is no list of clips") from error
 
 
-def named(quarantined: Sequence[Quarantined], file: Path) -> str:
+def named(quarantined: Sequence[Quarantined], file: Path | str) -> str:
     """The first ones with their reasons, and where all of them are listed."""
     reasons = dict.fromkeys(f"{row.path}: {row.reason}" for row in quarantined)
     more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
     return f"{'; '.join([*reasons][:SHOWN])}{more} (all of them in {file})"
 
 
-def refuse_many(quarantined: Sequence[Quarantined], clips: int, share: float, file: Path) -> None:
+def refuse_many(quarantined: Sequence[Quarantined], clips: int, share: float, file: Path | str) -> None:
     """Raises UserError where more than this share of all clips is in quarantine, or none is left."""
     allowed = int(share * clips + 1e-9)  # 0.29 * 100 is a little less than 29
     if quarantined and (len(quarantined) > allowed or len(quarantined) == clips):

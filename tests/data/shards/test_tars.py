@@ -264,9 +264,13 @@ def test_clips_that_are_nowhere_but_in_tars_are_split_here(tmp_path: Path) -> No
     members: dict[str, bytes] = {}
     for key in range(40):
         members |= {f"{key}.flac": flac(noise(400, key)), f"{key}.cls": f"{key % 2}".encode()}
+    members |= {"bad.flac": b"noise", "bad.cls": b"0"}
     tar(tmp_path / "set" / "all.tar", members)
     options = ["data=sharded", f"loader.shards={tmp_path / 'set'}", f"paths.cache={tmp_path / 'cache'}"]
+    options.append("loader.max_bad_fraction=0.1")
     data = build.prepared(compose_config([*options, "data.test_share=0.25"]))
+    assert "1 of 41 clips are in quarantine" in data.describe_quarantined()
+    assert f"all of them in {tmp_path / 'set'})" in data.describe_quarantined()
     assert data.labels == ("0", "1")
     assert len(data.splits["train"]) + len(data.splits["test"]) == 40
     assert 5 <= len(data.splits["test"]) <= 15
@@ -282,7 +286,7 @@ def test_clips_that_are_nowhere_but_in_tars_are_split_here(tmp_path: Path) -> No
         learned = {clip.id for clip in _clips_of_run(tmp_path, ()) if clip.split == "train"}
     assert asked[-1] == "data.fold=1,2,3,4"
     read = build.prepared(folds_cfg).splits
-    assert learned == {clip.id for clip in read["train"].clips}
+    assert learned - {"bad"} == {clip.id for clip in read["train"].clips}
     with pytest.raises(UserError, match=r"takes its clips from loader\.shards"):
         build.prepared(compose_config(["data=sharded", f"paths.cache={tmp_path / 'cache'}"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,26 @@ def test_an_addition_that_is_not_finished_keeps_others_out(clips: list[Clip], tm
     for part in ((1, 1), (1, 3)):
         with pytest.raises(UserError, match="an addition of 40 clips in 2 parts that is not finished"):
             write(clips[: 40 + 20 * (part == (1, 1))], tmp_path / "set", part)
+
+
+def test_two_commands_at_once_do_not_lose_each_others_clips(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = tmp_path / "others"
+    write(clips[40:], others)
+    write_file = Storage.write
+
+    def overtaken(self: Storage, name: str, content: bytes) -> None:
+        write_file(self, name, content)
+        if name.endswith(".parquet"):  # the index of a command that began before this one had written its own
+            shutil.copytree(others, self.root, dirs_exist_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write", overtaken)
+        with pytest.raises(UserError, match="does not know of these clips: another command"):
+            write(clips[:40], tmp_path / "set")
+    write(clips[:40], tmp_path / "set")
+    assert_holds(tmp_path / "set", clips)
 
 
 def test_files_are_kept_as_they_are(tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ class ShardCache:
             os.close(descriptor)
             return None
         if not self.storage.is_local:
-            os.utime(descriptor)  # it has been used
+            with contextlib.suppress(PermissionError):  # a cache that users share
+                os.utime(descriptor)  # it has been used
         return _Open(descriptor, np.asarray(np.memmap(path, np.uint8, "r")))
 
     def _close(self, shard: int) -> None:

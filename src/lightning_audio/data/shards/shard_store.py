@@ -265,5 +265,5 @@ def sharded(
     found = open_set(address, corpus.cache)
     store = ShardStore(found, corpus.sample_rate, corpus.cache, cache_gb)
     if bad := store.quarantined:
-        refuse_many(bad, len(found.is_sound), max_bad_fraction, Path(str(found.storage)))
+        refuse_many(bad, len(found.is_sound), max_bad_fraction, str(found.storage))
     return ShardedCorpus(corpus, store), store

@@ -83,8 +83,8 @@ def schema() -> Any:
 def storable(clip: Clip) -> Clip:
     """The clip as a table gives it back, but for its path: what is no UTF-8 is spelled."""
     labels = tuple(map(encodable, clip.labels))
-    group = clip.group and encodable(clip.group)
-    return replace(clip, id=encodable(clip.id), labels=labels, group=group)
+    group, text = (value and encodable(value) for value in (clip.group, clip.text))
+    return replace(clip, id=encodable(clip.id), labels=labels, group=group, text=text)
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:

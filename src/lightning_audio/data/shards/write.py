@@ -59,7 +59,7 @@ def write_shards(
 
     Raises:
         UserError: the place holds something else, another addition is not finished, or a clip stands in the
-            set with other answers.
+            set with other answers; or another command wrote the index of the set at the same time.
     """
     number, count = part
     clips = [*map(tables.storable, clips)]
@@ -78,6 +78,11 @@ def write_shards(
     storage.write(addition.part(number), tables.to_parquet(rows))
     for place in range(len(done)):
         storage.remove(f"{prefix}{place:05d}.rows")
+    if (index := read_index(storage)) is None or addition not in index.additions:
+        raise UserError(
+            f"{storage}/{INDEX} does not know of these clips: another command has added others at the same "
+            "time; run this one again, which writes nothing twice."
+        )
     size = sum(max(row.offset + row.bytes for row in one) for one in done)
     return Written(len(rows), size, [f"{row.clip.id}: {row.reason}" for row in rows if row.reason])
 
@@ -89,12 +94,13 @@ def _begin(
     nothing to add."""
     index = read_index(storage)
     if index is None:
-        if others := [name for name in storage.names() if not name.startswith(".")]:
+        others = [name for name in storage.names() if not name.startswith(".")]
+        index = read_index(storage) if others else wanted  # another part may have begun meanwhile
+        if index is None:
             raise UserError(
                 f"{storage} holds {others[0]} and no {INDEX}: name an empty place, for nothing of it is "
                 "overwritten."
             )
-        index = wanted
     if replace(index, additions=()) != wanted:
         raise UserError(
             f"{storage} holds {_kind(index)}, and this would be {_kind(wanted)}: name another place."
