@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_SPEECH, write_wav
+from processes import ended, start
 from torch import Tensor, nn
 
 import lightning_audio
@@ -169,28 +169,24 @@ def test_views_of_clips_come_together_in_one_batch(waves: WaveStore, tmp_path: P
         assert not features[:, length:].any()
 
 
-# Computes one clip at a time, saves after each, and dies at the fifth.
-KILLED = """
-import os, sys
-from pathlib import Path
-import torch
-import lightning_audio.data.feature_store as features
-import lightning_audio.data.growing_store as growing
-from lightning_audio.data.wave_store import WaveStore
-from lightning_audio.frontend.log_mel import LogMel
+def killed(waves: Path, cache: Path) -> None:
+    """Computes one clip at a time, saves after each, and dies at the fifth."""
+    import lightning_audio.data.feature_store as features
+    import lightning_audio.data.growing_store as growing
+    from lightning_audio.frontend.log_mel import LogMel
 
-class Fatal(LogMel):
-    clips = 0
-    def forward(self, *batch):
-        Fatal.clips += 1
-        if Fatal.clips == 5:
-            os._exit(9)
-        return super().forward(*batch)
+    class Fatal(LogMel):
+        clips = 0
 
-features.SAMPLES_AT_ONCE, growing.SAVED_EVERY = 1, 0
-waves = WaveStore(Path(sys.argv[1]))
-features.FeatureStore.open(waves, Fatal(8000, n_fft=256, hop_length=100, n_mels=16), {}, Path(sys.argv[2]))
-"""
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            Fatal.clips += 1
+            if Fatal.clips == 5:
+                os._exit(9)
+            return super().forward(waveforms, lengths)
+
+    features.SAMPLES_AT_ONCE, growing.SAVED_EVERY = 1, 0
+    frontend = Fatal(RATE, n_fft=256, hop_length=100, n_mels=16)
+    FeatureStore.open(WaveStore(waves), frontend, {}, cache)
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -200,8 +196,7 @@ def test_a_killed_build_resumes_and_ends_with_the_same_bytes(
     from lightning_audio.data import feature_store
     from lightning_audio.frontend.log_mel import LogMel
 
-    command = [sys.executable, "-c", KILLED, str(waves.folder), str(tmp_path / "killed")]
-    assert subprocess.run(command, timeout=120, check=False).returncode == 9
+    assert ended(start(killed, waves.folder, tmp_path / "killed")) == 9
     (growing,) = (tmp_path / "killed" / "features").glob(".*.growing")
     if torn:  # the machine died while the last line and what it tells of were written
         journal, values = growing / "journal.jsonl", growing / "frames.float32"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import soundfile
 import soxr
@@ -378,24 +378,28 @@ def test_planted_sounds_are_detected_in_a_file(
     assert_planted([(row["time"], row["label"]) for row in rows])
 
 
-def test_detections_are_printed_while_the_stream_goes_on(run: Path) -> None:
+def listening(sound: Path, *arguments: str) -> None:
+    """The program with a pipe for its standard input."""
+    os.dup2(os.open(sound, os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0)
+    processes.program(*arguments)
+
+
+def test_detections_are_printed_while_the_stream_goes_on(run: Path, tmp_path: Path) -> None:
     """Standard input stays open behind the first sound: its line has to come nevertheless."""
-    command = [sys.executable, "-m", "lightning_audio", "predict", str(run), "--stream", "--allow", __name__]
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    arguments = ["predict", str(run), "--stream", "--allow", __name__, "--ignore", "_silence_"]
     samples = planted()
-    with subprocess.Popen(
-        [*command, "--ignore", "_silence_"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
-        program.stdin.write(samples[: 2 * RATE].tobytes())
-        program.stdin.flush()
-        first = program.stdout.readline().decode()
-        program.stdin.write(samples[2 * RATE :].tobytes())
-        program.stdin.close()
-        rest = program.stdout.read().decode()
-    assert program.returncode == 0
+    for name in ("in", "out"):
+        os.mkfifo(tmp_path / name)
+    predicting = processes.start(listening, tmp_path / "in", *arguments, output=tmp_path / "out")
+    with (tmp_path / "out").open() as output, (tmp_path / "in").open("wb") as sound:
+        sound.write(samples[: 2 * RATE].tobytes())
+        sound.flush()
+        first = output.readline()
+        sound.write(samples[2 * RATE :].tobytes())
+        sound.close()
+        rest = output.read()
+    assert processes.ended(predicting) == 0
     fields = [line.split("\t") for line in (first + rest).splitlines()]
     assert_planted([(float(time), label) for time, label, _ in fields])
     assert all(0.5 <= float(score) <= 1 for _, _, score in fields)
