@@ -278,6 +278,7 @@ def task(cfg: DictConfig, data: AudioDataModule) -> AudioTask:
     answering = {part: OmegaConf.to_container(cfg, resolve=True)[part] for part in ANSWERING}  # type: ignore
     augment = instantiate(cfg.augment, "augment")
     built = assemble(answering, data.info, augment, recipe(cfg), cfg.seed)
+    built.augment.refuse_misfit(built.frontend)
     finetune: Any = OmegaConf.to_container(cfg.get("finetune") or OmegaConf.create())
     if lora := finetune.pop("lora", None):
         node = {"_target_": f"{add_lora.__module__}.add_lora", **lora}

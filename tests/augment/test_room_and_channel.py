@@ -15,9 +15,10 @@ from conftest import sine, write_wav
 from torch import Tensor
 
 from lightning_audio import build
+from lightning_audio.augment import Augment
 from lightning_audio.augment.base import Transform
 from lightning_audio.augment.channel import Clipping, PacketLoss, Telephone, gilbert, mu_law
-from lightning_audio.augment.features import PatchOut, SpecAugment
+from lightning_audio.augment.features import FilterAugment, PatchOut, SpecAugment
 from lightning_audio.augment.mix import Mix
 from lightning_audio.augment.noise import BackgroundNoise
 from lightning_audio.augment.policy import RandomPolicy
@@ -30,6 +31,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.frontend.base import fast_size
 from lightning_audio.frontend.log_mel import LogMel, hz_of_mel, mel_of_hz
 from lightning_audio.frontend.mask import frame_mask
+from lightning_audio.frontend.mfcc import MFCC
 
 RATE = 8000
 
@@ -303,6 +305,19 @@ def test_a_time_warp_is_two_straight_lines_from_end_to_end() -> None:
         assert moved <= min(30, 0.2 * (length - 1)) + 1e-3
         farthest = max(farthest, moved)
     assert farthest > 25
+
+
+def test_bands_are_those_of_the_front_end() -> None:
+    front = LogMel(RATE, f_min=20.0, htk=True)
+    Augment(features=[VTLN(RATE, 20.0, None, True), FilterAugment()]).refuse_misfit(front)
+    with pytest.raises(
+        UserError, match=r"policy\.transforms\.warp is for other bands .* f_min=20, .* htk=true"
+    ):
+        Augment(features={"policy": RandomPolicy({"warp": VTLN(RATE)}, n=1)}).refuse_misfit(front)
+    with pytest.raises(UserError, match="warps mel bands, and MFCC has none"):
+        Augment(features=[VTLN(RATE)]).refuse_misfit(MFCC(RATE))
+    with pytest.raises(UserError, match="adds decibels to bands, and MFCC has none"):
+        Augment(features=[FilterAugment()]).refuse_misfit(MFCC(RATE))
 
 
 @pytest.mark.parametrize("htk", [False, True])

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from lightning_audio.augment.base import Transform
 from lightning_audio.augment.mix import Mix
 from lightning_audio.augment.policy import RandomPolicy
 from lightning_audio.errors import UserError
@@ -103,6 +104,12 @@ class Augment(nn.Module):
             del own[name]
         mixes, self.mix = self.mix is not None, None
         return [f"waveform.{option}" for _, option, _ in left] + ["mix"] * mixes
+
+    def refuse_misfit(self, frontend: nn.Module) -> None:
+        """Raises UserError where a transform is for features of another front end."""
+        for name, transform in self.feature_transforms.items():
+            if isinstance(transform, Transform):
+                transform.refuse_misfit(frontend, f"augment.features.{name}")
 
     def waveforms(self, x: Tensor, lengths: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Waveforms `(B, T)`, zero beyond their lengths `(B,)` in samples, and soft labels `(B, C)`."""

@@ -33,6 +33,9 @@ class Transform(nn.Module):
         """What the transform does in train mode."""
         raise NotImplementedError
 
+    def refuse_misfit(self, frontend: nn.Module, option: str) -> None:
+        """Raises UserError where the transform, under this option, is for features of another front end."""
+
     def draw(self, x: Tensor, low: float, high: float, neutral: float) -> Tensor:
         """`(B,)` on the device of `x`: uniform in low..high, and `neutral` where a sample stays as it is."""
         return sent(self.draw_on_cpu(len(x), low, high, neutral), x.device)

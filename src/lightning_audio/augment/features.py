@@ -7,14 +7,20 @@ frames beyond its length stay as they are.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_audio.augment.base import Transform, check_range, random_below
 from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.frozen import Frozen
 from lightning_audio.frontend.mask import frame_mask
+from lightning_audio.frontend.mfcc import MFCC
+from lightning_audio.frontend.music import Chroma
+from lightning_audio.frontend.pitch import Periodicity
+from lightning_audio.frontend.waveform import Waveform
 
 KINDS = ("linear", "step")
+NO_DECIBELS = (Chroma, Frozen, MFCC, Periodicity, Waveform)  # front ends to whose features no gain is added
 
 
 class SpecAugment(Transform):
@@ -127,6 +133,12 @@ class FilterAugment(Transform):
             raise UserError(f"FilterAugment knows no kind {kind!r}: give one of {', '.join(KINDS)}.")
         self.min_bands, self.max_bands = min_bands, max_bands
         self.min_db, self.max_db, self.kind = min_db, max_db, kind
+
+    def refuse_misfit(self, frontend: nn.Module, option: str) -> None:
+        if isinstance(frontend, NO_DECIBELS):
+            raise UserError(
+                f"{option} adds decibels to bands, and {type(frontend).__name__} has none: set it to null."
+            )
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         bins, frames = x.shape[-2:]

@@ -46,6 +46,10 @@ class RandomPolicy(Transform):
         factors = (getattr(transform, "fastest", 1.0) for transform in self.transforms.values())
         return math.prod(sorted(factors, reverse=True)[: self.n])
 
+    def refuse_misfit(self, frontend: nn.Module, option: str) -> None:
+        for name, transform in self.transforms.items():
+            transform.refuse_misfit(frontend, f"{option}.transforms.{name}")  # type: ignore[operator]
+
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         # Which clip meets which transform is known here, and no device has to be asked.
         meets = torch.rand(len(x), len(self.transforms)).argsort(1).argsort(1) < self.n

@@ -6,12 +6,12 @@ Channels of a clip are warped alike, and frames beyond its length stay as they a
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_audio.augment.base import Transform, check_range
 from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.log_mel import hz_of_mel, mel_of_hz
+from lightning_audio.frontend.log_mel import LogMel, hz_of_mel, mel_of_hz
 from lightning_audio.frontend.mask import frame_mask
 
 
@@ -77,6 +77,20 @@ class VTLN(Transform):
             )
         self.sample_rate, self.f_min, self.f_max, self.htk = sample_rate, f_min, f_max, htk
         self.min, self.max, self.edge, self._highest = min, max, edge, highest
+
+    def refuse_misfit(self, frontend: nn.Module, option: str) -> None:
+        if not isinstance(frontend, LogMel):
+            raise UserError(
+                f"{option} warps mel bands, and {type(frontend).__name__} has none: set it to null, or "
+                "frontend=log_mel."
+            )
+        rate = frontend.sample_rate
+        there = (rate, frontend.f_min, frontend.f_max or rate / 2, frontend.htk)
+        if there != (self.sample_rate, self.f_min, self._highest, self.htk):
+            raise UserError(
+                f"{option} is for other bands than those of the front end: set its sample_rate={rate}, "
+                f"f_min={there[1]:g}, f_max={there[2]:g} and htk={str(there[3]).lower()}."
+            )
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         bins = x.shape[-2]

@@ -57,8 +57,7 @@ class AudioTask(pl.LightningModule):
     encoding: ClassVar[type[Targets]] = ClassIndex
     monitor: tuple[str, str] = ("val/loss", "min")
     fitted: ClassVar[tuple[str, ...]] = ()
-    tuned = False  # whether validation sets what `fitted` names
-    refits = False  # whether it does so behind training, too: where weights were averaged
+    tuned = refits = False  # whether validation sets these; and behind training, of averaged weights, too
     scored: ClassVar[type[Predictions]]
     watched: ClassVar[tuple[str, ...]] = ()  # what validation logs beside the metrics
     usual_metrics: ClassVar[tuple[str, ...]] = ()
@@ -325,10 +324,9 @@ class AudioTask(pl.LightningModule):
 
     @property
     def is_fitting(self) -> bool:
-        """Whether a validation is one of training: not a sanity check of a few clips, nor one afterwards; but
-        one of weights that were averaged then."""
-        training = self.trainer.state.fn == TrainerFn.FITTING
-        return self.refits or (training and not self.trainer.sanity_checking)
+        """Whether a validation sets what is fitted: no sanity check of a few clips, none behind training."""
+        fits = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        return fits or self.refits
 
     def on_train_start(self) -> None:
         # A run that is resumed in the middle of an epoch does not start that epoch again.
