@@ -176,6 +176,22 @@ def test_the_lowest_error_rate_is_the_best(tmp_path: Path) -> None:
         assert summarise_sweep(folders).best == 1, name
 
 
+def test_runs_are_compared_by_what_they_chose_their_checkpoint_by(tmp_path: Path) -> None:
+    runs = []
+    for number, values in enumerate(((0.9, 0.1), (0.5, 0.7), (0.7, 0.3))):
+        found = {
+            f"val/{name}": Score(v, v, v, 9) for name, v in zip(("accuracy", "macro_f1"), values, strict=True)
+        }
+        folder = write_sweep_run(tmp_path / str(number), number, [f"lr={number}"], found)
+        write_predictions(folder / "predictions.jsonl", [])
+        runs.append(folder)
+    for monitor, best in (("val/accuracy", 0), ("val/macro_f1", 1), ("val/loss", 0)):
+        for folder in runs:
+            (folder / "config.yaml").write_text(f"task: {{monitor: {monitor}}}\n")
+        assert summarise_sweep(runs).best == best
+        assert best_of_each_fold([read_run(folder) for folder in runs])[0].folder == runs[best]
+
+
 def test_own_metrics_are_pooled_and_stand_in_their_unit(tmp_path: Path) -> None:
     @metric(better="min", unit="points")
     def misses(predictions: ClassPredictions, draws: Draws) -> NDArray:

@@ -20,7 +20,7 @@ from lightning_audio.metrics.intervals import Score, direction
 from lightning_audio.metrics.multilabel import LabelPredictions, per_label
 from lightning_audio.metrics.transcripts import Transcripts, per_group
 from lightning_audio.reports.plots import plot_confusion, plot_labels
-from lightning_audio.reports.results import RunResult, minutes_text, number_text, score_text
+from lightning_audio.reports.results import RunResult, minutes_text, monitored, number_text, score_text
 from lightning_audio.reports.tables import markdown_table, per_class_table, print_table
 from lightning_audio.reports.transcripts import has_transcripts
 
@@ -160,7 +160,7 @@ def _common_labels(runs: Sequence[RunResult]) -> list[str]:
 
 
 def best_of_each_fold(runs: Sequence[RunResult]) -> list[RunResult]:
-    """Of several runs of a fold the one that is best by its first validation score, of one run that itself.
+    """Of several runs of a fold the one that is best by what it is monitored by, of one run that itself.
 
     So settings are chosen anew for every test fold, on clips that it does not hold (nested cross-validation:
     Varma and Simon 2006, "Bias in error estimation when using cross-validation for model selection").
@@ -173,7 +173,7 @@ def best_of_each_fold(runs: Sequence[RunResult]) -> list[RunResult]:
         groups.setdefault(run.data.get("fold"), []).append(run)
 
     def rank(run: RunResult) -> float:
-        name = next((name for name in run.scores if name.startswith("val/")), None)
+        name = monitored(run.folder, run.scores)
         if name is None:
             raise UserError(
                 f"{run.folder} has no validation score to be chosen by: set data.validation_fold=next."

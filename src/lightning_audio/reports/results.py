@@ -25,6 +25,7 @@ from lightning_audio.io import from_json, sha256_of, terminal, to_json, write_at
 from lightning_audio.metrics.intervals import Score, unit_of
 
 METRICS = "metrics.json"
+CONFIG = "config.yaml"
 EXPORTED = "exported"  # folder of a run for the scores of what it was exported as
 
 PREDICTIONS = "predictions.jsonl"
@@ -223,6 +224,17 @@ def read_overrides(folder: Path) -> dict[str, str]:
     lines = read_yaml(path) if path.is_file() else []
     pairs = (str(line).lstrip("+~").partition("=") for line in lines)
     return {key: value for key, _, value in pairs}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run as it was resolved, as plain values; empty where there is none."""
+    return read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+
+
+def monitored(folder: Path, scores: Mapping[str, Score]) -> str | None:
+    """By which of its scores a run chose its checkpoint, `task.monitor`; or else the first on validation."""
+    asked = (read_config(folder).get("task") or {}).get("monitor")
+    return asked if asked in scores else next((name for name in scores if name.startswith("val/")), None)
 
 
 def write_failure(run_folder: Path, sentence: str) -> None:

@@ -19,6 +19,7 @@ from lightning_audio.reports.results import (
     PRUNED,
     RunResult,
     minutes_text,
+    monitored,
     read_metrics,
     read_overrides,
     score_text,
@@ -98,12 +99,14 @@ class SweepSummary:
 def summarise_sweep(folders: Iterable[Path], monitor: str | None = None) -> SweepSummary:
     """The runs of a multirun side by side; a run without metrics counts as failed.
 
-    Without a `monitor` they are compared by their first score on validation data, or else by the first.
+    Without a `monitor` they are compared by what the first of them chose its checkpoint by, or else by the
+    first score.
     """
     rows = sorted((_sweep_row(folder) for folder in folders), key=lambda row: (row["run"], row["folder"]))
     names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
     names = [name for name in names if not name.startswith("train")]  # what was learned by heart
-    monitor = monitor or next((name for name in names if name.startswith("val/")), next(iter(names), None))
+    chosen = (monitored(Path(row["folder"]), row["scores"]) for row in rows)
+    monitor = monitor or next(filter(None, chosen), next(iter(names), None))
     scored = {i: row["scores"][monitor] for i, row in enumerate(rows) if monitor in row["scores"]}
     values = {
         i: score.value if direction(str(monitor), score) == "max" else -score.value

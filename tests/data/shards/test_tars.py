@@ -310,6 +310,7 @@ def test_tars_of_one_name_from_two_places_are_told_apart(tmp_path: Path) -> None
         tar(tmp_path / name / "a.tar", {"a.wav": wav.getvalue(), "a.cls": b"x"})
     with served(tmp_path, Faults()) as address:
         stores = [opened(f"{address}/{name}", tmp_path / "cache")[1] for name in ("clean", "noisy")]
+        assert stores[0].hash != stores[1].hash
         for _ in range(2):  # what has been looked at once is trusted the second time
             for seed, store in enumerate(stores):
                 np.testing.assert_array_equal(store.gather([0])[0][0].numpy(), noise(4000, seed))

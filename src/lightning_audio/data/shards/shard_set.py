@@ -126,6 +126,8 @@ class ShardSet:
         for column in (self.shards, self.offset, self.length):
             digest.update(np.ascontiguousarray(column).data)
         digest.update(json.dumps(self.names).encode())
+        if not all(self.digests):  # names of its own say nothing of what is in a shard
+            digest.update(np.ascontiguousarray(self.crc32).data)
         return digest.hexdigest()[:16]
 
     @classmethod

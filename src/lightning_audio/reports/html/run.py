@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_audio.config.trust import read_yaml
 from lightning_audio.io import to_json
 from lightning_audio.metrics.intervals import Score, direction, unit_of
 from lightning_audio.reports.html import answers
@@ -23,13 +22,13 @@ from lightning_audio.reports.results import (
     METRICS,
     PAGE,
     predictions_file,
+    read_config,
     read_metrics,
     read_overrides,
     read_predictions,
     score_text,
 )
 
-CONFIG = "config.yaml"
 ROBUSTNESS = "robustness.json"
 
 
@@ -83,11 +82,6 @@ def write_run_report(
         config=to_json(config, indent=1),
         **_answers(rows, metrics, sound, clips, megabytes, test, explain),
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run as it was resolved, as plain values."""
-    return read_yaml(folder / CONFIG) if (folder / CONFIG).is_file() else {}
 
 
 def chosen_metric(config: Mapping[str, Any], scores: Mapping[str, Score]) -> str:

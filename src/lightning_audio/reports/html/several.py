@@ -15,8 +15,15 @@ from lightning_audio.reports.html.charts import parallel_chart
 from lightning_audio.reports.html.clips import Shelf, Sound
 from lightning_audio.reports.html.gaps import NAMES, gaps_of, verdict
 from lightning_audio.reports.html.page import write_page
-from lightning_audio.reports.html.run import chosen_metric, error_chart, read_config
-from lightning_audio.reports.results import PAGE, RunResult, predictions_file, read_predictions, read_run
+from lightning_audio.reports.html.run import chosen_metric, error_chart
+from lightning_audio.reports.results import (
+    PAGE,
+    RunResult,
+    predictions_file,
+    read_config,
+    read_predictions,
+    read_run,
+)
 from lightning_audio.reports.sweep import SweepSummary, as_written, run_folders
 from lightning_audio.reports.tables import per_class_table
 
