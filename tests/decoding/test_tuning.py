@@ -58,8 +58,13 @@ def test_tuning_finds_that_the_model_helps(tmp_path: Path) -> None:
 
 def test_tuning_counts_what_the_score_counts() -> None:
     """Every word is wrong, and scored as the one that was said."""
-    rows, make = [torch.zeros(1, 4)], lambda weight, bonus: Planted(30.0, 30.0, (0.0, 0.0))
-    *_, table = tune(rows, ["a " * 30], make, rounds=0, as_scored=lambda text: text.replace("b", "a"))
+    rows, references = [torch.zeros(1, 4)], ["a " * 30]
+
+    def make(weight: float, bonus: float) -> Planted:
+        return Planted(30.0, 30.0, (0.0, 0.0))
+
+    weight, bonus, table = tune(rows, references, make, as_scored=lambda text: text.replace("b", "a"))
+    assert (weight, bonus) == (0.0, 0.0)  # where nothing helps, nothing is added
     assert {(row["wer"], row["cer"]) for row in table} == {(0.0, 0.0)}
 
 

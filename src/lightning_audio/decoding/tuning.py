@@ -11,7 +11,7 @@ from lightning_audio.metrics.base import values
 from lightning_audio.metrics.transcripts import Transcripts, cer, wer
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
-BONUSES = (-1.0, 0.0, 1.0, 2.0)
+BONUSES = (0.0, -1.0, 1.0, 2.0)  # of equally good ones the first is taken: none
 Row = dict[str, float]
 Decode = Callable[[Rows], list[Hypothesis]]
 
