@@ -252,6 +252,12 @@ def test_sweep_page_marks_the_best_run(tmp_path: Path) -> None:
     assert "90.0 (80.0 to 95.0)" in page
     assert page.count('class="line others"') == 2
     assert page.count('class="line best"') == 1
+    assert "val/accuracy %" in page
+    for row, value in zip(rows, (80.0, 60.0, 95.0), strict=True):
+        row["scores"] = {"val/perplexity": Score(value, value, value, 50, better="min", unit="points")}
+    page = write_sweep(tmp_path, SweepSummary(rows, "val/perplexity", 1)).read_text(encoding="utf-8")
+    assert ">val/perplexity<" in page
+    assert "6000" not in page
 
 
 def test_train_dev_is_held_out_of_training_and_scored(tmp_path: Path) -> None:

@@ -203,6 +203,8 @@ def robustness_charts(folder: Path) -> list[Any]:
         series: dict[str, list[tuple[float, float]]] = {}
         for point in curve["points"]:
             for name, score in point["scores"].items():
+                if unit_of(name) != "percent" or score.get("unit") not in (None, "percent"):
+                    continue
                 series.setdefault(name, []).append((float(point["level"]), 100 * float(score["value"])))
         charts.append(line_chart(f"Robustness against {curve['against']}", series, curve["unit"], "percent"))
     return charts

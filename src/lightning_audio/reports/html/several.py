@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lightning_audio.metrics.intervals import Score
+from lightning_audio.metrics.intervals import Score, unit_of
 from lightning_audio.reports.comparison import compare_runs, comparison_table, flips_sentence, paired_rows
 from lightning_audio.reports.cross_validation import FoldSummary, best_of_each_fold, summarise_folds
 from lightning_audio.reports.html import answers
@@ -101,17 +101,19 @@ def write_sweep(folder: Path, summary: SweepSummary | None = None) -> Path:
     found, *rest = summary.remarks()
     monitor = str(summary.monitor)
     scored = [n for n, row in enumerate(summary.rows) if summary.monitor in row["scores"]]
+    percent = {unit_of(monitor, summary.rows[n]["scores"][monitor]) for n in scored} <= {"percent"}
     lines = [
         [
             *(_value(summary.rows[n]["overrides"].get(key, "")) for key in summary.varying),
-            100 * summary.rows[n]["scores"][monitor].value,
+            (100 if percent else 1) * summary.rows[n]["scores"][monitor].value,
         ]
         for n in scored
     ]
     best = scored.index(summary.best) if summary.best in scored else None
     chart = None
     if len(lines) > 1:
-        chart = parallel_chart("Runs by what varies", [*summary.varying, f"{monitor} %"], lines, best)
+        axes = [*summary.varying, f"{monitor} %" if percent else monitor]
+        chart = parallel_chart("Runs by what varies", axes, lines, best)
     return write_page(
         folder / PAGE,
         "sections.html",
