@@ -11,7 +11,7 @@ import pytest
 from processes import ended, program, start
 from torch.distributed import TCPStore
 
-from lightning_audio.cli import arguments, slurm
+from lightning_audio.cli import arguments, check_cluster, slurm
 from lightning_audio.cli.check_cluster import check, differences
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
@@ -97,6 +97,28 @@ def test_one_process_looks_at_its_machine(logs: Path, capsys: pytest.CaptureFixt
     assert check(["experiment=demo"]) == []
     assert "1 processes" in capsys.readouterr().out
     assert list(logs.iterdir()) == []
+
+
+def test_a_process_that_is_lost_is_one_sentence(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*arguments: Any) -> None:
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]:1234")
+
+    monkeypatch.setattr(check_cluster, "join", lambda: (0, 2))
+    monkeypatch.setattr(check_cluster.dist, "broadcast_object_list", lost)
+    with pytest.raises(UserError, match=r"Process 0 of 2 on .* lost another one \(Connection closed by peer"):
+        check(["experiment=demo"])
+
+
+def test_one_that_can_not_write_keeps_step_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    steps: list[int] = []
+    monkeypatch.setattr(check_cluster, "_together", lambda: steps.append(1))
+    for logs in (tmp_path / "file" / "logs", tmp_path / "logs"):
+        check_cluster.shares_folder(0, logs, "x")
+    assert len(steps) == 4
+    assert check_cluster.shares_folder(0, tmp_path / "file" / "logs", "x").startswith("no: ")
 
 
 def test_processes_look_at_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,19 +114,22 @@ def _free(folder: Path) -> int:
 
 def shares_folder(rank: int, logs: Path, name: str) -> str:
     """Whether what the first process writes into the folder of logs is seen here, and locks work there."""
-    file = logs / name
+    file, why = logs / name, ""
     try:
         if rank == 0:
             logs.mkdir(parents=True, exist_ok=True)
             file.write_text(name)
-        _together()
+    except OSError as error:
+        why = f"no: {error}"
+    _together()  # all of them, whatever went wrong with one
+    try:
         seen = file.is_file() and file.read_text() == name
         with FileLock(f"{file}.{rank}.lock", timeout=10):
             pass
         Path(f"{file}.{rank}.lock").unlink(missing_ok=True)
-        return "yes" if seen else "no: not the same folder as that of the first process"
+        return why or ("yes" if seen else "no: not the same folder as that of the first process")
     except (OSError, NotImplementedError) as error:
-        return f"no: {error}"
+        return why or f"no: {error}"
     finally:
         _together()
         if rank == 0:
@@ -166,6 +169,23 @@ def check(arguments: Sequence[str]) -> list[str]:
     """Looks at all processes; the first one prints a table of them. Returns what differs, on the first."""
     cfg = config.compose_config(arguments)
     rank, world = join()
+    try:
+        rows = looked_at(rank, world, cfg)
+    except RuntimeError as error:  # of gloo, whose text begins with a place in its own code
+        why = str(error).partition("\n")[0].rpartition("] ")[2]
+        raise UserError(
+            f"Process {rank} of {world} on {platform.node()} lost another one ({why}): look at what that one "
+            "says, and at the network between them."
+        ) from error
+    if rank:
+        return []
+    shown = ("rank", "host", "GPUs", "CPUs", "free GB of paths.cache", "shared logs", "all-reduce GB/s")
+    print_table([{name: str(one[name]) for name in shown} for one in rows], f"{world} processes", terminal())
+    return differences(rows)
+
+
+def looked_at(rank: int, world: int, cfg: Any) -> list[Any]:
+    """The facts of each process, in all of them."""
     names = [secrets.token_hex(8)]
     if world > 1:
         dist.broadcast_object_list(names)
@@ -178,11 +198,7 @@ def check(arguments: Sequence[str]) -> list[str]:
         rows = [None] * world
         dist.all_gather_object(rows, row)
         dist.destroy_process_group()
-    if rank:
-        return []
-    shown = ("rank", "host", "GPUs", "CPUs", "free GB of paths.cache", "shared logs", "all-reduce GB/s")
-    print_table([{name: str(one[name]) for name in shown} for one in rows], f"{world} processes", terminal())
-    return differences(rows)
+    return rows
 
 
 @cli_errors
