@@ -7,6 +7,7 @@ srun lightning-audio check-cluster experiment=esc50_resnet
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import secrets
@@ -133,7 +134,8 @@ def shares_folder(rank: int, logs: Path, name: str) -> str:
     finally:
         _together()
         if rank == 0:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def _together() -> None:
