@@ -81,6 +81,13 @@ def test_all_layers_are_pooled_each_by_itself(name: str) -> None:
     torch.testing.assert_close(POOLS[name](states, lengths), torch.stack(layers, 1))
 
 
+def test_a_sum_that_would_have_to_learn_is_refused() -> None:
+    other = encoder()
+    other.mix = nn.Parameter(torch.zeros(3))  # as an encoder of transformers has it with layer=weighted
+    with pytest.raises(UserError, match=r"encoder\.layer=weighted .* set encoder\.layer=all"):
+        Frozen(RATE, other)
+
+
 def test_nothing_of_it_learns_and_it_stays_in_eval_mode() -> None:
     frozen = Frozen(RATE, encoder()).train()
     assert not any(parameter.requires_grad for parameter in frozen.parameters())

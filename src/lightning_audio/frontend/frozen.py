@@ -44,7 +44,8 @@ class Frozen(nn.Module):
             behind the other.
 
     Raises:
-        UserError: there is no encoder, it takes another rate, or `pool` names something else.
+        UserError: there is no encoder, it takes another rate or has a sum to learn, or `pool` names something
+            else.
     """
 
     zero_behind = True  # what it gives behind a clip is zero, and need not be computed
@@ -55,6 +56,11 @@ class Frozen(nn.Module):
         super().__init__()
         if encoder is None:
             raise UserError("frontend=frozen has no encoder: choose one, as encoder=yamnet.")
+        if getattr(encoder, "mix", None) is not None:
+            raise UserError(
+                "encoder.layer=weighted is a sum that is learned, and frontend=frozen learns nothing: set "
+                "encoder.layer=all and network=weighted_layers."
+            )
         rate = getattr(encoder, "sample_rate", sample_rate)
         if rate != sample_rate:
             raise UserError(
