@@ -91,6 +91,15 @@ def test_draws_are_seeded_as_torch_seeds_them() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_masks_of_an_encoder_are_drawn_by_the_step() -> None:
+    modeling = pytest.importorskip("transformers.models.wav2vec2.modeling_wav2vec2")
+    drawn = []
+    for _ in range(2):  # as in a run that was never cut, and in one that is resumed at this step
+        seed_draws(5, torch.device("cpu"))
+        drawn.append(modeling._compute_mask_indices((4, 200), 0.1, 5).tolist())
+    assert drawn[0] == drawn[1]
+
+
 def test_weights_are_averaged_where_they_are_trained_and_counted_on_the_host() -> None:
     # Lightning calls `setup` before it moves the weights; "meta" stands for a GPU here.
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -80,7 +81,13 @@ def seed_draws(seed: int, device: torch.device) -> None:
     """Seeds what is drawn on the CPU and on `device`, as torch.manual_seed does for all kinds of devices.
 
     That one notes the call stack for each kind that has not been used yet, which takes half a millisecond.
+    NumPy is what encoders of transformers draw their masks and the layers that they drop from.
+
+    Args:
+        seed: from 0 to 2**32 - 1.
+        device: that of the draws.
     """
+    np.random.seed(seed)  # noqa: NPY002
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
