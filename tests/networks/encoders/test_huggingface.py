@@ -120,6 +120,15 @@ def test_padding_does_not_change_an_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 @torch.no_grad()
+def test_a_clip_that_is_shorter_than_a_mask_is_learned_from(name: str) -> None:
+    built = HuggingFace(config=TINY[name]).train()
+    for samples in (60, 4000, 60):
+        states, _ = built(*waveforms([samples, samples]))
+        assert states.isfinite().all()
+
+
+@pytest.mark.parametrize("name", TINY)
+@torch.no_grad()
 def test_states_are_those_of_the_library(name: str) -> None:
     """Of a clip that fills what the library would pad it to."""
     built, size = encoder(name), 2 * 60 * 160 if name == "whisper" else 16240

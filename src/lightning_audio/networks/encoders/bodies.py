@@ -34,6 +34,7 @@ class Body(nn.Module):
     def __init__(self, model: Any, preprocessor: dict[str, Any]) -> None:
         super().__init__()
         self.model, self.preprocessor = model, preprocessor
+        self.masking = getattr(model.config, "apply_spec_augment", True)  # of its own states, while it learns
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """States of clips of these lengths in samples."""
@@ -49,9 +50,16 @@ class Body(nn.Module):
 
     def alone(self, waveforms: Tensor) -> list[Tensor]:
         """The same of clips of one length."""
+        self.mask_if_longer(waveforms.shape[-1])
         found = self.model(self.inputs(waveforms), output_hidden_states=True)
         states = found.hidden_states
         return [*states[:-1], found.last_hidden_state]
+
+    def mask_if_longer(self, samples: int) -> None:
+        """Has the model mask clips that are longer than a mask alone: it refuses others while it learns."""
+        if self.training and self.masking:
+            frames = int(self.output_lengths(torch.tensor(samples)))
+            self.model.config.apply_spec_augment = frames > getattr(self.model.config, "mask_time_length", 0)
 
     def inputs(self, waveforms: Tensor) -> Tensor:
         """What the model is given for clips of one length."""
@@ -121,6 +129,7 @@ class Masked(Convolutional):
             kernel, stride = self.strides[0]
             self.norm.lengths = (lengths - kernel) // stride + 1
         mask = frame_mask(lengths, waveforms.shape[-1])
+        self.mask_if_longer(waveforms.shape[-1])
         found = self.model(waveforms, attention_mask=mask.long(), output_hidden_states=True)
         return [*found.hidden_states[:-1], found.last_hidden_state]
 
