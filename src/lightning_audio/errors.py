@@ -108,8 +108,14 @@ def end_on(error: UserError) -> NoReturn:
     sys.exit(2)
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that end a run in order; on Slurm, SIGUSR1 announces the end of a job's time."""
+    slurm = (signal.SIGUSR1,) if os.environ.get("SLURM_JOB_ID") and hasattr(signal, "SIGUSR1") else ()
+    return (signal.SIGTERM, signal.SIGINT, *slurm)
+
+
 def handle_signals(act: Callable[[int], object]) -> dict[int, Any]:
-    """From now on SIGINT and SIGTERM act so in this process; returns what handled them before.
+    """From now on `stop_signals` act so in this process; returns what handled them before.
 
     A process that this one forks ends on them at once.
     """
@@ -122,12 +128,12 @@ def handle_signals(act: Callable[[int], object]) -> dict[int, Any]:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
-    return {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    return {signum: signal.signal(signum, handle) for signum in stop_signals()}
 
 
 @contextlib.contextmanager
 def on_signals(act: Callable[[int], object]) -> Iterator[None]:
-    """Within it SIGINT and SIGTERM act as `handle_signals` says."""
+    """Within it signals act as `handle_signals` says."""
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers belong to the main thread
         return

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from conftest import TINY
 from processes import ended, start
 
+from lightning_audio.cli import sweep
 from lightning_audio.cli import train as program
 from lightning_audio.errors import Interrupted, UserError
 from lightning_audio.tasks.base import AudioTask
@@ -160,6 +161,25 @@ def test_a_job_whose_time_is_up_is_requeued_and_goes_on_in_its_folder(
     assert end_of(command, monkeypatch) == 0
     assert list((logs / "demo").iterdir()) == [folder]
     assert len(list(folder.glob("**/metrics.json"))) == 1 + many
+
+
+def test_a_job_whose_time_is_up_between_two_trials_is_requeued_once(
+    queue: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="the extra sweep is not installed")
+    for words in ("", ": saved"):
+
+        def ends(*arguments: Any, words: str = words, **options: Any) -> None:
+            if words:
+                raise Interrupted(signal.SIGUSR1, words)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        monkeypatch.setattr(sweep, "run_one", ends)
+        monkeypatch.setattr("sys.argv", ["sweep", *TINY, "sweep=random", "search.trials=1"])
+        with pytest.raises(SystemExit) as end:
+            sweep.main()
+        assert end.value.code == 128 + signal.SIGUSR1
+    assert queue.read_text() == "requeue 77\n"
 
 
 def test_what_keeps_a_job_from_its_queue_is_said(

@@ -38,7 +38,7 @@ from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports import sweep as reports
 from lightning_audio.reports.html.several import write_sweep
 from lightning_audio.reports.results import METRICS, PRUNED, number_text, read_metrics, write_failure
-from lightning_audio.training import run_folder
+from lightning_audio.training import run_folder, slurm
 from lightning_audio.training.launch import run_folder_of
 from lightning_audio.training.resume import composed, latest, resumed_folder
 from lightning_audio.training.saved_config import HYDRA, MULTIRUN_FILE
@@ -212,8 +212,9 @@ def _work(sweep: Sweep) -> None:
                 raise UserError(_full(sweep)) from error
             raise
         except Interrupted as stopped:
+            requeued = "" if str(stopped) else slurm.requeue(stopped.signum)  # a trial does so itself
             hint = f"resume with the same command, or resume={sweep.folder}"
-            raise Interrupted(stopped.signum, f": {hint}") from None
+            raise Interrupted(stopped.signum, f"{requeued}: {hint}") from None
 
 
 def _full(sweep: Sweep) -> str:
@@ -329,7 +330,8 @@ def _costs(sweep: Sweep) -> list[str]:
 @cli_errors
 def main() -> None:
     outlive_terminal()
-    search(sys.argv[1:])
+    with slurm.requeued():
+        search(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ def note_failure(folder: Path, error: Exception) -> None:
 @cli_errors
 def main() -> None:
     outlive_terminal()
-    launch(sys.argv[1:])
+    with slurm.requeued():
+        launch(sys.argv[1:])
 
 
 if __name__ == "__main__":

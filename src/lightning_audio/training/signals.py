@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from lightning_audio.errors import Interrupted
+from lightning_audio.errors import Interrupted, stop_signals
 
 PATIENCE = 30.0  # seconds without progress after a signal; torchrun waits as long before it kills
 
@@ -32,12 +32,6 @@ class _State:
     pid: int | None = None  # the process that handles signals; what it forks does not
     progress = 0.0  # when training last finished something, by time.monotonic()
     saving = False
-
-
-def stop_signals() -> tuple[signal.Signals, ...]:
-    """The signals that end a run in order; on Slurm, SIGUSR1 announces the end of a job's time."""
-    slurm = (signal.SIGUSR1,) if os.environ.get("SLURM_JOB_ID") and hasattr(signal, "SIGUSR1") else ()
-    return (signal.SIGTERM, signal.SIGINT, *slurm)
 
 
 @contextlib.contextmanager

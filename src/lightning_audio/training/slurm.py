@@ -7,13 +7,14 @@ announces the end of the job's time two minutes ahead.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lightning_audio.errors import masked
+from lightning_audio.errors import Interrupted, masked
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.training.run_folder import newest
 
@@ -46,6 +47,17 @@ def restarted_folder(parent: Path, command: Sequence[str], marker: str) -> Path 
 def _written(command: Sequence[str]) -> str:
     """A job may run several commands."""
     return masked(to_json({"job": job_id(), "command": list(command)})) + "\n"
+
+
+@contextlib.contextmanager
+def requeued() -> Iterator[None]:
+    """Within it a signal between two runs requeues the job, as one within a run does: that says so itself."""
+    try:
+        yield
+    except Interrupted as stopped:
+        if str(stopped):
+            raise
+        raise Interrupted(stopped.signum, requeue(stopped.signum)) from None
 
 
 def requeue(signum: int) -> str:

@@ -47,8 +47,9 @@ def train_apart(arguments: Sequence[str], claim: Claim) -> None:
         said = child.communicate()[1]
     except Interrupted as stopped:
         child.send_signal(stopped.signum)
-        child.communicate()  # what it has to say: a full pipe would keep it
-        raise
+        said = child.communicate()[1]  # which may be more than a pipe holds
+        last = said.strip().rpartition("\n")[2]
+        raise Interrupted(stopped.signum, f": {last}") from None
     if child.returncode:
         file = claim.folder / FAILURE
         lines = [line for line in said.splitlines() if line.strip()] or [f"status {child.returncode}"]
