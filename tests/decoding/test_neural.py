@@ -143,6 +143,7 @@ def test_loss_and_perplexity_are_those_of_brute_force() -> None:
     state = fit_tokenizer(["ab"]).state()
     task = build.assemble(answering, DataInfo(("a", "b"), 8000, 1.0, encoding={"vocabulary": state})).eval()
     assert isinstance(task, Task)
+    assert {id(p) for p in task.parameters() if p.requires_grad} == {*map(id, task.predictor.parameters())}
     targets = torch.tensor([[1, 2, 2], [2, PAD, PAD], [1, 1, PAD]])
     silence = torch.zeros(3, 80, dtype=torch.int16)
     batch = Batch(silence, torch.full((3,), 80), targets, ids=("x", "y", "z"))

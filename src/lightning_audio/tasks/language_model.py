@@ -51,6 +51,7 @@ class LanguageModel(AudioTask):
     ) -> None:
         super().__init__(**shared)
         make, options = predictor_of({"kind": "lstm", **(predictor or {})})
+        self.network.requires_grad_(False)  # processes that share a step would wait for its gradients
         outputs = len(self.labels) + 1
         self.predictor = make(outputs, outputs, **options)
         self.tokenizer = tokenizer_of(dict(self.info.vocabulary or {}))
