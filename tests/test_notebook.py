@@ -19,7 +19,10 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-TINY = "data.clips_per_class=2 data.seconds=0.5 network.widths=[8,16] trainer.max_epochs=1 trainer=cpu"
+TINY = (
+    "data.clips_per_class=2 data.seconds=0.5 network.widths=[8,16] trainer.max_epochs=1 trainer=cpu "
+    "report=null"
+)
 CELL_SECONDS = 240  # far more than a cell takes: a kernel that hangs is to end some time
 
 
@@ -188,7 +191,7 @@ def test_a_longer_recording_is_heard_in_windows(executed: dict[str, NotebookNode
 
 @pytest.mark.long
 def test_transfer_freezes_finds_a_rate_unfreezes_and_compares(tmp_path: Path) -> None:
-    tiny = "data.seconds=0.5 network.widths=[8,16] trainer=cpu trainer.max_epochs=2"
+    tiny = "data.seconds=0.5 network.widths=[8,16] trainer=cpu trainer.max_epochs=2 report=null"
     with started("02_transfer", tmp_path, tiny) as client:
         cells = execute(client)
     stages = re.findall(r"(\S+) +[\d,]+ weights", printed(cells["stages"]))
@@ -205,7 +208,8 @@ def test_transfer_freezes_finds_a_rate_unfreezes_and_compares(tmp_path: Path) ->
 
 @pytest.mark.long
 def test_features_are_kept_and_heads_read_them(tmp_path: Path) -> None:
-    with started("03_frozen_features", tmp_path, "data.seconds=1.0 data.clips_per_class=2") as client:
+    tiny = "data.seconds=1.0 data.clips_per_class=2 report=null"
+    with started("03_frozen_features", tmp_path, tiny) as client:
         cells = execute(client)
     assert "samples (3, 16000) -> states (3, 1024, 2)" in printed(cells["states"])
     assert re.match(r"opened again in \d+\.\d s: 0\.\d MB", printed(cells["once"]))

@@ -43,7 +43,7 @@ def test_the_forward_backward_is_that_of_all_paths_and_its_gradient_that_of_torc
 
 @pytest.mark.long
 def test_errors_are_analysed_on_validation(tmp_path: Path) -> None:
-    tiny = "data.val_utterances=40"
+    tiny = "data.val_utterances=40 report=null"
     with started("05_error_analysis", tmp_path, tiny) as client:
         cells = execute(client)
     wer, low, high, words, utterances = numbers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -166,39 +167,34 @@ def test_two_processes_of_torchrun_make_one_folder(tmp_path: Path, monkeypatch: 
     assert "".join((tmp_path / rank).read_text() for rank in "01").count("Run folder:") == 1
 
 
-def test_two_processes_of_srun_make_one_folder(tmp_path: Path) -> None:
+def to_the_end(*arguments: str) -> None:
+    """The program, with what Python does when a process that is no fork ends."""
+    try:
+        program(*arguments)
+    finally:
+        atexit._run_exitfuncs()
+
+
+def test_two_processes_of_srun_make_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`srun --ntasks 2`, which sets these variables, and says nothing of tasks per node."""
+    monkeypatch.setenv("LIGHTNING_AUDIO_LOGS", str(tmp_path))
     options = [*ONE, "trainer=ddp", "trainer.accelerator=cpu"]
     job = {
-        "JOB_ID": "29618",
-        "STEP_ID": "0",
-        "JOB_NAME": "train",
-        "NTASKS": "2",
-        "NNODES": "1",
-        "NODEID": "0",
+        **{"JOB_ID": "29618", "STEP_ID": "0", "JOB_NAME": "train"},
+        **{"NTASKS": "2", "NNODES": "1", "NODEID": "0", "NODELIST": "127.0.0.1"},
     }
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "lightning_audio", "train", *options],
-            env={
-                **os.environ,
-                **{f"SLURM_{name}": value for name, value in job.items()},
-                **{"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODELIST": "127.0.0.1"},
-                **{"OMP_NUM_THREADS": "1", "LIGHTNING_AUDIO_LOGS": str(tmp_path)},
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("1", "0")  # whichever starts first
-    ]
-    out, errors = zip(*(task.communicate(timeout=300) for task in tasks), strict=True)
-    assert [task.returncode for task in tasks] == [0, 0], errors
+    tasks = []
+    for rank in "10":  # whichever starts first
+        for name, value in (job | {"PROCID": rank, "LOCALID": rank}).items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        tasks.append(start(to_the_end, "train", *options, output=tmp_path / rank))
+    statuses = [ended(task) for task in tasks]
+    assert statuses == [0, 0], "".join((tmp_path / f"{rank}.err").read_text() for rank in "01")
     (run,) = (tmp_path / "demo").iterdir()
     assert (run / "metrics.json").is_file()
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert not list(run.glob("config_until_*"))
-    assert "".join(out).count("Run folder:") == 1
+    assert "".join((tmp_path / rank).read_text() for rank in "01").count("Run folder:") == 1
     assert not list(tmp_path.glob(".srun*"))
 
 
