@@ -211,6 +211,17 @@ def test_successive_halving_stops_those_behind(tmp_path: Path) -> None:
     assert Study.of_trial(tmp_path / "elsewhere") is None
 
 
+def test_further_seeds_of_the_best_are_never_stopped(tmp_path: Path) -> None:
+    study, wanted = Study(tmp_path, "max"), plan(6, seeds=2)
+    for number in range(6):
+        claim, score = claimed(study, wanted), 0.5 + number / 100
+        study.is_behind(claim.number, 2, score, 2, 3)
+        finish(study, claim, score)
+    repeat = claimed(study, wanted)
+    assert repeat.overrides[-1] == "seed=1"
+    assert not study.is_behind(repeat.number, 2, 0.1, 2, 3)
+
+
 def test_trials_that_all_fail_end_the_sweep(tmp_path: Path) -> None:
     study = Study(tmp_path, "max")
     for _ in range(5):

@@ -288,10 +288,15 @@ class Study:
             )
 
     def is_behind(self, number: int, epoch: int, value: float, after: int, keep: int) -> bool:
-        """Notes a validation score, and says whether successive halving stops the trial at it."""
+        """Notes a validation score, and says whether successive halving stops the trial at it.
+
+        One that repeats another with another seed never is: their mean would be that of the lucky ones.
+        """
         with self.lock:
             trial = self.trials()[number]
             self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            if "repeats" in trial.user_attrs:
+                return False
             pruner = self.optuna.pruners.SuccessiveHalvingPruner(min_resource=after, reduction_factor=keep)
             return bool(pruner.prune(self.study, self.study.get_trials(deepcopy=True)[number]))
 
