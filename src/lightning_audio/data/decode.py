@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -180,14 +180,19 @@ def decode_clips(
 
     for group in in_threads(lambda group: [decoded(clip) for clip in group], groups, ahead=2):
         yield from group
-    for kind, told in odd.items():
-        shown = printable("; ".join(sorted(told)[:SHOWN]))
-        more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-        sentence = f"{counted(len(told), 'clips')} ({kind.replace('_', ' ')}): {shown}{more}."
+    for sentence in odd_sentences(odd):
         if remarks is None:
             _log.warning("%s", sentence)
         else:
             remarks.append(sentence)
+
+
+def odd_sentences(odd: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A sentence for each kind of what is odd about clips, of which each item names one."""
+    for kind, told in odd.items():
+        shown = printable("; ".join(sorted(told)[:SHOWN]))
+        more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+        yield f"{counted(len(told), 'clips')} ({kind.replace('_', ' ')}): {shown}{more}."
 
 
 def audio_files(paths: Sequence[str | Path]) -> list[Path]:

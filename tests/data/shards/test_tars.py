@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from bucket import Faults, served
-from test_write import noise
+from test_write import FILES, noise, write
 
 from lightning_audio.cli.folds import cross_validate
 from lightning_audio.cli.ngram import _clips_of_run
@@ -314,3 +314,15 @@ def test_tars_of_one_name_from_two_places_are_told_apart(tmp_path: Path) -> None
         for _ in range(2):  # what has been looked at once is trusted the second time
             for seed, store in enumerate(stores):
                 np.testing.assert_array_equal(store.gather([0])[0][0].numpy(), noise(4000, seed))
+
+
+def test_what_is_odd_about_files_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As of files that are decoded into a store: here channels that cancel each other."""
+    half = noise(4000, 0)
+    soundfile.write(tmp_path / "a.wav", np.stack([half, -half], 1), RATE)
+    tar(tmp_path / "tars" / "a.tar", {"a.wav": (tmp_path / "a.wav").read_bytes(), "a.cls": b"x"})
+    opened(tmp_path / "tars", tmp_path / "cache")
+    write([Clip("a", str(tmp_path / "a.wav"), split="train")], tmp_path / "set", kind=FILES)
+    told = [message for message in caplog.messages if "(cancelling)" in message]
+    assert len(told) == 2
+    assert told[0].startswith("a.tar: 1 clip (cancelling): a.wav: its 2 channels")

@@ -20,7 +20,7 @@ from typing import Any
 
 from lightning_audio.data.audio_file import AudioError, read_audio
 from lightning_audio.data.clip import SPLIT_NAMES, Clip, clean_label
-from lightning_audio.data.decode import AUDIO_SUFFIXES
+from lightning_audio.data.decode import AUDIO_SUFFIXES, odd_sentences
 from lightning_audio.data.download import whole_tar
 from lightning_audio.data.manifests import COLUMNS, SPEAKER
 from lightning_audio.data.shards import table as tables
@@ -173,8 +173,11 @@ def _found(
         what = counted(len(untold), "recordings have")
         _log.warning("%s: %s no description, and are left out, such as %s.", tar, what, printable(untold[0]))
     contents = ((name, _bytes(file, data[name])) for name in of)
-    for name, found, crc32 in in_threads(_decoded, contents):
+    odd: dict[str, list[str]] = defaultdict(list)
+    for name, found, crc32, remarks in in_threads(_decoded, contents):
         offset, size = data[name]
+        for kind, remark in remarks.items():
+            odd[kind].append(f"{name}: {remark}")
         for one in of[name]:
             clip = Clip(path=f"{tar}:{name}", **{key: one[key] for key in one if key != "reason"})
             if isinstance(found, str) or "reason" in one:
@@ -183,18 +186,23 @@ def _found(
             frames, rate = found
             stretch, length = _stretch(one, frames, rate)
             yield Row(replace(clip, **stretch), tar, offset, size, rate, length, crc32)
+    for sentence in odd_sentences(odd):
+        _log.warning("%s: %s", tar, sentence)
 
 
-def _decoded(member: tuple[str, bytes]) -> tuple[str, tuple[int, int] | str, int]:
-    """The name of a member; its samples and their rate, or why it can't be read; its checksum."""
+def _decoded(member: tuple[str, bytes]) -> tuple[str, tuple[int, int] | str, int, Mapping[str, str]]:
+    """The name of a member; its samples and their rate, or why it can't be read; its checksum; what is odd
+    about it, by kind."""
     name, content = member
     crc32 = zlib.crc32(content)
     try:
         with as_file(content) as path:
             audio = read_audio(path)
     except AudioError as error:
-        return name, error.reason, crc32
-    return name, audio.cut or (len(audio.samples), audio.rate), crc32
+        return name, error.reason, crc32, {}
+    if audio.cut:
+        return name, audio.cut, crc32, {}
+    return name, (len(audio.samples), audio.rate), crc32, audio.remarks()
 
 
 def _stretch(one: Said, frames: int, rate: int) -> tuple[Said, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lightning_audio.data.audio_file import AudioError, read_audio
+from lightning_audio.data.audio_file import Audio, AudioError, read_audio
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.decode import decode_clips
+from lightning_audio.data.decode import decode_clips, odd_sentences
 from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.shard_set import (
     DIGITS,
@@ -32,6 +34,8 @@ from lightning_audio.data.wave_store import progress
 from lightning_audio.errors import UserError, counted, printable
 
 MEGABYTE = 2**20
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -227,15 +231,16 @@ def _samples(clips: Sequence[Clip], sample_rate: int) -> Iterator[tuple[Row, byt
 def _files(clips: Sequence[Clip], sample_rate: int) -> Iterator[tuple[Row, bytes | None]]:
     """Each file once, before the first clip of it; all are decoded once, to know that they can be."""
 
-    def read(clip: Clip) -> tuple[np.ndarray, int] | AudioError:
+    def read(clip: Clip) -> Audio | AudioError:
         try:
             audio = read_audio(clip.path, clip.start, clip.duration, clip.channel)
             if audio.cut:
                 raise AudioError(clip.path, audio.cut)
-            return audio.samples, audio.rate
+            return audio
         except AudioError as error:
             return error
 
+    odd: dict[str, list[str]] = defaultdict(list)
     path, data, crc32 = "", b"", 0
     for clip, found in zip(clips, in_threads(read, clips), strict=True):
         if isinstance(found, AudioError):
@@ -246,8 +251,11 @@ def _files(clips: Sequence[Clip], sample_rate: int) -> Iterator[tuple[Row, bytes
         if not again:
             data = Path(path).read_bytes()
             crc32 = zlib.crc32(data)
-        samples, rate = found
-        yield Row(clip, "", 0, len(data), rate, len(samples), crc32), None if again else data
+        for kind, remark in found.remarks().items():
+            odd[kind].append(f"{clip.id}: {remark}")
+        yield Row(clip, "", 0, len(data), found.rate, len(found.samples), crc32), None if again else data
+    for sentence in odd_sentences(odd):
+        _log.warning("%s", sentence)
 
 
 def _lasting(error: AudioError) -> str:
