@@ -51,9 +51,9 @@ class Dimension:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step)
 
     def examples(self) -> tuple[str, str, str]:
-        """Its first value, one between, and its last, as options of the command line."""
-        values = self.choices or (self.low, self._between(), self.high)
-        first, between, last = values[0], values[len(values) // 2], values[-1]
+        """Its first value, one between where it is a range, and its last, as options of the command line."""
+        ends = (self.choices[0], self.choices[-1]) if self.choices else (self.low, self.high)
+        first, between, last = ends[0], ends[0] if self.choices else self._between(), ends[1]
         return override(self.name, first), override(self.name, between), override(self.name, last)
 
     def _between(self) -> float:
