@@ -14,12 +14,14 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning_audio.errors import UserError, is_control, is_full
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+T = TypeVar("T")
 
 FLUSHED_AT_ONCE = 32 * 2**20  # bytes
 DEEPEST = 20  # values within values
@@ -80,6 +82,17 @@ def from_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("too many brackets") from None
+
+
+def read_json(file: Path, kind: type[T], mend: str) -> T:
+    """What a JSON file of the project holds, an object of this kind; raises UserError where it is damaged."""
+    try:
+        found = from_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): {mend}.") from None
+    if not isinstance(found, kind):
+        raise UserError(f"{file} is damaged (it holds no {kind.__name__}): {mend}.")
+    return found
 
 
 def _plain(value: Any) -> Any:

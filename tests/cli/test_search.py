@@ -147,6 +147,16 @@ def test_a_sweep_that_was_hopeless_is_over(logs: Path, monkeypatch: pytest.Monke
     assert search([*ONE, "search.trials=1"]) not in (None, first.parent)
 
 
+def test_a_damaged_file_of_another_sweep_costs_nothing(logs: Path) -> None:
+    other = logs / "demo" / "other"
+    other.mkdir(parents=True)
+    for content, said in (("{", "is damaged"), ("[]", "holds no dict"), ("{}", "does not say how")):
+        (other / sweep.SWEEP_FILE).write_text(content)
+        assert not sweep._is_of(other / sweep.SWEEP_FILE, [])
+        with pytest.raises(UserError, match=rf"search\.json .*{said}"):
+            search([f"resume={other}"])
+
+
 def test_train_says_what_draws_values(logs: Path) -> None:
     with pytest.raises(UserError, match="draws values for many runs: start it by `lightning-audio sweep`"):
         launch([*TINY, "sweep=random"])

@@ -15,6 +15,7 @@ from processes import program as whole_program
 from lightning_audio.cli import train as program
 from lightning_audio.cli.train import launch
 from lightning_audio.errors import UserError
+from lightning_audio.reports import sweep as reports
 
 ONE = (*TINY, "trainer.max_epochs=1")
 
@@ -120,3 +121,10 @@ def test_launchers_of_hydra_run_trials_side_by_side(launcher: str, logs: Path) -
     rows = table_of(the_sweep(logs))["runs"]
     assert [row["overrides"]["seed"] for row in rows] == ["0", "1"]
     assert [row["error"] for row in rows] == [None, None]
+
+
+def test_a_damaged_table_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / reports.STUDY).touch()
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
+        reports.as_written(tmp_path)

@@ -8,7 +8,7 @@ lightning-audio sweep resume=SWEEP_FOLDER search.trials=100
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 import time
 import traceback
@@ -33,7 +33,7 @@ from lightning_audio.errors import (
     masked,
     outlive_terminal,
 )
-from lightning_audio.io import to_json, write_atomically
+from lightning_audio.io import read_json, to_json, write_atomically
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports import sweep as reports
 from lightning_audio.reports.html.several import write_sweep
@@ -144,7 +144,7 @@ def _folder(cfg: DictConfig, whole: Any, arguments: Sequence[str]) -> Path:
                 )
         else:
             files = parent.glob(f"*/{SWEEP_FILE}")
-            begun = [file.parent for file in files if _about(file)["arguments"] == command]
+            begun = [file.parent for file in files if _is_of(file, command)]
             folder = run_folder.newest(one for one in begun if not (one / "sweep.json").is_file()) or Path(
                 str(whole.hydra.sweep.dir)
             )
@@ -155,7 +155,17 @@ def _folder(cfg: DictConfig, whole: Any, arguments: Sequence[str]) -> Path:
 
 def _about(file: Path) -> dict[str, Any]:
     """The options of the command that started a sweep, but for those that make no other one."""
-    return json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_json(file, dict, "remove it; its trials stay")
+    if not {"arguments", "trials"} <= found.keys():
+        raise UserError(f"{file} does not say how its sweep was started: remove it; its trials stay.")
+    return found
+
+
+def _is_of(file: Path, command: Sequence[str]) -> bool:
+    """Whether this command started a sweep; of one whose file is damaged nobody knows."""
+    with contextlib.suppress(UserError):
+        return _about(file)["arguments"] == command
+    return False
 
 
 def _prepared(folder: Path, cfg: DictConfig, single: list[str], drawn: list[str]) -> Sweep:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lightning_audio.config.trust import read_yaml
-from lightning_audio.io import terminal, to_json, write_atomically
+from lightning_audio.io import read_json, terminal, to_json, write_atomically
 from lightning_audio.metrics.intervals import direction
 from lightning_audio.reports.results import (
     FAILURE,
@@ -124,10 +123,10 @@ def as_written(folder: Path) -> SweepSummary:
     file = folder / "sweep.json"
     if not (folder / STUDY).is_file() or not file.is_file():
         return summary
-    said = json.loads(file.read_text(encoding="utf-8"))
+    said: dict[str, Any] = read_json(file, dict, "remove it, and start the sweep's command again")
     numbers, best = [row["run"] for row in summary.rows], (said.get("best") or {}).get("run")
     found = numbers.index(best) if best in numbers else None
-    return replace(summary, monitor=said["monitor"], best=found, notes=tuple(said.get("notes", ())))
+    return replace(summary, monitor=said.get("monitor"), best=found, notes=tuple(said.get("notes", ())))
 
 
 def _sweep_row(folder: Path) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_audio.io import to_json
+from lightning_audio.io import read_json, to_json
 from lightning_audio.metrics.intervals import Score, direction, unit_of
 from lightning_audio.reports.html import answers
 from lightning_audio.reports.html.charts import interval_chart, line_chart
@@ -197,7 +196,7 @@ def _answers(
 def robustness_charts(folder: Path) -> list[Any]:
     """The curves that `evaluate --noise` and `--speed` left."""
     place = next((p for p in (folder / ROBUSTNESS, folder / "evaluation" / ROBUSTNESS) if p.is_file()), None)
-    found = json.loads(place.read_text(encoding="utf-8")) if place else []
+    found: list[Any] = read_json(place, list, "evaluate again") if place else []
     charts = []
     for curve in found:
         series: dict[str, list[tuple[float, float]]] = {}
