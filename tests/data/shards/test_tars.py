@@ -16,6 +16,7 @@ import soundfile
 from bucket import Faults, served
 from test_write import FILES, noise, write
 
+from lightning_audio import build
 from lightning_audio.cli.folds import cross_validate
 from lightning_audio.cli.ngram import _clips_of_run
 from lightning_audio.config import compose_config
@@ -259,8 +260,6 @@ def test_a_damaged_table_of_cuts_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_clips_that_are_nowhere_but_in_tars_are_split_here(tmp_path: Path) -> None:
-    from lightning_audio import build
-
     members: dict[str, bytes] = {}
     for key in range(40):
         members |= {f"{key}.flac": flac(noise(400, key)), f"{key}.cls": f"{key % 2}".encode()}
@@ -326,3 +325,12 @@ def test_what_is_odd_about_files_is_told(tmp_path: Path, caplog: pytest.LogCaptu
     told = [message for message in caplog.messages if "(cancelling)" in message]
     assert len(told) == 2
     assert told[0].startswith("a.tar: 1 clip (cancelling): a.wav: its 2 channels")
+
+
+def test_a_release_is_read_from_tars_without_its_files(tmp_path: Path) -> None:
+    members = {"a.flac": flac(noise(4000, 0)), "a.txt": b"ONE TWO"}
+    for split in ("train", "val", "test"):
+        tar(tmp_path / "set" / split / "0.tar", members)
+    cfg = compose_config(["data=librispeech", f"loader.shards={tmp_path / 'set'}", f"paths.cache={tmp_path}"])
+    clips = build.corpus_as_read(cfg).clips()
+    assert [(clip.split, clip.text) for clip in clips] == [(s, "ONE TWO") for s in ("test", "train", "val")]

@@ -38,8 +38,10 @@ class Corpus(ABC):
     folds: tuple[int, ...] = ()
     fold: int = 0  # the test fold, where there are folds
     validation_fold: int | str | None = None  # the fold that is validation: data.validation_fold, by build.py
-    split_from_table = False  # whether it splits the clips of shards itself: `table`, which it is given then
-    table: Sequence[Clip] | None = None
+    split_from_table = (
+        False  # whether it splits the clips of shards itself: `shard_rows`, which it is given then
+    )
+    shard_rows: Sequence[Clip] | None = None
     # What every word of its transcripts is scored as, where that is not the word itself; "" for nothing.
     scored_as: Mapping[str, str] = {}
 

@@ -18,8 +18,8 @@ class Sharded(OwnRecordings):
 
     def rows(self) -> list[Clip]:
         """Raises UserError: without `loader.shards` there are none."""
-        if self.table is not None:
-            return [*self.table]
+        if self.shard_rows is not None:
+            return [*self.shard_rows]
         raise UserError(
             "data=sharded takes its clips from loader.shards=ADDRESS, in training: set that; check, explore "
             "and shard look at files."

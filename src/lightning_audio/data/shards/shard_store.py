@@ -192,7 +192,7 @@ class ShardedCorpus(Corpus):
                 sorted(fold for fold in table["fold"].unique().to_pylist() if fold is not None)
             )
         elif corpus.split_from_table:
-            corpus.table = tables.clips(table)
+            corpus.shard_rows = tables.clips(table)
             self.folds = corpus.folds
         if getattr(corpus, "num_folds", None) not in (None, len(self.folds)):
             raise UserError(
@@ -205,7 +205,7 @@ class ShardedCorpus(Corpus):
         return self.corpus.name
 
     def clips(self) -> list[Clip]:
-        if self.corpus.table is not None:
+        if self.corpus.shard_rows is not None:
             return self.corpus.clips()
         rows = tables.clips(self.store.set.table)
         if self.folds:
@@ -217,7 +217,7 @@ class ShardedCorpus(Corpus):
 
     def remarks(self) -> list[str]:
         """Of what is split here; a release's own files need not be there."""
-        return [] if self.corpus.table is None else self.corpus.remarks()
+        return [] if self.corpus.shard_rows is None else self.corpus.remarks()
 
     def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
         return self.corpus.draw_validation(clips, share, seed)
