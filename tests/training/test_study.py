@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from processes import start
 
 from lightning_audio.errors import UserError
-from lightning_audio.training.search_space import Dimension, override, read_space
+from lightning_audio.training.search_space import Dimension, from_override, override, read_space
 
 optuna = pytest.importorskip("optuna", reason="the extra sweep is not installed")
 
@@ -69,6 +70,10 @@ def test_ranges_and_choices_are_understood() -> None:
     assert found["f"].choices == (3, 5)
     assert found["g"].choices == (1, 2, 3)
     assert override("x", True) == "x=true"
+    parse = OverridesParser.create().parse_override
+    assert from_override(parse("++a.b=1,2")).examples()[::2] == ("++a.b=1", "++a.b=2")
+    first, _, last = from_override(parse("a=c,'x,y'")).examples()
+    assert (parse(first).value(), parse(last).value()) == ("c", "x,y")
     (width,) = read_space({"width": {"factor": 4}}, OmegaConf.create({"width": 2}))
     assert width == Dimension("width", 1, 8, log=True)
     assert width.whole

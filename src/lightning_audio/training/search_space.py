@@ -140,7 +140,7 @@ def _checked(found: Dimension) -> Dimension:
 def _choice(value: Any) -> Any:
     """Optuna keeps numbers, switches and text; a list or a mapping becomes text of the command line."""
     if isinstance(value, QuotedString):
-        return value.text
+        return value.with_quotes()
     if value is None:
         return "null"
     if isinstance(value, list):
@@ -160,7 +160,7 @@ def _by_hydra(name: str, text: str) -> Dimension:
 def from_override(given: Override) -> Dimension:
     """What `KEY=interval(1e-4,1e-2)`, `KEY=tag(log,interval(1e-4,1e-2))`, `KEY=range(1,9)` and `KEY=a,b` of
     a command line mean."""
-    value, name = given.value(), str(given.key_or_group)
+    value, name = given.value(), given.get_key_element()  # with the + of one that is added
     if isinstance(value, IntervalSweep):
         return _checked(Dimension(name, value.start or 0, value.end or 0, "log" in value.tags))
     if isinstance(value, ChoiceSweep):
