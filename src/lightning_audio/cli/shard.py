@@ -15,7 +15,7 @@ from lightning_audio import build, config
 from lightning_audio.cli import arguments
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.datamodule import clips_of
-from lightning_audio.data.shards.shard_set import Index, ShardSet
+from lightning_audio.data.shards.shard_set import MOST_PARTS, Index, ShardSet
 from lightning_audio.data.shards.storage import Storage
 from lightning_audio.data.shards.write import MEGABYTE, Written, verify, write_shards
 from lightning_audio.errors import UserError, cli_errors, counted, printable
@@ -50,7 +50,7 @@ def main() -> None:
         print(f"{found.storage}: {clips} in {shards}, {found.sizes.sum() / 1e9:.3g} GB: {len(bad)} damaged")
         sys.exit(bool(bad))
     number, _, count = options.part.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= MOST_PARTS):
         raise UserError(f"--part {options.part} is no part: give one of 1/N to N/N, such as 3/16.")
     if not options.megabytes > 0:
         raise UserError(f"--megabytes {options.megabytes} is no size: give a number above 0.")

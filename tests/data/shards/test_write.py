@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,6 +231,25 @@ def test_damage_is_found_by_reading_all(clips: list[Clip], tmp_path: Path) -> No
     store = ShardStore(ShardSet.open(str(tmp_path / "set")), RATE, tmp_path / "cache", 1.0)
     with pytest.raises(UserError, match=f"{shard.name} is damaged: clip clip-"):
         store.gather(range(60))
+
+
+def test_what_no_shard_has_is_one_sentence(clips: list[Clip], tmp_path: Path) -> None:
+    write(clips[:3], tmp_path / "set")
+    index = tmp_path / "set" / "shards.json"
+    told = json.loads(index.read_text())
+    addition = told["additions"][0]
+    for odd in ({"parts": 10**12}, {"parts": "1"}, {"name": "../other"}, {"name": None}):
+        index.write_text(json.dumps({**told, "additions": [{**addition, **odd}]}))
+        with pytest.raises(UserError, match=r"shards\.json is damaged"):
+            ShardSet.open(str(tmp_path / "set"))
+    index.write_text(json.dumps(told))
+    part = tmp_path / "set" / addition["name"] / "part-0001-of-0001.parquet"
+    (row, *others) = tables.rows(tables.from_parquet([part.read_bytes()], "set"))
+    rows: list[dict[str, Any]] = [{"offset": -2}, {"length": 10**12}, {"shard": "../../x"}, {"shard": "/x"}]
+    for wrong in rows:
+        part.write_bytes(tables.to_parquet([replace(row, **wrong), *others]))
+        with pytest.raises(UserError, match=r"A table of .* is damaged"):
+            ShardSet.open(str(tmp_path / "set"))
 
 
 def test_names_that_are_no_utf8_are_spelled_and_stay_known(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ from lightning_audio.io import from_json, to_json
 INDEX, FORMAT = "shards.json", "lightning-audio shards, 1"
 SUFFIXES = {"int16": ".int16", "files": ".files"}  # by what shards hold: samples, or files as they were
 DIGITS = 32  # of the SHA-256 of a shard, in its name
+NAMED = re.compile(r"[0-9a-f]{16}")  # additions
+MOST_PARTS = 100_000  # of an addition
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,20 @@ def read_index(storage: Storage) -> Index | None:
         raise UserError(f"{storage}/{INDEX} is none of {FORMAT!r}: name a folder that `shard` has written.")
     try:
         additions = tuple(Addition(**one) for one in told.pop("additions"))
-        return Index(**told, additions=additions)
-    except (TypeError, KeyError) as error:
+        index = Index(**told, additions=additions)
+        _refuse_odd_index(index)
+        return index
+    except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{storage}/{INDEX} is damaged ({error}): put it back, or shard again.") from None
+
+
+def _refuse_odd_index(index: Index) -> None:
+    """Raises ValueError for names and numbers that `shard` does not write."""
+    for one in index.additions:
+        if not NAMED.fullmatch(one.name) or type(one.parts) is not int or not 0 < one.parts <= MOST_PARTS:
+            raise ValueError(f"an addition is {str(one.name)[:40]!r} in {one.parts} parts")
+    if index.content not in SUFFIXES or type(index.sample_rate) is not int:
+        raise ValueError("it names no content, or no rate")
 
 
 def parts_of(storage: Storage, addition: Addition) -> Iterator[bytes | None]:
@@ -119,6 +133,18 @@ class ShardSet:
         paths = [Path(name) for name in self.names]
         self.digests = [path.stem if path.suffix in SUFFIXES.values() else "" for path in paths]
         self.checksums = table["crc32"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+        self._refuse_odd_rows()
+
+    def _refuse_odd_rows(self) -> None:
+        """Raises UserError for places that no shard has, as a table may say that somebody sent."""
+        odd = (self.offset < 0) | (self.bytes < 0) | (self.length < 0)
+        if self.index.content == "int16":
+            odd |= self.bytes != 2 * self.length
+        paths = [Path(name) for name in self.names]
+        outside = [path for path in paths if path.is_absolute() or ".." in path.parts]
+        if odd[self.is_sound].any() or outside:
+            what = f"the shard {outside[0]}" if outside else "stretches that can't be"
+            raise UserError(f"A table of {self.storage} is damaged (it has {what}): shard again.")
 
     @property
     def hash(self) -> str:
