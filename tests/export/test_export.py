@@ -52,6 +52,13 @@ CLASSES = {"_target_": "lightning_audio.tasks.classification.Classification"}
 YAMNET = {"_target_": "lightning_audio.networks.encoders.yamnet.YAMNet"}
 
 
+def test_what_is_no_number_never_agrees() -> None:
+    number, none = np.ones((3, 2), np.float32), np.full((3, 2), np.nan, np.float32)
+    for pair in ((number, none), (none, number), (none, none)):
+        assert max(0.0, agreement_module._largest(*pair)) == np.inf
+    assert agreement_module._largest(number, number) == 0
+
+
 def task_of(rate: int = RATE, **parts: Any) -> Any:
     torch.manual_seed(0)
     answering = {"frontend": LOG_MEL, "normalize": "corpus", "network": LINEAR, "task": CLASSES} | parts

@@ -125,7 +125,7 @@ def write_quantized(
     ends = sorted(100 * sign * end + 0.0 for end in (lost.low, lost.high))
     told = f"{lost.name} {100 * lost.run:.2f} % by the run, {100 * lost.other:.2f} % in eight bits"
     print(f"On validation: {told}; lost {points:.2f} points ({ends[0]:.2f} to {ends[1]:.2f}).")
-    if points > options.max_loss:
+    if not points <= options.max_loss:
         raise UserError(
             f"That is more than --max-loss {options.max_loss:g} points: export in float, or allow more. "
             "Nothing is written."

@@ -92,7 +92,7 @@ def stream_agreement(task: AudioTask, runtime: Runtime) -> Agreement:
         found = np.concatenate([*map(other.push, parts), other.finish()])
         if wanted.shape != found.shape:
             return Agreement(len(streams), len(streams), float("inf"), 0.0, same)
-        difference = max(difference, float(np.abs(wanted - found).max(initial=0.0)))
+        difference = max(difference, _largest(wanted, found))
         same += bool((wanted.argmax(1) == found.argmax(1)).all())
     return Agreement(len(streams), len(streams), difference, 0.0, same)
 
@@ -103,7 +103,7 @@ def _outputs(one: Any, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _largest(own: np.ndarray, other: np.ndarray) -> float:
     """The largest difference; infinite where there are other frames, or what is no number."""
-    if own.shape != other.shape or not np.isfinite(other).all():
+    if own.shape != other.shape or np.isnan(own).any() or not np.isfinite(other).all():
         return float("inf")
     low = FLOOR if own.ndim == 2 else -np.inf
     return float(np.abs(np.maximum(own, low) - np.maximum(other, low)).max(initial=0.0))
