@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,13 @@ from lightning_audio.reports.results import (
     write_metrics,
     write_predictions,
 )
-from lightning_audio.reports.sweep import SweepSummary
+from lightning_audio.reports.sweep import (
+    STUDY,
+    SweepSummary,
+    run_folders,
+    summarise_sweep,
+    write_sweep_report,
+)
 from lightning_audio.training import run as training
 from lightning_audio.training.run import train
 
@@ -258,6 +265,22 @@ def test_sweep_page_marks_the_best_run(tmp_path: Path) -> None:
     page = write_sweep(tmp_path, SweepSummary(rows, "val/perplexity", 1)).read_text(encoding="utf-8")
     assert ">val/perplexity<" in page
     assert "6000" not in page
+
+
+def test_the_page_of_a_drawn_sweep_has_what_it_said_of_the_best(tmp_path: Path) -> None:
+    for number, value in enumerate((0.9, 0.7)):
+        (tmp_path / str(number) / ".hydra").mkdir(parents=True)
+        (tmp_path / str(number) / ".hydra" / "overrides.yaml").write_text(f"[optimizer.lr={number + 1}]")
+        write_metrics(tmp_path / str(number), {"val/accuracy": Score(value, value, value, 50)})
+    (tmp_path / STUDY).touch()
+    summary = replace(
+        summarise_sweep(run_folders(tmp_path)), best=1, notes=("Best: trial 1 by three seeds.",)
+    )
+    write_sweep_report(tmp_path, summary)
+    report.main([str(tmp_path)])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Best: trial 1 by three seeds." in page
+    assert "1 (best)" in page
 
 
 def test_train_dev_is_held_out_of_training_and_scored(tmp_path: Path) -> None:

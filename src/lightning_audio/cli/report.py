@@ -23,6 +23,7 @@ from lightning_audio.reports.html.occlusion import explainer
 from lightning_audio.reports.html.run import write_run_report
 from lightning_audio.reports.html.several import write_comparison, write_folds, write_sweep
 from lightning_audio.reports.results import changed_results, predictions_file, read_metrics, write_metrics
+from lightning_audio.reports.sweep import STUDY
 from lightning_audio.training import saved_config
 from lightning_audio.training.run import quiet
 from lightning_audio.training.scoring import score_split
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     quiet()
     if options.test:
         print(COST)
-    several = (options.runs[0] / saved_config.MULTIRUN_FILE).is_file()
+    several = any((options.runs[0] / name).is_file() for name in (saved_config.MULTIRUN_FILE, STUDY))
     if len(options.runs) > 2 or (several and len(options.runs) > 1):
         raise UserError("Give one run, the folder of folds or of a sweep, or two runs to hold side by side.")
     if several:
