@@ -16,6 +16,7 @@ from processes import ended, program, start
 from lightning_audio.cli import sweep
 from lightning_audio.cli.sweep import search
 from lightning_audio.cli.train import launch
+from lightning_audio.config import Command
 from lightning_audio.errors import UserError
 from lightning_audio.training.checkpoint_files import AtomicCheckpointIO
 
@@ -155,6 +156,20 @@ def test_a_damaged_file_of_another_sweep_costs_nothing(logs: Path) -> None:
         assert not sweep._is_of(other / sweep.SWEEP_FILE, [])
         with pytest.raises(UserError, match=rf"search\.json .*{said}"):
             search([f"resume={other}"])
+
+
+def test_a_sweep_is_known_by_its_options_in_any_order(logs: Path) -> None:
+    file = logs / "demo" / "one" / sweep.SWEEP_FILE
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        '{"arguments": ["experiment=demo", "sweep=random", "seed=1"], "trials": "search.trials=3"}'
+    )
+    given = ["experiment=demo", "sweep=random", f"resume={file.parent}", "search.trials=9"]
+    resumed = sweep._resumed(Command.read(given), given)
+    assert resumed is not None
+    own = [option for option in resumed.arguments if option.split("=")[0] not in sweep.OWN]
+    assert sweep._is_of(file, own)
+    assert not sweep._is_of(file, own[1:])
 
 
 def test_train_says_what_draws_values(logs: Path) -> None:

@@ -136,7 +136,7 @@ def _folder(cfg: DictConfig, whole: Any, arguments: Sequence[str]) -> Path:
         if given:
             folder = Path(str(whole.hydra.sweep.dir)).absolute()
             file = folder / SWEEP_FILE
-            other = file.is_file() and _about(file)["arguments"] != command
+            other = file.is_file() and sorted(_about(file)["arguments"]) != sorted(command)
             if other or (folder / MULTIRUN_FILE).is_file():
                 raise UserError(
                     f"{folder} holds another sweep than this: leave out hydra.sweep.dir, or give it a new "
@@ -162,9 +162,9 @@ def _about(file: Path) -> dict[str, Any]:
 
 
 def _is_of(file: Path, command: Sequence[str]) -> bool:
-    """Whether this command started a sweep; of one whose file is damaged nobody knows."""
+    """Whether this command, in any order, started a sweep; of one whose file is damaged nobody knows."""
     with contextlib.suppress(UserError):
-        return _about(file)["arguments"] == command
+        return sorted(_about(file)["arguments"]) == sorted(command)
     return False
 
 
