@@ -180,6 +180,13 @@ def test_rows_tell_of_loops_and_of_no_end_and_the_worst_get_a_picture(
     assert [file.name for file in (tmp_path / "attention").iterdir()] == ["a_1.png"]
 
 
+def test_log_probabilities_by_ctc_are_not_rounded_to_half_precision() -> None:
+    built, (logits, _, _) = task().eval(), states_and_targets()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        sums = built.decodable(logits)[..., : len(built.labels) + 1].logsumexp(-1)
+    torch.testing.assert_close(sums, torch.zeros_like(sums), rtol=0, atol=1e-5)
+
+
 def test_an_utterance_must_have_room_for_its_tokens_and_their_end() -> None:
     joint, alone = task(), task(ctc_weight=0.0)
     assert joint.frames_needed(torch.tensor([1, 1, 2])) == 4

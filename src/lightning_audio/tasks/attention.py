@@ -97,7 +97,9 @@ class Attention(Transcription):
 
     def decodable(self, logits: Tensor) -> Tensor:
         states = self.norm(logits.float())
-        return states if self.ctc is None else torch.cat([self.ctc(states).log_softmax(-1), states], -1)
+        if self.ctc is None:
+            return states
+        return torch.cat([self.ctc(states).float().log_softmax(-1), states], -1)
 
     def frames_needed(self, target: Tensor) -> int:
         return max(len(target) + 1, frames_needed(target) if self.ctc is not None else 0)
