@@ -319,7 +319,7 @@ class AudioDataModule(pl.LightningDataModule):
         if not (quarantined := self.store.quarantined):
             return ""
         clips, store = len(quarantined) + len(self.store), self.store
-        place = str(store.set.storage) if isinstance(store, ShardStore) else store.folder / QUARANTINE
+        place = str(store.set.storage if isinstance(store, ShardStore) else store.folder / QUARANTINE)
         counts = ", ".join(f"{count} {split}" for split, count in self.quarantined.items()) or "unused"
         return (
             f"{len(quarantined)} of {clips} clips are in quarantine ({counts}): {named(quarantined, place)}"
