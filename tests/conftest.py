@@ -176,7 +176,8 @@ def _merged_once() -> Iterator[None]:
             yield place if "://" in place else digests.get(Path(place)) or _digest(Path(place))
 
     def listed(repo: Any, config_name: str, overrides_list: Sequence[Any], **options: Any) -> Any:
-        groups, values = [], []
+        groups: list[Any] = []
+        values: list[Any] = []
         for override in overrides_list:
             if not override.is_sweep_override():
                 group = repo.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
@@ -186,7 +187,7 @@ def _merged_once() -> Iterator[None]:
             lists[key] = make_list(repo, config_name, groups, **options)
         return replace(lists[key], config_overrides=values)
 
-    def merged(self: ConfigLoaderImpl, defaults: Sequence[Any], repo: Any) -> DictConfig:
+    def merged(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
         key = (repr(defaults), *sources(repo))
         if key not in wholes:
             wholes[key] = pickle.dumps(merge(self, defaults, repo))

@@ -34,7 +34,7 @@ def test_training_goes_on_without_its_terminal(tmp_path: Path, monkeypatch: pyte
 def without_output(*arguments: str) -> None:
     """The program as Python starts it behind `>&-`."""
     os.close(1)
-    sys.stdout = sys.__stdout__ = None  # type: ignore[assignment, misc]
+    sys.stdout = sys.__stdout__ = None  # type: ignore[misc]
     whole_program(*arguments)
 
 

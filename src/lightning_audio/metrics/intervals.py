@@ -119,10 +119,8 @@ def bootstrap_interval(
     """
     level = expanded_tail(0.025, group_count)
     low, high = np.nanquantile(drawn, (level, 1 - level)) if not np.isnan(drawn).all() else (value, value)
-    if high - low < NO_WIDTH and independent is None:
-        low = high = value
-    elif high - low < NO_WIDTH:
-        low, high = wilson(min(value, 1.0), independent)
+    if high - low < NO_WIDTH:
+        low, high = (value, value) if independent is None else wilson(min(value, 1.0), independent)
     elif bias:
         shift = bias * (np.nanmean(drawn) - value)
         low, high = max(low - shift, 0.0), min(high - shift, 1.0)

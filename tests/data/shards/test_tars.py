@@ -280,8 +280,8 @@ def test_clips_that_are_nowhere_but_in_tars_are_split_here(tmp_path: Path) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lightning_audio.cli.folds.launch", asked.extend)
         cross_validate([*options, "data.num_folds=4"])
-        patch.setattr("lightning_audio.training.saved_config.saved_config", lambda *_: folds_cfg)
         folds_cfg = compose_config([*options, "data.num_folds=4"])
+        patch.setattr("lightning_audio.training.saved_config.saved_config", lambda *_: folds_cfg)
         learned = {clip.id for clip in _clips_of_run(tmp_path, ()) if clip.split == "train"}
     assert asked[-1] == "data.fold=1,2,3,4"
     read = build.prepared(folds_cfg).splits
