@@ -35,7 +35,7 @@ class TrainedTask(Protocol):
 
 
 class StreamingFrontEnd(Protocol):
-    """What `Stream` asks of a front end; see frontend.py."""
+    """What `Stream` asks of a front end; see frontend/base.py."""
 
     n_fft: int
     hop_length: int
