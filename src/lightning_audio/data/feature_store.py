@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class FrontEnd(Protocol):
-    """Waveforms `(B, T)` and lengths -> features `(B, ..., T)` and lengths in frames; see frontend/base.py."""
+    """Waveforms `(B, T)`, lengths -> features `(B, ..., T)`, lengths in frames; see frontend/base.py."""
 
     def __call__(self, waveforms: Tensor, lengths: Tensor, /) -> tuple[Tensor, Tensor]: ...
 
