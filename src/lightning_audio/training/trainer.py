@@ -48,6 +48,8 @@ def build_trainer(
         UserError: options do not fit one another, the device, or the data.
     """
     options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
+    if options.get("strategy") == "ddp" and getattr(getattr(task.network, "encoder", None), "skips", False):
+        options["strategy"] = "ddp_find_unused_parameters_true"
     options |= _for_device(options) | _for_launcher(options) | _at_least_one_batch(options, data)
     _refuse_late_validation(options, data)
     if not options.get("limit_train_batches", 1):

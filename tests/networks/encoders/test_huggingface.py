@@ -16,11 +16,13 @@ from torch import Tensor
 
 from lightning_audio import build
 from lightning_audio.augment.features import SpecAugment
+from lightning_audio.config import compose_config
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.networks.encoders import inputs
 from lightning_audio.networks.encoders.base import Encoder
 from lightning_audio.networks.encoders.huggingface import HuggingFace
+from lightning_audio.training.trainer import build_trainer
 
 transformers = pytest.importorskip("transformers")
 
@@ -125,6 +127,28 @@ def test_a_clip_that_is_shorter_than_a_mask_is_learned_from(name: str) -> None:
     for samples in (60, 4000, 60):
         states, _ = built(*waveforms([samples, samples]))
         assert states.isfinite().all()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_an_encoder_says_whether_it_leaves_weights_out(name: str) -> None:
+    for layer in ("last", 1, 0, -1):
+        built = HuggingFace(config=TINY[name] | {"layerdrop": 0.0}, layer=layer).train()
+        states, _ = built(*waveforms([9000, 8000]))
+        states.square().sum().backward()
+        left = [n for n, p in built.named_parameters() if p.requires_grad and p.grad is None]
+        assert built.skips or not left
+    assert not HuggingFace(config=TINY["whisper"]).skips
+
+
+def test_processes_look_for_weights_that_an_encoder_leaves_out(tmp_path: Path) -> None:
+    options = [f"encoder.config={{{', '.join(f'{k}: {v}' for k, v in TINY['wav2vec2'].items())}}}"]
+    options += ["encoder=huggingface", "encoder.layer=1", "network=pretrained", "frontend=waveform"]
+    options += ["data=demo", "data.clips_per_class=2", "data.seconds=0.5", "data.sample_rate=16000"]
+    options += ["trainer=cpu", "trainer.strategy=ddp", "trainer.devices=1", "logger=none"]
+    cfg = compose_config(options)
+    data, task = build.data_and_task(cfg)
+    trainer = build_trainer(cfg, tmp_path, data, task)
+    assert trainer.strategy._ddp_kwargs == {"find_unused_parameters": True}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", TINY)

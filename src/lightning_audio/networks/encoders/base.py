@@ -24,6 +24,7 @@ class Encoder(nn.Module):
     Attributes:
         sample_rate: in Hz, of the waveforms that it was trained on.
         shape: `(1, width)`.
+        skips: whether a step of training may leave some of its weights without a gradient.
         least: samples that a clip has to have; shorter ones are filled up with zeros by the encoder itself
             where this is 1.
     """
@@ -31,6 +32,7 @@ class Encoder(nn.Module):
     sample_rate: int = 16000
     shape: tuple[int, int]
     least: int = 1
+    skips: bool = False
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -13,8 +13,9 @@ from torch.nn import functional
 from lightning_audio.errors import UserError, did_you_mean, refuse_address
 from lightning_audio.frontend.mask import mask_frames
 from lightning_audio.networks.encoders.base import Encoder, load_weights
-from lightning_audio.networks.encoders.bodies import BODIES
+from lightning_audio.networks.encoders.bodies import AST, BODIES, Moonshine, Whisper
 
+WHOLE = (AST, Moonshine, Whisper)  # bodies all of which is used in every step
 NOT_KEPT = ("id2label", "label2id", "transformers_version", "architectures", "dtype", "torch_dtype")
 ENCODERS = {
     "whisper": "WhisperEncoder",
@@ -73,6 +74,8 @@ class HuggingFace(Encoder):
             )
         self.layer, self.shape = layer, (count if layer == "all" else 1, width)
         self.mix = nn.Parameter(torch.zeros(count)) if layer == "weighted" else None
+        # Layers above the one that is asked for; layers and masks that the library draws.
+        self.skips = layer in (*range(-count, -1), *range(count - 1)) or not isinstance(self.body, WHOLE)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return self.body.output_lengths(lengths.clamp(min=self.least))
