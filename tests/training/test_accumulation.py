@@ -62,7 +62,7 @@ def test_an_update_is_the_mean_gradient_of_its_batches(
 
 @pytest.mark.parametrize("epochs", [-1, 40])
 def test_a_limit_of_updates_says_how_much_of_the_training_is_done(
-    epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[float, int]] = []
 
@@ -78,3 +78,4 @@ def test_a_limit_of_updates_says_how_much_of_the_training_is_done(
     train(compose_config([*TINY, *options, f"trainer.max_epochs={epochs}", "test=false"]), tmp_path)
     assert [share for share, _ in seen] == pytest.approx([batch / 6 for batch in range(6)])
     assert {steps for _, steps in seen} == {3}
+    assert f"epoch 1{'' if epochs < 0 else '/40'}  " in capsys.readouterr().out

@@ -16,4 +16,5 @@ class EpochLines(Callback):
         fresh = ("train", "val") if every and (trainer.current_epoch + 1) % every == 0 else ("train",)
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
         shown = "  ".join(f"{k} {v:.4f}" for k, v in sorted(scores.items()) if k.split("/")[0] in fresh)
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}", flush=True)
+        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""  # else updates are limited
+        print(f"epoch {trainer.current_epoch + 1}{of}  {shown}", flush=True)
