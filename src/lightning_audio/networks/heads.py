@@ -107,7 +107,8 @@ class NeighbourHead(Network):
 
     Each of the k counts by the exponential of its cosine times a learned scale (Wu et al. 2018, Unsupervised
     Feature Learning via Non-parametric Instance Discrimination, arXiv:1805.01978). In training a clip is no
-    neighbour of itself. For labels that exclude one another; what it remembers goes into checkpoints.
+    neighbour of itself, as long as augmentation leaves it as it is. For labels that exclude one another; what
+    it remembers goes into checkpoints.
 
     Args:
         k: neighbours that count.
