@@ -56,7 +56,7 @@ def test_the_program_says_what_it_did(
     with pytest.raises(SystemExit) as end:
         shard(monkeypatch, "--verify", str(out))
     assert end.value.code == 1
-    assert ShardSet.open(str(out)).table["id"].equals(ShardSet.open(str(folder)).table["id"])
+    assert [*ShardSet.open(str(out)).clips.column("id")] == [*ShardSet.open(str(folder)).clips.column("id")]
     for wrong in ("0/2", "3/2", "two"):
         with pytest.raises(SystemExit) as end:
             shard(monkeypatch, *CORPUS, str(out), "--part", wrong)
@@ -79,7 +79,7 @@ def test_a_run_from_a_failing_bucket_is_the_run_from_the_folder_and_resumes(
     assert scores["data"]["clips"] == {"train": 80, "val": 0, "test": 20}
     predictions = (tmp_path / "whole" / "predictions.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in predictions} == {
-        name for name in ShardSet.open(str(folder)).table["id"].to_pylist() if name.startswith("f1-")
+        name for name in ShardSet.open(str(folder)).clips.column("id") if name.startswith("f1-")
     }
     step, seen = AudioTask.training_step, 0
 

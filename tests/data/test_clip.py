@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_audio.data.clip import Clip, clean_label, look_alikes, problems, validated
+from lightning_audio.data.clip import Clip, clean_label, look_alikes, problems
+from lightning_audio.data.clip_table import validated
 from lightning_audio.errors import UserError
 
 LABELS = ("bell", "dog", "rain")

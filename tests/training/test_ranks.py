@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
@@ -16,9 +19,11 @@ from conftest import TINY
 from processes import ended, program, start
 from torch.distributed import TCPStore
 
+from lightning_audio.data.batch import Batch
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.ranks import rate_factor
+from lightning_audio.training.trainer import _refuse_parted_weights
 
 # 80 clips in batches of 12 for a step of all: the last step of an epoch has 8. No BatchNorm, nothing drawn.
 SAME = (
@@ -176,6 +181,89 @@ def test_a_process_that_is_lost_ends_the_others_in_a_sentence(
     (sentence,) = [line for line in left.splitlines() if line.startswith("error: ")]
     assert "of the run has ended" in sentence or "was stopped" in sentence
     assert sentence.endswith(f"look at what it says, then resume with resume={the_run(tmp_path)}.")
+
+
+def notes_clips(*arguments: str) -> None:
+    """The program, of which each process leaves a file with the epoch and the clips of its steps."""
+    training_step = AudioTask.training_step
+    file = Path(os.environ["LIGHTNING_AUDIO_LOGS"]).parent / f"clips_{os.environ['RANK']}"
+
+    def noted(task: AudioTask, batch: Batch, batch_idx: int) -> object:
+        with file.open("a") as told:
+            told.write(json.dumps([task.current_epoch, *batch.ids]) + "\n")
+        return training_step(task, batch, batch_idx)
+
+    AudioTask.training_step = noted  # type: ignore[assignment, method-assign]
+    stop = (arguments[0] == "stop") * 9  # in the second of the epochs of 7 steps
+    stops_after_step(stop, *arguments[stop > 0 :])
+
+
+def notes_clips_and_stops(*arguments: str) -> None:
+    notes_clips("stop", *arguments)
+
+
+@pytest.mark.slow
+def test_two_processes_read_shards_each_its_part_and_resume_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, corpus = tmp_path / "set", [o for o in SAME if o.startswith(("experiment", "data"))]
+    assert ended(start(program, "shard", *corpus, str(shards), "--megabytes", "0.05")) == 0
+    options = [*SAME, "loader.batch_size=6", "test=false", f"loader.shards={shards}", "loader.workers=2"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    for folder, work, code, again in (
+        (whole, notes_clips, 0, []),
+        (cut, notes_clips_and_stops, 143, []),
+        (cut, notes_clips, 0, ["resume=latest"]),
+    ):
+        group = Group(folder, monkeypatch, 2, [*options, *again], work=work)
+        assert group.ended() == [code] * 2, group.said()
+    read = [[json.loads(line) for line in (whole / f"clips_{r}").read_text().splitlines()] for r in (0, 1)]
+    for epoch in (0, 1):
+        parts = [[name for at, *names in steps if at == epoch for name in names] for steps in read]
+        assert [*map(len, parts)] == [40, 40]
+        assert len({*parts[0], *parts[1]}) == 80
+    assert [(cut / f"clips_{rank}").read_text() for rank in (0, 1)] == [
+        (whole / f"clips_{rank}").read_text() for rank in (0, 1)
+    ]
+    one, other = weights(the_run(whole)), weights(the_run(cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_a_machine_that_joins_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_AUDIO_LOGS", str(tmp_path / "logs"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "late"]
+    command += ["-m", "lightning_audio", "train", *SAME, "loader.batch_size=6", "test=false"]
+    machines: list[subprocess.Popen[bytes]] = []
+    try:
+        for late in (0, 20):
+            time.sleep(late)
+            assert all(machine.poll() is None for machine in machines), (tmp_path / "0").read_text()
+            with (tmp_path / str(len(machines))).open("wb") as output:
+                machines.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
+        said = [machine.wait(200) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    output = "".join((tmp_path / name).read_text() for name in "01")
+    assert said == [0, 0], output
+    assert output.count("epoch 2/2") == 1
+    assert (the_run(tmp_path) / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    ["fsdp", "deepspeed_stage_3", {"_target_": "pytorch_lightning.strategies.ModelParallelStrategy"}],
+)
+def test_a_strategy_that_parts_the_weights_is_refused(strategy: object) -> None:
+    with pytest.raises(UserError, match=r"parts the weights over processes.*set trainer=ddp"):
+        _refuse_parted_weights(strategy)
 
 
 def test_rates_by_rule() -> None:

@@ -77,7 +77,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _clips(cfg: DictConfig, fold: int | None = None) -> list[Clip]:
+def _clips(cfg: DictConfig, fold: int | None = None) -> Sequence[Clip]:
     """The clips of the run that tests on this fold, as training splits them."""
     if fold is not None:
         cfg = cfg.copy()

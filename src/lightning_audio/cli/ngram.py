@@ -54,14 +54,14 @@ def training_texts(source: Path, run: Path | None = None, allow: Sequence[str] =
     return texts
 
 
-def _clips_of_run(run: Path, allow: Sequence[str]) -> list[Clip]:
+def _clips_of_run(run: Path, allow: Sequence[str]) -> Sequence[Clip]:
     cfg = saved_config.saved_config(run, allow)
     corpus = build.corpus_as_read(cfg)
     corpus.prepare()
     return clips_of(corpus, cfg.loader.val_fraction, cfg.seed)
 
 
-def _training_rows(source: Path, run: Path | None, allow: Sequence[str]) -> list[Clip]:
+def _training_rows(source: Path, run: Path | None, allow: Sequence[str]) -> Sequence[Clip]:
     clips = read_manifest(source)
     if run is not None:
         held_out = [clip for clip in _clips_of_run(run, allow) if clip.split != "train"]

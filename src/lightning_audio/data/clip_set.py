@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from lightning_audio.data.batch import Batch, without_samples
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import ClipTable
 from lightning_audio.data.feature_store import FeatureViews
 from lightning_audio.data.shards.shard_store import ShardStore
 from lightning_audio.data.targets import Targets
@@ -25,18 +27,18 @@ class ClipSet(Dataset):
 
     Args:
         clips: of the split.
-        rows: where each of them stands in the store.
+        rows: where each of them stands in the store, `(N,)`.
         store: of all clips.
         targets: the encoding of the answers.
     """
 
     def __init__(
-        self, clips: Sequence[Clip], rows: Sequence[int], store: WaveStore | ShardStore, targets: Targets
+        self, clips: Sequence[Clip], rows: Any, store: WaveStore | ShardStore, targets: Targets
     ) -> None:
-        self.clips, self.store, self.targets = tuple(clips), store, targets
+        self.clips, self.store, self.targets = ClipTable.of(clips), store, targets
         self.features: FeatureViews | None = None
         self.encoded = targets.encode(self.clips)
-        self.rows = torch.tensor(rows, dtype=torch.int64)
+        self.rows = torch.as_tensor(rows, dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -45,12 +47,16 @@ class ClipSet(Dataset):
         views = torch.tensor(positions) // len(self)
         positions = [position % len(self) for position in positions]
         rows = self.rows[positions]
-        ids = tuple(self.clips[position].id for position in positions)
+        ids = tuple(self.clips.column("id").at(positions))
         targets, target_lengths = self.targets.gather(self.encoded, positions)
         if self.features is None:
             return Batch(*self.store.gather(rows), targets, ids, target_lengths)
         lengths, features = self.store.lengths[rows], self.features.gather(rows + views * len(self.store))
         return Batch(without_samples(lengths), lengths, targets, ids, target_lengths, *features)
+
+    def take(self, positions: Any) -> ClipSet:
+        """Some of them, without features."""
+        return ClipSet(self.clips.take(positions), self.rows[positions], self.store, self.targets)
 
     def with_features(self, features: FeatureViews) -> ClipSet:
         """The same clips, whose batches hold these features."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_audio.config.ranges import refuse_out_of_range
-from lightning_audio.data.clip import SPLITS, Clip, clips_digest, look_alikes, validated
+from lightning_audio.data.clip import SPLITS, Clip, clips_digest, look_alikes
 from lightning_audio.data.clip_set import ClipSet
+from lightning_audio.data.clip_table import ClipTable, uncollected, validated
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.feature_store import STORES, FeatureViews, FrontEnd, View
 from lightning_audio.data.info import DataInfo
-from lightning_audio.data.manifest_cache import uncollected
 from lightning_audio.data.placement import WHERE, device_of
 from lightning_audio.data.quarantine import QUARANTINE, named
 from lightning_audio.data.sampler import BatchLoader, Reshuffles, balanced, balanced_chances
@@ -32,7 +31,7 @@ NAMED = (*SPLITS, "train_dev")  # the last one where it is asked for
 
 
 @uncollected()
-def clips_of(corpus: Corpus, val_fraction: float = 0.0, seed: int = 0) -> list[Clip]:
+def clips_of(corpus: Corpus, val_fraction: float = 0.0, seed: int = 0) -> ClipTable:
     """The clips of a corpus, validated; a share of the training clips becomes val where there is none.
 
     Raises:
@@ -99,7 +98,7 @@ class AudioDataModule(pl.LightningDataModule):
         if outliers not in ("refuse", "drop"):
             raise UserError(f"loader.outliers={outliers} is unknown: set it to refuse or drop.")
         self.splits: dict[str, ClipSet] = {}
-        self._prepared: tuple[list[Clip], WaveStore | ShardStore | None] | None = None
+        self._prepared: tuple[ClipTable, WaveStore | ShardStore | None] | None = None
         self.featured: dict[str, ClipSet] = {}
         self.dropped = ""
         self.quarantined: Counter[str] = Counter()  # clips of each split that are in quarantine
@@ -115,7 +114,7 @@ class AudioDataModule(pl.LightningDataModule):
         clips, store = self._read_corpus()
         self._prepared = clips, self._open_store(clips, where="disk", opened=store)
 
-    def _read_corpus(self) -> tuple[list[Clip], ShardStore | None]:
+    def _read_corpus(self) -> tuple[ClipTable, ShardStore | None]:
         """The clips, and where they come from shards, the store of these."""
         if not self.shards:
             return clips_of(self.corpus), None
@@ -137,24 +136,26 @@ class AudioDataModule(pl.LightningDataModule):
         clips = self.corpus.with_validation(clips, self.val_fraction, self.seed)
         clips = hold_out(clips, self.train_dev_fraction, self.seed, "train_dev", self.corpus.root)
         refuse_leaks(clips)
-        labels = self.corpus.labels or tuple(sorted(set().union(*set(map(attrgetter("labels"), clips)))))
+        labels = self.corpus.labels or tuple(sorted(set().union(*clips.column("labels").different())))
         self.targets = self.encoding(labels, clips)
         self.labels = self.targets.labels
         where = "disk" if self.features or self.shards else self.where
         self.store = self._open_store(clips, where, store)
         self._prepared = None
         clips = self._without_quarantined(clips)  # the store's now, in the order of its rows
-        self.learned = torch.tensor([clip.split == "train" or clip.fold is not None for clip in clips])
-        outliers, places = self._outliers(clips), [clip.split for clip in clips]
+        places, outliers = clips.column("split"), self._outliers(clips)
+        self.learned = torch.from_numpy(places.equals("train") | ~clips.column("fold").lacks())
         unfit = self.targets.unfit(clip for clip in clips if clip.split)
         self._refuse_unscorable(unfit, len(clips), MEND_TEXT)
         for split in NAMED if self.train_dev_fraction else SPLITS:
-            rows = [row for row, place in enumerate(places) if place == split and row not in outliers]
-            self.unscorable[split] = [(clips[r], unfit[clips[r].id]) for r in rows if clips[r].id in unfit]
-            rows = [row for row in rows if clips[row].id not in unfit] if unfit else rows
-            if not rows and split in ("train", "test"):
+            rows = np.flatnonzero(places.equals(split) & ~outliers)
+            if unfit:
+                is_unfit = np.array([name in unfit for name in clips.column("id").at(rows)], dtype=bool)
+                self.unscorable[split] = [(clip, unfit[clip.id]) for clip in clips.take(rows[is_unfit])]
+                rows = rows[~is_unfit]
+            if not len(rows) and split in ("train", "test"):
                 raise UserError(f"The corpus in {self.corpus.root} has no {split} clips: check its split.")
-            self.splits[split] = ClipSet([clips[row] for row in rows], rows, self.store, self.targets)
+            self.splits[split] = ClipSet(clips.take(rows), rows, self.store, self.targets)
         if self.overfit_batches:
             self._keep_few_batches()
 
@@ -165,9 +166,8 @@ class AudioDataModule(pl.LightningDataModule):
             count = max(round(count * len(batches)), 1)
         train = self.splits["train"]
         kept = sorted({position for batch in batches[:count] for position in batch})
-        clips, rows = [train.clips[position] for position in kept], train.rows[kept].tolist()
         for split in ("train", "val"):
-            self.splits[split] = ClipSet(clips, rows, self.store, self.targets)
+            self.splits[split] = train.take(kept)
 
     def leave_out(self, reasons: Mapping[str, str], mend: str) -> None:
         """Takes clips that a task finds it can't learn or score out of their splits, and into `unscorable`.
@@ -180,8 +180,7 @@ class AudioDataModule(pl.LightningDataModule):
         for split, found in self.splits.items():
             self.unscorable[split] += [(clip, reasons[clip.id]) for clip in found.clips if clip.id in reasons]
             left = [place for place, clip in enumerate(found.clips) if clip.id not in reasons]
-            clips, rows = [found.clips[place] for place in left], found.rows[left].tolist()
-            self.splits[split] = ClipSet(clips, rows, self.store, self.targets)
+            self.splits[split] = found.take(left)
 
     def _refuse_unscorable(self, reasons: Mapping[str, str], clips: int, mend: str) -> None:
         allowed = int(self.max_bad_fraction * clips + 1e-9)
@@ -191,28 +190,29 @@ class AudioDataModule(pl.LightningDataModule):
                 f"run go without {allowed}: {mend}, or raise it."
             )
 
-    def _without_quarantined(self, clips: list[Clip]) -> list[Clip]:
+    def _without_quarantined(self, clips: ClipTable) -> ClipTable:
         """Behind the check for leaks and the draw of validation clips: a mended file changes neither."""
         quarantined = {row.id for row in self.store.quarantined}
         if not quarantined:
             return clips
-        self.quarantined = Counter(clip.split for clip in clips if clip.id in quarantined and clip.split)
-        return [clip for clip in clips if clip.id not in quarantined]
+        is_bad = np.fromiter((name in quarantined for name in clips.column("id")), bool, len(clips))
+        self.quarantined = Counter(clip.split for clip in clips.take(is_bad) if clip.split)
+        return clips.take(~is_bad)
 
-    def _outliers(self, clips: list[Clip]) -> set[int]:
-        """The rows of the training clips that are too long to be learned from; named, and dropped."""
+    def _outliers(self, clips: ClipTable) -> np.ndarray:
+        """The training clips that are too long to be learned from, `(N,)` bool; named, and dropped."""
         if self.max_duration is None:
-            return set()
-        long = (self.store.lengths > self.max_duration * self.sample_rate).nonzero().flatten().tolist()
-        out = [row for row in long if clips[row].split == "train"]
-        if not out:
-            return set()
-        named = f"{len(out)} training clips are longer than loader.max_duration={self.max_duration:g} s"
-        named += f", such as {', '.join(clips[row].id for row in out[:5])}"
+            return np.zeros(len(clips), bool)
+        long = (self.store.lengths > self.max_duration * self.sample_rate).numpy()
+        out = long & clips.column("split").equals("train")
+        if not out.any():
+            return out
+        named = f"{out.sum()} training clips are longer than loader.max_duration={self.max_duration:g} s"
+        named += f", such as {', '.join(clips.column('id').at(np.flatnonzero(out)[:5]))}"
         if self.outliers == "refuse":
             raise UserError(f"{named}: cut them, raise loader.max_duration, or set loader.outliers=drop.")
         self.dropped = f"; {named}: dropped"
-        return set(out)
+        return out
 
     def _open_store(
         self, clips: Sequence[Clip], where: str, opened: WaveStore | ShardStore | None = None
@@ -263,11 +263,11 @@ class AudioDataModule(pl.LightningDataModule):
         """What a task has to know of the data, which have been set up."""
         train = self.splits["train"]
         drawn = self.corpus.draw(train.clips, np.random.default_rng(self.seed))
-        labels = [train.clips[position].labels for position in drawn]
-        times = len(drawn) * balanced_chances(labels) if self.balance else np.ones(len(drawn))
+        labels = train.clips.column("labels").take(drawn)
+        times = len(drawn) * balanced_chances([*labels]) if self.balance else np.ones(len(drawn))
         counts: Counter[str] = Counter()
-        for clip_labels, number in zip(labels, times.tolist(), strict=True):
-            counts.update(dict.fromkeys(clip_labels, number))
+        for code, number in enumerate(np.bincount(labels.codes, times, len(labels.values)).tolist()):
+            counts.update(dict.fromkeys(labels.values[code], number))
         counted = {split: len(clips) for split, clips in self.splits.items()} | {"train": len(drawn)}
         counted["val"] *= self.has_validation
         lengths = self.store.lengths[train.rows].float()
@@ -308,7 +308,8 @@ class AudioDataModule(pl.LightningDataModule):
 
     def remarks(self) -> list[str]:
         """What a user should know of the data before training, a sentence each."""
-        labels = {label for clips in self.splits.values() for clip in clips.clips for label in clip.labels}
+        different = (clips.clips.column("labels").different() for clips in self.splits.values())
+        labels = {label for found in different for those in found for label in those}
         alike = [f"Labels that look alike are told apart: {names}." for names in look_alikes(sorted(labels))]
         if left_out := {clip.id: reason for found in self.unscorable.values() for clip, reason in found}:
             alike.append(f"{describe_unfit(left_out)}: left out of training; in a test they count as wrong.")
@@ -368,7 +369,7 @@ class AudioDataModule(pl.LightningDataModule):
         """The positions of the training clips that make an epoch: the corpus decides, then balance."""
         clips = self.splits["train"].clips
         drawn = self.corpus.draw(clips, rng)
-        return drawn[balanced([clips[position].labels for position in drawn], rng)] if self.balance else drawn
+        return drawn[balanced(clips.column("labels").at(drawn), rng)] if self.balance else drawn
 
     def _draw_views(self, rng: np.random.Generator) -> np.ndarray:
         """The same, of each clip itself or one of its views."""

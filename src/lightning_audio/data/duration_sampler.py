@@ -52,6 +52,9 @@ class DurationSampler(BatchSampler):
             batches[first:] = self.mixed(batches[first:], again)
         return [batches[start : start + self.per_step] for start in range(0, len(batches), self.per_step)]
 
+    def num_steps(self) -> int:
+        return len(self.steps())
+
     def batches_in_order(self) -> list[np.ndarray]:
         rng = self.generator()
         return self.bucketed(self.positions(rng), rng)[self.rank :: self.world_size]

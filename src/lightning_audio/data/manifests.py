@@ -172,19 +172,20 @@ def _rows(path: Path) -> Iterator[Row]:
 
 def _json_rows(path: Path) -> Iterator[Row]:
     # Bytes: only a newline ends a row, not all that Unicode takes for one.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            pairs = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_Pairs)
-        except UnicodeDecodeError:
-            yield number, "it is not UTF-8"
-        except ValueError as error:
-            yield number, f"it is no JSON ({error})"
-        except RecursionError:
-            yield number, "it is no JSON (too many brackets)"
-        else:
-            yield number, _object(pairs)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                pairs = json.loads(line.removesuffix(b"\n").decode("utf-8-sig"), object_pairs_hook=_Pairs)
+            except UnicodeDecodeError:
+                yield number, "it is not UTF-8"
+            except ValueError as error:
+                yield number, f"it is no JSON ({error})"
+            except RecursionError:
+                yield number, "it is no JSON (too many brackets)"
+            else:
+                yield number, _object(pairs)
 
 
 class _Pairs(list):

@@ -147,6 +147,10 @@ class BatchSampler(Sampler[list[int]]):
         whole = (positions[start : start + size] for start in range(0, len(positions), size))
         return [[step[one :: self.per_step] for one in range(self.per_step)] for step in whole]
 
+    def num_steps(self) -> int:
+        """How many `steps` there are, without putting clips in order."""
+        return -(-len(self.positions(self.generator())) // (self.batch_size * self.per_step))
+
     def batches_in_order(self) -> list[np.ndarray]:
         """The batches that this rank reads in an epoch that is not shuffled."""
         order = self.unshuffled(self.positions(self.generator()))[self.rank :: self.world_size]
@@ -168,7 +172,7 @@ class BatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         if self._length is None:  # the same in every epoch, and a draw may take its time
-            self._length = len(self.batches())
+            self._length = self.num_steps() if self.shuffle else len(self.batches_in_order())
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:

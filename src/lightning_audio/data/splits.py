@@ -9,10 +9,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
+
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import NONE, ClipTable, Column, distinct
 from lightning_audio.errors import UserError, counted
 
 # Of a name what is before its last whole number, that number, and what is behind it, such as `.mp3`.
@@ -25,17 +27,18 @@ DEALT_GROUPS = 2000  # in all orders together that are tried for a deal: a fract
 _log = logging.getLogger(__name__)
 
 
-def split_by_fold(clips: Iterable[Clip], test_fold: int) -> list[Clip]:
+def split_by_fold(clips: Iterable[Clip], test_fold: int) -> ClipTable:
     """The clips of one fold become the test split, all others train.
 
     Raises:
         UserError: no clip stands in that fold.
     """
-    clips = list(clips)
-    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
+    table = ClipTable.of(clips)
+    folds = sorted(fold for fold in table.column("fold").different() if fold is not None)
     if test_fold not in folds:
         raise UserError(f"There is no fold {test_fold}: set data.fold to one of {folds}.")
-    return [replace(clip, split="test" if clip.fold == test_fold else "train") for clip in clips]
+    is_test = table.column("fold").equals(test_fold)
+    return table.replaced("split", Column(["train", "test"], is_test.astype(np.int8)))
 
 
 def without_tested_groups(clips: Sequence[Clip]) -> list[Clip]:
@@ -76,7 +79,7 @@ def validate_by_fold(clips: Sequence[Clip], fold: int | str, test_fold: int) -> 
 
 def hold_out(
     clips: Sequence[Clip], share: float, seed: int, into: str = "val", root: str | Path = ""
-) -> list[Clip]:
+) -> ClipTable:
     """Moves about `share` of the training clips to the split `into`, whole groups at a time.
 
     A group moves if the number in [0, 1) that is made of its name and the seed is below `share` (`_number`).
@@ -88,41 +91,51 @@ def hold_out(
     The name of a clip without a group is its file below `root`, so that a recording is not cut apart; where
     all training clips are of one group, each stands for itself.
     """
-    train = [clip for clip in clips if clip.split == "train"]
-    if share == 0 or not train:
-        return list(clips)
-    units = unit_names(train, root)
-    numbers = {name: _number(name, into, seed) for name in {*units.values()}}
-    moved = {name for name, number in numbers.items() if number < share}
-    of_label: dict[str | None, set[str]] = defaultdict(set)
-    for clip in train:
-        for label in clip.labels or (None,):
-            of_label[label].add(units[clip.id])
-    labels = [*of_label.values()]
-    moved |= {min(g, key=numbers.__getitem__) for g in labels if len(g) > 1 and not g & moved}
-    moved -= {max(g, key=numbers.__getitem__) for g in labels if g <= moved}
-    return [
-        replace(clip, split=into) if clip.split == "train" and units[clip.id] in moved else clip
-        for clip in clips
-    ]
+    table = ClipTable.of(clips)
+    rows = np.flatnonzero(table.column("split").equals("train"))
+    if share == 0 or not len(rows):
+        return table
+    train = table.take(rows)
+    units, labels = unit_names(train, root), train.column("labels")
+    numbers = np.array([_number(name, into, seed) for name in units.values])
+    moved = numbers < share
+    of_label: dict[str | None, list[np.ndarray]] = defaultdict(list)
+    sides, of = np.divmod(distinct(labels.codes.astype(np.int64) * len(numbers) + units.codes), len(numbers))
+    for side, those in zip(np.unique(sides), np.split(of, np.flatnonzero(np.diff(sides)) + 1), strict=True):
+        for label in labels.values[side] or (None,):
+            of_label[label].append(those)
+    groups = [np.concatenate(those) for those in of_label.values()]
+    several = [g for g in groups if (g != g[0]).any()]
+    moved[[g[numbers[g].argmin()] for g in several if not moved[g].any()]] = True
+    moved[[g[numbers[g].argmax()] for g in groups if moved[g].all()]] = False
+    return table.replaced("split", table.column("split").put(rows[moved[units.codes]], into))
 
 
-def unit_names(clips: Sequence[Clip], root: str | Path = "") -> dict[str, str]:
-    """By the id of each clip the name of what a split does not cut apart: its group, or else its file below
-    `root`; the stretch of the file where all clips share one name."""
-    names = {clip.id: clip.group or _below(clip.path, root) for clip in clips}
-    if len(clips) > 1 and len({*names.values()}) == 1:
+def unit_names(clips: ClipTable, root: str | Path = "") -> Column:
+    """Of each clip the name of what a split does not cut apart: its group, or else its file below `root`; the
+    stretch of the file where all clips share one name."""
+    numbers: dict[str, int] = {}
+
+    def number(name: str) -> int:
+        return numbers.setdefault(name, len(numbers))
+
+    codes = clips.column("group").mapped(lambda group: number(group) if group else NONE, np.int64)
+    alone = codes == NONE
+    paths = clips.column("path").take(alone)
+    codes[alone] = paths.mapped(lambda path: number(below(path, root)), np.int64)
+    if len(clips) > 1 and len(numbers) == 1:
+        (name,) = numbers
         _log.warning(
             "All %d clips that a split is drawn from are of one group or file, %s: the draw is by clips, so "
             "that what is held out is of the same recording.",
             len(clips),
-            next(iter(names.values())),
+            name,
         )
-        return {clip.id: f"{names[clip.id]} from {clip.start:g}" for clip in clips}
-    return names
+        return Column.of(f"{name} from {start:g}" for start in clips.column("start"))
+    return Column([*numbers], codes)
 
 
-def _below(path: str, root: str | Path) -> str:
+def below(path: str, root: str | Path) -> str:
     """A name that stays when the folder of the recordings is moved."""
     return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
 
@@ -155,7 +168,7 @@ def into_folds(clips: Sequence[Clip], num_folds: int, seed: int, root: str | Pat
     bounded loads, V. Mirrokni et al., SODA 2018). So most recordings keep their fold when some are added: of
     40 alike 7 % move with the next one; to deal them anew would move 57 %. Groups are as in `hold_out`.
     """
-    units = unit_names(clips, root)
+    units = dict(zip((clip.id for clip in clips), unit_names(ClipTable.of(clips), root), strict=True))
     counts = _label_counts(clips, units)
     room = {label: max((1 + SPARE) * n / num_folds, 1) for label, n in _sum(counts).items()}
     folds: list[Counter[str | None]] = [Counter() for _ in range(num_folds)]
@@ -235,15 +248,14 @@ def _deal(
 
 def leaks(clips: Sequence[Clip]) -> dict[str, list[str]]:
     """The groups (recordings, speakers) that stand in more than one split, with these splits."""
-    groups, places = (list(map(attrgetter(field), clips)) for field in ("group", "split"))
-    last = dict(zip(groups, places, strict=True))
-    # A set for each group only where there is something to tell: there may be as many groups as clips.
-    off = {group for group, split in zip(groups, places, strict=True) if split != last[group]} - {None}
-    splits: dict[str, set[str]] = {group: set() for group in sorted(off)}
-    for group, split in zip(groups, places, strict=True):
-        if group in off and split is not None:
-            splits[group].add(split)
-    return {group: sorted(found) for group, found in splits.items() if len(found) > 1}
+    table = ClipTable.of(clips)
+    groups, splits = table.column("group"), table.column("split")
+    keys = distinct(table.keys("group", "split")[~groups.lacks() & ~splits.lacks()])
+    of, places = np.divmod(keys, len(splits.values) + 1)
+    found: dict[str, list[str]] = defaultdict(list)
+    for place in np.flatnonzero(np.isin(of, of[1:][np.diff(of) == 0])).tolist():
+        found[groups.values[of[place] - 1]].append(splits.values[places[place] - 1])
+    return {group: sorted(found[group]) for group in sorted(found)}
 
 
 def refuse_leaks(clips: Sequence[Clip]) -> None:

@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_audio.data.clip import SPLITS, Clip
+from lightning_audio.data.clip_table import ClipTable
 from lightning_audio.errors import UserError
 from lightning_audio.text.normalizer import Normalizer
 from lightning_audio.text.numbers import UnreadableNumber
@@ -88,15 +90,15 @@ class ClassIndex(Targets):
     def encode(self, clips: Sequence[Clip]) -> Tensor:
         """Raises UserError for a clip without exactly one known label."""
         index: dict[tuple[str, ...], int] = {(label,): number for label, number in self.index.items()}
-        try:
-            return torch.tensor([index[clip.labels] for clip in clips], dtype=torch.int64)
-        except KeyError:
-            clip = next(clip for clip in clips if clip.labels not in index)
+        numbers = ClipTable.of(clips).column("labels").mapped(lambda labels: index.get(labels, -1), np.int64)
+        if len(unknown := np.flatnonzero(numbers < 0)):
+            clip = clips[int(unknown[0])]
             several = ", or set task=multilabel" if len(clip.labels) > 1 else ""
             raise UserError(
                 f"Clip {clip.id!r} has the labels {list(clip.labels)}, but this task takes exactly one "
                 f"of the {len(self.labels)} labels of the corpus: mend its row{several}."
-            ) from None
+            )
+        return torch.from_numpy(numbers)
 
 
 class MultiHot(Targets):
@@ -112,15 +114,19 @@ class MultiHot(Targets):
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
         """Raises UserError for a clip with an unknown label."""
-        rows = torch.zeros(len(clips), self.num_outputs)
-        for row, clip in zip(rows, clips, strict=True):
-            if unknown := set(clip.labels) - self.index.keys():
-                raise UserError(
-                    f"Clip {clip.id!r} has the label {min(unknown)!r}, which is none of the "
-                    f"{len(self.labels)} labels of the corpus: mend its row."
-                )
-            row[[self.index[label] for label in clip.labels]] = 1.0
-        return rows
+        column = ClipTable.of(clips).column("labels")
+        known = column.mapped(lambda labels: self.index.keys() >= set(labels or ()), bool)
+        if len(unknown := np.flatnonzero(~known)):
+            clip = clips[int(unknown[0])]
+            label = min(set(clip.labels) - self.index.keys())
+            raise UserError(
+                f"Clip {clip.id!r} has the label {label!r}, which is none of the {len(self.labels)} labels "
+                "of the corpus: mend its row."
+            )
+        rows = np.zeros((len(clips), self.num_outputs), np.float32)
+        for label, number in self.index.items():
+            rows[:, number] = column.mapped(lambda labels, label=label: label in (labels or ()), bool)
+        return torch.from_numpy(rows)
 
 
 class Tokens(Targets):
@@ -222,10 +228,8 @@ class Tokens(Targets):
 
 def refuse_untaught(clips: Sequence[Clip]) -> None:
     """Raises UserError where validation or test asks for a label that no training clip has."""
-    labels = {
-        split: {label for found in {clip.labels for clip in clips if clip.split == split} for label in found}
-        for split in SPLITS
-    }
+    found = ClipTable.of(clips).combinations("split", "labels")
+    labels = {split: {label for side, those in found if side == split for label in those} for split in SPLITS}
     for split in ("test", "val"):
         if labels["train"] and (untaught := sorted(labels[split] - labels["train"])):
             raise UserError(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
-from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from lightning_audio.data.batch import sent
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import ClipTable, in_order
 from lightning_audio.data.decode import DECODER, AudioError, decode_clips
 from lightning_audio.data.later import Later
 from lightning_audio.data.placement import gather_on_device, residence
@@ -77,7 +77,7 @@ class WaveStore(Store):
                 once; the cache cannot be written to or is full; `where` is none of WHERE.
         """
         residence(where, 0)
-        clips = sorted(clips, key=attrgetter("id"))
+        clips = in_order(clips)
         note = _note_of(clips, sample_rate, cache) if len(clips) >= MANY else None
         folder = _noted(note)
         later = Later(partial(_refuse_changed, clips, sample_rate, folder, note)) if folder and note else None
@@ -180,21 +180,22 @@ def _key(clips: Sequence[Clip], sample_rate: int, states: bool = True) -> str:
     """
     # By columns, for a line for each clip took ten times as long; clips in a row that share a file are one
     # run, and a file is asked about once a run.
-    ids, paths = (list(map(attrgetter(field), clips)) for field in ("id", "path"))
-    first = [0, *(row for row, (path, next_) in enumerate(pairwise(paths), start=1) if path != next_)]
-    files = [paths[row] for row in first]
+    table = ClipTable.of(clips)
+    first = np.concatenate([[0], np.flatnonzero(np.diff(table.keys("path"))) + 1])[: len(table)]
+    files = table.column("path").at(first)
     here = f"{Path.cwd()}{os.sep}"
     absolute = [path if path.startswith(os.sep) else here + path for path in files]
     digest = hashlib.sha256(f"store {STORE_VERSION}, {DECODER}, {sample_rate} Hz\n".encode())
-    for texts in (ids, absolute):
+    for texts, count in ((table.column("id"), len(table)), (absolute, len(absolute))):
         # With the lengths of the texts, for what stands between them may stand in them.
-        digest.update(np.fromiter(map(len, texts), dtype="<i8", count=len(texts)).data)
+        digest.update(np.fromiter(map(len, texts), dtype="<i8", count=count).data)
         digest.update("\n".join(texts).encode(errors="surrogatepass"))
     for times in ("start", "duration"):
-        digest.update(np.array(list(map(attrgetter(times), clips)), dtype="<f8").data)  # None becomes NaN
-    digest.update(np.array(first, dtype="<i8").data)
+        seconds = table.column(times).mapped(lambda time: math.nan if time is None else time, "<f8")
+        digest.update(seconds.data)
+    digest.update(first.astype("<i8").data)
     digest.update(_stats(files).data if states else b"files")
-    channels = ["" if clip.channel in (None, "mean") else str(clip.channel) for clip in clips]
+    channels = ["" if channel in (None, "mean") else str(channel) for channel in table.column("channel")]
     if any(channels):  # without, as stores of before channels could be chosen
         digest.update("\n".join(channels).encode())
     return digest.hexdigest()[:16]

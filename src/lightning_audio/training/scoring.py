@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 
-from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.metrics.base import scores
 from lightning_audio.metrics.intervals import Score
@@ -30,8 +29,7 @@ def in_place_of(stage: str, data: AudioDataModule, split: str, most: int | None 
         places = np.unique(data.corpus.draw(found.clips, rng))
     if most is not None and len(places) > most:
         places = np.sort(rng.choice(places, most, replace=False))
-    clips, rows = [found.clips[place] for place in places.tolist()], found.rows[places].tolist()
-    chosen = ClipSet(clips, rows, found.store, found.targets)
+    chosen = found.take(places)
     view.splits = {**data.splits, stage: chosen}
     view.unscorable = {**data.unscorable, stage: [] if most else data.unscorable[split]}
     view.validates = True

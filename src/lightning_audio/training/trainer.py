@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def build_trainer(
         UserError: options do not fit one another, the device, or the data.
     """
     options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
+    _refuse_parted_weights(options.get("strategy"))
     if options.get("strategy") == "ddp" and getattr(getattr(task.network, "encoder", None), "skips", False):
         options["strategy"] = "ddp_find_unused_parameters_true"
     options |= _for_device(options) | _for_launcher(options) | _at_least_one_batch(options, data)
@@ -92,6 +94,20 @@ def _at_least_one_batch(options: dict[str, Any], data: AudioDataModule) -> dict[
             if share * len(data.loader(split, batch_size=size)) < 1:
                 found[f"limit_{split}_batches"] = 1
     return found
+
+
+def _refuse_parted_weights(strategy: Any) -> None:
+    """Raises UserError for a strategy that parts the weights themselves over processes.
+
+    Its parameters are others than those that groups for fine-tuning, averages and checkpoints hold.
+    """
+    named = strategy.get("_target_", "") if isinstance(strategy, dict) else strategy
+    if re.match("fsdp|deepspeed|model_?parallel", str(named).rpartition(".")[2], re.IGNORECASE):
+        raise UserError(
+            f"trainer.strategy={named} parts the weights over processes, and fine-tuning, averages and "
+            "checkpoints of one file take whole ones: set trainer=ddp, and for an encoder that does not fit "
+            "finetune.gradient_checkpointing=true or finetune.lora={rank: 8}."
+        )
 
 
 def _refuse_late_validation(options: dict[str, Any], data: AudioDataModule) -> None:

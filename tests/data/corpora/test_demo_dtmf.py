@@ -14,7 +14,7 @@ import soundfile
 from omegaconf import OmegaConf
 
 from lightning_audio import build, config
-from lightning_audio.data.clip import validated
+from lightning_audio.data.clip_table import validated
 from lightning_audio.data.corpora.demo_dtmf import COLUMNS, DEVIATION, KEYS, ROWS, TWIST_DB, DemoDtmf
 from lightning_audio.data.corpora.digit_strings import WORDS
 from lightning_audio.data.corpora.synthesis import rms

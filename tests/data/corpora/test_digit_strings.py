@@ -17,7 +17,8 @@ from conftest import write_wav
 from omegaconf import OmegaConf
 
 from lightning_audio import build, config
-from lightning_audio.data.clip import Clip, validated
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import validated
 from lightning_audio.data.corpora.digit_strings import (
     FRAME,
     LEVEL_DB,

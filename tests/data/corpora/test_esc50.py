@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lightning_audio.data.clip import validated
+from lightning_audio.data.clip_table import validated
 from lightning_audio.data.corpora import esc50
 from lightning_audio.data.corpora.esc50 import ESC50
 from lightning_audio.data.splits import refuse_leaks

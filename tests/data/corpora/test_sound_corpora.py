@@ -15,7 +15,7 @@ from test_speech_corpora import touch, write
 from lightning_audio import build
 from lightning_audio.cli import check
 from lightning_audio.config import compose_config
-from lightning_audio.data.clip import validated
+from lightning_audio.data.clip_table import validated
 from lightning_audio.data.corpora.audioset import AudioSet
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.corpora.fsd50k import FSD50K

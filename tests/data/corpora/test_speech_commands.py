@@ -16,7 +16,8 @@ import pytest
 import soundfile
 from conftest import write_wav
 
-from lightning_audio.data.clip import Clip, validated
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import validated
 from lightning_audio.data.corpora import speech_commands_rules as rules
 from lightning_audio.data.corpora.speech_commands import SpeechCommands
 from lightning_audio.data.corpora.speech_commands_rules import (

@@ -18,7 +18,8 @@ from conftest import sine, write_wav
 
 from lightning_audio import build
 from lightning_audio.config import compose_config
-from lightning_audio.data.clip import Clip, validated
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import validated
 from lightning_audio.data.corpora import librispeech
 from lightning_audio.data.corpora.an4 import AN4
 from lightning_audio.data.corpora.common_voice import CommonVoice

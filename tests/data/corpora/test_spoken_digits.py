@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lightning_audio import build, config
-from lightning_audio.data.clip import validated
+from lightning_audio.data.clip_table import validated
 from lightning_audio.data.corpora.spoken_digits import SpokenDigits
 from lightning_audio.data.splits import refuse_leaks
 from lightning_audio.errors import UserError

@@ -16,7 +16,7 @@ from test_speech_corpora import sphere, write
 from lightning_audio import build
 from lightning_audio.cli import align, check
 from lightning_audio.config import compose_config
-from lightning_audio.data.clip import validated
+from lightning_audio.data.clip_table import validated
 from lightning_audio.data.corpora.timit import PHONES, SPLIT_OF, TO_39, TO_48, Timit
 from lightning_audio.data.decode import decode
 from lightning_audio.data.info import DataInfo

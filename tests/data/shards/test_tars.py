@@ -23,7 +23,6 @@ from lightning_audio.config import compose_config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import at_rate
 from lightning_audio.data.shards import storage
-from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.shard_store import ShardStore, open_set
 from lightning_audio.errors import UserError
 
@@ -48,7 +47,7 @@ def tar(path: Path, members: Mapping[str, bytes]) -> None:
 def opened(address: object, cache: Path, rate: int = RATE) -> tuple[dict[str, Clip], ShardStore]:
     found = open_set(str(address), cache)
     store = ShardStore(found, rate, cache, 1.0)
-    return {clip.id: clip for clip in tables.clips(found.table)}, store
+    return {clip.id: clip for clip in found.clips}, store
 
 
 def samples(store: ShardStore, clips: Mapping[str, Clip], name: str) -> np.ndarray:

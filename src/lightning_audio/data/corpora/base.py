@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import ClipTable
 from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.data.download import Release
 from lightning_audio.data.splits import deal_out, validate_by_fold
@@ -69,7 +70,7 @@ class Corpus(ABC):
         return self.release.find(self.root, self.cache) if self.release else self.root
 
     @abstractmethod
-    def clips(self) -> list[Clip]:
+    def clips(self) -> Sequence[Clip]:
         """All clips, each with its split, in any order.
 
         Raises:
@@ -84,11 +85,11 @@ class Corpus(ABC):
             f"LIGHTNING_AUDIO_DATA to the folder that holds {self.root.name}."
         )
 
-    def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
+    def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> Sequence[Clip]:
         """The clips with this share of those of training, whole groups, in the split `val`."""
         return deal_out(clips, share, seed)
 
-    def with_validation(self, clips: list[Clip], val_fraction: float, seed: int) -> list[Clip]:
+    def with_validation(self, clips: Sequence[Clip], val_fraction: float, seed: int) -> ClipTable:
         """The clips with a share of those of training moved to val, where there is none; or a whole fold.
 
         Raises:
@@ -97,11 +98,12 @@ class Corpus(ABC):
         if self.validation_fold is not None:
             if val_fraction:
                 raise UserError("data.validation_fold and loader.val_fraction both hold out: leave one out.")
-            return validate_by_fold(clips, self.validation_fold, self.fold)
-        if not val_fraction or any(clip.split == "val" for clip in clips):
+            return ClipTable.of(validate_by_fold(clips, self.validation_fold, self.fold))
+        clips = ClipTable.of(clips)
+        if not val_fraction or clips.column("split").equals("val").any():
             return clips
-        clips = self.draw_validation(clips, val_fraction, seed)
-        if not any(clip.split == "val" for clip in clips):
+        clips = ClipTable.of(self.draw_validation(clips, val_fraction, seed))
+        if not clips.column("split").equals("val").any():
             raise UserError(
                 f"loader.val_fraction={val_fraction} is less than one clip (or group of clips) of any label: "
                 "raise it, or set it to 0."

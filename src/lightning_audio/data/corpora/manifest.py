@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_audio.data.clip import Clip
+import numpy as np
+
+from lightning_audio.data.clip_table import ClipTable, Column
 from lightning_audio.data.corpora.user_recordings import OwnRecordings
 from lightning_audio.data.manifest_cache import remembered
 from lightning_audio.data.manifests import GROUP, describe_unused, read_manifests, refuse_absent_group
@@ -63,7 +64,7 @@ class Manifest(OwnRecordings):
         self.group = (group,) if isinstance(group, str) else tuple(group or ())
         self.separator = separator
 
-    def rows(self) -> list[Clip]:
+    def rows(self) -> ClipTable:
         """All clips.
 
         Raises:
@@ -81,13 +82,14 @@ class Manifest(OwnRecordings):
             lambda: read_manifests(self.files, *options),
         )
         self.notes += filter(None, (describe_unused(path, self.group) for path in paths))
-        joined = [clip for clip in clips if any("," in label for label in clip.labels)]
-        if joined and self.separator is None:
+        labels = clips.column("labels")
+        joined = np.flatnonzero(labels.mapped(lambda those: any("," in label for label in those), bool))
+        if len(joined) and self.separator is None:
             self.notes.append(
                 f"{counted(len(joined), 'clips have')} a comma in a label, such as "
-                f"{joined[0].labels[0]!r}: if these are several, call the column `labels` and set "
+                f"{labels[joined[0]][0]!r}: if these are several, call the column `labels` and set "
                 "data.separator=','."
             )
-        if all(clip.group == clips[0].group for clip in clips):
-            return [replace(clip, group=None) for clip in clips]
+        if len(clips.column("group").different()) == 1:
+            return clips.replaced("group", Column.constant(None, len(clips)))
         return clips

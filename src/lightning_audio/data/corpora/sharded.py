@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.corpora.user_recordings import OwnRecordings
 from lightning_audio.errors import UserError
@@ -16,10 +18,10 @@ class Sharded(OwnRecordings):
 
     title, split_from_table = "shards", True
 
-    def rows(self) -> list[Clip]:
+    def rows(self) -> Sequence[Clip]:
         """Raises UserError: without `loader.shards` there are none."""
         if self.shard_rows is not None:
-            return [*self.shard_rows]
+            return self.shard_rows
         raise UserError(
             "data=sharded takes its clips from loader.shards=ADDRESS, in training: set that; check, explore "
             "and shard look at files."

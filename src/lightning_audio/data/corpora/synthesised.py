@@ -229,7 +229,7 @@ class SynthesisedCorpus(MadeCorpus):
         for row in self.rows():
             write_wav(folder / f"{row.name}.wav", self._samples(row), self.sample_rate)
 
-    def clips(self) -> list[Clip]:
+    def clips(self) -> Sequence[Clip]:
         """All clips; those of `fold` are the test split.
 
         Raises:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from operator import attrgetter
-from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from lightning_audio.data.audio_file import AudioError, channels_of
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import NONE, ClipTable, Column, distinct
 from lightning_audio.data.corpora.base import Corpus
-from lightning_audio.data.splits import hold_out, into_folds, split_by_fold
+from lightning_audio.data.splits import below, hold_out, into_folds, split_by_fold
 from lightning_audio.errors import UserError, counted
 
 
@@ -66,7 +68,7 @@ class OwnRecordings(Corpus):
         self.notes: list[str] = []
 
     @abstractmethod
-    def rows(self) -> list[Clip]:
+    def rows(self) -> Sequence[Clip]:
         """All clips with the split, or the fold, that the recordings bring; with neither where they do not.
         What a user should know of them is added to `notes`.
 
@@ -75,16 +77,17 @@ class OwnRecordings(Corpus):
         """
 
     @cached_property
-    def _rows(self) -> list[Clip]:
-        rows = self.rows()
-        if self.channel is not None:
-            rows = [replace(row, channel=self.channel) if row.channel is None else row for row in rows]
-        if any(row.channel == "each" for row in rows):
-            rows = [clip for row in rows for clip in _channels(row)]
+    def _rows(self) -> ClipTable:
+        rows = ClipTable.of(self.rows())
+        channel = rows.column("channel")
+        if self.channel is not None and channel.lacks().any():
+            rows = rows.replaced("channel", channel.put(channel.lacks(), self.channel))
+        if rows.column("channel").equals("each").any():
+            rows = ClipTable.of([clip for row in rows for clip in _channels(row)])
         self.notes += _repeated(rows)
         return self._grouped_by_file(rows)
 
-    def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
+    def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> ClipTable:
         """As the test split is drawn: those stay that were there when recordings are added."""
         return hold_out(clips, share, seed, "val", self.root)
 
@@ -97,30 +100,32 @@ class OwnRecordings(Corpus):
         """The numbers of the folds, where there are any."""
         if self.num_folds:
             return tuple(range(1, self.num_folds + 1))
-        if any(clip.split for clip in self._rows):
+        if any(self._rows.column("split").different()):
             return ()
-        return tuple(sorted({clip.fold for clip in self._rows if clip.fold is not None}))
+        return tuple(sorted(fold for fold in self._rows.column("fold").different() if fold is not None))
 
-    def clips(self) -> list[Clip]:
+    def clips(self) -> ClipTable:
         """All clips, each in its split.
 
         Raises:
             UserError: something is missing or bad, or there are too few groups to split.
         """
         rows = self._rows
-        brought = "split" if any(clip.split for clip in rows) else "fold" if self.folds else None
-        if any(clip.split or clip.fold is not None for clip in rows):
+        has_split = any(rows.column("split").different())
+        brought = "split" if has_split else "fold" if self.folds else None
+        if has_split or not rows.column("fold").lacks().all():
             if self.num_folds:
                 raise UserError(
                     f"{self.root} has {brought}s of its own: set data.num_folds=null to use them."
                 )
             _refuse_partial(rows, str(brought))
             return rows if brought == "split" else split_by_fold(rows, self.fold)
-        groups = len({clip.group or clip.id for clip in rows})
+        names = rows.column("group").different()
+        groups = len(names) if all(names) else len({clip.group or clip.id for clip in rows})
         if not self.num_folds:
-            train = [replace(row, split="train") for row in rows]
+            train = rows.replaced("split", Column.constant("train", len(rows)))
             clips = hold_out(train, self.test_share, self.split_seed, "test", self.root)
-            if not any(clip.split == "test" for clip in clips):
+            if not clips.column("split").equals("test").any():
                 raise UserError(
                     f"data.test_share={self.test_share} of {groups} groups of clips in {self.root} is less "
                     "than one: raise it, add recordings, or set data.group to smaller groups."
@@ -133,32 +138,36 @@ class OwnRecordings(Corpus):
             )
         return split_by_fold(into_folds(rows, self.num_folds, self.split_seed, self.root), self.fold)
 
-    def _grouped_by_file(self, clips: Sequence[Clip]) -> list[Clip]:
+    def _grouped_by_file(self, clips: ClipTable) -> ClipTable:
         """Clips of one file that have no group become one, unless the table parts them or has no other file:
         a recording is not cut into train and test."""
+        paths, groups = clips.column("path"), clips.column("group")
+        alone = groups.lacks()
+        if not alone.any():
+            return clips
         # One file may go by several names; what is cut from it begins later than it.
-        files = {clip.path: clip.path for clip in clips}
-        files |= {path: os.path.realpath(path) for path in {clip.path for clip in clips if clip.start}}
-        places: dict[str, list[Clip]] = defaultdict(list)
-        for clip in clips:
-            if clip.group is None:
-                places[files[clip.path]].append(clip)
+        later = paths.take(clips.column("start").mapped(bool, bool))
+        files = {path: path for path in paths.different()}
+        files |= {path: os.path.realpath(path) for path in later.different()}
+        if len({*files.values()}) == 1:
+            return clips
+        those = clips.take(alone)
+        sides: dict[str, set[Any]] = defaultdict(set)
+        names: dict[str, str] = {}
+        for path, *side in those.combinations("path", "split", "fold"):
+            sides[files[path]].add(tuple(side))
+            names[files[path]] = min(path, names.get(files[path], path))
+        counts = Counter(files[path] for path in those.column("path"))
         one = {
-            file: min(clip.path for clip in found)
-            for file, found in places.items()
-            if len(found) > 1 and len({(clip.split, clip.fold) for clip in found}) == 1
+            file: below(path, self.root)
+            for file, path in names.items()
+            if counts[file] > 1 and len(sides[file]) == 1
         }
-        if not one or len({*files.values()}) == 1:
-            return [*clips]
-        names = {
-            file: Path(path).relative_to(self.root).as_posix()
-            if Path(path).is_relative_to(self.root)
-            else path
-            for file, path in one.items()
-        }
-        return [
-            replace(clip, group=names.get(files[clip.path])) if clip.group is None else clip for clip in clips
-        ]
+        place = {name: code for code, name in enumerate(groups.values)}
+        codes_of = {file: place.setdefault(name, len(place)) for file, name in one.items()}
+        codes = groups.codes.astype(np.int64)
+        codes[alone] = those.column("path").mapped(lambda path: codes_of.get(files[path], NONE), np.int64)
+        return clips.replaced("group", Column([*place], codes))
 
 
 def _channels(row: Clip) -> Iterator[Clip]:
@@ -174,22 +183,26 @@ def _channels(row: Clip) -> Iterator[Clip]:
         yield replace(row, id=f"{row.id}#{channel}" if channels > 1 else row.id, channel=channel)
 
 
-def _refuse_partial(clips: Sequence[Clip], field: str) -> None:
-    if None in set(map(attrgetter(field), clips)):
-        without = [clip.id for clip in clips if getattr(clip, field) is None]
+def _refuse_partial(clips: ClipTable, field: str) -> None:
+    if (lacks := clips.column(field).lacks()).any():
+        without = clips.take(lacks).column("id").at(slice(None))
         raise UserError(
             f"{len(without)} of {len(clips)} clips have no {field}, such as {', '.join(without[:3])}: give "
             f"all of them a {field}, or none."
         )
 
 
-def _repeated(clips: Sequence[Clip]) -> Iterator[str]:
+def _repeated(clips: ClipTable) -> Iterator[str]:
     """A sentence where the same audio stands in two splits or folds."""
-    places = list(map(attrgetter("path", "start", "channel"), clips))
-    sides = list(map(attrgetter("split", "fold"), clips))
-    known = dict(zip(places, sides, strict=True))
-    again = [clip for clip, place, side in zip(clips, places, sides, strict=True) if side != known[place]]
-    if again:
+    place = ("path", "start", "channel")
+    if len(distinct(clips.keys(*place))) == len(distinct(clips.keys(*place, "split", "fold"))):
+        return
+    places, sides = clips.keys(*place), clips.keys("split", "fold")
+    order = np.argsort(places, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(places[order])), len(order) - 1)
+    known = np.repeat(sides[order[last]], np.diff(last, prepend=-1))
+    again = clips.take(np.sort(order[sides[order] != known]))
+    if len(again):
         yield (
             f"{counted(len(again), 'clips stand')} in two splits or folds, such as {again[0].path} from "
             f"{again[0].start:g} s: what is learned is tested; leave out all but one of each."

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lightning_audio.data.clip_table import distinct
 from lightning_audio.data.duration_sampler import DurationSampler
 from lightning_audio.data.sampler import BatchSampler
 
@@ -44,10 +45,14 @@ class _InShards(BatchSampler):
 
     def numbers(self, shards: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What the clips, or batches, of these shards are put in order by."""
-        different, inverse = np.unique(shards, return_inverse=True)
-        places = rng.permutation(len(different))[inverse]
-        # So few are all open at once.
-        return rng.random(len(shards)) * WINDOW + (places if len(different) > WINDOW else 0)
+        different = distinct(shards)
+        place = np.zeros(shards.max(initial=0) + 1)
+        place[different] = rng.permutation(len(different))
+        numbers = rng.random(len(shards))
+        numbers *= WINDOW
+        if len(different) > WINDOW:  # so few are all open at once
+            numbers += place[shards]
+        return numbers
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self.batches()[self.first_batch :]

@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from lightning_audio.io import from_json, to_json
 
 INDEX, FORMAT = "shards.json", "lightning-audio shards, 1"
 SUFFIXES = {"int16": ".int16", "files": ".files"}  # by what shards hold: samples, or files as they were
+CHUNK = 2**20  # rows whose digest is taken at a time
 DIGITS = 32  # of the SHA-256 of a shard, in its name
 NAMED = re.compile(r"[0-9a-f]{16}")  # additions
 MOST_PARTS = 100_000  # of an addition
@@ -110,7 +110,8 @@ class ShardSet:
     """All rows of a set in the order of the ids, as columns, and where its shards are.
 
     Attributes:
-        table: Arrow; the columns of `Row`.
+        clips: the rows.
+        reasons: why some can't be read, in their order.
         names: of the shards.
         shards: `(N,)`, which of them each row is in; -1 of clips that can't be read.
         offset, bytes, rate, length, crc32: `(N,)` as in Row.
@@ -119,11 +120,13 @@ class ShardSet:
         hash: a digest of all that clips sound like.
     """
 
-    def __init__(self, storage: Storage, index: Index, table: Any) -> None:
-        self.storage, self.index, self.table = storage, index, table
+    def __init__(self, storage: Storage, index: Index, table: tables.Table) -> None:
+        self.storage, self.index, self.clips = storage, index, tables.clips(table)
         self.names, self.shards = tables.coded(table, "shard")
-        self.is_sound = table["reason"].combine_chunks().is_null().to_numpy(zero_copy_only=False)
-        self.shards = np.where(self.is_sound, self.shards, -1).astype(np.int64)
+        reasons = table["reason"]
+        self.is_sound = tables.is_null(reasons)
+        self.reasons: list[str] = reasons.drop_null().to_pylist()
+        self.shards = np.where(self.is_sound, self.shards, -1).astype(np.int32)
         self.offset, self.bytes, self.rate, self.length, self.crc32 = (
             tables.numbers(table, name) for name in ("offset", "bytes", "rate", "length", "crc32")
         )
@@ -132,7 +135,7 @@ class ShardSet:
         # Of a set that somebody else made, nobody knows the digests.
         paths = [Path(name) for name in self.names]
         self.digests = [path.stem if path.suffix in SUFFIXES.values() else "" for path in paths]
-        self.checksums = table["crc32"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+        self.checksums = ~tables.is_null(table["crc32"])
         self._refuse_odd_rows()
 
     def _refuse_odd_rows(self) -> None:
@@ -150,10 +153,11 @@ class ShardSet:
     def hash(self) -> str:
         digest = hashlib.sha256(self.index.content.encode())
         for column in (self.shards, self.offset, self.length):
-            digest.update(np.ascontiguousarray(column).data)
+            for start in range(0, len(column), CHUNK):
+                digest.update(column[start : start + CHUNK].astype(np.int64).data)
         digest.update(json.dumps(self.names).encode())
         if not all(self.digests):  # names of its own say nothing of what is in a shard
-            digest.update(np.ascontiguousarray(self.crc32).data)
+            digest.update(self.crc32.astype(np.uint32).data)
         return digest.hexdigest()[:16]
 
     @classmethod
@@ -174,7 +178,7 @@ class ShardSet:
             parts = [*parts_of(storage, addition)]
             _refuse_missing(storage, addition, parts)
             contents += [part for part in parts if part is not None]
-        return cls(storage, index, tables.from_parquet(contents, str(storage)))
+        return cls(storage, index, tables.Table(contents, str(storage)))
 
 
 def _refuse_missing(storage: Storage, addition: Addition, parts: Sequence[bytes | None]) -> None:
@@ -189,5 +193,7 @@ def _refuse_missing(storage: Storage, addition: Addition, parts: Sequence[bytes 
 
 def sample_counts(shards: ShardSet, sample_rate: int) -> np.ndarray:
     """How long each clip is at this rate, `(N,)`: soxr rounds to the nearest whole number."""
+    if not shards.rate.any() or (shards.rate == sample_rate).all():
+        return shards.length.astype(np.int64)
     rate = np.where(shards.rate == 0, sample_rate, shards.rate)
     return np.floor(shards.length * (sample_rate / rate) + 0.5).astype(np.int64)

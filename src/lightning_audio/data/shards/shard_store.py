@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from torch import Tensor
 
 from lightning_audio.data.audio_file import AudioError, read_audio
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import Column
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.decode import at_rate
 from lightning_audio.data.duration_sampler import DurationSampler
 from lightning_audio.data.quarantine import Quarantined, refuse_many
 from lightning_audio.data.sampler import BatchSampler
-from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.cache import ShardCache
 from lightning_audio.data.shards.sampler import WINDOW, ShardDurationSampler, ShardSampler
 from lightning_audio.data.shards.shard_set import ShardSet, read_index, sample_counts
@@ -29,7 +28,6 @@ from lightning_audio.data.splits import hold_out, split_by_fold
 from lightning_audio.errors import UserError
 
 GIGABYTE = 1e9
-STRETCH = ("start", "duration", "channel")  # of a clip in its file
 
 
 class ShardStore:
@@ -64,7 +62,7 @@ class ShardStore:
         _refuse_small(cache_gb, shards.sizes, str(storage), storage.is_local)
         self.set, self.sample_rate, self.hash = shards, sample_rate, shards.hash
         self.folder = Path(cache) / "shards"
-        self.rows = np.flatnonzero(shards.is_sound)
+        self.rows = np.flatnonzero(shards.is_sound).astype(np.int32)
         self.shards = shards.shards[self.rows]
         self.lengths = torch.from_numpy(sample_counts(shards, sample_rate)[self.rows])
         self.cache = ShardCache(
@@ -77,9 +75,11 @@ class ShardStore:
 
     @property
     def quarantined(self) -> tuple[Quarantined, ...]:
-        table = self.set.table.filter(~self.set.is_sound)
-        columns = (table[name].to_pylist() for name in ("id", "path", "reason"))
-        return tuple(Quarantined(*row) for row in zip(*columns, strict=True))
+        bad = self.set.clips.take(~self.set.is_sound) if self.set.reasons else ()
+        return tuple(
+            Quarantined(clip.id, clip.path, reason)
+            for clip, reason in zip(bad, self.set.reasons, strict=True)
+        )
 
     def confirm_files(self) -> None:
         """As of a WaveStore: shards do not change, and each clip is held against its checksum."""
@@ -135,7 +135,7 @@ class ShardStore:
         return data[first : first + int(self.set.bytes[at])]
 
     def _name(self, row: int) -> str:
-        return self.set.table["id"][int(self.rows[row])].as_py()
+        return self.set.clips.column("id")[int(self.rows[row])]
 
     def _samples(self, data: np.ndarray, row: int) -> np.ndarray:
         found = self._bytes(data, row)
@@ -152,11 +152,10 @@ class ShardStore:
             raise self._unreadable(row, said)
         return samples
 
-    def _stretch(self, row: int) -> tuple[float, float | None, str | None]:
+    def _stretch(self, row: int) -> tuple[float, float | None, int | str | None]:
         """Start, duration and channel of a clip in its file."""
-        at = int(self.rows[row])
-        start, duration, channel = (self.set.table[name][at].as_py() for name in STRETCH)
-        return start, duration, channel
+        clip = self.set.clips[int(self.rows[row])]
+        return clip.start, clip.duration, clip.channel
 
     def _unreadable(self, row: int, reason: str) -> UserError:
         shard = self.set.names[self.shards[row]]
@@ -186,13 +185,11 @@ class ShardedCorpus(Corpus):
         self.corpus, self.store = corpus, store
         self.title, self.labels, self.scored_as = corpus.title, corpus.labels, corpus.scored_as
         self.fold, self.validation_fold = corpus.fold, corpus.validation_fold
-        table = store.set.table
         if store.set.index.folds:
-            self.folds = tuple(
-                sorted(fold for fold in table["fold"].unique().to_pylist() if fold is not None)
-            )
+            folds = store.set.clips.column("fold").different()
+            self.folds = tuple(sorted(fold for fold in folds if fold is not None))
         elif corpus.split_from_table:
-            corpus.shard_rows = tables.clips(table)
+            corpus.shard_rows = store.set.clips
             self.folds = corpus.folds
         if getattr(corpus, "num_folds", None) not in (None, len(self.folds)):
             raise UserError(
@@ -204,22 +201,23 @@ class ShardedCorpus(Corpus):
     def name(self) -> str:
         return self.corpus.name
 
-    def clips(self) -> list[Clip]:
+    def clips(self) -> Sequence[Clip]:
         if self.corpus.shard_rows is not None:
             return self.corpus.clips()
-        rows = tables.clips(self.store.set.table)
+        rows = self.store.set.clips
         if self.folds:
             return split_by_fold(rows, self.fold)
         share, seed = (getattr(self.corpus, name, 0) for name in ("test_share", "split_seed"))
-        if any(clip.split for clip in rows) or not share:
+        if any(rows.column("split").different()) or not share:
             return rows
-        return hold_out([replace(clip, split="train") for clip in rows], share, seed, "test", self.root)
+        train = rows.replaced("split", Column.constant("train", len(rows)))
+        return hold_out(train, share, seed, "test", self.root)
 
     def remarks(self) -> list[str]:
         """Of what is split here; a release's own files need not be there."""
         return [] if self.corpus.shard_rows is None else self.corpus.remarks()
 
-    def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> list[Clip]:
+    def draw_validation(self, clips: Sequence[Clip], share: float, seed: int) -> Sequence[Clip]:
         return self.corpus.draw_validation(clips, share, seed)
 
     def draw(self, clips: Sequence[Clip], rng: np.random.Generator) -> np.ndarray:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.manifest_cache import filled, uncollected
+from lightning_audio.data.clip_table import FIELDS, NONE, ClipTable, Column, Texts, distinct, narrow
 from lightning_audio.errors import UserError, encodable
 
 # Beside the fields of Clip, where its samples are; `reason` says why a clip has none.
-SAMPLE = 1000  # rows by which it is seen whether a column repeats its values
+SHARED = ("path", "text", "group")  # texts that may be those of many rows
+MANY = 1000  # texts that take much room as Python strings
 PLACE = ("shard", "offset", "bytes", "rate", "length", "crc32", "reason")
 
 
@@ -46,6 +48,7 @@ def pyarrow() -> Any:
     """The package; raises UserError where it is not installed."""
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
         raise UserError(
@@ -104,67 +107,143 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
     return content.getvalue()
 
 
-def from_parquet(parts: Iterable[bytes], source: str, sort: bool = True) -> Any:
-    """One Arrow table of all parts, in the order of the ids unless that is not wanted.
+class Table:
+    """The columns of all parts; each is read when it is asked for, and kept by nobody here.
 
     Raises:
         UserError: a part is no such table.
     """
-    pa = pyarrow()
-    try:
-        tables = [
-            pa.parquet.read_table(io.BytesIO(part), page_checksum_verification=True).cast(schema())
-            for part in parts
-        ]
-        whole = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-        return whole.sort_by("id") if sort else whole
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"A table of {source} is damaged ({error}): shard again, into another place."
-        ) from error
+
+    def __init__(self, parts: Iterable[bytes], source: str, sort: bool = True) -> None:
+        pa = pyarrow()
+        self.source = source
+        self._order: Any = None  # numbers of the rows, where they stand in another order
+        with self._damage_told():
+            self._files = [
+                pa.parquet.ParquetFile(
+                    io.BytesIO(part), read_dictionary=[*SHARED], page_checksum_verification=True
+                )
+                for part in parts
+            ]
+        ids = self["id"]
+        if sort and len(ids) and not pa.compute.all(pa.compute.less_equal(ids[:-1], ids[1:])).as_py():
+            self._order = pa.compute.sort_indices(ids)
+
+    def checked(self) -> Table:
+        """Itself, after a look at every column."""
+        for name in schema().names:
+            _ = self[name]
+        return self
+
+    def __len__(self) -> int:
+        return sum(file.metadata.num_rows for file in self._files)
+
+    def __getitem__(self, name: str) -> Any:
+        """An Arrow array of the rows, in the order of the ids if that is wanted."""
+        pa = pyarrow()
+        kind = schema().field(name).type
+        kind = pa.dictionary(pa.int32(), pa.string()) if name in SHARED else kind
+        with self._damage_told():
+            # Group by group: Arrow reads no lists of dictionaries across them.
+            groups = [(file, number) for file in self._files for number in range(file.num_row_groups)]
+            parts = [file.read_row_group(number, [name])[name].cast(kind) for file, number in groups]
+            chunks = pa.chunked_array([chunk for part in parts for chunk in part.chunks], kind)
+            if len(chunks) != len(self):
+                raise ValueError(f"the column {name} has {len(chunks)} rows of {len(self)}")
+            chunks.validate(full=True)
+            whole = chunks.unify_dictionaries().combine_chunks()
+            return whole if self._order is None else whole.take(self._order)
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (pyarrow().ArrowException, OSError, KeyError, ValueError) as error:
+            raise UserError(
+                f"A table of {self.source} is damaged ({error}): shard again, into another place."
+            ) from error
 
 
-def numbers(table: Any, column: str) -> np.ndarray:
-    """A column of numbers `(N,)`; 0 where there is none."""
-    return table[column].combine_chunks().fill_null(0).to_numpy(zero_copy_only=False)
+def numbers(table: Table, column: str) -> np.ndarray:
+    """A column of whole numbers `(N,)`, in as few bytes as they may be added in; 0 where there is none."""
+    found = _numbers(table[column], 0) if len(table) else np.zeros(0)
+    return found.astype(np.int32 if np.abs(found).max(initial=0) < 2**30 else np.int64)
 
 
-def coded(table: Any, column: str) -> tuple[list[str], np.ndarray]:
+def _numbers(found: Any, none: int) -> np.ndarray:
+    """An Arrow array of numbers; not by what Arrow has for it, which takes a second to import pandas."""
+    kind = np.dtype(found.type.to_pandas_dtype())
+    numbers = np.frombuffer(found.buffers()[1], kind, len(found), kind.itemsize * found.offset)
+    return np.where(is_null(found), none, numbers) if found.null_count else numbers
+
+
+def is_null(found: Any) -> np.ndarray:
+    """Which of an Arrow array are, `(N,)` bool."""
+    if found.null_count in (0, len(found)):
+        return np.full(len(found), found.null_count > 0)
+    bits = np.unpackbits(np.frombuffer(found.buffers()[0], np.uint8), bitorder="little")
+    return bits[found.offset : found.offset + len(found)] == 0
+
+
+def coded(table: Table, column: str) -> tuple[list[str], np.ndarray]:
     """A column of repeated texts: the different ones, and which of them each row has."""
+    found = _column(table[column])
+    return [*found.values], found.codes
+
+
+def clips(table: Table) -> ClipTable:
+    """The clips of all rows, in their order."""
+    columns = {name: _column(table[name]) for name in FIELDS if name != "id"}
+    channels = columns["channel"]
+    columns["channel"] = Column([int(c) if c.isdecimal() else c for c in channels.values], channels.codes)
     pa = pyarrow()
-    array = table[column].combine_chunks()
-    array = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    return array.dictionary.to_pylist(), array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    ids = _texts(table["id"])  # each its own
+    pa.default_memory_pool().release_unused()
+    return ClipTable({**columns, "id": Column(ids, np.arange(len(ids), dtype=np.int32))})
 
 
-@uncollected()
-def clips(table: Any) -> list[Clip]:
-    """The clips of all rows, in their order; they share the values that they have in common."""
-    columns = {field.name: _values(table[field.name].combine_chunks()) for field in fields(Clip)}
-    columns["channel"] = [int(c) if c and c.isdecimal() else c for c in columns["channel"]]
-    return filled(columns, len(table))
-
-
-def _values(array: Any) -> list[Any]:
-    """Those of a column, each different one once in memory; lists as tuples."""
+def _column(found: Any) -> Column:
+    """An Arrow array with each different value once."""
     types = pyarrow().types
-    if array.null_count == len(array):
-        return [None] * len(array)
-    if types.is_list(array.type):
-        ends, parts = array.offsets.to_numpy().tolist(), _values(array.values)
-        known: dict[Any, Any] = {}
-        found = (tuple(parts[start:end]) for start, end in pairwise(ends))
-        return [known.setdefault(one, one) for one in found]
-    if not types.is_dictionary(array.type):
-        first = array[:SAMPLE]
-        if len(first.unique()) > len(first) / 2:
-            return array.to_pylist()  # as ids, which have nothing in common
-        array = array.dictionary_encode()
-    different = [*array.dictionary.to_pylist(), None]
-    return [different[code] for code in array.indices.fill_null(len(different) - 1).to_numpy().tolist()]
+    if found.null_count == len(found):
+        return Column.constant(None, len(found))
+    if types.is_list(found.type):
+        return _lists(found)
+    found = found if types.is_dictionary(found.type) else found.dictionary_encode()
+    values, codes = found.dictionary, _numbers(found.indices, NONE)
+    if types.is_string(values.type) and len(values) > MANY:
+        different: Sequence[Any] = _texts(values)
+    elif types.is_floating(values.type):
+        different = array("d", _numbers(values, 0).tobytes())
+    else:
+        different = values.to_pylist()
+    return Column(different, narrow(codes, len(different)))
 
 
-def rows(table: Any) -> list[Row]:
+def _texts(found: Any) -> Texts:
+    """Arrow strings without nulls, whose bytes are not copied."""
+    _, ends, content = found.buffers()
+    ends = np.frombuffer(ends, np.int32, len(found) + 1, 4 * found.offset)
+    return Texts(content or b"", ends)
+
+
+def _lists(found: Any) -> Column:
+    """Arrow lists as tuples: what stands first in a row, then with what stands second, and so on."""
+    starts, parts = _numbers(found.offsets, 0), _column(found.values)
+    lengths, codes, different = np.diff(starts), np.zeros(len(found), np.int64), 1
+    for place in range(lengths.max(initial=0)):
+        has = lengths > place
+        codes *= len(parts.values) + 1
+        codes[has] += parts.codes[starts[:-1][has] + place].astype(np.int64) + 1
+        keys = distinct(codes)
+        codes, different = np.searchsorted(keys, codes), len(keys)
+    row = np.zeros(different, np.int64)
+    row[codes] = np.arange(len(codes))  # any of those that have the value
+    values = [tuple(parts.at(slice(starts[one], starts[one + 1]))) for one in row.tolist()]
+    return Column(values, narrow(codes, different))
+
+
+def rows(table: Table) -> list[Row]:
     """The rows, in their order."""
     places = zip(*(table[name].to_pylist() for name in PLACE), strict=True)
     found = zip(clips(table), places, strict=True)

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 Said = Mapping[str, Any]
 
 
-def read_tars(storage: Storage, cache: Path) -> tuple[Index, Any] | None:
+def read_tars(storage: Storage, cache: Path) -> tuple[Index, tables.Table] | None:
     """The index and the table of the tar files at an address; None where there are none.
 
     They lie there, or in folders that are named as splits. All of them are read, and what is in them decoded,
@@ -67,11 +67,11 @@ def read_tars(storage: Storage, cache: Path) -> tuple[Index, Any] | None:
     index = Index("files", 0, "Sharded", folds=False)
     if kept.is_file():
         with contextlib.suppress(UserError):  # one that is damaged is made again
-            return index, tables.from_parquet([kept.read_bytes()], str(kept))
+            return index, tables.Table([kept.read_bytes()], str(kept)).checked()
     content = tables.to_parquet(_all_rows(storage, places, listed, tars))
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, content)
-    return index, tables.from_parquet([content], str(kept))
+    return index, tables.Table([content], str(kept))
 
 
 def _all_rows(

@@ -79,7 +79,8 @@ def write_shards(
         storage.write(f"{prefix}{len(done):05d}.rows", tables.to_parquet(written))
         done.append(written)
         rows += written
-    storage.write(addition.part(number), tables.to_parquet(rows))
+    # In the order of their ids, in which they are read.
+    storage.write(addition.part(number), tables.to_parquet(sorted(rows, key=lambda row: row.clip.id)))
     for place in range(len(done)):
         storage.remove(f"{prefix}{place:05d}.rows")
     if (index := read_index(storage)) is None or addition not in index.additions:
@@ -116,7 +117,7 @@ def _begin(
         if None in contents:
             unfinished.append(addition)
         else:
-            known |= {clip.id: clip for clip in tables.clips(tables.from_parquet(contents, str(storage)))}  # type: ignore[arg-type]
+            known |= {clip.id: clip for clip in tables.clips(tables.Table(contents, str(storage)))}  # type: ignore[arg-type]
     fresh = [clip for clip in clips if clip.id not in known]
     _refuse_changed([clip for clip in clips if clip.id in known], known, storage)
     if not fresh and not unfinished:
@@ -184,7 +185,7 @@ def _done(storage: Storage, prefix: str) -> Iterator[list[Row]]:
     """The rows of the shards that an earlier process of this part has written."""
     number = 0
     while storage.size(name := f"{prefix}{number:05d}.rows") is not None:
-        yield tables.rows(tables.from_parquet([storage.read(name)], str(storage), sort=False))
+        yield tables.rows(tables.Table([storage.read(name)], str(storage), sort=False))
         number += 1
 
 
@@ -275,7 +276,7 @@ def verify(shards: ShardSet) -> list[str]:
             for row in order[starts[number] : starts[number + 1]]:
                 first = shards.offset[row]
                 if zlib.crc32(content[first : first + shards.bytes[row]]) != shards.crc32[row]:
-                    found.append(f"{name}: clip {shards.table['id'][int(row)]} is damaged")
+                    found.append(f"{name}: clip {shards.clips.column('id')[int(row)]} is damaged")
     return found
 
 
