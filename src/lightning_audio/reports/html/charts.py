@@ -161,7 +161,7 @@ def parallel_chart(
     """A line for each row across an axis for each column, numbers by size, other values by their order."""
     places = np.linspace(LEFT + 20, WIDTH - 60, max(len(axes), 2)).round(1).tolist()
     heights: list[list[float]] = []
-    parts = []
+    parts, texts = [], []
     for n, (name, column) in enumerate(zip(axes, zip(*rows, strict=True), strict=True)):
         place = places[n]
         numeric = all(isinstance(value, float) and math.isfinite(value) for value in column)
@@ -171,11 +171,12 @@ def parallel_chart(
         y = _Axis(numbers, HEIGHT - BOTTOM, TOP + 10, log=spans)
         heights.append([y(value) for value in numbers])
         parts.append(_line(place, TOP + 6, place, HEIGHT - BOTTOM, "axis"))
-        parts.append(_text(place, HEIGHT - 20 + 14 * (n % 2), name))  # long names beside one another
+        texts.append(_text(place, HEIGHT - 20 + 14 * (n % 2), name))  # long names beside one another
         marked = y.ticks() if numeric else [(float(m), str(v)) for m, v in enumerate(distinct)][:12]
-        parts += [_text(place + 5, y(v) + 4, t[:14], "start") for v, t in marked]
+        texts += [_text(place + 5, y(v) + 4, t[:14], "start") for v, t in marked]
+    # Lines lie below the words.
     order = sorted(range(len(rows)), key=lambda row: row == best)  # the best one lies on top
     for row in order:
         path = " ".join(f"{place},{own[row]}" for place, own in zip(places, heights, strict=False))
         parts.append(f'<polyline class="line {"best" if row == best else "others"}" points="{path}"/>')
-    return _svg(title, "".join(parts))
+    return _svg(title, "".join([*parts, *texts]))

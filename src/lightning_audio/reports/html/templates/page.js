@@ -13,13 +13,15 @@
   theme.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; store("theme", root.dataset.theme); name(); });
   name();
 
-  // What scrolls sideways can be scrolled by the keyboard.
+  // What scrolls sideways can be scrolled by the keyboard, and is named by the heading above it.
+  const headings = [...document.querySelectorAll("h1, h2, h3, summary")];
+  const above = (box) => headings.filter((one) => one.compareDocumentPosition(box) & Node.DOCUMENT_POSITION_FOLLOWING).pop();
   const reach = () => {
     for (const box of document.querySelectorAll(".scroll, pre")) {
       if (box.scrollWidth > box.clientWidth) {
         box.tabIndex = 0;
         box.setAttribute("role", "region");
-        box.setAttribute("aria-label", "Table, scrolls sideways");
+        box.setAttribute("aria-label", `${above(box).textContent}, scrolls sideways`);
       } else box.removeAttribute("tabindex");
     }
   };
