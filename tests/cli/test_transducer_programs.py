@@ -109,22 +109,23 @@ def test_hotwords_are_favoured_and_told(
 def test_an_export_says_what_the_run_says(
     run: Path, spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, refused = tmp_path / "model.onnx", tmp_path / "other.onnx"
+    file = tmp_path / "model.onnx"
     export.main([str(run), "--output", str(file)])
     assert "model.predictor.onnx, model.joiner.onnx, model.onnx.json" in capsys.readouterr().out
     evaluate([str(file), "--run", str(run), "--output", str(tmp_path / "out")])
     assert "The same numbers as when it was trained" in capsys.readouterr().out
-    said = []
-    for one in (run, file):
-        predict.main([str(one), str(spoken), "--format", "ctm"])
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
-    for program, words in (
-        (lambda: predict.main([str(file), str(spoken), "--beam", "4"]), "takes the best token each time"),
-        (lambda: export.main([str(run), "--output", str(refused), "--format", "int8"]), "exported in float"),
+    for search in ([], ["--beam", "4"]):
+        said = []
+        for one in (run, file):
+            predict.main([str(one), str(spoken), "--format", "ctm", *search])
+            said.append(capsys.readouterr().out)
+        assert said[0] == said[1]
+    for suffix, form, words in (
+        (".onnx", "int8", "exported in float"),
+        (".pt2", "torch_export", "exported in parts: take --format onnx"),
     ):
         with pytest.raises(SystemExit):
-            program()
+            export.main([str(run), "--output", str(tmp_path / f"other{suffix}"), "--format", form])
         assert words in capsys.readouterr().err
     (tmp_path / "model.joiner.onnx").unlink()
     with pytest.raises(SystemExit):

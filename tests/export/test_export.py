@@ -28,6 +28,7 @@ from lightning_audio.export import agreement as agreement_module
 from lightning_audio.export.card import card_of
 from lightning_audio.export.onnx import onnx_graph, stream_graph
 from lightning_audio.export.parts import parts_of
+from lightning_audio.export.program import Program, exported_program, least_samples
 from lightning_audio.export.streaming import RuntimeStream
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.stream import Stream
@@ -111,6 +112,11 @@ PARTS: dict[str, Callable[[], Any]] = {
 }
 
 
+def program(task: AudioTask) -> Program:
+    card = export.described(task, Path("none")) | {"least_samples": least_samples(task)}
+    return Program(exported_program(task), card)
+
+
 def written(task: AudioTask, folder: Path) -> Runtime:
     export.write(folder / "model.onnx", onnx_graph(task), export.described(task, folder / "none"))
     return Runtime(folder / "model.onnx", threads=1)
@@ -123,6 +129,21 @@ def test_front_ends_and_tasks_say_the_same_in_a_graph(name: str, tmp_path: Path)
     found = agreement_module.agreement(task, written(task, tmp_path), [])
     assert found.clips == found.same_answers == len(agreement_module.MADE)
     assert max(found.difference, found.by_padding) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name", ["per_clip", "mfcc", "three windows", "waveform", "shifts", "trigger", "ctc"]
+)
+def test_front_ends_and_tasks_say_the_same_in_a_program(name: str) -> None:
+    task = PARTS[name]()
+    found = agreement_module.agreement(task, program(task), [])
+    assert found.clips == found.same_answers == len(agreement_module.MADE)
+    assert max(found.difference, found.by_padding) < 1e-5
+
+
+def test_what_has_no_program_is_told_in_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"torch\.export makes no program of the run, take --format onnx: "):
+        program(PARTS["states of yamnet"]())
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 3, "layers": 1}, {"stem": 0}])
@@ -229,8 +250,15 @@ def test_what_stands_behind_the_frames_is_asked_step_by_step(name: str, tmp_path
     assert max(map(len, said)) >= 2
     samples = (3000 * np.random.default_rng(3).standard_normal(20000)).astype(np.int16)
     assert runtime.predict(samples, sample_rate=RATE)[0].seconds == 2.5
-    with pytest.raises(UserError, match="takes the best token each time"):
-        runtime.beam(beam=4)
+    if "joiner" in parts:
+        for options in ({"beam": 4, "nbest": 3}, {"beam": 2, "word_bonus": 2.0, "length_norm": 0.3}):
+            for rows in task.frame_outputs(agreement_module.made_clips(task)):
+                wanted, given = task.beam(**options)(rows), runtime.beam(**options)(rows)
+                assert [one.tokens for one in given] == [one.tokens for one in wanted]
+                assert [one.score for one in given] == pytest.approx([one.score for one in wanted], rel=1e-4)
+    else:
+        with pytest.raises(UserError, match="takes the best token each time"):
+            runtime.beam(beam=4)
     (tmp_path / f"a.{next(iter(parts))}.onnx").write_bytes(b"\x08\x08")
     with pytest.raises(UserError):
         Runtime(tmp_path / "a.onnx")
@@ -315,6 +343,32 @@ def test_predict_takes_the_file_without_torch(
     assert "A table needs rich, which is not installed: take --format csv" in done.stderr
     predict.main([str(tiny_run), str(recording), "--format", "csv", "--windows"])
     assert done.stdout == capsys.readouterr().out
+
+
+def test_a_program_is_loaded_by_torch_alone(tiny_run: Path, tmp_path: Path) -> None:
+    """In a process that does not know this package, with the answers of the run."""
+    file = tmp_path / "demo.pt2"
+    export.main([str(tiny_run), "--output", str(file), "--format", "torch_export"])
+    card = json.loads(card_of(file).read_text())
+    assert card["format"] == "torch_export"
+    assert card["agreement"]["same_answers"] == card["agreement"]["clips"] == 64 + len(agreement_module.MADE)
+    clips = [(3000 * np.random.default_rng(n).standard_normal(n)).astype(np.int16) for n in (5000, 9000, 700)]
+    assert card["least_samples"] <= 9000
+    np.savez(tmp_path / "clips.npz", *clips)
+    code = f"""if True:
+        import sys, numpy, torch
+        sys.modules["lightning_audio"] = None
+        module = torch.export.load({str(file)!r}).module()
+        clips = [*numpy.load({str(tmp_path / "clips.npz")!r}).values()]
+        waveforms = torch.zeros(len(clips), 9000)
+        for row, clip in zip(waveforms, clips):
+            row[: len(clip)] = torch.from_numpy(clip / 32768)
+        (scores,) = module(waveforms, torch.tensor([len(clip) for clip in clips]))
+        print(scores.tolist())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    own = lightning_audio.load(tiny_run).clip_scores(clips)
+    np.testing.assert_allclose(json.loads(done.stdout), own, atol=1e-5)
 
 
 def test_evaluate_gives_the_scores_of_the_run(
@@ -418,6 +472,10 @@ def test_mistakes_are_one_sentence(
 ) -> None:
     output = ["--output", str(tmp_path / "a.onnx")]
     assert "let it end in .onnx" in refused(capsys, str(tiny_run), "--output", str(tmp_path / "a.bin"))
+    torch_export = ["--format", "torch_export"]
+    assert "let it end in .pt2" in refused(capsys, str(tiny_run), *output, *torch_export)
+    program_output = ["--output", str(tmp_path / "a.pt2"), *torch_export]
+    assert "--opset is of ONNX" in refused(capsys, str(tiny_run), *program_output, "--opset", "17")
     assert "--opset 3 is not written here" in refused(capsys, str(tiny_run), *output, "--opset", "3")
     assert "There is no checkpoint" in refused(capsys, str(tmp_path / "none"), *output)
     assert "train with frontend.top_db=null" in refused(capsys, str(tiny_run), *output, "--streaming")

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_audio.augment.base import Transform, check_range, random_below
 from lightning_audio.data.batch import sent
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.mask import frame_mask, mask_frames
+from lightning_audio.frontend.mask import frame_mask, in_export, mask_frames
 
 # Positions are whole numbers of 2**-32 samples: float32 would lose the fraction in a long clip.
 FRACTION_BITS = 32
@@ -21,7 +21,7 @@ FRACTION_BITS = 32
 def roll(x: Tensor, lengths: Tensor, shifts: Tensor) -> Tensor:
     """Each clip shifted in a circle within its own length, to the right by `shifts` `(B,)` samples."""
     shifts = shifts % lengths.clamp(min=1)
-    if torch.jit.is_tracing():  # in a graph for other runtimes
+    if in_export():
         places = (torch.arange(x.shape[1], device=x.device) - shifts[:, None]) % lengths.clamp(min=1)[:, None]
         return mask_frames(x.gather(1, places), lengths)
     if x.device.type == "cpu":

@@ -126,13 +126,17 @@ def export(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="run folder or checkpoint")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE: where its data are, as data.root=FOLDER")
     parser.add_argument(
-        "--output", type=Path, required=True, help="the .onnx file; a .json is written beside it"
+        "--output",
+        type=Path,
+        required=True,
+        help="the .onnx file, or .pt2 of torch_export; a .json is written beside it",
     )
     parser.add_argument(
         "--format",
-        choices=("onnx", "int8", "int8_weights"),
+        choices=("onnx", "torch_export", "int8", "int8_weights"),
         default="onnx",
-        help="int8: the network computes in eight bits; int8_weights: its weights have eight bits [onnx]",
+        help="torch_export: for torch.export.load; int8: the network computes in eight bits; int8_weights: "
+        "its weights have eight bits [onnx]",
     )
     parser.add_argument("--streaming", action="store_true", help="for `predict --stream`: chunk by chunk")
     parser.add_argument("--opset", type=int, help="of ONNX, 17 to 20 [17]")

@@ -2,6 +2,7 @@
 
 lightning-audio export logs/demo/2026-01-31_12-00-00_a1b2 --output demo.onnx
 lightning-audio export RUN --output small.onnx --format int8_weights --max-loss 0.5
+lightning-audio export RUN --output demo.pt2 --format torch_export     (for torch.export.load)
 lightning-audio export TRIGGER_RUN --output words.onnx --streaming
 lightning-audio predict demo.onnx recordings/
 lightning-audio evaluate demo.onnx --run logs/demo/2026-01-31_12-00-00_a1b2
@@ -28,15 +29,20 @@ from lightning_audio.export.agreement import agreement, drop, stream_agreement
 from lightning_audio.export.card import SUFFIX, VERSION, card_of, part_of
 from lightning_audio.export.onnx import OPSET, is_ragged, onnx_graph, stream_graph
 from lightning_audio.export.parts import parts_of
+from lightning_audio.export.program import SUFFIX as PROGRAM
+from lightning_audio.export.program import Program, exported_program, least_samples
 from lightning_audio.export.quantize import CALIBRATED_BY, quantized
 from lightning_audio.export.runtime import Runtime
 from lightning_audio.inference.formats import refuse_output
 from lightning_audio.io import sha256_of, to_json, write_atomically
 from lightning_audio.reports.results import commit, versions
+from lightning_audio.tasks.attention import Attention
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.transducer import Transducer
 from lightning_audio.training import saved_config
 from lightning_audio.training.run import quiet
 
+TORCH = "torch_export"
 COMPARED = 64  # real clips on which the exported model has to say what the run says
 
 
@@ -46,24 +52,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.export(argv)
     quiet()
     refuse_output(options.output)
-    if options.output.suffix != SUFFIX:
-        raise UserError(f"--output {options.output} is no name for a model: let it end in {SUFFIX}.")
+    suffix = PROGRAM if options.format == TORCH else SUFFIX
+    if options.output.suffix != suffix:
+        raise UserError(f"--output {options.output} is no name for such a model: let it end in {suffix}.")
     task = load(options.run, allow=options.allow)
     if options.streaming:
         write_streaming(task, options)
         return
-    content = onnx_graph(task, options.opset or OPSET)  # refused before any clip is looked at
+    # What can't be exported is refused before any clip is looked at.
+    content = (
+        program_of(task, options) if options.format == TORCH else onnx_graph(task, options.opset or OPSET)
+    )
     data = data_of(options, task)
     card = described(task, options.run)
     parts, told = parts_of(task, options.opset or OPSET)
     if parts:
         digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
         card["parts"] = {**told, "sha256": digests}
-    if options.format != "onnx":
+    if options.format.startswith("int8"):
         write_quantized(content, card, task, data, options)
         return
+    if options.format == TORCH:
+        card |= {"format": TORCH, "least_samples": least_samples(task)}
     clips = some_clips(data, "val" if data and data.has_validation else "train", COMPARED) if data else []
-    found = agreement(task, tried(content, card, parts), clips)
+    runtime = Program(content, card) if options.format == TORCH else tried(content, card, parts)
+    found = agreement(task, runtime, clips)
     found.refuse_other()
     write(options.output, content, {**card, "agreement": found.as_dict()}, parts)
     what = f"{len(clips)} clips and {found.made} made ones" if clips else f"{found.made} made clips"
@@ -75,6 +88,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Written: {options.output} ({len(content) / 1e6:.2f} MB) and {', '.join(names)}")
 
 
+def program_of(task: AudioTask, options: argparse.Namespace) -> bytes:
+    """The program of a task; raises UserError where it has none, or an option is for ONNX alone."""
+    if options.opset:
+        raise UserError("--opset is of ONNX: leave it out, or take --format onnx.")
+    if isinstance(task, Transducer | Attention):
+        name = type(task).__name__.lower()
+        raise UserError(f"Runs of task={name} are exported in parts: take --format onnx.")
+    return exported_program(task)
+
+
 def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
     """Writes a file that takes a stream chunk by chunk, where it hears what the run hears.
 
@@ -82,7 +105,7 @@ def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
         UserError: the run needs whole recordings, or another format is asked for, or the two do not agree.
     """
     if options.format != "onnx":
-        raise UserError(f"--streaming is exported in float: leave out --format {options.format}.")
+        raise UserError(f"--streaming is exported as ONNX in float: leave out --format {options.format}.")
     content, told = stream_graph(task, options.opset or OPSET)
     card = {**described(task, options.run), **told}
     card["stream"]["detection"] = getattr(task, "detection", {})

@@ -1,18 +1,20 @@
-"""Greedy decoders of transducers and of attention that ask for one step after another, without torch.
+"""Decoders of transducers and of attention that ask for one step after another, without torch.
 
 What they ask are functions of arrays, such as the parts of an exported file are; what they find is what
-`TransducerGreedy` finds, and `AttentionSearch` with a beam of 1 and no CTC.
+`TransducerGreedy` and `TransducerBeam` find, and `AttentionSearch` with a beam of 1 and no CTC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lightning_audio.decoding.alignment import Rows, TokenSpan, best_path, monotonic_peaks
 from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, refuse_nan
+from lightning_audio.decoding.transducer_search import TransducerSearch
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import Tokenizer
 
@@ -62,13 +64,14 @@ class StepTransducer(StepDecoder):
     start: tuple[np.ndarray, ...]
     max_symbols: int
 
-    def _predicted(self, output: int, state: Sequence[np.ndarray]) -> tuple[np.ndarray, Arrays]:
+    def predicted(self, output: int, state: Sequence[np.ndarray]) -> tuple[np.ndarray, Arrays]:
+        """The prediction `(1, width)` behind an output, and the state."""
         predicted, *after = self.predictor([np.array([output]), *state])
         return predicted, after
 
     def best(self, rows: np.ndarray) -> list[int]:
         tokens: list[int] = []
-        predicted, state = self._predicted(BLANK, self.start)
+        predicted, state = self.predicted(BLANK, self.start)
         t = symbols = 0
         while t < len(rows):
             outputs = self.joiner([rows[t : t + AHEAD], predicted])[0].argmax(1)
@@ -79,7 +82,7 @@ class StepTransducer(StepDecoder):
             if said[0]:
                 t, symbols = t + int(said[0]), 0
             tokens.append(int(outputs[said[0]]) - 1)
-            predicted, state = self._predicted(tokens[-1] + 1, state)
+            predicted, state = self.predicted(tokens[-1] + 1, state)
             symbols += 1
             if symbols == self.max_symbols:
                 t, symbols = t + 1, 0
@@ -88,13 +91,13 @@ class StepTransducer(StepDecoder):
     def _lattice(self, rows: np.ndarray, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities `(T, U + 1)` of the blank and of the token that is next."""
         blank, token = np.zeros((2, len(rows), len(tokens) + 1))
-        predicted, state = self._predicted(BLANK, self.start)
+        predicted, state = self.predicted(BLANK, self.start)
         for u, following in enumerate([*tokens, None]):
             joined = self.joiner([rows, predicted])[0]
             blank[:, u] = joined[:, BLANK]
             if following is not None:
                 token[:, u] = joined[:, following + 1]
-                predicted, state = self._predicted(following + 1, state)
+                predicted, state = self.predicted(following + 1, state)
         return blank, token
 
     def acoustic(self, rows: np.ndarray, tokens: Sequence[int]) -> float:
@@ -119,8 +122,43 @@ class StepTransducer(StepDecoder):
         return [TokenSpan(t, t + 1, float(token[t, u])) for u, t in enumerate(places)]
 
     def silence(self, rows: Rows) -> np.ndarray:
-        predicted, _ = self._predicted(BLANK, self.start)
+        predicted, _ = self.predicted(BLANK, self.start)
         return self.joiner([np.asarray(rows), predicted])[0][:, BLANK]
+
+
+class StepTransducerBeam(TransducerSearch):
+    """`TransducerSearch` by what a `StepTransducer` asks."""
+
+    def __init__(self, steps: StepTransducer, **options: Any) -> None:
+        super().__init__(steps.tokenizer, steps.max_symbols, **options)
+        self.steps = steps
+
+    def frames(self, utterances: Sequence[Rows]) -> Iterator[tuple[list[int], np.ndarray]]:
+        frames = [np.asarray(rows) for rows in utterances]
+        for t in range(max(map(len, frames))):
+            heard = [i for i, own in enumerate(frames) if len(own) > t]
+            yield heard, np.stack([frames[i][t] for i in heard])
+
+    def joined(
+        self, frames: np.ndarray, owners: Sequence[int], predicted: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        # A joiner adds the two up: predictions, many for a frame, take the place of frames.
+        of_frame = np.bincount(owners, minlength=len(frames)).cumsum()[:-1]
+        parts = zip(np.split(np.concatenate(predicted), of_frame), frames, strict=True)
+        return np.concatenate([self.steps.joiner([own, frame[None]])[0] for own, frame in parts if len(own)])
+
+    def predict(self, outputs: Sequence[int], states: Sequence[Any]) -> list[tuple[np.ndarray, Arrays]]:
+        before = states or [self.steps.start] * len(outputs)
+        return [self.steps.predicted(*pair) for pair in zip(outputs, before, strict=True)]
+
+    def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
+        return [self.steps.acoustic(np.asarray(rows), tokens) for tokens in sequences]
+
+    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str) -> list[TokenSpan]:
+        return self.steps.token_frames(rows, tokens, name)
+
+    def silence(self, rows: Rows) -> np.ndarray:
+        return self.steps.silence(rows)
 
 
 @dataclass(frozen=True)

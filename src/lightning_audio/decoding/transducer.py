@@ -1,16 +1,13 @@
 """From the frames of a transducer to text: the lattice of its alignments, the best path, and beam search.
 
-Sources: Graves 2012, arXiv:1211.3711, for the lattice; Saon et al. 2020, Alignment-Length Synchronous
-Decoding for RNN Transducer, for the time-synchronous search, which adds up the paths of equal tokens.
+Source: Graves 2012, arXiv:1211.3711.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +21,8 @@ from torchaudio.functional import rnnt_loss
 from lightning_audio.data.targets import BLANK
 from lightning_audio.decoding.alignment import Rows, TokenSpan, best_path
 from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, TokenStream, refuse_nan
-from lightning_audio.decoding.search import NEVER, BeamSearch, Node, log_add
+from lightning_audio.decoding.search import NEVER
+from lightning_audio.decoding.transducer_search import Totals, TransducerSearch
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.text.tokenizers import Tokenizer
@@ -267,122 +265,32 @@ class _GreedyStream(TokenStream):
             self.frames += 1
 
 
-@dataclass(slots=True, eq=False)
-class _Node(Node):
-    """A node with what the predictor gave behind its tokens, and its state, once they are needed."""
-
-    predicted: Tensor | None = None
-    state: Any = None
-
-
-Totals = dict[_Node, float]
-Tried = tuple[float, list[float], list[int]]  # of the blank, of the likeliest tokens, and these
-
-
-class TransducerBeam(TransducerDecoder, BeamSearch):
-    """`BeamSearch` through the lattice, frame by frame: in each up to `max_symbols` tokens, then the blank.
-
-    Several utterances run together: predictor and joiner are asked once for what all of them keep.
-
-    Paths that say the same tokens are added up.
-    """
+class TransducerBeam(TransducerDecoder, TransducerSearch):
+    """`TransducerSearch` by torch."""
 
     def __init__(
         self, tokenizer: Tokenizer, transducer: TransducerModel, max_symbols: int, **options: Any
     ) -> None:
-        super().__init__(tokenizer, **options)
-        self.transducer, self.max_symbols = transducer, max_symbols
-
-    def prefixes(self, utterances: Sequence[Rows]) -> list[list[tuple[int, ...]]]:
-        return [[node.tokens() for node in found] for found in self.search(utterances)]
+        super().__init__(tokenizer, max_symbols, **options)
+        self.transducer = transducer
 
     @torch.inference_mode()
     def search(self, utterances: Sequence[Rows]) -> list[Totals]:
-        """What is left of each behind its last frame, with log-probabilities of its paths, the best first."""
-        refuse_nan(utterances)
-        live: list[Totals] = [{_Node(None, -1, 0, self.start()): 0.0} for _ in utterances]
-        if not utterances:
-            return live
+        return super().search(utterances)
+
+    def frames(self, utterances: Sequence[Rows]) -> Iterator[tuple[list[int], Tensor]]:
         frames, lengths = self._padded(utterances)
         for t in range(frames.shape[1]):
             heard = (lengths > t).nonzero()[:, 0]
-            found = self._advance([live[i] for i in heard.tolist()], frames[heard, t])
-            for i, own in zip(heard.tolist(), found, strict=True):
-                live[i] = own
-        return live
+            yield heard.tolist(), frames[heard, t]
 
-    def _advance(self, live: list[Totals], frames: Tensor) -> list[Totals]:
-        """One frame `(N, width)` of each of N utterances, whose hypotheses are joined with it together."""
-        done: list[Totals] = [{} for _ in live]
-        going = [*range(len(live))]
-        for symbols in range(self.max_symbols + 1):
-            counts = torch.tensor([len(live[i]) for i in going])
-            owners = torch.tensor(going).repeat_interleave(counts).to(frames.device)
-            predicted = self._predicted([node for i in going for node in live[i]])
-            rows = self._tried(self.transducer.joiner(frames[owners], predicted))
-            for i in going:
-                own = [*islice(rows, len(live[i]))]
-                for (node, total), (blank, _, _) in zip(live[i].items(), own, strict=True):
-                    done[i][node] = log_add(done[i].get(node, NEVER), total + blank)
-                live[i] = self._said(live[i], own, self._worst(done[i])) if symbols < self.max_symbols else {}
-            going = [i for i in going if live[i]]
-            if not going:
-                break
-        return [dict(self._best(own)) for own in done]
+    def joined(self, frames: Tensor, owners: Sequence[int], predicted: Sequence[Tensor]) -> np.ndarray:
+        own = frames[torch.tensor(owners, device=frames.device)]
+        return self.transducer.joiner(own, torch.stack([*predicted])).cpu().numpy()
 
-    def _tried(self, joined: Tensor) -> Iterator[Tried]:
-        """Of log-probabilities `(N, C)` that of the blank, and those of tokens with these, the best first."""
-        values, tokens = joined[:, BLANK + 1 :].sort(dim=1, descending=True, stable=True)
-        widest = int(((values >= self.prune) & (values > NEVER)).sum(1).max())
-        lists = (joined[:, BLANK].tolist(), values[:, :widest].tolist(), tokens[:, :widest].tolist())
-        return zip(*lists, strict=True)
-
-    def _said(self, live: Totals, tried: Sequence[Tried], worst: float) -> Totals:
-        """Those with one token more that are the best, and better than the worst that is kept already."""
-        found: list[tuple[float, int, _Node, float]] = []  # a heap, the worst first
-        place = 0
-        for (node, total), (_, own_values, own_tokens) in zip(live.items(), tried, strict=True):
-            scale, most = self.scale(node.length + 1), node.worth + self.most_gained
-            for value, token in zip(own_values, own_tokens, strict=True):
-                bar = max(worst, found[0][0] if len(found) == self.beam else NEVER)
-                if value < self.prune or (total + value + most) * scale <= bar:
-                    break
-                child = self._child(node, token, scale)
-                if child is not None and (rank := child.rank(total + value)) > bar:
-                    place += 1
-                    push = heapq.heapreplace if len(found) == self.beam else heapq.heappush
-                    push(found, (rank, -place, child, total + value))
-        return {node: total for _, _, node, total in sorted(found, reverse=True)}
-
-    def _child(self, node: _Node, token: int, scale: float) -> _Node | None:
-        if token not in node.children:
-            gained = self.extended(node.asked, node.token, token)
-            node.children[token] = gained and _Node(
-                node, token, node.length + 1, gained[0], node.worth + gained[1], gained[2], scale
-            )
-        return node.children[token]
-
-    def _best(self, done: Totals) -> list[tuple[_Node, float]]:
-        return heapq.nlargest(self.beam, done.items(), key=lambda pair: pair[0].rank(pair[1]))
-
-    def _worst(self, done: Totals) -> float:
-        """The lowest rank that is kept, where there are as many as may be."""
-        if len(done) < self.beam:
-            return NEVER
-        node, total = self._best(done)[-1]
-        return node.rank(total)
-
-    def _predicted(self, nodes: Sequence[_Node]) -> Tensor:
-        """What the predictor says behind each of them, `(N, width)`."""
-        new = [node for node in nodes if node.predicted is None]
-        for fresh in ([n for n in new if n.parent is None], [n for n in new if n.parent]):  # roots: no state
-            if not fresh:
-                continue
-            last = torch.tensor([node.token + 1 for node in fresh], device=self.transducer.device)
-            states = [node.parent.state for node in fresh if node.parent]
-            state = tuple(torch.cat(parts) for parts in zip(*states, strict=True)) if states else None
-            predicted, after = self.transducer.predictor.step(last, state)
-            own = zip(*(part.split(1) for part in after), strict=True)
-            for node, said, behind in zip(fresh, predicted.unbind(), own, strict=True):
-                node.predicted, node.state = said, behind
-        return torch.stack([node.predicted for node in nodes if node.predicted is not None])
+    def predict(self, outputs: Sequence[int], states: Sequence[Any]) -> list[tuple[Tensor, Any]]:
+        last = torch.tensor(outputs, device=self.transducer.device)
+        state = tuple(torch.cat(parts) for parts in zip(*states, strict=True)) if states else None
+        predicted, after = self.transducer.predictor.step(last, state)
+        own = zip(*(part.split(1) for part in after), strict=True)
+        return [*zip(predicted.unbind(), own, strict=True)]

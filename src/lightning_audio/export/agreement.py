@@ -68,6 +68,8 @@ def made_clips(task: AudioTask) -> list[np.ndarray]:
 def agreement(task: AudioTask, runtime: Runtime, clips: Sequence[np.ndarray]) -> Agreement:
     """How far the two agree on clips `(T,)`, int16 at the task's rate, and on made ones beside them."""
     made = made_clips(task)
+    if not runtime.card["ragged"]:  # nothing can be filled up
+        made, clips = ([clip for clip in few if len(clip) >= runtime.least] for few in (made, clips))
     difference = by_padding = 0.0
     same = 0
     for batch in batches_of([*clips, *made], TOGETHER):

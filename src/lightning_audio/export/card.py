@@ -69,7 +69,7 @@ def read_exported(file: str | Path) -> Exported:
             f"{path} is not the model that {card_of(path).name} is of: copy both, or export again."
         )
     try:
-        return replace(_understood(content, card), parts=_read_parts(path, card))
+        return replace(understood(content, card), parts=_read_parts(path, card))
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(
             f"{card_of(path)} does not say what the model gives ({error}): it is damaged."
@@ -116,7 +116,8 @@ def _refuse_odd_stream(told: dict[str, Any]) -> None:
         raise ValueError("detection")
 
 
-def _understood(content: bytes, card: dict[str, Any]) -> Exported:
+def understood(content: bytes, card: dict[str, Any]) -> Exported:
+    """A model by its card; raises errors of many kinds where that is odd."""
     facts = card["facts"]
     info = DataInfo.from_facts(facts)
     if not info.labels or not all(isinstance(label, str) for label in info.labels):

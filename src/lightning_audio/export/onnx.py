@@ -85,7 +85,7 @@ def traced(
         raise UserError(f"--opset {opset} is not written here: choose {OPSETS[0]} to {OPSETS[-1]}.")
     file: Any = io.BytesIO()  # which the traced exporter writes to
     try:
-        with _quiet(), torch.no_grad():
+        with without_output(), torch.no_grad():
             torch.onnx.register_custom_op_symbolic("aten::mT", _transposed, 9)
             torch.onnx.export(
                 graph.eval(),
@@ -207,8 +207,8 @@ def _transposed(g: Any, x: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter prints, partly past Python: deprecations, and whole graphs where it fails."""
+def without_output() -> Iterator[None]:
+    """Without what exporters print, partly past Python: deprecations, and whole graphs where it fails."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

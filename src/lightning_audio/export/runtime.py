@@ -15,8 +15,8 @@ import numpy as np
 
 from lightning_audio import onnx_file
 from lightning_audio.data.channels import INT16_SCALE
-from lightning_audio.decoding import Beam, Decoder, Greedy
-from lightning_audio.decoding.stepwise import Step, StepAttention, StepTransducer
+from lightning_audio.decoding import Beam, BeamSearch, Decoder, Greedy
+from lightning_audio.decoding.stepwise import Step, StepAttention, StepTransducer, StepTransducerBeam
 from lightning_audio.errors import UserError
 from lightning_audio.export.card import Exported, part_of, read_exported
 from lightning_audio.inference.labels import LabelRule
@@ -37,21 +37,34 @@ class Runtime:
         threads: of onnxruntime; by default one for each core, or what OMP_NUM_THREADS says.
 
     Attributes:
-        decoder: of one that transcribes: the best path, until it is set to `Beam` or `LMDecoder` of
-            `lightning_audio.decoding`.
+        decoder: of one that transcribes: the best path, until it is set to what `beam` gives, or to
+            `LMDecoder` of `lightning_audio.decoding`.
 
     Raises:
         UserError: the file or its JSON is missing, damaged or hostile, or onnxruntime is not installed.
     """
 
+    least = 1  # samples of a batch
     rule: LabelRule
     search: Mapping[str, Any] = {}  # options of a beam search that are other than the usual ones
     tokenizer: Tokenizer
     decoder: Decoder
+    _best: Decoder  # of one that transcribes: the best token each time
 
     def __init__(self, file: str | Path, threads: int | None = None) -> None:
         found = read_exported(file)
-        self.file, self.card, self.info = Path(file), found.card, found.info
+        self._take(Path(file), found)
+        if threads is None:
+            told = os.environ.get("OMP_NUM_THREADS", "")
+            threads = int(told) if told.isdecimal() else 0
+        unpack = str(found.card.get("format")).startswith("int8_weights")
+        self._session = onnx_file.session(found.content, str(file), threads, unpack)
+        if found.parts:
+            self._take_parts(found, threads)
+
+    def _take(self, file: Path, found: Exported) -> None:
+        """What the card says."""
+        self.file, self.card, self.info = file, found.card, found.info
         self.labels, self.sample_rate, self.clip_seconds = (
             self.info.labels,
             self.info.sample_rate,
@@ -61,15 +74,9 @@ class Runtime:
         if found.rule is not None:
             self.rule = found.rule
         if found.tokenizer is not None:
-            self.tokenizer, self.decoder = found.tokenizer, Greedy(found.tokenizer)
+            self.tokenizer = found.tokenizer
+            self.decoder = self._best = Greedy(found.tokenizer)
             self.width = len(found.tokenizer.vocabulary) + 1
-        if threads is None:
-            told = os.environ.get("OMP_NUM_THREADS", "")
-            threads = int(told) if told.isdecimal() else 0
-        unpack = str(found.card.get("format")).startswith("int8_weights")
-        self._session = onnx_file.session(found.content, str(file), threads, unpack)
-        if found.parts:
-            self._take_parts(found, threads)
 
     def _take_parts(self, found: Exported, threads: int) -> None:
         """A decoder that asks the graphs behind the network."""
@@ -89,30 +96,33 @@ class Runtime:
             start = tuple(
                 np.zeros(one["shape"], np.int64 if one["integer"] else np.float32) for one in told["state"]
             )
-            self.decoder = StepTransducer(
+            self._best = StepTransducer(
                 self.tokenizer, asked("predictor"), asked("joiner"), start, told["max_symbols"]
             )
         else:
-            self.decoder = StepAttention(
+            self._best = StepAttention(
                 self.tokenizer, asked("begin"), asked("step"), told["ctc"], told["fixed"]
             )
+        self.decoder = self._best
 
     @property
     def frame_seconds(self) -> float:
         """Seconds from one row of log-probabilities to the next."""
         return float(self.card["frame_seconds"])
 
-    def beam(self, **options: Any) -> Beam:
+    def beam(self, **options: Any) -> BeamSearch:
         """A beam search with these options of `BeamSearch`, the tokenizer left out.
 
         Raises:
-            UserError: it was exported from a run that does not decode by CTC.
+            UserError: it was exported from a run of task=attention.
         """
-        if "parts" in self.card:
+        if isinstance(self._best, StepAttention):
             raise UserError(
-                f"{self.file} is of task={self.card['task']} and takes the best token each time: leave out "
-                "--beam, --lm and what belongs to them, or decode by the run."
+                f"{self.file} is of task=attention and takes the best token each time: leave out --beam, "
+                "--lm and what belongs to them, or decode by the run."
             )
+        if isinstance(self._best, StepTransducer):
+            return StepTransducerBeam(self._best, **options)
         return Beam(self.tokenizer, **options)
 
     def predict(
@@ -177,7 +187,7 @@ class Runtime:
     def _run(self, clips: Sequence[np.ndarray]) -> list[Any]:
         """What the graph gives for clips as one batch."""
         lengths = np.array([len(clip) for clip in clips])
-        waveforms = np.zeros((len(clips), max(int(lengths.max()), 1)), np.float32)
+        waveforms = np.zeros((len(clips), max(int(lengths.max()), self.least)), np.float32)
         for row, clip in zip(waveforms, clips, strict=True):
             row[: len(clip)] = clip / np.float32(INT16_SCALE) if clip.dtype == np.int16 else clip
         if "stream" in self.card:

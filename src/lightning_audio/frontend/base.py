@@ -15,10 +15,10 @@ import inspect
 import math
 from typing import cast
 
-import torch
 from torch import nn
 
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import in_export
 
 
 def shape_of(frontend: nn.Module) -> tuple[int, int]:
@@ -36,7 +36,7 @@ def options_repr(module: nn.Module) -> str:
 
 def refuse_graph(frontend: nn.Module) -> None:
     """Raises UserError where a graph for other runtimes is being made."""
-    if torch.jit.is_tracing():
+    if in_export():
         raise UserError(
             f"{type(frontend).__name__} runs in torch alone: to export, train with frontend=log_mel or mfcc."
         )

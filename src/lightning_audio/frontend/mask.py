@@ -11,6 +11,11 @@ def in_graph() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def in_export() -> bool:
+    """Whether the graph is made for other programs: for ONNX, or by `torch.export`."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     """`(B, frames)`, True where a frame lies within its clip; of samples the same."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]

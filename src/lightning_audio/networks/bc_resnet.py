@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.mask import frame_mask
+from lightning_audio.frontend.mask import frame_mask, in_export
 from lightning_audio.networks.base import Network, as_maps, strided
 from lightning_audio.networks.norm import BatchNorm
 
@@ -173,7 +173,7 @@ class BCResNet(Network):
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`, one frame a clip."""
         x = as_maps(x)
         mask = frame_mask(lengths, x.shape[-1]).to(x.dtype)
-        if torch.jit.is_tracing():
+        if in_export():
             return self.head(self._in_graph(x, mask[:, None]).sum(-1) / lengths[:, None]), torch.ones_like(
                 lengths
             )

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torchaudio.models.conformer import ConformerLayer
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.mask import frame_mask
+from lightning_audio.frontend.mask import frame_mask, in_export
 from lightning_audio.networks.chunks import ChunkedNetwork
 from lightning_audio.networks.layers import Subsampling
 
@@ -88,7 +88,7 @@ class Layer(ConformerLayer):
         """`x` `(T, B, D)`, `padding` `(B, T)`, True behind a clip."""
         x = x + self.ffn1(x) / 2
         attended = self.self_attn_layer_norm(x)
-        if torch.jit.is_tracing():
+        if in_export():
             attended = _attend(self.self_attn, attended, attended, ~padding[:, None, None])
         else:
             attended, _ = self.self_attn(

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from lightning_audio.frontend.mask import in_export
+
 FAR = 100.0  # times the variance: where the squared mean is larger, E[x^2] - mean^2 has lost its digits
 
 
@@ -54,7 +56,7 @@ class BatchNorm(nn.BatchNorm1d):
     """As `nn.BatchNorm1d` and `nn.BatchNorm2d`, on `(B, C, ...)` with any number of axes behind C."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_tracing():  # in its own shape, so that it melts into the convolution before it
+        if in_export():  # in its own shape, so that it melts into the convolution before it
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError, did_you_mean, refuse_address
+from lightning_audio.frontend.mask import in_export
 from lightning_audio.networks.base import Network, as_maps, strided
 
 LEAST = (1, 2, 4, 8, 16, 32, 64, 128)  # features and frames that are tried on a backbone
@@ -79,8 +80,8 @@ class Timm(Network):
             if self.scale != 1.0:
                 x = functional.interpolate(x, scale_factor=self.scale, mode="bilinear")
             return self.backbone(self._resized(x)), torch.ones_like(lengths)
-        if torch.jit.is_tracing():  # a graph is given clips of one length
-            return self.backbone(self._resized(x[..., : lengths.amax()])), torch.ones_like(lengths)
+        if in_export():  # a graph is given clips of one length, without padding
+            return self.backbone(self._resized(x)), torch.ones_like(lengths)
         sizes = lengths.tolist()
         if len(set(sizes)) == 1:
             return self.backbone(self._resized(x[..., : sizes[0]])), torch.ones_like(lengths)
@@ -102,7 +103,7 @@ class Timm(Network):
             strided(size, self.multiple) * self.multiple - old
             for size, old in zip(sizes, x.shape[-2:], strict=True)
         ]
-        if torch.jit.is_tracing() or any(missing):
+        if in_export() or any(missing):
             return functional.pad(x, (0, missing[1], 0, missing[0]))
         return x
 

@@ -113,4 +113,7 @@ class WaveformCNN(Network):
 
 def pool(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Maxima of 4 frames. Padding is 0: it does not count among what went through a ReLU, or will."""
+    if torch.compiler.is_exporting():  # which fixes the length for `max_pool1d` and `ceil_mode`
+        maps = functional.pad(x, (0, POOL - 1))[:, :, None]
+        return functional.max_pool2d(maps, (1, POOL))[:, :, 0], strided(lengths, POOL)
     return functional.max_pool1d(x, POOL, ceil_mode=True), strided(lengths, POOL)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_audio.frontend.mask import frame_mask
+from lightning_audio.frontend.mask import frame_mask, in_export
 
 
 def max_pooling_loss(
@@ -77,7 +77,7 @@ def clip_probabilities(scores: Tensor, lengths: Tensor, background: Sequence[int
 
 def moving_mean(scores: Tensor, size: int) -> Tensor:
     """The mean of each frame and those before it, `size` in all and fewer at the start; `(B, T, C)`."""
-    if torch.jit.is_tracing():  # in a graph for other runtimes
+    if in_export():
         sums = size * functional.avg_pool1d(functional.pad(scores.transpose(1, 2), (size - 1, 0)), size, 1)
         return sums.transpose(1, 2) / (torch.arange(scores.shape[1]) + 1).clamp(max=size)[:, None]
     padded = functional.pad(scores, (0, 0, size - 1, 0), value=torch.nan)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_audio.frontend.mask import frame_mask, mask_frames
+from lightning_audio.frontend.mask import frame_mask, in_export, mask_frames
 from lightning_audio.networks.base import strided
 from lightning_audio.networks.encoders.inputs import (
     HOP,
@@ -73,8 +73,8 @@ class ByLength(Body):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
         """`(B, T)` -> states `(B, T', width)` before and behind each layer, zeros behind each clip."""
-        if torch.jit.is_tracing():  # a graph is given clips of one length
-            return self.alone(waveforms[:, : lengths.amax()])
+        if in_export():  # a graph is given clips of one length, without padding
+            return self.alone(waveforms)
         counts = self.output_lengths(lengths)
         states: list[Tensor] = []
         for size in sorted(set(lengths.tolist())):
@@ -256,7 +256,7 @@ class Whisper(Body):
         x = mask_frames(functional.gelu(self.model.conv1(x)), frames)
         x = functional.gelu(self.model.conv2(x)).mT
         counts, reach = self.output_lengths(lengths), self.model.config.max_source_positions
-        if torch.jit.is_tracing():  # a graph takes clips up to this length
+        if in_export():  # a graph takes clips up to this length
             return self._piece(x, counts)
         states = [x.new_zeros(x.shape) for _ in range(len(self.model.layers) + 1)]
         for start in range(0, x.shape[1], reach):

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from lightning_audio import onnx_file
 from lightning_audio.errors import UserError
+from lightning_audio.frontend.mask import in_export
 from lightning_audio.networks.encoders.base import Encoder
 
 LONGEST_PROBE = 2**18  # samples: a network that gives nothing for so many takes no waveforms
@@ -78,7 +79,7 @@ class Onnx(Encoder):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, T)` -> states `(B, width, T')` and lengths; one that is too short is filled up with zeros."""
-        if torch.jit.is_tracing():
+        if in_export():
             raise UserError(
                 "An encoder that is an ONNX file itself does not go into another one: export a run with "
                 "another encoder, such as yamnet, or with frontend=log_mel."
