@@ -148,6 +148,21 @@ def test_a_sweep_that_was_hopeless_is_over(logs: Path, monkeypatch: pytest.Monke
     assert search([*ONE, "search.trials=1"]) not in (None, first.parent)
 
 
+def test_a_seed_that_fails_is_told(
+    logs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = sweep.run_one
+
+    def unlucky(command: Command, asked: Any, **options: Any) -> Any:
+        if asked.cfg.seed == 1:
+            raise UserError("no sound")
+        return train(command, asked, **options)
+
+    monkeypatch.setattr(sweep, "run_one", unlucky)
+    search([*ONE, "search.trials=1", "search.best=1", "search.seeds=2"])
+    assert "1 of 2 seeds came to no end and do not count" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_damaged_file_of_another_sweep_costs_nothing(logs: Path) -> None:
     other = logs / "demo" / "other"
     other.mkdir(parents=True)

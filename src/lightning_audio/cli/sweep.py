@@ -312,10 +312,12 @@ def _winner(sweep: Sweep) -> tuple[int | None, list[str]]:
     best = max(means, key=lambda number: study.sign * means[number])
     score = Score(**read_metrics(sweep.folder / str(best))["scores"][name])
     low, high = (number_text(name, end) for end in (score.low, score.high))
-    over = ""
-    if len(seeds[best]) > 1:
+    over, count = "", len(seeds[best])
+    if count > 1:
         ends = [number_text(name, end(seeds[best])) for end in (min, max)]
-        over = f", mean of {len(seeds[best])} seeds ({ends[0]} to {ends[1]}) {number_text(name, means[best])}"
+        over = f", mean of {count} seeds ({ends[0]} to {ends[1]}) {number_text(name, means[best])}"
+    if count < sweep.plan.seeds:
+        over += f", {sweep.plan.seeds - count} of {sweep.plan.seeds} seeds came to no end and do not count"
     limits = "".join(f", {limit} <= {most:g}" for limit, most in sweep.plan.limits.items())
     found = f"Best: trial {best} by {name} {number_text(name, score.value)} ({low} to {high}){over}{limits}."
     return best, [found, f"lightning-audio evaluate {sweep.folder / str(best)} tests it, once."]
