@@ -235,6 +235,14 @@ def _drawn_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """What tests write need not outlast the machine, for which every file takes a hundredth of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _own_key(tmp_path_factory: pytest.TempPathFactory) -> None:
     # Nor do they look at the key by which the user's own runs are known.
     os.environ["LIGHTNING_AUDIO_KEY"] = str(tmp_path_factory.getbasetemp() / "key")

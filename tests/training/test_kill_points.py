@@ -21,7 +21,7 @@ def cuts(folder: Path, number: int, *options: str) -> int:
 @pytest.mark.long
 def test_killed_at_random_points_it_ends_as_if_it_never_was(tmp_path: Path) -> None:
     stages = ("finetune.unfreeze={head: 0, stages.1: 1, rest: 2}", "finetune.lr_decay=0.5")
-    options = (*stages, "schedule.momentum=[0.95,0.85]", "trainer.max_epochs=4")
+    options = (*stages, "schedule.momentum=[0.95,0.85]", "trainer.max_epochs=4", "report=null")
     assert cuts(tmp_path, 3, "--seed", "3", "--asks", *options) == 3
 
 
