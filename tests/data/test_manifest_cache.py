@@ -42,6 +42,7 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_clips_come_back_as_they_were(table: Path) -> None:
     clips = read_columns(table)
+    assert clips is not None
     assert clips == CLIPS
     assert [type(clip.start) for clip in clips] == [float] * 4
     assert [hash(clip) for clip in clips] == [hash(clip) for clip in CLIPS]
@@ -56,6 +57,7 @@ def test_texts_in_bytes_come_back_as_they_were(table: Path, monkeypatch: pytest.
     monkeypatch.setattr("lightning_audio.data.manifest_cache.MANY", 0)
     write_columns(ClipTable.of(CLIPS), table)
     clips = read_columns(table)
+    assert clips is not None
     assert clips == CLIPS
     assert isinstance(clips.column("text").values, Texts)
     assert [clips[row] for row in range(4)] == CLIPS
