@@ -128,7 +128,7 @@ def test_a_model_of_its_own_text_may_lack_tokens_that_bpe_merges_away(tmp_path: 
             LanguageModel(tokenizer, tmp_path / "words.arpa")
 
 
-def test_loss_and_perplexity_are_those_of_brute_force() -> None:
+def task_of(**options: Any) -> Task:
     torch.manual_seed(0)
     answering = {
         "frontend": {"_target_": "lightning_audio.frontend.log_mel.LogMel", "n_mels": 8},
@@ -138,11 +138,45 @@ def test_loss_and_perplexity_are_those_of_brute_force() -> None:
             "_target_": "lightning_audio.tasks.language_model.LanguageModel",
             "text": {"steps": ["lower"], "tokenizer": {"kind": "characters"}},
             "predictor": {"hidden": 5},
+            **options,
         },
     }
     state = fit_tokenizer(["ab"]).state()
     task = build.assemble(answering, DataInfo(("a", "b"), 8000, 1.0, encoding={"vocabulary": state})).eval()
     assert isinstance(task, Task)
+    return task
+
+
+def test_lines_of_a_file_are_learned_beside_the_transcripts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text("AB\n\nbab\nabc\n", encoding="utf-8")
+    task = task_of(corpus=str(path), lines_per_clip=50)
+    task.on_fit_start()
+    assert [line.tolist() for line in task.lines] == [[1, 2], [2, 1, 2]]
+    assert "line 4" in caplog.text
+    silence, targets = torch.zeros(2, 80, dtype=torch.int16), torch.tensor([[1, PAD, PAD, PAD], [2, 2, 2, 2]])
+    batch = Batch(silence, torch.full((2,), 80), targets, ids=("x", "y"))
+    logits, lengths, learned = task.training_logits(batch)
+    assert torch.equal(learned[:2], targets)
+    assert {tuple(row) for row in learned[2:].tolist()} == {(1, 2, PAD, PAD), (2, 1, 2, PAD)}
+    assert lengths.tolist() == ((learned != PAD).sum(1) + 1).tolist()
+    assert logits.shape == (102, 5, 3)
+    for text, told in (
+        ("xyz\n", "no line that can be learned: 1 transcripts"),
+        ("\n", "no line that can be"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=told):
+            task.on_fit_start()
+    path.unlink()
+    with pytest.raises(UserError, match=r"task\.corpus=.* can't be read .*: name a text file in UTF-8"):
+        task.on_fit_start()
+
+
+def test_loss_and_perplexity_are_those_of_brute_force() -> None:
+    task = task_of()
     assert {id(p) for p in task.parameters() if p.requires_grad} == {*map(id, task.predictor.parameters())}
     targets = torch.tensor([[1, 2, 2], [2, PAD, PAD], [1, 1, PAD]])
     silence = torch.zeros(3, 80, dtype=torch.int16)

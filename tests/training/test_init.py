@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, TINY_SPEECH
 from torch import Tensor
 
 from lightning_audio import build
@@ -195,3 +196,32 @@ def test_states_that_were_normalised_by_clip_are_refused(tmp_path: Path) -> None
     train(compose_config([*SOUNDS, *frozen]), tmp_path)
     with pytest.raises(UserError, match="normalize=per_clip, which is done to no states that change"):
         begun(f"init={tmp_path}", options=LEARNING)
+
+
+def test_a_transducer_begins_with_an_encoder_by_ctc_and_a_language_model(
+    speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (*TINY_SPEECH, "task=language_model", "task.predictor.hidden=8", "test=false", "report=null")
+    train(compose_config([*text]), tmp_path)
+    options = ["experiment=demo_dtmf_transducer", *TINY_SPEECH[1:], "task.predictor.hidden=8"]
+    capsys.readouterr()
+    task = begun(f"init=[{speech_run},{tmp_path}]", options=options)
+    told = capsys.readouterr().out
+    own, heard, said = task.state_dict(), weights_of(speech_run), weights_of(tmp_path)
+    from_model = {name for name in own if name.startswith("predictor.") and "projection" not in name}
+    assert len(from_model) == 5
+    assert all(torch.equal(own[name], said[name]) for name in from_model)
+    network = {name for name in own if name.startswith("network.lstm")}
+    assert network
+    assert all(torch.equal(own[name], heard[name]) for name in network)
+    assert torch.equal(own["normalize.mean"], heard["normalize.mean"])
+    assert re.search(r"Starts from \S+best.ckpt: 5 of 7 weights", told)
+
+    alone, fresh = (begun(*init, options=options).state_dict() for init in ([f"init={tmp_path}"], []))
+    assert all(torch.equal(alone[name], said[name]) for name in from_model)
+    assert torch.equal(alone["normalize.mean"], fresh["normalize.mean"])
+    assert all(torch.equal(alone[name], fresh[name]) for name in network)
+    with pytest.raises(UserError, match=r"No weight of .* fits .* a language model fits task=trans"):
+        begun(f"init={tmp_path}", options=TINY_SPEECH)
+    with pytest.raises(UserError, match="a language model fits"):
+        begun(f"init={tmp_path}", "task.predictor.hidden=16", options=options)

@@ -111,8 +111,9 @@ def protocol(cfg: Any, metrics: Mapping[str, Any], task: AudioTask) -> list[str]
     )
     tested = any(name.startswith("test/") for name in metrics["scores"])
     said.append("The test was looked at once, after training." if tested else "It was not tested.")
-    if cfg.get("init"):
-        said.append(f"It began with the weights of {Path(str(cfg.init)).name}.")
+    if init := cfg.get("init"):
+        names = [Path(place).name for place in ([init] if isinstance(init, str) else init)]
+        said.append(f"It began with the weights of {' and '.join(names)}.")
     return said
 
 

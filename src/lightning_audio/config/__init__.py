@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, Node, OmegaConf, flag_override, open_dict, read_write
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf, flag_override, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_audio.config import ranges, trust
@@ -42,6 +42,7 @@ PLACES = (
     "network.models",
     "init",
     "task.teacher",
+    "task.corpus",
     *MAYBE_PLACES,
 )
 OmegaConf.register_new_resolver(
@@ -131,6 +132,8 @@ def settle(cfg: DictConfig) -> DictConfig:
     rename_in(cfg)
     for key in cfg.paths:
         cfg.paths[key] = _absolute(str(cfg.paths[key]))
+    if isinstance(cfg.get("init"), ListConfig):
+        cfg.init = [_absolute(str(place)) for place in cfg.init]
     for name in PLACES:
         parent, _, key = name.rpartition(".")
         node = OmegaConf.select(cfg, parent)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.targets import PAD, Targets, Tokens
+from lightning_audio.data.targets import PAD, Targets, Tokens, describe_unfit
 from lightning_audio.decoding.neural import BOUNDARY
 from lightning_audio.errors import UserError
 from lightning_audio.inference.prediction import Prediction, Recordings
@@ -23,22 +26,26 @@ from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.transducer import predictor_of
 from lightning_audio.text.tokenizers import tokenizer_of
 
+_log = logging.getLogger(__name__)
+
 
 class LanguageModel(AudioTask):
     """What token comes next, from those before: the prediction network of a transducer by itself.
 
     Mikolov et al. 2010, Recurrent neural network based language model (Interspeech). It learns from the
-    transcripts of the training clips alone; audio and network of the configuration are not used. Output 0 is
-    the end of a text, output i + 1 the token i.
+    transcripts of the training clips, and from a file of text where one is named; audio and network of the
+    configuration are not used. Output 0 is the end of a text, output i + 1 the token i.
 
     Args:
         text: options of the normaliser, and of the tokenizer that the data made with them: those of the
             recogniser.
         predictor: its `kind`, `lstm` or `stateless`, and its options; see tasks/predictors.py.
+        corpus: a text file in UTF-8, a sentence a line.
+        lines_per_clip: how many of its lines, drawn at random, a batch has for each of its clips.
         shared: what `AudioTask` takes.
 
     Raises:
-        UserError: an option does not fit.
+        UserError: an option does not fit; at the start of training, that the file can't be read.
     """
 
     encoding: ClassVar[type[Targets]] = Tokens
@@ -47,9 +54,18 @@ class LanguageModel(AudioTask):
     usual_metrics = ("perplexity",)
 
     def __init__(
-        self, text: Mapping[str, Any], predictor: Mapping[str, Any] | None = None, **shared: Any
+        self,
+        text: Mapping[str, Any],
+        predictor: Mapping[str, Any] | None = None,
+        corpus: str | None = None,
+        lines_per_clip: int = 4,
+        **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        if lines_per_clip < 1:
+            raise UserError(f"task.lines_per_clip={lines_per_clip} learns nothing: set it to 1 or more.")
+        self.text, self.corpus, self.lines_per_clip = text, corpus, lines_per_clip
+        self.lines: list[Tensor] = []  # of the corpus, once training begins
         make, options = predictor_of({"kind": "lstm", **(predictor or {})})
         self.network.requires_grad_(False)  # processes that share a step would wait for its gradients
         outputs = len(self.labels) + 1
@@ -67,8 +83,40 @@ class LanguageModel(AudioTask):
         """Targets `(B, U)` -> logits `(B, U + 1, C)` of what follows each place, and their counts `(B,)`."""
         return self.predictor(targets.clamp(min=BOUNDARY)), (targets != PAD).sum(1) + 1
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.corpus:
+            self.lines = self.encoded(Path(self.corpus))
+
+    def encoded(self, path: Path) -> list[Tensor]:
+        """The targets of each line of a file; of those that have none is told why."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"task.corpus={path} can't be read ({error}): name a text file in UTF-8, or set it to null."
+            ) from None
+        numbered = enumerate(text.splitlines(), 1)
+        rows = [Clip(f"line {n}", str(path), text=line) for n, line in numbered if line.strip()]
+        tokens = Tokens((), rows, self.text, self.info.vocabulary)
+        bad = tokens.unfit(rows)
+        if len(bad) == len(rows):
+            raise UserError(
+                f"task.corpus={path} has no line that can be learned{': ' * bool(bad)}"
+                f"{describe_unfit(bad) if bad else ''}: name a file with a sentence a line."
+            )
+        if bad:
+            _log.warning("Left out of %s: %s.", path, describe_unfit(bad))
+        return tokens.encode([row for row in rows if row.id not in bad])
+
     def training_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        return *self.texts(batch.targets), batch.targets
+        targets = batch.targets
+        if self.lines:
+            drawn = torch.randint(len(self.lines), (len(batch) * self.lines_per_clip,)).tolist()
+            own = [row[row != PAD] for row in targets]
+            lines = [self.lines[n].to(targets.device) for n in drawn]
+            targets = pad_sequence([*own, *lines], batch_first=True, padding_value=PAD)
+        return *self.texts(targets), targets
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The negative log-probability of each text `(B,)`, with its end."""

@@ -1,7 +1,8 @@
-"""What a run begins with: its own first weights, or by `init` those of a run that has ended."""
+"""What a run begins with: its own first weights, or by `init` those of runs that have ended."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,30 +15,43 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.normalize import FITTED
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.language_model import LanguageModel
 from lightning_audio.training.normalizer import fit_normalizer
 
 SHOWN = 8  # weights that begin anew, each in a line
 
 
 def initialise(cfg: DictConfig, task: AudioTask, data: AudioDataModule) -> None:
-    """Fits the normaliser; where `init` names a run, takes what fits of it, and tells what that is.
+    """Fits the normaliser; where `init` names runs, takes what fits of them, and tells what that is.
+
+    Of a language model it takes the predictor alone (Graves 2013, section 3.2), and no normaliser: it hears
+    nothing.
 
     Raises:
         UserError: as `take_weights`.
     """
-    if not cfg.get("init"):
-        fit_normalizer(task, data)
-        return
-    checkpoint, lines = take_weights(task, cfg.init)
-    if other := other_features(task, checkpoint):
-        if task.normalize.by in FITTED:
-            lines.append(f"It has another {other}: the normaliser is fitted to the clips of this run.")
+    init = cfg.get("init") or []
+    heard: dict[str, Any] | None = None
+    for place in [init] if isinstance(init, str) else init:
+        checkpoint, lines = take_weights(task, place)
+        heard = heard or (None if is_language_model(checkpoint) else checkpoint)
+        for line in [*lines, *may_know_the_test(checkpoint, data)]:
+            rank_zero_only(print)(line, flush=True)
+    other = heard and other_features(task, heard)
+    if heard is None or other:
+        if other and task.normalize.by in FITTED:
+            told = f"It has another {other}: the normaliser is fitted to the clips of this run."
+            rank_zero_only(print)(told, flush=True)
         fit_normalizer(task, data)
     else:
         for name, buffer in task.normalize.named_buffers():
-            buffer.copy_(checkpoint["state_dict"][f"normalize.{name}"])
-    for line in [*lines, *may_know_the_test(checkpoint, data)]:
-        rank_zero_only(print)(line, flush=True)
+            buffer.copy_(heard["state_dict"][f"normalize.{name}"])
+
+
+def is_language_model(checkpoint: dict[str, Any]) -> bool:
+    """Whether a described checkpoint is of `task=language_model`."""
+    named = checkpoint["lightning_audio"]["config"]["task"].get("_target_")
+    return bool(named == f"{LanguageModel.__module__}.{LanguageModel.__qualname__}")
 
 
 def take_weights(task: AudioTask, place: str) -> tuple[dict[str, Any], list[str]]:
@@ -56,7 +70,9 @@ def take_weights(task: AudioTask, place: str) -> tuple[dict[str, Any], list[str]
     answering, facts = description_of(checkpoint, path)
     checkpoint["lightning_audio"] |= {"config": answering, "facts": facts}  # under the names of today
     roots, stages = task.learned()
-    learned = tuple(f"{name}." for name, child in task.named_children() if child in roots)
+    spoken = is_language_model(checkpoint)
+    parts = [name for name, child in task.named_children() if child in roots]
+    learned = tuple(f"{name}." for name in (["predictor"] if spoken else parts))
     every = {n: v for n, v in task.state_dict(keep_vars=True).items() if n.startswith(learned)}
     # What LoRA adds is not looked for: it begins with nothing.
     own = {n.replace(".base_layer.", "."): v for n, v in every.items() if ".lora_" not in n}
@@ -72,20 +88,27 @@ def take_weights(task: AudioTask, place: str) -> tuple[dict[str, Any], list[str]
             del there[name]
             new[name] = "is of other labels there"
     # Biases fit by chance; a head alone counts where the network is nothing else.
-    large = {name for name in weights if own[name].ndim > 1}
-    if not {n for n in large if id(own[n]) not in head or len(stages) == 1} & there.keys():
-        raise UserError(
-            f"No weight of {path} fits {type(task.network).__name__}: set network and its options to those "
-            "of that run, or init=null."
-        )
-    if lost := [name for name, value in there.items() if not value.isfinite().all()]:
-        raise UserError(f"{path} holds infinite weights such as {lost[0]}: use another checkpoint.")
+    large = {n for n in weights & there.keys() if own[n].ndim > 1}
+    telling = {n for n in large if id(own[n]) not in head or len(stages) == 1}
+    refuse_misfit(path, task, there, {"predictor.embedding.weight"} & there.keys() if spoken else telling)
     with torch.no_grad():
         for name, value in there.items():
             own[name].copy_(value)
     anew = [f"  new: {n} {list(own[n].shape)} {new[n]}" for n in own if n in weights and n not in there]
     lines = [f"Starts from {path}: {len(weights) - len(anew)} of {len(weights)} weights.", *anew[:SHOWN]]
     return checkpoint, lines + [f"  new: {len(anew) - SHOWN} more"] * (len(anew) > SHOWN)
+
+
+def refuse_misfit(path: Path, task: AudioTask, there: dict[str, Tensor], telling: set[str]) -> None:
+    """Raises UserError where none of the weights `there` tells anything, or one is infinite."""
+    if not telling:
+        raise UserError(
+            f"No weight of {path} fits {type(task.network).__name__}: set network and its options to those "
+            "of that run, or init=null; a language model fits task=transducer with its task.text and the "
+            "kind and hidden of its predictor."
+        )
+    if lost := [name for name, value in there.items() if not value.isfinite().all()]:
+        raise UserError(f"{path} holds infinite weights such as {lost[0]}: use another checkpoint.")
 
 
 def under_own_names(saved: dict[str, Tensor], task: AudioTask, normalize: str) -> dict[str, Tensor]:
