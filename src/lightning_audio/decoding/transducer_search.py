@@ -67,7 +67,9 @@ class TransducerSearch(BeamSearch):
         """What is left of each behind its last frame, with log-probabilities of its paths, the best first."""
         refuse_nan(utterances)
         live: list[Totals] = [{Place(None, -1, 0, self.start()): 0.0} for _ in utterances]
-        for heard, frames in self.frames(utterances) if utterances else ():
+        if not utterances:
+            return live
+        for heard, frames in self.frames(utterances):
             for i, own in zip(heard, self._advance([live[i] for i in heard], frames), strict=True):
                 live[i] = own
         return live

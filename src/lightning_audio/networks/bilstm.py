@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -67,6 +68,9 @@ class BiLSTM(ChunkedNetwork):
         """Rows `(B, T, width)` side by side, `stack` of them in one."""
         if self.stack == 1:
             return x
+        if torch.compiler.is_exporting():  # which fixes how many are missing
+            filled = functional.pad(x, (0, 0, 0, self.stack - 1))
+            return torch.cat([filled[:, i : i + x.shape[1] : self.stack] for i in range(self.stack)], -1)
         x = functional.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
         return x.reshape(x.shape[0], -1, self.stack * x.shape[2])
 
