@@ -94,6 +94,7 @@ def others(tars: list[Path]) -> dict[str, Any]:
         print("webdataset is not installed and left out: pip install webdataset.\n")
     try:
         import datasets
+        import torchcodec  # noqa: F401 - by which it reads and writes what is audio
 
         datasets.disable_progress_bars()
         streamed = datasets.load_dataset("webdataset", data_files=names, split="train", streaming=True)
@@ -102,7 +103,9 @@ def others(tars: list[Path]) -> dict[str, Any]:
             _of_datasets, remove_columns=["flac", "__key__", "__url__"]
         )
     except ImportError:
-        print("datasets is not installed and left out: pip install lightning-audio[bench].\n")
+        print(
+            "datasets is left out, or torchcodec, which it reads audio by: pip install datasets torchcodec.\n"
+        )
     return {title: DataLoader(one, batch_size=BATCH, num_workers=WORKERS) for title, one in found.items()}
 
 
