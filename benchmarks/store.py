@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ def one_by_one(clips: list[Clip], rate: int) -> None:
         decode(clip.path, rate, clip.start, clip.duration)
 
 
-def compare(title: str, clips: list[Clip], rate: int, folder: Path, repeats: int) -> None:
+def compare(title: str, clips: Sequence[Clip], rate: int, folder: Path, repeats: int) -> None:
     busy, cache = Busy(), folder / "cache"
     works: dict[str, Callable[[], object]] = {
         "decoded alone, all cores": lambda: consume(clips, rate),
@@ -96,7 +96,7 @@ def main() -> None:
             try:
                 corpus = build.instantiate(data, "data")
                 corpus.prepare()
-                clips = clips_of(corpus)
+                clips: Sequence[Clip] = clips_of(corpus)
             except UserError:  # it is not there
                 source, seconds, count = sizes
                 clips = noise_files(folder, source, seconds, QUICK_CLIPS if options.quick else count, suffix)

@@ -602,7 +602,7 @@ def test_a_quote_left_open_in_the_first_line_is_told(tmp_path: Path) -> None:
         read_manifest(tmp_path / "m.csv")
 
 
-def parted(folder: Path, rows: Sequence[Any], **options: Any) -> list[Clip]:
+def parted(folder: Path, rows: Sequence[Any], **options: Any) -> Sequence[Clip]:
     (folder / "clips.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return Manifest(str(folder / "cache"), file=str(folder / "clips.jsonl"), **options).clips()
 

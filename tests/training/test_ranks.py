@@ -251,9 +251,9 @@ def test_a_machine_that_joins_late_is_waited_for(tmp_path: Path, monkeypatch: py
     finally:
         for machine in machines:
             machine.kill()
-    output = "".join((tmp_path / name).read_text() for name in "01")
-    assert said == [0, 0], output
-    assert output.count("epoch 2/2") == 1
+    printed = "".join((tmp_path / name).read_text() for name in "01")
+    assert said == [0, 0], printed
+    assert printed.count("epoch 2/2") == 1
     assert (the_run(tmp_path) / "metrics.json").is_file()
 
 

@@ -45,7 +45,7 @@ def training_texts(source: Path, run: Path | None = None, allow: Sequence[str] =
     if source.is_dir():
         clips = [clip for clip in _clips_of_run(source, allow) if clip.split == "train"]
     elif source.suffix.lower() in MANIFEST_SUFFIXES:
-        clips = _training_rows(source, run, allow)
+        clips = [*_training_rows(source, run, allow)]
     else:
         return _lines(source)
     texts = [clip.text for clip in clips if clip.text]

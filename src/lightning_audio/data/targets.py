@@ -124,8 +124,9 @@ class MultiHot(Targets):
                 "of the corpus: mend its row."
             )
         rows = np.zeros((len(clips), self.num_outputs), np.float32)
-        for label, number in self.index.items():
-            rows[:, number] = column.mapped(lambda labels, label=label: label in (labels or ()), bool)
+        places = column.mapped(lambda labels: [self.index[label] for label in labels or ()], object)
+        for row, numbers in zip(rows, places, strict=True):
+            row[numbers] = 1
         return torch.from_numpy(rows)
 
 

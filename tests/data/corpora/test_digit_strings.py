@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def take_numbers(names: set[str]) -> set[int]:
     return {int(name.rpartition("_")[2]) for name in names}
 
 
-def assert_recordings_are_found(corpus: DigitStrings, clips: list[Clip]) -> None:
+def assert_recordings_are_found(corpus: DigitStrings, clips: Sequence[Clip]) -> None:
     """Between its boundaries every recording stands whole, but for its level; around it is nothing."""
     rows, boundaries = {row["id"]: row for row in corpus.rows()}, corpus.boundaries()
     for clip in clips:

@@ -6,7 +6,7 @@ import hashlib
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def corpus(root: Path, **options: Any) -> SpeechCommands:
     return SpeechCommands(str(root), str(root.parent / "cache"), **({"sample_rate": RATE} | options))
 
 
-def count(clips: list[Clip], split: str | None) -> Counter[str]:
+def count(clips: Sequence[Clip], split: str | None) -> Counter[str]:
     return Counter(clip.labels[0] for clip in clips if clip.split == split)
 
 
@@ -406,8 +406,8 @@ def test_balanced_is_tested_on_the_archive_alone(tmp_path: Path) -> None:
     assert not [clip for clip in clips if clip.id.startswith("yes/test")]
     assert count(clips, "val") == Counter(dict.fromkeys([*KEYWORDS, "_unknown_", "_silence_"], 8))
     for options in ({"convention": "tensorflow"}, {"convention": "balanced", "test_root": None}):
-        clips = corpus(root, **({"test_root": str(archive)} | options)).clips()
-        assert sum(clip.id.startswith("yes/test") and clip.split == "test" for clip in clips) == 6
+        own = corpus(root, **({"test_root": str(archive)} | options)).clips()
+        assert sum(clip.id.startswith("yes/test") and clip.split == "test" for clip in own) == 6
 
 
 def test_a_speaker_of_the_archive_who_trains_is_a_leak(tmp_path: Path) -> None:

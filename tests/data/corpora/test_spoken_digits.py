@@ -131,7 +131,7 @@ def test_the_real_digits(real_data: Callable[[str], Path]) -> None:
     assert set(Counter((clip.labels, clip.split) for clip in clips).values()) == {270, 30}
     by_speaker = corpus(root, split="speaker", fold=5)
     assert by_speaker.speakers == ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-    clips = by_speaker.clips()
-    refuse_leaks(clips)
-    assert Counter(clip.split for clip in clips) == {"train": 2500, "test": 500}
-    assert {clip.group for clip in clips if clip.split == "test"} == {"theo"}
+    parted = by_speaker.clips()
+    refuse_leaks(parted)
+    assert Counter(clip.split for clip in parted) == {"train": 2500, "test": 500}
+    assert {clip.group for clip in parted if clip.split == "test"} == {"theo"}
