@@ -63,12 +63,12 @@ def noise_files(folder: Path, rate: int, seconds: int, count: int, suffix: str) 
     return clips
 
 
-def consume(clips: list[Clip], rate: int) -> None:
+def consume(clips: Sequence[Clip], rate: int) -> None:
     for _ in decode_clips(clips, rate):
         pass
 
 
-def one_by_one(clips: list[Clip], rate: int) -> None:
+def one_by_one(clips: Sequence[Clip], rate: int) -> None:
     for clip in clips:
         decode(clip.path, rate, clip.start, clip.duration)
 
