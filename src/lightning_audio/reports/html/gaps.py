@@ -16,8 +16,8 @@ LEVERS = {
         "a larger network (network=..., wider or deeper), or one that was pretrained",
         "longer training, another learning rate (lightning-audio find-lr) or schedule",
         "less regularisation: weaker augment, lower optimizer.weight_decay, dropout or label_smoothing",
-        "features that hold what matters: frontend.n_mels, hop_length, data.sample_rate",
         "training clips that stay wrong: are their labels right?",
+        "features that hold what matters: frontend.n_mels, hop_length, data.sample_rate",
     ),
     "variance": (
         "more training clips; predict --pseudo-labels makes some of recordings without labels",
