@@ -148,7 +148,7 @@ class AudioDataModule(pl.LightningDataModule):
         unfit = self.targets.unfit(clip for clip in clips if clip.split)
         self._refuse_unscorable(unfit, len(clips), MEND_TEXT)
         for split in NAMED if self.train_dev_fraction else SPLITS:
-            rows = np.flatnonzero(places.equals(split) & ~outliers)
+            rows, self.unscorable[split] = np.flatnonzero(places.equals(split) & ~outliers), []
             if unfit:
                 is_unfit = np.array([name in unfit for name in clips.column("id").at(rows)], dtype=bool)
                 self.unscorable[split] = [(clip, unfit[clip.id]) for clip in clips.take(rows[is_unfit])]

@@ -17,7 +17,8 @@ from lightning_audio.frontend.mask import frame_mask, mask_frames, mean_over_tim
 
 def max_over_time(x: Tensor, lengths: Tensor) -> Tensor:
     """`(B, ...)`: the greatest value of `x` `(B, ..., T)` over the frames of each clip."""
-    inside = frame_mask(lengths, x.shape[-1]).view(len(x), *[1] * (x.dim() - 2), -1)
+    # Not len(x), which would be the same number for all batches of a graph.
+    inside = frame_mask(lengths, x.shape[-1]).view(x.shape[0], *[1] * (x.dim() - 2), -1)
     return x.masked_fill(~inside, -torch.inf).amax(-1)
 
 
