@@ -1,14 +1,11 @@
 """What DDP costs: the CPU seconds of a step of esc10_cnn2d in two processes of one run, and of two runs.
 
-python benchmarks/ranks.py [--steps 30] [--rounds 3]
-
 On the CPU by gloo, one thread each, 16 clips in every batch of each process. Two processes run at
 the same time in both cases, so that they disturb each other alike; CPU seconds do not count what they wait.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -18,9 +15,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from timing import arguments, report
 
-from lightning_audio.build import data_and_task
+from lightning_audio.build import corpus, data_and_task
 from lightning_audio.config import compose_config
+from lightning_audio.errors import UserError
 from lightning_audio.training.trainer import build_trainer
 
 OPTIONS = [
@@ -32,6 +31,8 @@ OPTIONS = [
     "callbacks.training_examples=null",
 ]
 WARM = 3  # steps that do not count
+BATCH = 16
+RUNS, RANKS = "two runs", "two processes of one run"
 
 
 class Clock(pl.Callback):
@@ -49,7 +50,7 @@ class Clock(pl.Callback):
 
 def work(rank: int, together: bool, port: int, steps: int, folder: str) -> None:
     torch.set_num_threads(1)
-    options = [*OPTIONS, f"trainer.max_steps={steps}", "trainer.max_epochs=-1", "loader.batch_size=16"]
+    options = [*OPTIONS, f"trainer.max_steps={steps}", "trainer.max_epochs=-1", f"loader.batch_size={BATCH}"]
     if together:
         os.environ |= {
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"},
@@ -69,20 +70,21 @@ def work(rank: int, together: bool, port: int, steps: int, folder: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    rows: dict[bool, list[float]] = {False: [], True: []}
-    for number in range(options.rounds):
-        for together in rows:
+    options = arguments(__doc__ or "", repeats=3)
+    try:
+        corpus(compose_config(OPTIONS)).clips()
+    except UserError as error:
+        print(f"Left out: {error}")
+        return
+    steps = 10 if options.quick else 30
+    seconds: dict[str, list[float]] = {RUNS: [], RANKS: []}
+    for number in range(options.repeats):
+        for name, found in seconds.items():
             with tempfile.TemporaryDirectory() as folder:
-                arguments = (together, 29700 + number, options.steps, folder)
-                torch.multiprocessing.start_processes(work, arguments, nprocs=2, start_method="fork")
-                rows[together] += [float(file.read_text()) for file in Path(folder).glob("step_?")]
-    alone, shared = (statistics.median(rows[together]) for together in (False, True))
-    print(f"two runs: {1000 * alone:.1f} ms of CPU a step each; two processes: {1000 * shared:.1f} ms")
-    print(f"overhead: {100 * (shared / alone - 1):.1f} %, load {os.getloadavg()[0]:.1f}")
+                given = (name == RANKS, 29700 + number, steps, folder)
+                torch.multiprocessing.start_processes(work, given, nprocs=2, start_method="fork")
+                found.append(statistics.mean(float(file.read_text()) for file in Path(folder).glob("step_?")))
+    report("CPU of a step of esc10_cnn2d in each of two processes", seconds, BATCH, {RANKS: "<= 1.1"})
 
 
 if __name__ == "__main__":

@@ -91,10 +91,10 @@ def main() -> None:
     options = arguments(__doc__ or "", repeats=9)
     with tempfile.TemporaryDirectory() as temporary:
         for name, (overrides, *sizes, suffix) in CORPORA.items():
-            data = config.compose_config([*overrides, f"paths.cache={temporary}/corpora"]).data
+            cfg = config.compose_config([*overrides, f"paths.cache={temporary}/corpora"])
             folder, title = Path(temporary) / name, name
             try:
-                corpus = build.instantiate(data, "data")
+                corpus = build.corpus(cfg)
                 corpus.prepare()
                 clips: Sequence[Clip] = clips_of(corpus)
             except UserError:  # it is not there
@@ -103,7 +103,7 @@ def main() -> None:
                 title = f"noise of the sizes of {name}"
             if options.quick:
                 clips = clips[:: -(-len(clips) // QUICK_CLIPS)]
-            compare(title, clips, data.sample_rate, folder, options.repeats)
+            compare(title, clips, cfg.data.sample_rate, folder, options.repeats)
 
 
 if __name__ == "__main__":
