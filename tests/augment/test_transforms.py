@@ -26,13 +26,16 @@ from lightning_audio.augment.room import Reverb
 from lightning_audio.augment.spectral import Codec, PitchShift, TimeStretch
 from lightning_audio.augment.warp import VTLN, TimeWarp
 from lightning_audio.augment.waveform import (
+    FRACTION_BITS,
     Gain,
     Polarity,
     RandomCrop,
     Speed,
     TimeRoll,
     TimeShift,
+    _cubic,
     _roll_windows,
+    resample,
     roll,
 )
 from lightning_audio.errors import UserError
@@ -425,6 +428,12 @@ def test_no_transform_asks_a_device_for_a_number(name: str) -> None:
     x, lengths = clips() if name in WAVEFORM else log_mels()
     changed, new = (WAVEFORM | FEATURES)[name]()(x.to("meta"), lengths.to("meta"))
     assert len(changed) == len(new) == len(x)
+
+
+@pytest.mark.parametrize("size", [400, 300, 700])
+def test_a_cpu_resamples_clip_by_clip_what_a_device_does_at_once(size: int) -> None:
+    x, step = torch.randn(3, 400), torch.tensor([7 << 29, 1 << FRACTION_BITS, 5 << 30])
+    assert torch.equal(resample(x, step, size), _cubic(x, step[:, None], size))
 
 
 def test_speed_on_a_device_asks_it_for_no_length() -> None:
