@@ -71,6 +71,38 @@ def test_attention_that_knows_where_it_has_been_tells_equal_frames_apart() -> No
     assert weights[0, 2].std() > 1e-5
 
 
+@torch.no_grad()
+def test_each_token_is_expected_so_many_frames_behind_the_one_before() -> None:
+    """Of frames that say nothing the weights are the prior's: a sum of geometric distributions."""
+    decoder = LSTMDecoder(6, 5, hidden=8, heads=2, ahead=4.0).eval()
+    decoder.energy.zero_()
+    inputs, lengths = torch.zeros(2, 3, dtype=torch.long), torch.tensor([200, 120])
+    weights = decoder(torch.randn(2, 200, 6), lengths, inputs)[1]
+    centres = weights @ torch.arange(200.0)
+    # Less than 4 frames each, since the distribution ends at 24.
+    torch.testing.assert_close(centres, torch.tensor([[3.9, 7.8, 11.7]] * 2), rtol=0.02, atol=0.0)
+    assert weights[0, 0, 0].item() == pytest.approx(0.2, rel=0.01)
+    assert not weights[1, :, 120:].any()
+
+
+@torch.no_grad()
+def test_what_is_expected_is_the_same_token_by_token_and_behind_padding() -> None:
+    torch.manual_seed(0)
+    decoder, states = LSTMDecoder(6, 5, hidden=8, heads=2, ahead=2.0).eval(), torch.randn(1, 7, 6)
+    inputs, lengths = torch.tensor([[0, 1, 2]]), torch.tensor([7])
+    logits, _ = decoder(torch.cat([states, torch.randn(1, 5, 6)], 1), lengths, inputs)
+    memory = decoder.memory(states, lengths)
+    state = decoder.start(memory)
+    for u in range(3):
+        found, state = decoder.step(inputs[:, u], memory, state)
+        torch.testing.assert_close(found, logits[:, u], rtol=1e-5, atol=1e-5)
+
+
+def test_frames_ahead_below_0_are_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"task\.decoder\.ahead=-1 are no frames"):
+        LSTMDecoder(6, 5, hidden=8, heads=2, ahead=-1)
+
+
 def test_heads_that_do_not_divide_are_one_sentence() -> None:
     with pytest.raises(UserError, match=r"task\.decoder\.heads=3 do not divide task\.decoder\.hidden=8"):
         LSTMDecoder(6, 5, hidden=8, heads=3)

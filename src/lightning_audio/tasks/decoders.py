@@ -76,9 +76,20 @@ class LSTMDecoder(AttentionDecoder):
     Chan et al. 2016 (arXiv:1508.01211), with the location-aware attention of Chorowski et al. 2015
     (arXiv:1506.07503): energies also depend on a convolution over the weights of the token before and over
     the sum of all weights so far.
+
+    Args:
+        ahead: above 0 each token is expected so many frames behind the one before, on average: the weights
+            are multiplied by those before, moved on by a geometric distribution, as by the prior filter of
+            Battenberg et al. 2020 (arXiv:1910.10288). Without CTC this is what an alignment begins with.
+        others: those of `AttentionDecoder`.
+
+    Raises:
+        UserError: as `AttentionDecoder`, or `ahead` is below 0.
     """
 
     CHANNELS, KERNEL = 16, 31  # of that convolution; 31 frames are 1.2 s where a frame is 40 ms
+    LEAST = 1e-6  # of what is expected of a frame: none is out of reach
+    expected: Tensor | None
 
     def __init__(
         self,
@@ -88,8 +99,15 @@ class LSTMDecoder(AttentionDecoder):
         layers: int = 1,
         heads: int = 4,
         dropout: float = 0.1,
+        ahead: float = 0.0,
     ) -> None:
         super().__init__(width, num_outputs, hidden, layers, heads, dropout)
+        if not 0 <= ahead < math.inf:
+            raise UserError(f"task.decoder.ahead={ahead} are no frames: set it to 0 or more.")
+        moved = (ahead / (1 + ahead)) ** torch.arange(round(6 * ahead), -1, -1.0)  # the last tap stays
+        self.register_buffer(
+            "expected", (moved / moved.sum())[None, None] if ahead else None, persistent=False
+        )
         self.cells = nn.ModuleList(nn.LSTMCell(hidden if i else 2 * hidden, hidden) for i in range(layers))
         self.query, self.energy = nn.Linear(hidden, hidden), nn.Parameter(torch.randn(hidden) / hidden**0.5)
         self.key, self.value = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden)
@@ -106,11 +124,14 @@ class LSTMDecoder(AttentionDecoder):
     def start(self, memory: Named) -> Named:
         rows, frames, _ = memory["keys"].shape
         blank = memory["keys"].new_zeros
+        weights = blank(rows, self.heads, frames)
+        if self.expected is not None:
+            weights[..., 0] = 1.0
         return {
             "h": blank(rows, len(self.cells), self.hidden),
             "c": blank(rows, len(self.cells), self.hidden),
             "context": blank(rows, self.hidden),
-            "weights": blank(rows, self.heads, frames),
+            "weights": weights,
             "sum": blank(rows, self.heads, frames),
         }
 
@@ -139,6 +160,10 @@ class LSTMDecoder(AttentionDecoder):
         places = self.place(self.location(before).transpose(1, 2))
         energies = self.energy * torch.tanh(self.query(x)[:, None] + memory["keys"] + places)
         energies = energies.unflatten(-1, (self.heads, -1)).sum(-1).transpose(1, 2)  # (N, heads, T)
+        if self.expected is not None:
+            behind = functional.pad(state["weights"].flatten(0, 1)[:, None], (self.expected.shape[-1] - 1, 0))
+            moved = functional.conv1d(behind, self.expected).view_as(energies)
+            energies = energies + moved.clamp(min=self.LEAST).log()
         weights = energies.masked_fill(~memory["inside"][:, None], -torch.inf).softmax(-1)
         values = memory["values"].unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return {
