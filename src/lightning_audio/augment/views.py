@@ -52,7 +52,12 @@ class AugmentedView:
 def views_of(
     augment: Augment, told: Any, seed: int, count: int, learned: Tensor
 ) -> list[tuple[AugmentedView, Any]]:
-    """`count` views, each with what it depends on, as JSON may hold it; `told` are options of `augment`."""
+    """`count` views, each with what it depends on, as JSON may hold it; `told` are options of `augment`.
+
+    Recordings that it draws from are known by path, size and time of change, as clips are.
+    """
     rows = hashlib.sha256(learned.numpy().tobytes()).hexdigest()
+    heard = [path for module in augment.modules() for path in getattr(module, "recordings", ())]
+    files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in heard]
     numbers = range(1, count + 1)
-    return [(AugmentedView(augment, seed, n, learned), [told, seed, n, rows]) for n in numbers]
+    return [(AugmentedView(augment, seed, n, learned), [told, seed, n, rows, *files]) for n in numbers]
