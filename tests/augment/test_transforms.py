@@ -48,6 +48,7 @@ WAVEFORM: dict[str, Callable[[], nn.Module]] = {
     "roll": TimeRoll,
     "shift": lambda: TimeShift(0.1, RATE),
     "crop": lambda: RandomCrop(0.5, RATE, pad=0.25),
+    "crop_loud": lambda: RandomCrop(0.5, RATE, loud=True),
     "gain": Gain,
     "polarity": Polarity,
     "white": lambda: BackgroundNoise(0, 20, colour="white"),
@@ -262,6 +263,31 @@ def test_crops_begin_everywhere() -> None:
 
 
 # --------------------------------------------------------------------------------------------- gain, polarity
+
+
+def test_a_loud_crop_holds_the_one_sound_of_a_clip_wherever_it_is() -> None:
+    x, lengths = torch.zeros(3000, RATE), torch.full((3000,), RATE)
+    x[:, 2000:2100] = 0.5
+    cropped, new_lengths = RandomCrop(0.5, RATE, loud=True)(x, lengths)
+    assert (new_lengths == 4000).all()
+    sums = cropped.sum(1)
+    assert (sums > 0).all()
+    assert (sums == 50).float().mean().item() == pytest.approx(
+        1 - 100 / 4000, abs=0.015
+    )  # whole, but at an edge
+    ordinary = RandomCrop(0.25, RATE)(x, lengths)[0]
+    assert ordinary.any(1).float().mean().item() == pytest.approx(2000 / 6000, abs=0.03)
+
+
+def test_a_loud_crop_of_an_even_sound_starts_anywhere() -> None:
+    x = torch.arange(1, 101.0).expand(5000, -1)
+    even = x.sign() + x * 1e-4  # tells where it starts
+    lengths = torch.full((5000,), 100)
+    starts = ((RandomCrop(40 / RATE, RATE, loud=True)(even, lengths)[0][:, 0] - 1) * 1e4).round().long() - 1
+    assert starts.min() == 0
+    assert starts.max() == 60
+    assert starts.float().mean().item() == pytest.approx(30, abs=1)
+    assert starts.bincount(minlength=61).max() < 3 * 5000 / 61  # no edge is drawn much more often than others
 
 
 def test_gains_fill_their_range_in_decibels() -> None:
@@ -737,7 +763,7 @@ def test_channels_of_a_clip_are_changed_alike(name: str) -> None:
     [
         (TimeRoll(p=0.3), "TimeRoll(p=0.3)"),
         (TimeShift(0.1, RATE), "TimeShift(seconds=0.1, sample_rate=8000, p=1.0, max_share=0.25)"),
-        (RandomCrop(0.5, RATE, 0.25), "RandomCrop(seconds=0.5, sample_rate=8000, pad=0.25)"),
+        (RandomCrop(0.5, RATE, 0.25), "RandomCrop(seconds=0.5, sample_rate=8000, pad=0.25, loud=False)"),
         (Gain(-3.0, 3.0), "Gain(min_db=-3.0, max_db=3.0, p=1.0)"),
         (Polarity(), "Polarity(p=0.5)"),
         (Speed(0.9, 1.1), "Speed(min=0.9, max=1.1, p=1.0, keep_length=False)"),

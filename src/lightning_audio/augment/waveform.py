@@ -90,12 +90,14 @@ class RandomCrop(Transform):
     """A random stretch of `seconds` of each clip, after `pad` seconds of silence on both of its sides.
 
     Every clip comes out with that length; a shorter one stands at a random place in silence. With `pad` half
-    of `seconds` it is the crop of EnvNet-v2 (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282).
+    of `seconds` it is the crop of EnvNet-v2 (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282). With
+    `loud` the stretch lies around a moment that is drawn in proportion to its amplitude, so that a bark in
+    a clip that is silent otherwise is heard.
     """
 
-    def __init__(self, seconds: float, sample_rate: int, pad: float = 0.0) -> None:
+    def __init__(self, seconds: float, sample_rate: int, pad: float = 0.0, loud: bool = False) -> None:
         super().__init__()
-        self.seconds, self.sample_rate, self.pad = seconds, sample_rate, pad
+        self.seconds, self.sample_rate, self.pad, self.loud = seconds, sample_rate, pad, loud
         self.size, self.silence = round(seconds * sample_rate), round(pad * sample_rate)
         if self.size < 1 or self.silence < 0:
             raise UserError(f"RandomCrop has seconds={seconds} and pad={pad}: give above 0, and 0 or above.")
@@ -103,10 +105,19 @@ class RandomCrop(Transform):
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         room = lengths + 2 * self.silence - self.size  # below 0: the clip is the shorter one, moves inside
         start = torch.sign(room) * random_below(room.abs() + 1) - self.silence
+        if self.loud:
+            start = torch.where(room > 0, self._around_sound(x, lengths), start)
         margin = self.size + self.silence
         rows = torch.arange(len(x), device=x.device)
         cropped = stretches(x, self.size, margin)[rows, margin + start]
         return cropped, torch.full_like(lengths, self.size)
+
+    def _around_sound(self, x: Tensor, lengths: Tensor) -> Tensor:
+        heard = x.abs().cumsum(1)
+        moment = torch.searchsorted(heard, sent(torch.rand(len(x), 1), x.device) * heard[:, -1:])[:, 0]
+        first = (moment - self.size + 1).clamp(min=-self.silence)  # of the stretches that hold it
+        last = torch.minimum(moment, lengths + self.silence - self.size)
+        return first + random_below(last - first + 1)
 
 
 class Gain(Transform):
