@@ -214,6 +214,16 @@ def test_two_seconds_of_whisper_cost_two_seconds_and_a_long_clip_is_read_in_piec
     assert states.shape[-1] >= 100
 
 
+@pytest.mark.parametrize("name", TINY)
+@torch.no_grad()
+def test_half_precision_gives_about_the_same_states(name: str) -> None:
+    built, batch = encoder(name), waveforms([8000, 22000])
+    exact, _ = built(*batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        states, _ = built(*batch)
+    assert float((states.float() - exact).norm() / exact.norm()) < 0.15
+
+
 @torch.no_grad()
 def test_masks_cover_the_log_mel_of_whisper_while_it_learns() -> None:
     masks = SpecAugment(freq_masks=1, freq_width=30, time_masks=0, time_width=0, max_freq_share=1.0)

@@ -258,12 +258,14 @@ class Whisper(Body):
         counts, reach = self.output_lengths(lengths), self.model.config.max_source_positions
         if in_export():  # a graph takes clips up to this length
             return self._piece(x, counts)
-        states = [x.new_zeros(x.shape) for _ in range(len(self.model.layers) + 1)]
+        # As wide as the weights: under autocast the convolutions give a narrower type than the layers.
+        positions = self.model.embed_positions.weight
+        states = [positions.new_zeros(x.shape) for _ in range(len(self.model.layers) + 1)]
         for start in range(0, x.shape[1], reach):
             there = slice(None) if start == 0 else counts > start
             part = x[there, start : start + reach]
             for whole, one in zip(states, self._piece(part, counts[there] - start), strict=True):
-                whole[there, start : start + reach] = one
+                whole[there, start : start + reach] = one.to(whole.dtype)
         return states
 
     def _piece(self, x: Tensor, counts: Tensor) -> list[Tensor]:
