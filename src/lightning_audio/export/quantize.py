@@ -16,7 +16,8 @@ from lightning_audio.data.channels import INT16_SCALE
 from lightning_audio.errors import UserError
 
 FLOAT = ("/task/frontend", "/task/normalize")  # nodes of these parts stay as they are
-RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
+SUMMED = frozenset(("Conv", "MatMul", "Gemm"))
+LEAST_SUMMED = 256  # products for an output of a layer that is faster in eight bits
 CALIBRATED_BY = 128  # training clips
 SMALL, LARGE = 64, 4096  # numbers of a layer, and of a filter bank
 HALVED = frozenset(
@@ -29,10 +30,10 @@ CHANNELS = {"Conv": 0, "Gemm": 0, "MatMul": -1, "LSTM": 1, "GRU": 1}  # the axis
 def quantized(content: bytes, kind: str, clips: Sequence[np.ndarray] = ()) -> tuple[bytes, str]:
     """The ONNX file with a network in eight bits, and how.
 
-    `int8` computes in eight bits, too: `dynamic` where there are recurrent layers, whose activations are
-    measured as they come, otherwise `static`, by what they are on training clips. That is faster where a
-    processor has instructions for it, and slower where it has none. `int8_weights` stores weights in eight
-    bits, one scale for each channel, and computes in float.
+    `int8` computes in eight bits, too, where that is faster: layers that sum up many products, `static`, by
+    what their activations are on training clips, and LSTMs, `dynamic`, by what they are as they come. What
+    is left, and all of `int8_weights`, has weights in eight bits, one scale for each channel, and computes in
+    float.
 
     Args:
         content: of a float file, as `onnx_graph` makes it.
@@ -49,35 +50,44 @@ def quantized(content: bytes, kind: str, clips: Sequence[np.ndarray] = ()) -> tu
         raise UserError(
             f"--format {kind} needs onnx and onnxruntime: run pip install 'lightning-audio[export]'."
         ) from error
+    how = []
     with tempfile.TemporaryDirectory() as folder, _without_advice():
-        source, prepared, target = (Path(folder) / f"{name}.onnx" for name in ("float", "prepared", "int8"))
+        source, small = Path(folder) / "float.onnx", Path(folder) / "small.onnx"
         source.write_bytes(content)
-        quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        model = onnx.load(prepared)
-        how = "dynamic" if any(node.op_type in RECURRENT for node in model.graph.node) else "static"
-        if kind == "int8_weights":
-            return slim(with_small_weights(model)), "weights"
-        options: dict[str, Any] = {"nodes_to_exclude": _kept(model), "per_channel": True}
-        if how == "dynamic":
-            quantization.quantize_dynamic(prepared, target, **options)
-        else:
+        quantization.quant_pre_process(source, small, skip_symbolic_shape=True)
+        layers = _that_gain(onnx.load(small)) if kind == "int8" else []
+        if layers:
+            how.append("static")
             quantization.quantize_static(
-                prepared,
-                target,
+                small,
+                small,
                 _Calibration(clips),
-                op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+                nodes_to_quantize=layers,
                 quant_format=quantization.QuantFormat.QOperator,
+                # Of both signs, onnxruntime multiplies without a processor's instructions for it.
+                activation_type=quantization.QuantType.QUInt8,
+                per_channel=True,
                 reduce_range=True,  # or sums overflow on processors without such instructions
-                **options,
             )
-        return slim(onnx.load(target)), how
+        if kind == "int8" and any(node.op_type == "LSTM" for node in onnx.load(small).graph.node):
+            how.append("dynamic")
+            quantization.quantize_dynamic(small, small, op_types_to_quantize=["LSTM"], per_channel=True)
+        return slim(with_small_weights(onnx.load(small))), " and ".join(how) or "weights"
 
 
-def _kept(model: Any) -> list[str]:
-    """The nodes that stay in float: the front end, and convolutions of some channels by themselves, which in
-    eight bits take times as long."""
-    grouped = (n.name for n in model.graph.node if any(a.name == "group" and a.i > 1 for a in n.attribute))
-    return [*grouped, *(node.name for node in model.graph.node if node.name.startswith(FLOAT))]
+def _that_gain(model: Any) -> list[str]:
+    """The layers of the network that eight bits make faster: each output sums up many products. Where there
+    are few, as in convolutions of some channels by themselves, packing numbers takes longer than it saves."""
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        dims = (
+            weights.get(node.input[1]) if node.op_type in SUMMED and not node.name.startswith(FLOAT) else None
+        )
+        # A weight is (outputs, inputs, ...) of convolutions and of most Gemm, (inputs, outputs) of MatMul.
+        if dims and math.prod(dims) // dims[CHANNELS[node.op_type]] >= LEAST_SUMMED:
+            found.append(node.name)
+    return found
 
 
 def with_small_weights(model: Any) -> Any:

@@ -57,7 +57,7 @@ class Runtime:
         if threads is None:
             told = os.environ.get("OMP_NUM_THREADS", "")
             threads = int(told) if told.isdecimal() else 0
-        unpack = str(found.card.get("format")).startswith("int8_weights")
+        unpack = str(found.card.get("format")).startswith("int8")
         self._session = onnx_file.session(found.content, str(file), threads, unpack)
         if found.parts:
             self._take_parts(found, threads)
