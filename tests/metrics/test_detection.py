@@ -15,6 +15,7 @@ from lightning_audio.metrics.detection import (
     OperatingPoint,
     det_curve,
     fewest_errors,
+    fewest_misses,
     operating_point,
     per_hour,
 )
@@ -99,6 +100,14 @@ def test_det_curve_keeps_what_no_other_point_beats() -> None:
 def test_threshold_with_the_fewest_errors_is_the_middle_of_equal_ones() -> None:
     points = [point(1, 5, 0.2), point(1, 2, 0.3), point(2, 1, 0.4), point(3, 0, 0.7), point(9, 0, 0.9)]
     assert fewest_errors(points[::-1]).threshold == 0.4
+
+
+def test_threshold_with_the_fewest_misses_keeps_to_its_false_alarms() -> None:
+    points = [point(1, 5, 0.2), point(1, 2, 0.3), point(1, 2, 0.35), point(1, 2, 0.38), point(3, 1, 0.7)]
+    assert fewest_misses(points[::-1], 2.9).threshold == 0.35
+    assert fewest_misses(points, 1.9).threshold == 0.7
+    assert fewest_misses(points, 100).threshold == 0.35  # no false alarm more than it needs
+    assert fewest_misses(points, 0).threshold == 0.7  # the fewest that there are
 
 
 def tones(frequencies: list[float], seconds: float = 1.0) -> list[tuple[str, np.ndarray]]:

@@ -174,6 +174,8 @@ def test_moving_mean_is_that_of_the_live_detector() -> None:
         ({"background": []}, "leaves no keywords, or nothing else"),
         ({"background": LABELS}, "leaves no keywords, or nothing else"),
         ({"threshold": 1.5}, "task.threshold=1.5"),
+        ({"max_false_alarms_per_hour": -1.0}, "task.max_false_alarms_per_hour=-1"),
+        ({"max_false_alarms_per_hour": 5.0, "threshold": 0.5}, "task.threshold=null"),
         ({"clips_per_sequence": 0}, "task.clips_per_sequence"),
         ({"mix": Mix("mixup")}, "augment.mix=null"),
         ({"label_smoothing": 0.1}, "task.label_smoothing"),
@@ -312,4 +314,7 @@ def test_a_run_tunes_the_threshold_of_the_weights_that_it_keeps(
     heard = task.score_long_audio(data.splits["val"].clips)
     best = fewest_errors(heard.points(THRESHOLDS))
     assert float(task.threshold) == pytest.approx(best.threshold)
+    assert task._best_of(heard).threshold == best.threshold
+    task.max_false_alarms_per_hour = 0.0
+    assert task._best_of(heard).false_alarms == min(p.false_alarms for p in heard.points(THRESHOLDS))
     assert scores["val/miss_rate"]["value"] == pytest.approx(best.miss_rate)

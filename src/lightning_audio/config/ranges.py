@@ -128,6 +128,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "task.teacher_weight": SHARE,
     "task.gamma": POSITIVE,
     "task.margin": POSITIVE,
+    "task.max_false_alarms_per_hour": POSITIVE,
     "task.refractory": POSITIVE,
     "task.smoothing": POSITIVE,
     "task.label_prior": POSITIVE,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,8 +71,22 @@ def det_curve(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
 
 def fewest_errors(points: Sequence[OperatingPoint]) -> OperatingPoint:
     """The point with the fewest misses and false alarms together; of equal ones the middle threshold."""
-    fewest = min(point.misses + point.false_alarms for point in points)
-    best = sorted((p for p in points if p.misses + p.false_alarms == fewest), key=lambda p: p.threshold)
+    return _middle_of_best(points, lambda point: point.misses + point.false_alarms)
+
+
+def fewest_misses(points: Sequence[OperatingPoint], most_false_alarms: float) -> OperatingPoint:
+    """The point with the fewest misses of those with at most so many false alarms, or where all have more, of
+    those with the fewest; of equal ones that with fewer false alarms, then the middle threshold."""
+    most = max(most_false_alarms, min(point.false_alarms for point in points))
+    allowed = [point for point in points if point.false_alarms <= most]
+    return _middle_of_best(allowed, lambda point: (point.misses, point.false_alarms))
+
+
+def _middle_of_best(
+    points: Sequence[OperatingPoint], cost: Callable[[OperatingPoint], Any]
+) -> OperatingPoint:
+    least = min(map(cost, points))
+    best = sorted((point for point in points if cost(point) == least), key=lambda point: point.threshold)
     return best[len(best) // 2]
 
 

@@ -23,6 +23,7 @@ from lightning_audio.metrics.detection import (
     OperatingPoint,
     det_curve,
     fewest_errors,
+    fewest_misses,
     operating_point,
     per_hour,
 )
@@ -43,8 +44,9 @@ class Trigger(Classification):
 
     Long audio is made of the clips of a split, all words in their background noise, by `long_audio`; the
     network hears it as one stream, the same in every run. A threshold that is tuned makes the fewest misses
-    and false alarms together in the long audio of the validation clips, after every validation (whose own
-    scores are flattered by that); the test never changes it.
+    and false alarms together in the long audio of the validation clips, or the fewest misses at no more than
+    so many false alarms, after every validation (whose own scores are flattered by that); the test never
+    changes it.
 
     Args:
         background: the labels that are no keywords.
@@ -55,6 +57,7 @@ class Trigger(Classification):
         margin: seconds; see `max_pooling_loss`.
         smoothing: seconds up to a frame whose mean score is its score.
         threshold: a keyword is detected when its smoothed score reaches it. None tunes it on validation.
+        max_false_alarms_per_hour: that a tuned threshold may raise there. None weighs one as much as a miss.
         refractory: seconds after a detection in which the same keyword gives no other.
         shared: what `Classification` takes.
 
@@ -75,6 +78,7 @@ class Trigger(Classification):
         margin: float | None = 0.4,
         smoothing: float = 0.1,
         threshold: float | None = None,
+        max_false_alarms_per_hour: float | None = None,
         refractory: float = 1.0,
         **shared: Any,
     ) -> None:
@@ -85,6 +89,7 @@ class Trigger(Classification):
             clips_per_sequence,
             refractory,
         )
+        self.max_false_alarms_per_hour = max_false_alarms_per_hour
         self._refuse_misfits(smoothing, threshold, margin)
         self.tuned = threshold is None
         self.register_buffer("threshold", torch.tensor(WITHOUT_VALIDATION if self.tuned else threshold))
@@ -116,6 +121,12 @@ class Trigger(Classification):
                 "task.smoothing, task.refractory and task.margin are lengths and task.clips_per_sequence "
                 "a count: set "
                 "them to 0 or more, and the last to 1 or more."
+            )
+        most = self.max_false_alarms_per_hour
+        if most is not None and (most < 0 or threshold is not None):
+            raise UserError(
+                f"task.max_false_alarms_per_hour={most:g} tunes the threshold: set it to 0 or more, and "
+                "task.threshold=null."
             )
         if self.label_smoothing:
             raise UserError(
@@ -185,7 +196,11 @@ class Trigger(Classification):
         # Not at the epoch's end: there, averaged weights have made way again for those that are trained.
         if self.tuned and self.is_fitting and batch_idx + 1 == self.trainer.num_val_batches[0]:
             heard = self.score_long_audio(self.trainer.datamodule.splits["val"].clips)  # type: ignore[attr-defined]
-            self.best_threshold = fewest_errors(heard.points(THRESHOLDS)).threshold
+            self.best_threshold = self._best_of(heard).threshold
+
+    def _best_of(self, heard: LongAudioScores) -> OperatingPoint:
+        points, most = heard.points(THRESHOLDS), self.max_false_alarms_per_hour
+        return fewest_errors(points) if most is None else fewest_misses(points, most * heard.hours)
 
     def take_observed(self, stage: str) -> None:
         super().take_observed(stage)
