@@ -7,13 +7,15 @@ from typing import cast
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import REPORTED, TINY
 from torch import Tensor, nn
 
 import lightning_audio
+from lightning_audio.cli.evaluate import main as evaluate
 from lightning_audio.config import compose_config
 from lightning_audio.errors import UserError
 from lightning_audio.networks.heads import AttentiveHead, LinearHead, NeighbourHead, PrototypeHead
+from lightning_audio.reports.results import read_metrics, read_predictions
 from lightning_audio.training.run import train
 
 
@@ -66,6 +68,10 @@ def test_neighbours_count_by_their_cosine_and_a_clip_is_none_of_its_own() -> Non
     torch.testing.assert_close(head(x, one)[0].exp()[0, :2], shares + 1e-4, rtol=1e-4, atol=1e-6)
     trained = head.train()(x, one)[0]
     assert trained.argmax() == 1
+    assert head(torch.tensor([[[1.0], [-0.02]]]), one)[0].argmax() == 1  # augmented, it is its own still
+    head.eval().knows_clips = True
+    assert head(x, one)[0].argmax() == 1
+    head.train().knows_clips = False
     trained.sum().backward()
     assert head.scale.grad is not None
     again = NeighbourHead((1, 2), 3, k=2)
@@ -87,3 +93,22 @@ def test_a_run_of_neighbours_remembers_every_training_clip(tmp_path: Path) -> No
     resumed = train(compose_config([*options, "trainer.max_epochs=3"]), tmp_path / "run")
     assert resumed["epochs"] == 3
     assert torch.equal(lightning_audio.load(tmp_path / "run").network.state_dict()["memory"], network.memory)
+
+
+def test_of_training_clips_that_are_scored_none_is_its_own_neighbour(tmp_path: Path) -> None:
+    tiny = [option for option in REPORTED if not option.startswith("network")]
+    content = train(compose_config([*tiny, "network=neighbours", "network.k=3"]), tmp_path / "run")
+    evaluate([str(tmp_path / "run"), "--split", "train"])
+    network = lightning_audio.load(tmp_path / "run").network
+    assert isinstance(network, NeighbourHead)
+    cosines = (network.memory @ network.memory.T).fill_diagonal_(-1)
+    nearest, places = cosines.topk(3)
+    votes = nn.functional.one_hot(network.classes[places].long(), len(content["data"]["labels"]))
+    said = ((network.scale * nearest).softmax(-1)[..., None] * votes).sum(1).argmax(-1)
+    right = float((said == network.classes).float().mean())
+    scores = read_metrics(tmp_path / "run" / "evaluation")["scores"]
+    assert scores["train/accuracy"]["value"] == pytest.approx(right)
+    assert right < 0.95
+    again = {row["id"]: row for row in read_predictions(tmp_path / "run/evaluation/predictions_train.jsonl")}
+    for row in read_predictions(tmp_path / "run" / "predictions_train.jsonl"):
+        assert row["scores"] == pytest.approx(again[row["id"]]["scores"], abs=1e-5)

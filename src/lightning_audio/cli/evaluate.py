@@ -61,7 +61,7 @@ from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.training import saved_config
 from lightning_audio.training.run import print_run, quiet, report_quarantined, test
-from lightning_audio.training.scoring import in_place_of, keep_split
+from lightning_audio.training.scoring import in_place_of, keep_split, shown
 from lightning_audio.training.trainer import build_trainer
 
 
@@ -202,14 +202,15 @@ def scored(
     curves = planned_curves(options, task) if options else []
     if not data.splits[split].clips:
         raise UserError(f"There are no clips of {split}: --split train or test has some.")
-    if split == "test":
-        scores = test(trainer, task, data, output)
-    else:
-        data = in_place_of("test", data, split)
-        trainer.test(task, data, verbose=False)
-        scores = keep_split(trainer, task, data, "test", split, output)
-    if curves:
-        measure_robustness(trainer, task, data, curves, output)
+    with shown(task, split):
+        if split == "test":
+            scores = test(trainer, task, data, output)
+        else:
+            data = in_place_of("test", data, split)
+            trainer.test(task, data, verbose=False)
+            scores = keep_split(trainer, task, data, "test", split, output)
+        if curves:
+            measure_robustness(trainer, task, data, curves, output)
     return scores
 
 

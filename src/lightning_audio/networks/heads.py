@@ -12,7 +12,6 @@ from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask, mean_over_time
 from lightning_audio.networks.base import Network
 
-SAME = 1e-6  # cosines nearer to 1 are of one clip
 LEAST_PROBABILITY = 1e-4  # of a label that no neighbour has
 
 
@@ -106,9 +105,9 @@ class NeighbourHead(Network):
     """k nearest neighbours: the labels of the training clips whose means are most like that of a clip.
 
     Each of the k counts by the exponential of its cosine times a learned scale (Wu et al. 2018, Unsupervised
-    Feature Learning via Non-parametric Instance Discrimination, arXiv:1805.01978). In training a clip is no
-    neighbour of itself, as long as augmentation leaves it as it is. For labels that exclude one another; what
-    it remembers goes into checkpoints.
+    Feature Learning via Non-parametric Instance Discrimination, arXiv:1805.01978). Of training clips the nearest
+    one is left out, since it is the clip itself, or what augmentation made it of. For labels that exclude one
+    another; what it remembers goes into checkpoints.
 
     Args:
         k: neighbours that count.
@@ -142,9 +141,8 @@ class NeighbourHead(Network):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logarithms of probabilities `(B, num_outputs)`."""
         cosines = self._unit(x, lengths) @ self.memory.T
-        if self.training:
-            cosines = cosines.masked_fill(cosines > 1 - SAME, -1.0)
-        nearest, rows = cosines.topk(min(self.k, len(self.memory)))
+        itself = int((self.training or self.knows_clips) and len(self.memory) > 1)
+        nearest, rows = (x[:, itself:] for x in cosines.topk(min(self.k + itself, len(self.memory))))
         shares = (self.scale * nearest).softmax(-1)
         votes = functional.one_hot(self.classes[rows].long(), self.num_outputs).to(shares)
         probabilities = (shares[..., None] * votes).sum(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytorch_lightning as pl
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.metrics.base import scores
 from lightning_audio.metrics.intervals import Score
+from lightning_audio.networks.base import Network
 from lightning_audio.reports.results import predictions_file, write_predictions
 from lightning_audio.tasks.base import AudioTask
 
@@ -38,6 +41,20 @@ def in_place_of(stage: str, data: AudioDataModule, split: str, most: int | None 
     return view
 
 
+@contextlib.contextmanager
+def shown(task: AudioTask, split: str) -> Iterator[None]:
+    """Tells networks that remember training clips whether it is these that they are shown: none of the clips
+    is to vouch for itself."""
+    networks = [module for module in task.modules() if isinstance(module, Network)]
+    for network in networks:
+        network.knows_clips = split == "train"
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.knows_clips = False
+
+
 def score_split(
     trainer: pl.Trainer,
     task: AudioTask,
@@ -59,7 +76,8 @@ def score_split(
     view, loggers = in_place_of("val", data, split, most), trainer.loggers
     trainer.loggers = []
     try:
-        trainer.validate(task, view, verbose=False)
+        with shown(task, split):
+            trainer.validate(task, view, verbose=False)
     finally:
         trainer.loggers = loggers
     return keep_split(trainer, task, view, "val", split, folder)
