@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,9 +20,10 @@ from lightning_audio.cli.evaluate import main as evaluate
 from lightning_audio.config import compose_config
 from lightning_audio.data.decode import resample
 from lightning_audio.errors import UserError
-from lightning_audio.reports.results import write_metrics
+from lightning_audio.reports.results import write_metrics, write_predictions
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.ensemble import ensemble
+from lightning_audio.tasks.multilabel import MultiLabel
 from lightning_audio.training.run import train
 
 
@@ -55,6 +58,30 @@ def test_the_scores_are_those_of_the_mean_of_the_probabilities(
     told = capsys.readouterr().out
     assert "The ensemble of 2 runs beside the best of them" in told
     assert "run - other" in told
+
+
+def test_labels_of_an_ensemble_have_the_thresholds_that_fit_its_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # One run is sure of clip a and the other of b: by the threshold of both, 0.85, neither is said.
+    scores = {"a": (0.9, 0.5), "b": (0.5, 0.9), "c": (0.8, 0.1), "d": (0.1, 0.8)}
+    runs = [tmp_path / "one", tmp_path / "other"]
+    for number, run in enumerate(runs):
+        rows = [
+            {"id": name, "reference": "x" * there, "hypothesis": "", "scores": {"x": own[number]}}
+            | {"reference_labels": ["x"] * there, "hypothesis_labels": []}
+            for name, own in scores.items()
+            for there in [name in "ab"]
+        ]
+        write_predictions(run / "predictions_val.jsonl", rows if number else rows[::-1])
+    task = cast(MultiLabel, SimpleNamespace(labels=("x",), thresholds=torch.tensor([0.85])))
+    ensembles.tune_together(task, runs)
+    assert task.thresholds.item() == pytest.approx((0.7 + 0.45) / 2)
+    write_predictions(runs[0] / "predictions_val.jsonl", rows[:3])
+    task.thresholds.fill_(0.85)
+    ensembles.tune_together(task, runs)
+    assert task.thresholds.item() == pytest.approx(0.85)
+    assert "not tuned on the same validation clips" in capsys.readouterr().err
 
 
 @torch.no_grad()

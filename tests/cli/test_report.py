@@ -17,7 +17,6 @@ from conftest import REPORTED, TINY, write_wav
 from lightning_audio.checkpoint import load
 from lightning_audio.cli import evaluate, explore, report
 from lightning_audio.config import compose_config
-from lightning_audio.errors import UserError
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.html.occlusion import explainer, occlusion
 from lightning_audio.reports.html.several import write_sweep
@@ -237,9 +236,18 @@ def test_what_an_answer_hangs_on_is_the_piece_that_the_network_hears(run: Path) 
     assert page.count("hangs on what is coloured") == 2 * 2  # as text, and for those who do not see it
 
 
-def test_transcripts_are_not_explained(speech_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="--explain is for runs that name sounds"):
-        explainer(load(speech_run))
+def test_transcripts_are_explained_by_the_frames_of_their_tokens(speech_run: Path) -> None:
+    task: Any = load(speech_run)
+    rows = np.full((2, len(task.labels) + 1), -9.0, np.float32)
+    rows[:, :3] = np.log([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3]])
+    weights = task.emissions(torch.from_numpy(rows), [1, 0, 1])
+    np.testing.assert_allclose(weights, [[0.2, 0.3], [0.7, 0.1], [0.2, 0.3]], rtol=1e-6)
+    task.frame_outputs = lambda clips: [rows]
+    picture, told = explainer(task)(np.zeros(100, np.int16), task.sample_rate)
+    assert picture.startswith("data:image/png")
+    assert told.startswith("what is heard, from top to bottom")
+    task.frame_outputs = lambda clips: [rows[1:]]  # the blank alone
+    assert explainer(task)(np.zeros(100, np.int16), task.sample_rate) == ("", "nothing is heard")
 
 
 def test_sweep_page_marks_the_best_run(tmp_path: Path) -> None:

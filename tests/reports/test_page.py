@@ -20,8 +20,11 @@ from lightning_audio.metrics.base import scores
 from lightning_audio.metrics.classification import ClassPredictions, accuracy
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.metrics.transcripts import Transcripts, wer
+from lightning_audio.reports.html import answers
 from lightning_audio.reports.html import page as pages
+from lightning_audio.reports.html import run as run_page
 from lightning_audio.reports.html.charts import line_chart, parallel_chart, ticks
+from lightning_audio.reports.html.curves import read_curves
 from lightning_audio.reports.html.gaps import gaps_of, verdict
 from lightning_audio.reports.html.run import write_run_report
 from lightning_audio.reports.results import (
@@ -204,6 +207,60 @@ def test_transcripts_have_alignments_and_confusions(tmp_path: Path) -> None:
     assert "S b → x" in {b.get("data-filter") for b in page.all("button")}
     assert "<i>" in page.text
     assert score_text("val/wer", found["wer"]) in page.text
+
+
+def test_error_rates_go_by_speed_and_noise() -> None:
+    rows = [
+        {"id": f"{n}", "reference": "a b", "hypothesis": "a b" if n < 10 else "a", "seconds": 4.0 / (n + 1)}
+        for n in range(20)
+    ]
+    found = answers.by_part(rows, answers.speeds(rows), "words a second")
+    assert [row["WER"] for row in found] == ["0.0", "0.0", "50.0", "50.0"]
+    assert found[0] == {"words a second": "0.5 to 2.5", "utterances": "5", "WER": "0.0"}
+    assert answers.by_part(rows[1:], answers.speeds(rows), "words a second") == []  # too few to say anything
+    noises = {"0": 0.01, "1": 0.1}
+    rng = np.random.default_rng(0)
+
+    def sound(split: str, name: str) -> tuple[np.ndarray, int]:
+        wave = rng.normal(size=16000) * noises[name]
+        wave[4000:8000] += np.sin(np.arange(4000) / 5)
+        return (wave * 10000).astype(np.int16), 8000
+
+    loud, noisy = (run_page.noise_of([{"id": n}], "val", sound)[n] for n in "01")
+    assert loud == pytest.approx(20 * np.log10(0.5**0.5 / 0.01), abs=1)
+    assert noisy == pytest.approx(20 * np.log10(0.5**0.5 / 0.1), abs=1)
+
+
+def test_a_label_that_is_mostly_missed_puts_no_label_in_doubt() -> None:
+    labels = ("heard", "missed")
+    scores = [(0.9, 0.4), (0.8, 0.3), (0.05, 0.02), (0.1, 0.1), (0.02, 0.05), (0.1, 0.1)]
+    rows = [
+        {"id": f"{n}", "reference": "", "hypothesis": "", "scores": dict(zip(labels, own, strict=True))}
+        | {"reference_labels": list(labels) if n < 3 else [], "hypothesis_labels": []}
+        for n, own in enumerate(scores)
+    ]
+    assert answers.doubts(rows, labels) == {"2": "heard is not there"}
+
+
+def test_a_reader_sees_what_refusing_unsure_answers_gives_and_only_bins_of_some_answers() -> None:
+    sure = np.array([0.9, 0.1] * 6 + [0.3])
+    scores = np.stack([sure, 1 - sure], 1)
+    chart = answers.refusal_chart(ClassPredictions.from_scores(scores, np.zeros(13, int), [None] * 13))
+    assert "right of these" in str(chart)
+    rows = [
+        {"id": str(n), "reference": "a", "hypothesis": "a" if a > b else "b", "scores": {"a": a, "b": b}}
+        for n, (a, b) in enumerate(scores.tolist())
+    ]
+    reliability = str(answers.of_labels(rows, ["a", "b"])["reliability"])
+    assert reliability.count("<circle") == 1  # twelve answers of 0.9; one of 0.7 says nothing
+
+
+def test_curves_end_with_training(tmp_path: Path) -> None:
+    write_atomically(
+        tmp_path / "csv/metrics.csv",
+        "step,train/loss,val/loss\n9,2.0,\n9,,3.0\n19,1.0,\n19,,4.0\n20,,3.0\n",
+    )
+    assert read_curves(tmp_path)["loss"] == {"train/loss": [(9, 2), (19, 1)], "val/loss": [(9, 3), (19, 4)]}
 
 
 def test_gaps_of_planted_scores() -> None:

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lightning_audio.checkpoint import description_of, find_checkpoint, load, read
 from lightning_audio.errors import UserError
 from lightning_audio.metrics.intervals import direction
+from lightning_audio.metrics.multilabel import LabelPredictions, best_thresholds
 from lightning_audio.reports import sweep
 from lightning_audio.reports.comparison import compare_runs, paired_rows, print_comparison
-from lightning_audio.reports.results import RunResult, read_metrics, read_run
+from lightning_audio.reports.results import (
+    RunResult,
+    predictions_file,
+    read_metrics,
+    read_predictions,
+    read_run,
+)
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.ensemble import ensemble
+from lightning_audio.tasks.multilabel import MultiLabel
 from lightning_audio.training import saved_config
 
 
@@ -53,7 +63,30 @@ def load_all(
 ) -> AudioTask:
     """One trained task of them all; raises UserError as `load` and `ensemble`."""
     tasks = [load(run, device, allow) for run in runs]
-    return ensemble(tasks) if len(tasks) > 1 else tasks[0]
+    if len(tasks) == 1:
+        return tasks[0]
+    together = ensemble(tasks)
+    if isinstance(together, MultiLabel) and all(task.tuned for task in tasks):
+        tune_together(together, runs)
+    return together
+
+
+def tune_together(task: MultiLabel, runs: Sequence[Path]) -> None:
+    """Sets the thresholds of an ensemble by the mean of what its runs said of the validation clips that they
+    were tuned on; where these are not the same it leaves the mean of their thresholds, and says so."""
+    files = [run / predictions_file("val") for run in runs]
+    found = [sorted(read_predictions(file), key=lambda row: row["id"]) for file in files if file.is_file()]
+    clips = {tuple(row["id"] for row in rows) for rows in found}
+    if len(found) < len(runs) or len(clips) > 1:
+        print(
+            "warning: the runs were not tuned on the same validation clips (loader.val_fraction draws others "
+            "for another seed), so their thresholds are averaged.",
+            file=sys.stderr,
+        )
+        return
+    said = [LabelPredictions.from_rows(rows, task.labels) for rows in found]
+    mean = np.mean([one.scores for one in said], axis=0)
+    task.thresholds.copy_(torch.from_numpy(best_thresholds(mean, said[0].targets)))
 
 
 def highest_rate_first(runs: Sequence[Path]) -> list[Path]:

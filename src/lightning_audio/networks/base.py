@@ -19,7 +19,7 @@ class Network(nn.Module):
     """
 
     ragged: ClassVar[bool] = True  # whether clips of several lengths run together in an exported graph
-    knows_clips = False  # whether clips to be scored are among those of `remember`: scores of training clips set it
+    knows_clips = False  # whether clips to score are among those of `remember`, as training clips are
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(B, F, T)` or `(B, C, F, T)` with lengths `(B,)` in frames -> logits or states, lengths.

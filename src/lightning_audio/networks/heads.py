@@ -105,9 +105,9 @@ class NeighbourHead(Network):
     """k nearest neighbours: the labels of the training clips whose means are most like that of a clip.
 
     Each of the k counts by the exponential of its cosine times a learned scale (Wu et al. 2018, Unsupervised
-    Feature Learning via Non-parametric Instance Discrimination, arXiv:1805.01978). Of training clips the nearest
-    one is left out, since it is the clip itself, or what augmentation made it of. For labels that exclude one
-    another; what it remembers goes into checkpoints.
+    Feature Learning via Non-parametric Instance Discrimination, arXiv:1805.01978). To a training clip the
+    nearest one is left out: it is the clip itself, or what augmentation made it of. For labels that exclude
+    one another; what it remembers goes into checkpoints.
 
     Args:
         k: neighbours that count.

@@ -140,6 +140,8 @@ def sources_text(sources: ErrorSources) -> list[str]:
             f"Of {sources.wrong} wrong utterances {sources.search} are search errors (the model prefers the "
             f"reference, which was not found) and {sources.model} model errors{unknown}."
         )
+    if sources.search > sources.model:
+        lines.append("A wider search mends those of the first kind: lightning-audio evaluate RUN --beam 16.")
     if sources.oracle_wer is not None:
         lines.append(f"The best of each n-best list: WER {100 * sources.oracle_wer:.2f} %.")
     return lines

@@ -178,6 +178,10 @@ class Attention(Transcription):
                     keep = heapq.heappush if len(self.pictures) < MOST_PICTURES else heapq.heapreplace
                     keep(self.pictures, picture)
 
+    def emissions(self, rows: Tensor, tokens: Sequence[int]) -> Tensor:
+        """What is attended to while each token is said."""
+        return self.greedy.attended([rows], [0], [tokens])[0][1][:-1]
+
     def attention_figure(self, rows: Tensor, tokens: Sequence[int], title: str = "") -> Figure:
         """What is attended to while tokens are said, of an utterance `(T, D)` as `outputs` gives it."""
         ((_, weights),) = self.greedy.attended([rows], [0], [tokens])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -71,6 +71,10 @@ class CTC(Transcription):
 
     def decodable(self, logits: Tensor) -> Tensor:
         return logits.float().log_softmax(-1)
+
+    def emissions(self, rows: Tensor, tokens: Sequence[int]) -> Tensor:
+        """The probability of each token."""
+        return rows.exp()[:, [token + 1 for token in tokens]].T
 
     def frames_needed(self, target: Tensor) -> int:
         return frames_needed(target)

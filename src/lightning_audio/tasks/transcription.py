@@ -85,6 +85,11 @@ class Transcription(AudioTask):
     def stream_scores(self, logits: Tensor) -> Tensor:
         return self.decodable(logits)
 
+    @abstractmethod
+    def emissions(self, rows: Tensor, tokens: Sequence[int]) -> Tensor:
+        """How much each frame of an utterance `(T, D)`, as `outputs` gives it, has to do with each of some
+        tokens, `(U, T)`, from 0 to 1."""
+
     def frames_needed(self, target: Tensor) -> int:
         """The fewest frames in which these tokens can be said."""
         return 1

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -81,6 +82,12 @@ class Transducer(Transcription):
 
     def beam(self, **options: Any) -> TransducerBeam:
         return TransducerBeam(self.tokenizer, self.model, self.max_symbols, **options)
+
+    @torch.inference_mode()
+    def emissions(self, rows: Tensor, tokens: Sequence[int]) -> Tensor:
+        """The probability of each token, once those before it were said."""
+        said = torch.tensor([tokens], dtype=torch.int64, device=rows.device) + 1
+        return self.model.lattice(rows[None], said)[0, :, : len(tokens), 1].exp().T
 
     def frames_needed(self, target: Tensor) -> int:
         return max(-(-len(target) // self.max_symbols), 1)

@@ -37,16 +37,30 @@ def measure(samples: np.ndarray, rate: int) -> Sound:
     rounding to 16 bits: below half the rate where a file was made from one of a lower rate, or by a codec.
     """
     waveform = samples.astype(np.float64) / INT16_SCALE
-    size = max(round(FRAME_SECONDS * rate), 1)
-    whole = waveform[: max(len(waveform) // size, 1) * size]
-    power = np.square(whole).reshape(-1, min(size, len(whole))).mean(1)
-    loud, quiet = np.quantile(power, (0.95, 0.1))
+    power = _powers(waveform, rate)
     return Sound(
         level=_db(float(np.square(waveform).mean())),
-        snr=min(_db(float(loud)) - _db(float(quiet)), -FLOOR_DB),
+        snr=_ratio(power),
         silence=float((power < 10 ** (QUIET_DB / 10)).mean()),
         bandwidth=_bandwidth(waveform, rate),
     )
+
+
+def noise_ratio(samples: np.ndarray, rate: int) -> float:
+    """The signal-to-noise ratio alone that `measure` estimates, in dB, of int16 samples `(T,)`."""
+    return _ratio(_powers(samples.astype(np.float64) / INT16_SCALE, rate))
+
+
+def _powers(waveform: np.ndarray, rate: int) -> np.ndarray:
+    """Mean power of each whole frame of 20 ms, `(T / frame,)`."""
+    size = max(round(FRAME_SECONDS * rate), 1)
+    whole = waveform[: max(len(waveform) // size, 1) * size]
+    return np.square(whole).reshape(-1, min(size, len(whole))).mean(1)
+
+
+def _ratio(power: np.ndarray) -> float:
+    loud, quiet = np.quantile(power, (0.95, 0.1))
+    return min(_db(float(loud)) - _db(float(quiet)), -FLOOR_DB)
 
 
 def fingerprint(samples: np.ndarray, rate: int) -> np.ndarray:

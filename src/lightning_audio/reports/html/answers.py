@@ -35,6 +35,8 @@ LISTED = 1000  # clips in a page, with sound or without
 TOP = 4  # labels that are named for a clip
 LARGEST_MATRIX = 40  # classes; of more the most frequent confusions are listed
 ROWS = 20  # of a table that goes on without end
+FEW = 5  # answers of a bin at least, of which a share says something
+PARTS = 4  # into which utterances are sorted, by speed and noise
 LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)  # words, from which on a row counts utterances
 
 
@@ -68,7 +70,8 @@ def loss_of(row: Row) -> float:
 def doubts(rows: Rows, labels: Sequence[str]) -> dict[str, str]:
     """By the id of a clip what its label should perhaps be, the likeliest first: `cat`, `cat missing`.
 
-    A network that is wrong more often than right vouches for none.
+    A network that is wrong more often than right vouches for none; of several labels one that misses a label
+    more often than it hears it, not for that one.
     """
     predictions = predictions_of(rows, labels)
     if isinstance(predictions, ClassPredictions):
@@ -80,6 +83,8 @@ def doubts(rows: Rows, labels: Sequence[str]) -> dict[str, str]:
     marked: dict[str, str] = {}
     for number, label in enumerate(labels):
         there = predictions.scores[:, number]
+        if np.mean(there[predictions.targets[:, number] > 0] >= 0.5) < 0.5:
+            continue
         for clip, other in label_errors(
             np.stack([1 - there, there], 1), predictions.targets[:, number].astype(int)
         ):
@@ -153,8 +158,11 @@ def of_labels(rows: Rows, labels: Sequence[str]) -> dict[str, Any]:
         table = per_label(predictions.scores, predictions.targets, predictions.said, labels)
         best = best_thresholds(predictions.scores, predictions.targets).tolist()
         classes = per_class_table(table)
-        for row, threshold in zip(classes, best, strict=True):
-            row["best threshold here"] = f"{threshold:.2f}"
+        missed, false = predictions.targets & ~predictions.said, predictions.said & ~predictions.targets
+        for n, row in enumerate(classes):
+            row["missed"] = linked(missed[:, n].sum(), f"missed {labels[n]}")
+            row["false"] = linked(false[:, n].sum(), f"false {labels[n]}")
+            row["best threshold here"] = f"{best[n]:.2f}"
         content |= {"several": True, "threshold_chart": threshold_chart(predictions)}
     else:
         confusion = confusion_matrix(predictions.targets, predictions.predictions, len(labels))
@@ -166,7 +174,15 @@ def of_labels(rows: Rows, labels: Sequence[str]) -> dict[str, Any]:
                 list(zip(*pair, strict=True))
                 for pair in zip(confusion.tolist(), shares.round(3).tolist(), strict=True)
             ]
+        content["threshold_chart"] = refusal_chart(predictions)
+    for row in classes:
+        row["label"] = linked(row["label"], f"label {row['label']}")
     return content | {"classes": classes} | calibration(predictions)
+
+
+def linked(text: object, tag: str) -> dict[str, str]:
+    """A cell of a table that shows the clips with this tag, where the page has them."""
+    return {"text": str(text), "tag": tag}
 
 
 def most_confused(confusion: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -175,7 +191,11 @@ def most_confused(confusion: np.ndarray, labels: Sequence[str]) -> list[dict[str
     order = np.argsort(-wrong, axis=None, kind="stable")[:ROWS]
     cells = (divmod(int(cell), len(labels)) for cell in order)
     return [
-        {"reference": labels[i], "prediction": labels[j], "clips": int(wrong[i, j])}
+        {
+            "reference": labels[i],
+            "prediction": labels[j],
+            "clips": linked(wrong[i, j], f"pair {labels[i]} → {labels[j]}"),
+        }
         for i, j in cells
         if wrong[i, j]
     ]
@@ -189,10 +209,14 @@ def calibration(predictions: ClassPredictions | LabelPredictions) -> dict[str, A
         return {"reliability": None}
     bins = reliability(confidence, predictions.hits)
     excess = float(np.mean(confidence) - np.mean(predictions.hits))
-    way = "surer than they are right" if excess > 0 else "less sure than they are right"
+    way, mend = (
+        ("surer", "task.label_smoothing and augment.mix lower confidence")
+        if excess > 0
+        else ("less sure", "less of task.label_smoothing and augment.mix raises confidence")
+    )
     chart = line_chart(
         "Reliability: what was right, by confidence",
-        {"share that is right": [(mean, right) for mean, right, _ in bins]},
+        {"share that is right": [(mean, right) for mean, right, count in bins if count >= FEW]},
         "confidence",
         "share that is right",
         unit_square=True,
@@ -200,7 +224,8 @@ def calibration(predictions: ClassPredictions | LabelPredictions) -> dict[str, A
     return {
         "reliability": chart,
         "ece": score_text("ece", error),
-        "calibrated": f"Answers are {way} by {100 * abs(excess):.1f} points on average.",
+        "calibrated": f"Answers are {way} than they are right by {100 * abs(excess):.1f} points on average; "
+        f"{mend}. A point stands for {FEW} answers or more.",
     }
 
 
@@ -216,8 +241,41 @@ def threshold_chart(predictions: LabelPredictions) -> Markup:
     return line_chart("Threshold", curves, "threshold of all labels", "share")
 
 
-def of_transcripts(rows: Rows) -> dict[str, Any]:
-    """Confusions, the worst speakers, rates by length, and where errors come from."""
+def refusal_chart(predictions: ClassPredictions) -> Markup | None:
+    """What is answered, and how much of that is right, where answers below a confidence are refused."""
+    if predictions.confidence is None:
+        return None
+    curves: dict[str, list[tuple[float, float]]] = {"answered": [], "right of these": []}
+    for threshold in np.linspace(0.0, 1.0, 51).tolist():
+        kept = predictions.confidence >= threshold
+        curves["answered"].append((threshold, float(kept.mean())))
+        if kept.sum() >= FEW:
+            curves["right of these"].append((threshold, float(predictions.hits[kept].mean())))
+    return line_chart("Threshold", curves, "least confidence that is answered", "share")
+
+
+def by_part(rows: Rows, measured: Mapping[str, float], name: str) -> list[dict[str, str]]:
+    """Error rates of utterances sorted into parts of equal size by what was measured of them, by id."""
+    known = sorted((row for row in rows if row["id"] in measured), key=lambda row: measured[row["id"]])
+    if len(known) < PARTS * FEW:
+        return []
+    found = []
+    for part in np.array_split(np.arange(len(known)), PARTS):
+        own = [known[n] for n in part.tolist()]
+        low, high = (measured[own[n]["id"]] for n in (0, -1))
+        rate = 100 * values([wer], Transcripts(own))["wer"]
+        found.append({name: f"{low:.1f} to {high:.1f}", "utterances": str(len(own)), "WER": f"{rate:.1f}"})
+    return found
+
+
+def speeds(rows: Rows) -> dict[str, float]:
+    """Words a second of each utterance, by id."""
+    return {row["id"]: len(row["reference"].split()) / row["seconds"] for row in rows if row.get("seconds")}
+
+
+def of_transcripts(rows: Rows, snr: Mapping[str, float]) -> dict[str, Any]:
+    """Confusions, the worst speakers, rates by length, speed and noise (`snr` in dB, by id), and where errors
+    come from."""
     pairs = list(aligned_pairs(align_words(rows)))
     groups = per_group(rows)
     several = 1 < len(groups) <= len(rows) / 2
@@ -233,10 +291,20 @@ def of_transcripts(rows: Rows) -> dict[str, Any]:
             by_length.append({"words": words, "utterances": str(len(own)), "WER": f"{rate:.1f}"})
     return {
         "confusions": [
-            row | {"tag": f"{row['kind'][0].upper()} {row['reference']} → {row['hypothesis']}"}
+            row | {"reference": linked(row["reference"] or "(none)", tag)}
             for row in confusions(pairs)[:ROWS]
+            for tag in [f"{row['kind'][0].upper()} {row['reference']} → {row['hypothesis']}"]
         ],
-        "groups": per_class_table(groups[:ROWS]) if several else [],
-        "by_length": by_length,
+        "groups": [
+            row | {"group": linked(row["group"], f"group {row['group']}")}
+            for row in per_class_table(groups[:ROWS])
+        ]
+        if several
+        else [],
+        "rates": [
+            ("length of the reference", by_length),
+            ("speed", by_part(rows, speeds(rows), "words a second")),
+            ("signal-to-noise ratio", by_part(rows, snr, "dB, estimated")),
+        ],
         "sources": sources_text(error_sources(rows)),
     }

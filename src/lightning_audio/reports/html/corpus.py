@@ -146,12 +146,12 @@ def _counts(report: Row) -> list[Section]:
     ]
     files = [{key: str(value) for key, value in row.items()} for row in report["sources"]]
     labels = [
-        {"label": visible(label)} | {split: str(count) for split, count in row.items()}
+        {"label": answers.linked(visible(label), label)} | {split: str(count) for split, count in row.items()}
         for label, row in report["labels"].items()
     ]
     found = [section("Splits", (), splits), section("Files", (), files)]
     if labels:
-        found.append(section("Clips of each label", (), labels) | {"link": "label"})
+        found.append(section("Clips of each label", (), labels))
     if report["transcripts"]:
         texts = [
             {"split": name} | {key: str(value) for key, value in row.items()}

@@ -32,7 +32,11 @@ def read_curves(folder: Path) -> dict[str, Series]:
                 if step.isdigit() and text and (value := _number(text)) is not None:
                     series.setdefault(name, []).append((float(step), value))
     found: dict[str, Series] = {"loss": {}, "score": {}, "learning rate": {}}
+    learned = [point[0] for name, points in series.items() if name.startswith("train/") for point in points]
     for name, points in series.items():
+        # Behind training the chosen weights, which may be of an earlier epoch, are scored once more.
+        if learned and len(points) > 1:
+            points = [point for point in points if point[0] <= max(learned)]
         kind = "learning rate" if name == "lr" else "loss" if name.endswith("loss") else "score"
         if not name.startswith("test/") and (name == "lr" or "/" in name):
             found[kind][name] = points

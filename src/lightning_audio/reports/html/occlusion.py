@@ -1,10 +1,12 @@
-"""What the answer to a clip hangs on: pieces of the spectrogram are hidden, one at a time."""
+"""What the answer to a clip hangs on: pieces of the spectrogram are hidden, one at a time; of a transcript,
+the frames that each of its tokens comes from."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,11 +15,12 @@ import torch
 from PIL import Image
 
 from lightning_audio.data.batch import samples_to_float
-from lightning_audio.errors import UserError
 from lightning_audio.reports.html.clips import COLUMNS, log_mel_of
+from lightning_audio.reports.plots import attention_figure, rgb
 
 GRID = (8, 16)  # pieces of the features and of the time
 AT_ONCE = 32  # clips with a hidden piece that run together
+CARD_INCHES, TALLEST_INCHES = 3.6, 8.0  # of a picture of tokens over time
 SHADE = 0.8  # of the colour over the piece that counts the most
 
 # int16 samples (T,) and their rate -> a picture as data, and in words what it shows.
@@ -57,13 +60,9 @@ def occlusion(task: Any, samples: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def explainer(task: Any) -> Explain:
-    """Pictures of what the answers of a task hang on.
-
-    Raises:
-        UserError: it transcribes, so that there is no one answer.
-    """
+    """Pictures of what the answers of a task hang on."""
     if task.transcribes:
-        raise UserError("--explain is for runs that name sounds: leave it out for one that transcribes.")
+        return partial(emission_picture, task)
 
     def explain(samples: np.ndarray, rate: int) -> tuple[str, str]:
         label, falls = occlusion(task, samples)
@@ -74,6 +73,19 @@ def explainer(task: Any) -> Explain:
     return explain
 
 
+def emission_picture(task: Any, samples: np.ndarray, rate: int) -> tuple[str, str]:
+    """Tokens over time, as the decoder of validation finds them in samples `(T,)`, and what that shows."""
+    (rows,) = task.frame_outputs([samples])
+    tokens = task.greedy(rows)[0].tokens
+    if not tokens:
+        return "", "nothing is heard"
+    weights = task.emissions(torch.from_numpy(rows).to(task.device), tokens).cpu()
+    names = [task.tokenizer.vocabulary[token] for token in tokens]
+    figure = attention_figure(weights, names, len(rows) * task.frame_seconds, "")
+    figure.set_size_inches(CARD_INCHES, min(0.7 + 0.14 * len(names), TALLEST_INCHES))
+    return _png(Image.fromarray(rgb(figure))), "what is heard, from top to bottom, and the frames that say it"
+
+
 def overlay(samples: np.ndarray, rate: int, falls: np.ndarray) -> str:
     """The log-mel of samples `(T,)` in grey, coloured where `falls` `(bands, columns)` are above 0."""
     grey = (log_mel_of(samples, rate, COLUMNS) / 80.0 + 1)[::-1, :, None]
@@ -82,6 +94,11 @@ def overlay(samples: np.ndarray, rate: int, falls: np.ndarray) -> str:
     heat = Image.fromarray((255 * shares).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
     weight = SHADE * np.asarray(heat, np.float32)[..., None] / 255
     colours = (1 - weight) * grey * 255 + weight * np.array([255.0, 140.0, 0.0])
+    return _png(Image.fromarray(colours.astype(np.uint8)))
+
+
+def _png(image: Image.Image) -> str:
+    """As data within a page."""
     content = io.BytesIO()
-    Image.fromarray(colours.astype(np.uint8)).quantize(64).save(content, format="PNG")
+    image.quantize(64).save(content, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_audio.data.inspect.sound import noise_ratio
 from lightning_audio.io import read_json, to_json
 from lightning_audio.metrics.intervals import Score, direction, unit_of
 from lightning_audio.reports.html import answers
@@ -29,6 +30,7 @@ from lightning_audio.reports.results import (
 )
 
 ROBUSTNESS = "robustness.json"
+MEASURED = 400  # clips, of which the noise is measured
 
 
 def write_run_report(
@@ -76,7 +78,7 @@ def write_run_report(
         remarks=_remarks(config, rows, test),
         curves=curve_charts(read_curves(folder)),
         robustness=robustness_charts(folder),
-        det=_det_chart(folder),
+        det=_det_chart(folder, scores),
         facts=_facts(folder, metrics),
         config=to_json(config, indent=1),
         **_answers(rows, metrics, sound, clips, megabytes, test, explain),
@@ -177,7 +179,9 @@ def _answers(
     if counted and answers.has_labels(rows[counted]):
         content["of_labels"] = answers.of_labels(rows[counted], labels)
     elif counted and rows[counted]:
-        content["of_transcripts"] = answers.of_transcripts(rows[counted])
+        content["of_transcripts"] = answers.of_transcripts(
+            rows[counted], noise_of(rows[counted], counted, sound)
+        )
     if not heard:
         return content
     # What a network has learned by heart vouches for no label: of training clips there are no doubts.
@@ -193,8 +197,16 @@ def _answers(
     return content | {"cards": found}
 
 
-def robustness_charts(folder: Path) -> list[Any]:
-    """The curves that `evaluate --noise` and `--speed` left."""
+def noise_of(rows: answers.Rows, split: str, sound: Sound | None) -> dict[str, float]:
+    """The estimated signal-to-noise ratio of clips in dB, by id; of many clips of every so manieth."""
+    if sound is None:
+        return {}
+    measured = {row["id"]: sound(split, row["id"]) for row in rows[:: -(-len(rows) // MEASURED)]}
+    return {name: noise_ratio(*clip) for name, clip in measured.items() if clip and len(clip[0])}
+
+
+def robustness_charts(folder: Path) -> list[tuple[str, Any]]:
+    """The curves that `evaluate --noise` and `--speed` left, each with its title."""
     place = next((p for p in (folder / ROBUSTNESS, folder / "evaluation" / ROBUSTNESS) if p.is_file()), None)
     found: list[Any] = read_json(place, list, "evaluate again") if place else []
     charts = []
@@ -205,21 +217,25 @@ def robustness_charts(folder: Path) -> list[Any]:
                 if unit_of(name) != "percent" or score.get("unit") not in (None, "percent"):
                     continue
                 series.setdefault(name, []).append((float(point["level"]), 100 * float(score["value"])))
-        charts.append(line_chart(f"Robustness against {curve['against']}", series, curve["unit"], "percent"))
+        title = f"Robustness against {curve['against']}"
+        charts.append((title, line_chart(title, series, curve["unit"], "percent")))
     return charts
 
 
-def _det_chart(folder: Path) -> Any:
+def _det_chart(folder: Path, scores: Mapping[str, Score]) -> Any:
     if not (folder / "det.csv").is_file():
         return None
     with (folder / "det.csv").open(encoding="utf-8") as file:
         rows = [
             (float(r["false_alarms_per_hour"]), 100 * float(r["miss_rate"])) for r in csv.DictReader(file)
         ]
-    shown = sorted((alarms, misses) for alarms, misses in rows if alarms > 0)
+    series = {"thresholds": sorted((alarms, misses) for alarms, misses in rows if alarms > 0)}
+    alarms, misses = (scores.get(f"test/{name}") for name in ("false_alarms_per_hour", "miss_rate"))
+    if alarms and misses and alarms.value > 0:
+        series["the one of this run"] = [(alarms.value, 100 * misses.value)]
     return line_chart(
         "Detection of the test",
-        {"thresholds": shown},
+        series,
         "false alarms per hour",
         "misses in percent",
         log_x=True,

@@ -39,7 +39,6 @@ def section(title: str, text: Sequence[str] = (), rows: Any = (), charts: Sequen
         "text": list(text),
         "rows": list(rows),
         "charts": [c for c in charts if c],
-        "link": None,
     }
 
 
@@ -165,9 +164,10 @@ def write_comparison(
         )
         kinds = [card["tags"][0] for card in cards]
         counts = [
-            {"clips": str(kinds.count(kind)), "which": kind, "tag": kind} for kind in dict.fromkeys(kinds)
+            {"clips": str(kinds.count(kind)), "which": answers.linked(kind, kind)}
+            for kind in dict.fromkeys(kinds)
         ]
-        flips = section(f"Clips that flip ({NAMES[split]})", (), counts) | {"link": "which"}
+        flips = section(f"Clips that flip ({NAMES[split]})", (), counts)
     scores = section("Paired comparison on the test, with 95 % intervals", (), comparison_table(found))
     return write_page(
         folder / f"report_against_{other.name}.html",
