@@ -188,7 +188,7 @@ def test_what_was_not_tested_on_the_same_is_refused(tmp_path: Path) -> None:
     cases = [
         ((run, fewer), r"2 clips were tested in only one of .*run and .*fewer, such as u4, u5: compare"),
         ((run, unlike), r"1 clips have another reference in .*unlike than in .*run, such as u2: evaluate"),
-        ((single, single), "tested on 1 clips"),
+        ((single, single), "has answers to 1 clips"),
     ]
     for pair, sentence in cases:
         with pytest.raises(UserError, match=sentence):

@@ -307,6 +307,7 @@ def test_a_microphone_in_a_browser(
         tab.page.get_by_role("button", name="Stop", exact=True).click()
         assert tab.answer_other_than("")
         assert (tab.left, tab.problems) == ([], [])
+        tab.page.close()
     monkeypatch.setattr(demo_answers, "stream_of", Loud)
     tab = Tab(browser, opened(tiny_run, "--examples", "0", task=Loud()))
     tab.page.get_by_role("tab", name="Live").click()

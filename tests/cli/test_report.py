@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +174,23 @@ def test_two_runs_show_the_clips_that_flip(run: Path, tmp_path: Path) -> None:
     assert all(f'data-id="{row["id"]}"' in page for row in rows[:2])
 
 
+def test_runs_that_were_not_tested_are_held_side_by_side_by_dev(run: Path, tmp_path: Path) -> None:
+    """As trials of a sweep, which leave the test alone."""
+    rows = read_predictions(run / "predictions.jsonl")
+    right = next(n for n, row in enumerate(rows) if row["reference"] == row["hypothesis"])
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    for place in (run, other):
+        (place / "predictions.jsonl").unlink()
+        write_predictions(place / "predictions_val.jsonl", rows)
+        write_metrics(place, {"val/accuracy": Score(share_right(rows), 0.0, 1.0, 20)})
+        rows[right]["hypothesis"] = next(x for x in rows[right]["scores"] if x != rows[right]["reference"])
+    report.main([str(run), str(other)])
+    page = (run / "report_against_other.html").read_text(encoding="utf-8")
+    assert "Paired comparison on dev" in page
+    assert "They differ in 1 of 20 clips; the run alone is right in 1" in page
+    assert page.count("<article") == 1
+
+
 def test_speech_has_its_page(speech_run: Path) -> None:
     page = (speech_run / "report.html").read_text(encoding="utf-8")
     assert len(read_predictions(speech_run / "predictions_val.jsonl")) == 4
@@ -201,8 +220,14 @@ def test_near_duplicates_are_told_with_their_splits(tmp_path: Path) -> None:
         if n == 0:
             write_wav(tmp_path / "own" / "test" / "dog" / "again.wav", 0.25 * samples, 16000)
     page = tmp_path / "page.html"
-    explore.main(["data=audio_folder", f"data.root={tmp_path / 'own'}", "--output", str(page)])
+    explore.main(
+        ["data=audio_folder", f"data.root={tmp_path / 'own'}", "--output", str(page), "--clips", "9"]
+    )
     text = page.read_text(encoding="utf-8")
+    (tag,) = re.findall(r'data-filter="(.* and .*?)"', text)
+    twins = [part for part in text.split("<article")[1:] if tag in html.unescape(part.split("<h3>")[0])]
+    assert len(twins) == 2
+    assert all("<audio" in part for part in twins)
     assert "1 pair of clips may be cut from one recording, 1 of them on two sides" in text
     assert "test and train; labels differ" in text
 
@@ -263,7 +288,7 @@ def test_sweep_page_marks_the_best_run(tmp_path: Path) -> None:
         for n, (lr, value) in enumerate([("1e-3", 0.7), ("1e-2", 0.9), ("1e-1", 0.2)])
     ]
     page = write_sweep(tmp_path, SweepSummary(rows, "val/accuracy", 1)).read_text(encoding="utf-8")
-    assert "1 (best)" in page
+    assert re.findall(r"<tr><td>(\d.*?)</td>", page)[:3] == ["1 (best)", "0", "2"]
     assert "90.0 (80.0 to 95.0)" in page
     assert page.count('class="line others"') == 2
     assert page.count('class="line best"') == 1

@@ -70,6 +70,7 @@ class StepTransducer(StepDecoder):
         return predicted, after
 
     def best(self, rows: np.ndarray) -> list[int]:
+        """Greedily: frames are joined several at a time, up to the first that says a token."""
         tokens: list[int] = []
         predicted, state = self.predicted(BLANK, self.start)
         t = symbols = 0
@@ -101,6 +102,7 @@ class StepTransducer(StepDecoder):
         return blank, token
 
     def acoustic(self, rows: np.ndarray, tokens: Sequence[int]) -> float:
+        """Over all alignments, a token at a time: its sums over the frames in which it may come out."""
         if not len(rows):
             return -np.inf if tokens else 0.0
         blank, token = self._lattice(rows, tokens)

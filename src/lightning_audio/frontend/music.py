@@ -227,6 +227,7 @@ class Chroma(nn.Module):
         return self.transform.output_lengths(lengths)  # type: ignore[operator]
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, T)` with lengths in samples -> strength of each pitch class `(B, n_chroma, T')`, at most 1."""
         with torch.autocast(waveforms.device.type, enabled=False):
             if isinstance(self.transform, CQT):
                 strength = self.classes @ self.transform.amplitudes(waveforms)

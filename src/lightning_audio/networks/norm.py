@@ -56,6 +56,7 @@ class BatchNorm(nn.BatchNorm1d):
     """As `nn.BatchNorm1d` and `nn.BatchNorm2d`, on `(B, C, ...)` with any number of axes behind C."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """As torch has it; in training on the CPU in float32 by statistics of its own."""
         if in_export():  # in its own shape, so that it melts into the convolution before it
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps

@@ -63,9 +63,11 @@ class Comparison:
     mcnemar: float
 
 
-def compare_runs(run: RunResult, other: RunResult, metrics: Sequence[Metric] = ()) -> Comparison:
-    """The paired comparison of two runs on the same clips, by every metric that both have scores of; by one's
-    own `metrics` too, which no name finds.
+def compare_runs(
+    run: RunResult, other: RunResult, metrics: Sequence[Metric] = (), split: str = "test"
+) -> Comparison:
+    """The paired comparison of two runs on the same clips, by every metric that both have scores of `split`
+    of; by one's own `metrics` too, which no name finds.
 
     Groups of clips, speakers for instance, are drawn anew with replacement, the same for both runs. Source:
     Bisani and Ney, ICASSP 2004, 409-412.
@@ -76,7 +78,7 @@ def compare_runs(run: RunResult, other: RunResult, metrics: Sequence[Metric] = (
     sides = paired_rows(run, other)
     first, second = sides
     if len(first) < 2:
-        raise UserError(f"{run.folder} was tested on {len(first)} clips: compare runs of two or more.")
+        raise UserError(f"{run.folder} has answers to {len(first)} clips: compare runs of two or more.")
     kind = kind_of(run)
     if kind is not kind_of(other):
         raise UserError(
@@ -88,7 +90,7 @@ def compare_runs(run: RunResult, other: RunResult, metrics: Sequence[Metric] = (
     differences = [
         paired_difference(metric, own, others)
         for name, metric in known.items()
-        if f"test/{name}" in run.scores and f"test/{name}" in other.scores
+        if f"{split}/{name}" in run.scores and f"{split}/{name}" in other.scores
     ]
     right = np.array([[row["reference"] == row["hypothesis"] for row in rows] for rows in sides])
     if isinstance(own, Transcripts) and isinstance(others, Transcripts):

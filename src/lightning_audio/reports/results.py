@@ -206,13 +206,13 @@ class RunResult:
         return None if seconds is None else seconds / 60
 
 
-def read_run(folder: Path) -> RunResult:
-    """A run that has ended with its metrics and predictions.
+def read_run(folder: Path, split: str = "test") -> RunResult:
+    """A run that has ended with its metrics and its predictions of a split.
 
     Raises:
         UserError: one of these files is missing or broken, or not as the run wrote it.
     """
-    predictions, metrics = read_predictions(folder / PREDICTIONS), read_metrics(folder)
+    predictions, metrics = read_predictions(folder / predictions_file(split)), read_metrics(folder)
     if problem := changed_results(folder):
         raise UserError(problem)
     return RunResult(folder, metrics, predictions, read_overrides(folder))

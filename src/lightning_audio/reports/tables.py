@@ -42,7 +42,7 @@ def shown(text: str, console: Console) -> str:
     return text.replace("±", "+-") if console.options.ascii_only else text
 
 
-def per_class_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def per_class_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows per class as text: rates in percent, numbers of clips as they are, nothing for None."""
     return [{key: _cell(value) for key, value in row.items()} for row in rows]
 

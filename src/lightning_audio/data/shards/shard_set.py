@@ -151,6 +151,7 @@ class ShardSet:
 
     @property
     def hash(self) -> str:
+        """Names what is in the shards and where, whatever their address."""
         digest = hashlib.sha256(self.index.content.encode())
         for column in (self.shards, self.offset, self.length):
             for start in range(0, len(column), CHUNK):

@@ -202,6 +202,7 @@ class ShardedCorpus(Corpus):
         return self.corpus.name
 
     def clips(self) -> Sequence[Clip]:
+        """Those of the index, split as the corpus has it, by fold or by a share that is drawn."""
         if self.corpus.shard_rows is not None:
             return self.corpus.clips()
         rows = self.store.set.clips

@@ -172,7 +172,8 @@ def parallel_chart(
         heights.append([y(value) for value in numbers])
         parts.append(_line(place, TOP + 6, place, HEIGHT - BOTTOM, "axis"))
         texts.append(_text(place, HEIGHT - 20 + 14 * (n % 2), name))  # long names beside one another
-        marked = y.ticks() if numeric else [(float(m), str(v)) for m, v in enumerate(distinct)][:12]
+        kinds = [v if isinstance(v, str) else f"{v:g}" for v in distinct][:12]
+        marked = y.ticks() if numeric else [(float(m), kind) for m, kind in enumerate(kinds)]
         texts += [_text(place + 5, y(v) + 4, t[:14], "start") for v, t in marked]
     # Lines lie below the words.
     order = sorted(range(len(rows)), key=lambda row: row == best)  # the best one lies on top

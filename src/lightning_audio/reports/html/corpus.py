@@ -75,7 +75,7 @@ def write_corpus_page(
         ],
         of_labels=None,
         counted="",
-        cards=_cards(heard, clips, megabytes),
+        cards=_cards(heard, pairs, clips, megabytes),
     )
 
 
@@ -106,7 +106,7 @@ def _near(rows: Sequence[Row], pairs: Sequence[tuple[int, int, float]]) -> list[
 
     table = [
         {
-            "alike": f"{cosine:.3f}",
+            "alike": answers.linked(f"{cosine:.3f}", pair_tag(rows[a], rows[b])),
             "clip": rows[a]["id"],
             "and": rows[b]["id"],
             "across": across(rows[a], rows[b]),
@@ -120,6 +120,10 @@ def _near(rows: Sequence[Row], pairs: Sequence[tuple[int, int, float]]) -> list[
         "sides of a split: listen, and give those that are a common group."
     )
     return [section("Near-duplicates", [told], table[:SHOWN])]
+
+
+def pair_tag(one: Row, other: Row) -> str:
+    return f"{one['id']} and {other['id']}"
 
 
 def _findings(findings: Sequence[Row]) -> list[Section]:
@@ -141,7 +145,7 @@ def _counts(report: Row) -> list[Section]:
             "hours": f"{one['hours']:.3g}",
             "groups": str(one["groups"]),
         }
-        | {f"seconds, {key}": f"{value:.2f}" for key, value in one["seconds"].items()}
+        | {f"{key} (s)": f"{value:.2f}" for key, value in one["seconds"].items()}
         for name, one in report["splits"].items()
     ]
     files = [{key: str(value) for key, value in row.items()} for row in report["sources"]]
@@ -200,9 +204,14 @@ def _texts(rows: Sequence[Row]) -> list[Section]:
     return [section("Most frequent words", [told], [{"word": w, "count": str(n)} for w, n in ranked[:WORDS]])]
 
 
-def _cards(heard: Sequence[tuple[Row, Sound]], clips: int, megabytes: float) -> list[Row]:
-    """Those first that stand out: the quietest, the loudest, the noisiest, the narrowest, the shortest, the
-    longest in turn; then all others, as they come."""
+def _cards(
+    heard: Sequence[tuple[Row, Sound]],
+    pairs: Sequence[tuple[int, int, float]],
+    clips: int,
+    megabytes: float,
+) -> list[Row]:
+    """Those first that stand out: near-duplicates, the quietest, the loudest, the noisiest, the narrowest,
+    the shortest, the longest in turn; then all others, as they come."""
     ways: tuple[Callable[[tuple[Row, Sound]], float], ...] = (
         lambda pair: pair[1].level,
         lambda pair: -pair[1].level,
@@ -213,19 +222,29 @@ def _cards(heard: Sequence[tuple[Row, Sound]], clips: int, megabytes: float) -> 
     )
     orders = ([way(one) for one in heard] for way in ways)
     rankings = [sorted(range(len(heard)), key=values.__getitem__) for values in orders]
+    twins = [clip for *both, _ in pairs for clip in both]
+    rankings.insert(0, list(dict.fromkeys([*twins, *range(len(heard))])))
     order = list(dict.fromkeys(n for turn in zip(*rankings, strict=True) for n in turn))
+    tags: dict[int, list[str]] = {}
+    for a, b, _ in pairs:
+        for clip in (a, b):
+            tags.setdefault(clip, []).append(pair_tag(heard[a][0], heard[b][0]))
 
     def sound(split: str, name: str) -> tuple[np.ndarray, int] | None:
         samples = _samples(by_id[name])
         return None if samples is None else (samples, by_id[name]["rate"])
 
     by_id = {row["id"]: row for row, _ in heard}
-    ranked = [heard[n] for n in order][: answers.LISTED]
-    shelf = Shelf.for_clips(sound, [("", row["id"]) for row, _ in ranked[:clips]], megabytes)
-    return [_card(row, found, shelf if n < clips else None) for n, (row, found) in enumerate(ranked)]
+    order = order[: answers.LISTED]
+    shelf = Shelf.for_clips(sound, [("", heard[n][0]["id"]) for n in order[:clips]], megabytes)
+    cards = []
+    for place, n in enumerate(order):
+        row, found = heard[n]
+        cards.append(_card(row, found, tags.get(n, []), shelf if place < clips else None))
+    return cards
 
 
-def _card(row: Row, found: Sound, shelf: Shelf | None) -> Row:
+def _card(row: Row, found: Sound, pairs: Sequence[str], shelf: Shelf | None) -> Row:
     labels = list(row.get("labels") or ())
     told = [
         f"{row['seconds']:.2f} s",
@@ -240,6 +259,6 @@ def _card(row: Row, found: Sound, shelf: Shelf | None) -> Row:
         None,
         scores=told,
         group=row.get("group") or "",
-        tags=labels,
+        tags=[*labels, *pairs],
         **(shelf.take("", row["id"]) if shelf else {}),
     )

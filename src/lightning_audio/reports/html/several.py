@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lightning_audio.metrics.intervals import Score, unit_of
+from lightning_audio.metrics.intervals import Score, direction, unit_of
 from lightning_audio.reports.comparison import compare_runs, comparison_table, flips_sentence, paired_rows
 from lightning_audio.reports.cross_validation import FoldSummary, best_of_each_fold, summarise_folds
 from lightning_audio.reports.html import answers
@@ -18,6 +18,7 @@ from lightning_audio.reports.html.page import write_page
 from lightning_audio.reports.html.run import chosen_metric, error_chart
 from lightning_audio.reports.results import (
     PAGE,
+    PREDICTIONS,
     RunResult,
     predictions_file,
     read_config,
@@ -103,7 +104,7 @@ def write_sweep(folder: Path, summary: SweepSummary | None = None) -> Path:
     percent = {unit_of(monitor, summary.rows[n]["scores"][monitor]) for n in scored} <= {"percent"}
     lines = [
         [
-            *(_value(summary.rows[n]["overrides"].get(key, "")) for key in summary.varying),
+            *(_value(summary.rows[n]["overrides"].get(key, "default")) for key in summary.varying),
             (100 if percent else 1) * summary.rows[n]["scores"][monitor].value,
         ]
         for n in scored
@@ -120,7 +121,7 @@ def write_sweep(folder: Path, summary: SweepSummary | None = None) -> Path:
         key=folder.name,
         verdict=found,
         sections=[
-            section("Runs, scores in percent with 95 % intervals", rest, summary.table()),
+            section("Runs, the best first, scores in percent with 95 % intervals", rest, _ranked(summary)),
             section(
                 "What varies", ["The thick line is the best run."] if best is not None else [], (), [chart]
             ),
@@ -132,6 +133,19 @@ def write_sweep(folder: Path, summary: SweepSummary | None = None) -> Path:
         counted="",
         cards=[],
     )
+
+
+def _ranked(summary: SweepSummary) -> list[dict[str, str]]:
+    """The table, the best run first, the others behind it by their score, those without one last."""
+    monitor = str(summary.monitor)
+
+    def place(n: int) -> tuple[bool, bool, float]:
+        score = summary.rows[n]["scores"].get(monitor)
+        least = score is not None and direction(monitor, score) == "min"
+        return n != summary.best, score is None, 0.0 if score is None else score.value * (1 if least else -1)
+
+    table = summary.table()
+    return [table[n] for n in sorted(range(len(table)), key=place)]
 
 
 def _value(text: str) -> float | str:
@@ -151,10 +165,13 @@ def write_comparison(
 ) -> Path:
     """Writes report_against_OTHER.html into the folder of a run: scores, and the clips that flip.
 
-    These are clips of validation; with `test`, of the test.
+    The scores are those of the test, or of validation where one of them was not tested; the clips those of
+    validation, or with `test` those of the test.
     """
-    run, second = read_run(folder), read_run(other)
-    found, split = compare_runs(run, second), "test" if test else "val"
+    tested = all((one / PREDICTIONS).is_file() for one in (folder, other))
+    scored = "test" if tested or test else "val"
+    run, second = read_run(folder, scored), read_run(other, scored)
+    found, split = compare_runs(run, second, split=scored), "test" if test else "val"
     files = [one / predictions_file(split) for one in (folder, other)]
     flips, cards = section("Clips that flip", [NO_DEV]), []
     if all(file.is_file() for file in files):
@@ -168,14 +185,14 @@ def write_comparison(
             for kind in dict.fromkeys(kinds)
         ]
         flips = section(f"Clips that flip ({NAMES[split]})", (), counts)
-    scores = section("Paired comparison on the test, with 95 % intervals", (), comparison_table(found))
+    title = f"Paired comparison on {NAMES[scored]}, with 95 % intervals"
     return write_page(
         folder / f"report_against_{other.name}.html",
         "sections.html",
         title=f"{folder.name} against {other.name}",
         key=f"{folder.name} {other.name}",
         verdict=flips_sentence(found),
-        sections=[scores, flips],
+        sections=[section(title, (), comparison_table(found)), flips],
         of_labels=None,
         counted="",
         cards=cards,

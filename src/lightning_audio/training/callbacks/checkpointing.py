@@ -147,6 +147,7 @@ class Saver(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        """Saves where it is due or a signal came, and never between batches whose gradients are added up."""
         signals.progressed()
         loop, ready = trainer.fit_loop, batch_idx + 1
         self._due = _any_rank(trainer, self._due or self._is_due(trainer))
