@@ -9,15 +9,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_SPEECH, sine, write_wav
+from conftest import TINY_SPEECH, write_wav
 from processes import ended, start
 from torch import Tensor, nn
 
 import lightning_audio
 from lightning_audio import build
-from lightning_audio.augment import Augment
-from lightning_audio.augment.noise import BackgroundNoise
-from lightning_audio.augment.views import views_of
 from lightning_audio.config import compose_config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
@@ -258,21 +255,6 @@ def test_training_draws_views_by_seed_and_epoch() -> None:
     assert max(np.concatenate(list(data.loader("val", features=True).sampler))) < len(data.splits["val"])
     batch = next(iter(train_loader))
     assert len(batch.ids) == len(batch) == len(batch.features)
-
-
-def test_views_with_noise_of_a_folder_are_others_where_a_recording_is_another_one(tmp_path: Path) -> None:
-    noise = write_wav(tmp_path / "noise" / "a.wav", sine(200, 0.1, RATE), RATE)
-
-    def keys() -> list[Any]:
-        source = BackgroundNoise(0.0, 0.0, folder=str(noise.parent), sample_rate=RATE)
-        return [told for _, told in views_of(Augment([source]), {}, 0, 2, torch.ones(3))]
-
-    before, written = keys(), noise.stat()
-    assert keys() == before
-    assert before[0] != before[1]
-    write_wav(noise, sine(300, 0.1, RATE), RATE)  # of as many bytes
-    os.utime(noise, ns=(written.st_atime_ns, written.st_mtime_ns + 1))
-    assert all(other != one for one, other in zip(before, keys(), strict=True))
 
 
 def test_views_are_of_what_some_fold_trains_on() -> None:
