@@ -111,7 +111,8 @@ class LogMel(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         lengths, floor = self.output_lengths(lengths), 10 * math.log10(AMIN)
         # Zeros beyond the edges, not a reflection: what lies behind a clip in a padded batch is zeros too.
-        edge = waveforms.new_zeros(len(waveforms), self.n_fft // 2)
+        # Not len(waveforms), which would be the same number for all batches of a graph.
+        edge = waveforms.new_zeros(waveforms.shape[0], self.n_fft // 2)
         decibels = self.frames(torch.cat([edge, waveforms, edge], dim=1))
         decibels = mask_frames(decibels - floor, lengths) + floor
         if self.top_db is not None:
