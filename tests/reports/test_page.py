@@ -186,7 +186,7 @@ def test_size_is_bounded(run: Path) -> None:
 
 
 def test_transcripts_have_alignments_and_confusions(tmp_path: Path) -> None:
-    texts = [("a b c", "a x c"), ("d e", "d e"), ("b", ""), ("<i>", "<i> u")]
+    texts = [("a b c", "a x c"), ("d e", "d e"), ("0", ""), ("<i>", "<i> u")]
     rows = [
         {
             "id": f"u{n}",
@@ -204,7 +204,7 @@ def test_transcripts_have_alignments_and_confusions(tmp_path: Path) -> None:
     page = Page(write_run_report(tmp_path, None))
     assert next(clip["data-id"] for clip in page.all("article")) == "u2"  # 4 for one character
     assert [len(page.all("span", **{"class": mark})) for mark in "SDI"] == [1, 1, 1]
-    assert "S b → x" in {b.get("data-filter") for b in page.all("button")}
+    assert {"S b → x", "D 0 → "} <= {b.get("data-filter") for b in page.all("button")}
     assert "<i>" in page.text
     assert score_text("val/wer", found["wer"]) in page.text
 

@@ -160,8 +160,8 @@ def of_labels(rows: Rows, labels: Sequence[str]) -> dict[str, Any]:
         classes = per_class_table(table)
         missed, false = predictions.targets & ~predictions.said, predictions.said & ~predictions.targets
         for n, row in enumerate(classes):
-            row["missed"] = linked(missed[:, n].sum(), f"missed {labels[n]}")
-            row["false"] = linked(false[:, n].sum(), f"false {labels[n]}")
+            row["missed"] = linked(missed[:, n].sum(), f"missed {labels[n]}" if missed[:, n].any() else "")
+            row["false"] = linked(false[:, n].sum(), f"false {labels[n]}" if false[:, n].any() else "")
             row["best threshold here"] = f"{best[n]:.2f}"
         content |= {"several": True, "threshold_chart": threshold_chart(predictions)}
     else:
@@ -181,7 +181,7 @@ def of_labels(rows: Rows, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def linked(text: object, tag: str) -> dict[str, str]:
-    """A cell of a table that shows the clips with this tag, where the page has them."""
+    """A cell of a table that shows the clips with this tag, where it is not empty and the page has them."""
     return {"text": str(text), "tag": tag}
 
 

@@ -58,7 +58,12 @@ def write_folds(folder: Path, summary: FoldSummary | None = None) -> Path:
             "Where the error comes from",
             ["Train and dev: means over the folds; test: all clips pooled.", *levers],
             [
-                {"gap": g.kind, "between": g.between, metric: f"{g.value:.1f} ({g.low:.1f} to {g.high:.1f})"}
+                {
+                    "gap": g.kind,
+                    "between": g.between,
+                    f"points of {metric}": f"{g.value:.1f} ({g.low:.1f} to {g.high:.1f})"
+                    + (", clear of 0" if g.clear else ""),
+                }
                 for g in gaps
             ],
             [error_chart(scores, metric)],
