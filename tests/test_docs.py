@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from lightning_audio.cli.arguments import OVERRIDDEN, PROGRAMS, READERS
+from lightning_audio.config import compose_config
+from lightning_audio.config.misfits import refuse_unread
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
@@ -60,6 +64,25 @@ def test_choices_of_groups_exist() -> None:
     assert len(looked) > 30
     for page, group, choice in looked:
         assert choice in GROUPS[group] | OWN, f"{page}: {group}={choice}"
+
+
+def test_what_the_tutorials_train_with_fits_together() -> None:
+    """With the experiment that `make` takes where none is named, too."""
+    commands = set()
+    for page, code in typed():
+        if page not in ("own_recordings.md", "own_speech.md"):
+            continue
+        for rest in re.findall(r"make (?:train|check|doctor)((?: [A-Z]+=(?:\"[^\"]*\"|\S+))*)", code):
+            given = dict(word.split("=", 1) for word in shlex.split(rest))
+            commands.add((f"experiment={given.get('EXP', 'demo')}", *shlex.split(given.get("ARGS", ""))))
+        for rest in re.findall(r"lightning-audio (?:train|check)((?: [\w.]+=\S+| '[\w.]+=[^']+')+)", code):
+            commands.add(tuple(shlex.split(rest)))
+    assert len(commands) >= 5
+    for command in sorted(commands):
+        cfg = OmegaConf.to_container(compose_config(command), resolve=False)
+        assert isinstance(cfg, dict)
+        for part in ("frontend", "network"):
+            refuse_unread(cfg[part], part)
 
 
 def test_make_has_the_targets() -> None:

@@ -210,7 +210,7 @@ def scored(
             trainer.test(task, data, verbose=False)
             scores = keep_split(trainer, task, data, "test", split, output)
         if curves:
-            measure_robustness(trainer, task, data, curves, output)
+            measure_robustness(trainer, task, data, curves, output, scores)
     return scores
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError
 from lightning_audio.io import to_json, write_atomically
 from lightning_audio.metrics.base import scores
+from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.html.run import ROBUSTNESS
 from lightning_audio.reports.results import score_text
 from lightning_audio.reports.tables import print_table
@@ -53,10 +54,16 @@ def planned_curves(options: argparse.Namespace, task: AudioTask) -> list[Curve]:
 
 
 def measure_robustness(
-    trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, planned: Sequence[Curve], output: Path
+    trainer: pl.Trainer,
+    task: AudioTask,
+    data: AudioDataModule,
+    planned: Sequence[Curve],
+    output: Path,
+    undisturbed: Mapping[str, Score],
 ) -> None:
     """Scores the test clips of the data again at each level of noise and each speed, prints a table and
-    writes robustness.json. What is drawn depends on the level alone, so that runs hear the same noise.
+    writes robustness.json, with their scores `undisturbed`. What is drawn depends on the level alone, so that
+    runs hear the same noise.
     """
     curves = []
     for against, unit, transforms in planned:
@@ -72,7 +79,7 @@ def measure_robustness(
         ]
         print_table(rows, f"Robustness against {against}")
         listed = [{"level": level, "scores": found} for level, found in points]
-        curves.append({"against": against, "unit": unit, "points": listed})
+        curves.append({"against": against, "unit": unit, "points": listed, "undisturbed": undisturbed})
     write_atomically(output / ROBUSTNESS, to_json(curves, indent=1) + "\n")
 
 

@@ -65,12 +65,12 @@ def score_split(
 ) -> dict[str, Score]:
     """Scores of the clips of a split as validation scores them, without augmentation, and their predictions.
 
-    With `most`, of so many clips at most: half of what validation, or else the test, has, and 100 or all
-    where that is less. No logger hears of them: it would take them for those of validation.
+    With `most`, of so many clips at most: half of what validation, or else the test, has, and 100 where that
+    is less. No logger hears of them: it would take them for those of validation.
     """
     if most is not None:
         other = len(data.splits["val" if data.has_validation else "test"])
-        most = min(most, other, max(other // 2, LEAST))
+        most = min(most, max(other // 2, LEAST))
     if most == 0 or not trainer.limit_val_batches:
         return {}
     view, loggers = in_place_of("val", data, split, most), trainer.loggers

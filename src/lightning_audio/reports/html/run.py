@@ -206,7 +206,7 @@ def noise_of(rows: answers.Rows, split: str, sound: Sound | None) -> dict[str, f
 
 
 def robustness_charts(folder: Path) -> list[tuple[str, Any]]:
-    """The curves that `evaluate --noise` and `--speed` left, each with its title."""
+    """The curves that `evaluate --noise` and `--speed` left, each with a caption."""
     place = next((p for p in (folder / ROBUSTNESS, folder / "evaluation" / ROBUSTNESS) if p.is_file()), None)
     found: list[Any] = read_json(place, list, "evaluate again") if place else []
     charts = []
@@ -218,7 +218,14 @@ def robustness_charts(folder: Path) -> list[tuple[str, Any]]:
                     continue
                 series.setdefault(name, []).append((float(point["level"]), 100 * float(score["value"])))
         title = f"Robustness against {curve['against']}"
-        charts.append((title, line_chart(title, series, curve["unit"], "percent")))
+        whole = {name: Score(**score) for name, score in curve.get("undisturbed", {}).items()}
+        told = [
+            f"{n.replace('/', ' ')} {score_text(n, s)}"
+            for n, s in whole.items()
+            if unit_of(n, s) == "percent"
+        ]
+        caption = f"{title}; undisturbed: {', '.join(told)}." if told else f"{title}."
+        charts.append((caption, line_chart(title, series, curve["unit"], "percent")))
     return charts
 
 
