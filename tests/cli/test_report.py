@@ -87,10 +87,13 @@ def test_a_split_is_scored_by_itself(run: Path) -> None:
     assert not (folder / "predictions.jsonl").exists()
 
 
-def test_a_split_without_clips_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("asked", "split"), [("val", "val"), ("dev", "val"), ("train-dev", "train_dev")])
+def test_a_split_without_clips_is_refused(
+    asked: str, split: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        evaluate.main([str(run), "--split", "val"])
-    assert "no clips of val" in capsys.readouterr().err
+        evaluate.main([str(run), "--split", asked])
+    assert f"no clips of {split}" in capsys.readouterr().err
 
 
 def test_noise_that_nobody_hears_changes_nothing(run: Path) -> None:

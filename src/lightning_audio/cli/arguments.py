@@ -52,9 +52,10 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder for predictions and plots [RUN/evaluation]")
     parser.add_argument(
         "--split",
-        choices=("train", "val", "test"),
+        type=lambda word: {"dev": "val", "train-dev": "train_dev"}.get(word, word),
+        choices=("train", "train_dev", "val", "test"),
         default="test",
-        help="clips to score, as in a test [test]",
+        help="clips to score, as in a test; dev is val [test]",
     )
     group = parser.add_argument_group("robustness", "scores once more at each level, in a table and a curve")
     group.add_argument("--noise", help="white, pink, brown, or a folder of recordings")

@@ -200,7 +200,7 @@ def scored(
     """The scores of the split that is asked for, as a test scores it; disturbed, too, where asked."""
     trainer, split = build_trainer(cfg, output, data, task), options.split if options else "test"
     curves = planned_curves(options, task) if options else []
-    if not data.splits[split].clips:
+    if split not in data.splits or not data.splits[split].clips:
         raise UserError(f"There are no clips of {split}: --split train or test has some.")
     with shown(task, split):
         if split == "test":

@@ -102,7 +102,8 @@ def line_chart(
         path = " ".join(f"{x(a)},{y(b)}" for a, b in _thinned(points))
         parts.append(f'<polyline class="line {kind}" points="{path}"/>')
         if len(points) <= 40:
-            parts += [f'<circle class="dot {kind}" cx="{x(a)}" cy="{y(b)}" r="2.5"/>' for a, b in points]
+            size = 2.5 if len(points) > 1 else 5
+            parts += [f'<circle class="dot {kind}" cx="{x(a)}" cy="{y(b)}" r="{size}"/>' for a, b in points]
         if place + 26 + 7 * len(name) > WIDTH:
             place, row = LEFT + 4, 28
         parts += [
