@@ -264,6 +264,15 @@ def test_what_an_answer_hangs_on_is_the_piece_that_the_network_hears(run: Path) 
     report.main([str(run), "--clips", "5", "--explain", "2"])
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count("hangs on what is coloured") == 2 * 2  # as text, and for those who do not see it
+    last = re.findall(r'<article class="clip" data-id="([^"]+)"', page)[-1]
+    report.main([str(run), "--clips", "5", "--explain", last])
+    page = (run / "report.html").read_text(encoding="utf-8")
+    first, *others = page.split("<article")[1:]
+    assert f'data-id="{last}"' in first
+    assert "hangs on what is coloured" in first
+    assert not any("hangs on what is coloured" in other for other in others)
+    with pytest.raises(SystemExit):
+        report.main([str(run), "--explain", "nothing"])
 
 
 def test_transcripts_are_explained_by_the_frames_of_their_tokens(speech_run: Path) -> None:

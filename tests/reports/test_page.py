@@ -369,6 +369,7 @@ def test_page_in_a_browser(run: Path, chromium: Callable[..., Any]) -> None:
     chosen.locator("select").select_option("noise")
     tab.reload()
     assert tab.locator(f'.clip[data-id="{name}"] select').input_value() == "noise"
+    assert tab.locator("#marked").inner_text() == "Marked: noise 1"
     with tab.expect_download() as download:
         tab.locator("#export").press("Enter")
     text = Path(download.value.path()).read_text(encoding="utf-8")

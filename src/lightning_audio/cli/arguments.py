@@ -240,10 +240,10 @@ def report(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--explain",
-        type=int,
-        default=0,
-        metavar="N",
-        help="show what the answers to the first N clips hang on",
+        action="append",
+        default=[],
+        metavar="N or ID",
+        help="show what the answers to the first N clips hang on, or that to one clip; may be repeated",
     )
     add_allow(parser)
     return parser.parse_intermixed_args(argv)

@@ -2,6 +2,7 @@
 
 lightning-audio report logs/demo/2026-01-31_12-00-00_a1b2
 lightning-audio report RUN --target 0.95 --clips 100 --explain 20
+lightning-audio report RUN --explain 5-195710-A-10      (what the answer to one clip hangs on)
 lightning-audio report RUN OTHER        (which clips flip)
 lightning-audio report SWEEP_FOLDER
 """
@@ -66,9 +67,19 @@ def report(run: Path, options: argparse.Namespace) -> Path:
     if data:
         _add_missing_splits(run, data, options.allow)
     sound = sounds_of(data) if data else None
-    explain = (explainer(load(run, allow=options.allow)) if options.explain else None), options.explain
+    counts = [int(word) for word in options.explain if word.isdecimal()]
+    chosen = [word for word in options.explain if not word.isdecimal()]
+    explain = explainer(load(run, allow=options.allow)) if options.explain else None
     return write_run_report(
-        run, sound, options.clips, options.megabytes, options.target, options.test, explain
+        run,
+        sound,
+        options.clips,
+        options.megabytes,
+        options.target,
+        options.test,
+        explain,
+        max(counts, default=len(chosen)),
+        chosen,
     )
 
 

@@ -100,13 +100,17 @@ def card(name: str, split: str, reference: str, hypothesis: str | None, **more: 
     return {**known, **texts, "scores": [], "pairs": [], "tags": [], **more}
 
 
+def ranked(rows: Rows, first: Sequence[str] = ()) -> Rows:
+    """Clips by their loss, the largest first; before them those whose ids are in `first`."""
+    return sorted(rows, key=lambda row: (row["id"] not in first, -loss_of(row)))
+
+
 def cards(
     rows: Rows, split: str, shelf: Shelf, most: int, doubtful: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """The clips with the largest loss, `most` of them with sound as long as the shelf has room; behind them,
-    without sound, those others that are wrong."""
-    ranked = sorted(rows, key=loss_of, reverse=True)
-    kept = [row for n, row in enumerate(ranked) if n < most or row["reference"] != row["hypothesis"]][:LISTED]
+    """The first `most` of ranked clips, with sound as long as the shelf has room; behind them, without sound,
+    those others that are wrong."""
+    kept = [row for n, row in enumerate(rows) if n < most or row["reference"] != row["hypothesis"]][:LISTED]
     pairs: Iterable[Any] = (
         [()] * len(kept) if has_labels(rows) else aligned_pairs(align_words(kept)) if kept else ()
     )

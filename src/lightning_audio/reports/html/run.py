@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_audio.data.inspect.sound import noise_ratio
+from lightning_audio.errors import UserError
 from lightning_audio.io import read_json, to_json
 from lightning_audio.metrics.intervals import Score, direction, unit_of
 from lightning_audio.reports.html import answers
@@ -40,7 +41,9 @@ def write_run_report(
     megabytes: float = 15.0,
     target: float | None = None,
     test: bool = False,
-    explain: tuple[Explain | None, int] = (None, 0),
+    explain: Explain | None = None,
+    explained: int = 0,
+    chosen: Sequence[str] = (),
 ) -> Path:
     """Writes report.html and curves.png into the folder of a run that has its scores.
 
@@ -51,10 +54,12 @@ def write_run_report(
         megabytes: of the page, at most.
         target: the score to reach, as a fraction.
         test: show clips of the test split, too; otherwise those of validation, or without one of training.
-        explain: gives a picture of what an answer hangs on, for so many of the clips.
+        explain: gives a picture of what an answer hangs on.
+        explained: clips that it is asked for.
+        chosen: ids of clips that come first.
 
     Raises:
-        UserError: a file of the run is missing or broken.
+        UserError: a file of the run is missing or broken, or a chosen clip is none of the shown split.
     """
     metrics, config = read_metrics(folder), read_config(folder)
     scores = {name: Score(**score) for name, score in metrics["scores"].items()}
@@ -81,7 +86,7 @@ def write_run_report(
         det=_det_chart(folder, scores),
         facts=_facts(folder, metrics),
         config=to_json(config, indent=1),
-        **_answers(rows, metrics, sound, clips, megabytes, test, explain),
+        **_answers(rows, metrics, sound, clips, megabytes, test, explain, explained, chosen),
     )
 
 
@@ -162,7 +167,9 @@ def _answers(
     clips: int,
     megabytes: float,
     test: bool,
-    explain: tuple[Explain | None, int] = (None, 0),
+    explain: Explain | None,
+    explained: int,
+    chosen: Sequence[str],
 ) -> dict[str, Any]:
     """The split that is counted up (dev, or else the test), and the one whose clips are shown."""
     labels = (metrics.get("data") or {}).get("labels") or []
@@ -188,10 +195,14 @@ def _answers(
     doubts = (
         answers.doubts(rows[heard], labels) if heard != "train" and answers.has_labels(rows[heard]) else {}
     )
-    ranked = sorted(rows[heard], key=answers.loss_of, reverse=True)[:clips]
-    shelf = Shelf.for_clips(sound, [(heard, row["id"]) for row in ranked], megabytes)
-    shelf.explain, shelf.explained = explain
-    found = answers.cards(rows[heard], heard, shelf, clips, doubts)
+    if strange := sorted(set(chosen) - {row["id"] for row in rows[heard]}):
+        raise UserError(
+            f"{strange[0]} is no clip of {NAMES[heard]}, whose clips the page shows: name one of these."
+        )
+    ranked = answers.ranked(rows[heard], chosen)
+    shelf = Shelf.for_clips(sound, [(heard, row["id"]) for row in ranked[:clips]], megabytes)
+    shelf.explain, shelf.explained = explain, explained
+    found = answers.cards(ranked, heard, shelf, clips, doubts)
     by_id = {card["id"]: card for card in found}
     content["doubted"] = [by_id[name] for name in doubts if name in by_id][: answers.ROWS]
     return content | {"cards": found}

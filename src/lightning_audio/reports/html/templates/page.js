@@ -59,6 +59,13 @@
 
   // Marks are kept in this browser, and leave it as a CSV file.
   const marks = JSON.parse(stored(`marks ${key}`) || "{}");
+  const count = () => {
+    const counts = {};
+    for (const mark of Object.values(marks)) counts[mark] = (counts[mark] || 0) + 1;
+    const told = Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([mark, number]) => `${mark} ${number}`);
+    document.getElementById("marked").textContent = told.length ? `Marked: ${told.join(", ")}` : "";
+  };
+  count();
   for (const choice of document.querySelectorAll(".mark")) {
     const clip = choice.closest(".clip");
     const id = `${clip.dataset.split}/${clip.dataset.id}`;
@@ -66,6 +73,7 @@
     choice.addEventListener("change", () => {
       if (choice.value) marks[id] = choice.value; else delete marks[id];
       store(`marks ${key}`, JSON.stringify(marks));
+      count();
     });
   }
   document.getElementById("export").addEventListener("click", () => {
