@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,45 @@ def test_hostile_files_are_refused_in_a_sentence(sentence: str, tmp_path: Path) 
     with pytest.raises(UserError, match=sentence) as error:
         onnx_file.read(tmp_path / "a.onnx")
     assert str(error.value).startswith(str(tmp_path / "a.onnx"))
+
+
+def made_of_constants(operator: str, *constants: Any, **attributes: Any) -> Any:
+    names = [f"constant{number}" for number in range(len(constants))]
+    return model(
+        onnx.helper.make_node(operator, names, ["made"], **attributes),
+        onnx.helper.make_node("ReduceMax", ["made"], ["most"], keepdims=0),
+        node("Add", "x", "most"),
+        tensors=tuple(map(tensor, names, constants)),
+    )
+
+
+ROW = np.ones((1, 2**13), np.float32)
+GROWING = {  # each 256 MB
+    "Range": lambda: made_of_constants("Range", np.float32(0), np.float32(2**26), np.float32(1)),
+    "Pad": lambda: made_of_constants("Pad", np.ones(1, np.float32), [0, 2**26]),
+    "Add": lambda: made_of_constants("Add", ROW, ROW.T),
+    "Gather": lambda: made_of_constants("Gather", ROW, np.zeros(2**13, np.int64)),
+}
+OPEN_AND_RUN = """
+import sys
+import numpy as np
+from lightning_audio import onnx_file
+onnx_file.MOST_MEMORY = 2**27
+try:
+    onnx_file.session(open(sys.argv[1], "rb").read(), "it", 1).run(None, {"x": np.ones(1, np.float32)})
+except Exception as error:
+    print(error)
+print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")))  # kB at most
+"""
+
+
+@pytest.mark.parametrize("operator", GROWING)
+def test_what_grows_out_of_constants_ends_at_a_limit(operator: str, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(GROWING[operator]().SerializeToString())
+    command = [sys.executable, "-c", OPEN_AND_RUN, str(tmp_path / "a.onnx")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Available memory of" in said
+    assert int(said.split()[-2]) < 250_000
 
 
 def test_a_harmless_file_runs_with_operators_of_functions_that_it_brings() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from lightning_audio.errors import UserError, refuse_address
 
 LARGEST_FILE = 2**31  # bytes: what a Protocol Buffer may have
 MOST_NUMBERS = 2**28  # that a node may be told to make: 1 GB
+MOST_MEMORY = 2**32  # bytes that all sessions of a process take, weights among them
 DEEPEST = 20  # graphs within graphs
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))  # of operators that are onnxruntime's own
 # The input that tells an operator how many numbers to make, or how often to repeat them.
@@ -58,6 +60,11 @@ def session(content: bytes, name: str, threads: int = 0, unpack: bool = False) -
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     # Threads that wait for work would keep their core busy, twice what the work itself takes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    _limit_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # What depends on no input is computed when a file is opened, and not from the arena.
+    largest = str(MOST_MEMORY // 16)
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", largest)
     if unpack:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
@@ -67,11 +74,20 @@ def session(content: bytes, name: str, threads: int = 0, unpack: bool = False) -
         raise UserError(f"{name} is no ONNX file that onnxruntime can run: {reason}") from error
 
 
-def refuse_hostile(content: bytes, name: str) -> None:
-    """Raises UserError for a file that reads others, brings operators of its own, or wants a lot of memory.
+@functools.cache
+def _limit_memory() -> None:
+    """Sessions take their memory from one arena, which ends: what a file, or a clip, makes of its numbers
+    when it is opened and run is not known from the file."""
+    import onnxruntime
 
-    What the numbers of a clip make of its memory while it runs is not known from the file.
-    """
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg({"max_mem": MOST_MEMORY}))
+
+
+def refuse_hostile(content: bytes, name: str) -> None:
+    """Raises UserError for a file that reads others, brings operators of its own, or wants a lot of memory,
+    as far as it says so; what it takes when it is run is limited by `session`."""
     try:
         _Look(len(content)).model(memoryview(content))
     except UserError as error:
