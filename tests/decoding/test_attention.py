@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_audio.decoding import ctc_log_probs
-from lightning_audio.decoding.attention import AttentionSearch, monotonic_peaks, repetitions
+from lightning_audio.decoding.alignment import monotonic_peaks
+from lightning_audio.decoding.attention import AttentionBeam
+from lightning_audio.decoding.attention_search import repetitions
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.decoders import AttentionDecoder, LSTMDecoder, TransformerDecoder
 from lightning_audio.text.tokenizers import fit_tokenizer
@@ -61,8 +63,8 @@ def utterance(frames: int, seed: int = 0, with_ctc: bool = True) -> Tensor:
     return torch.cat([log_probs, states], 1) if with_ctc else states
 
 
-def search(kind: type[AttentionDecoder], **options: Any) -> AttentionSearch:
-    return AttentionSearch(TOKENIZER, decoder=decoder_of(kind), with_ctc=True, **options)
+def search(kind: type[AttentionDecoder], **options: Any) -> AttentionBeam:
+    return AttentionBeam(TOKENIZER, decoder=decoder_of(kind), with_ctc=True, **options)
 
 
 def every_text(frames: int) -> list[tuple[int, ...]]:
@@ -115,7 +117,7 @@ def test_utterances_alone_and_together_give_the_same(kind: type[AttentionDecoder
 
 
 def test_without_ctc_rows_are_states_alone() -> None:
-    built = AttentionSearch(TOKENIZER, decoder=decoder_of(LSTMDecoder), beam=400)
+    built = AttentionBeam(TOKENIZER, decoder=decoder_of(LSTMDecoder), beam=400)
     rows = utterance(4, with_ctc=False)
     best = max(built.hypotheses(rows, every_text(4)), key=lambda one: one.score)
     assert built(rows)[0].tokens == best.tokens
@@ -140,9 +142,9 @@ class Planted(torch.nn.Module):
         return torch.zeros(len(inputs), count, OUTPUTS), weights
 
 
-def planted(places: list[int]) -> AttentionSearch:
+def planted(places: list[int]) -> AttentionBeam:
     decoder: Any = Planted(places)
-    return AttentionSearch(TOKENIZER, decoder=decoder)
+    return AttentionBeam(TOKENIZER, decoder=decoder)
 
 
 def test_the_same_words_later_are_no_loop_and_at_the_same_frames_they_are() -> None:
@@ -156,14 +158,14 @@ def test_the_same_words_later_are_no_loop_and_at_the_same_frames_they_are() -> N
 
 def test_an_end_is_too_early_where_ctc_still_says_three_tokens() -> None:
     decoder: Any = Planted([1, 4, 5, 6])
-    search = AttentionSearch(TOKENIZER, decoder=decoder, with_ctc=True)
+    search = AttentionBeam(TOKENIZER, decoder=decoder, with_ctc=True)
     path = torch.tensor([0, 1, 1, 0, 2, 3, 0, 0, 2, 2, 0, 3, 0, 0, 1, 1, 0, 0, 0, 0])
     rows = torch.cat([torch.eye(OUTPUTS)[path].log().clamp(min=-20), torch.zeros(20, WIDTH)], 1)
     assert search.early(rows, (0, 1, 2))  # up to frame 5, and three more tokens behind it
     assert search.early(rows, ())
     assert not search.early(rows[:14], (0, 1, 2))
     assert search.remarks(rows, (0, 1, 2)) == ["ends before the speech does"]
-    plain = AttentionSearch(TOKENIZER, decoder=decoder)  # it has no other word for the frames
+    plain = AttentionBeam(TOKENIZER, decoder=decoder)  # it has no other word for the frames
     assert not plain.early(rows[:, OUTPUTS:], (0, 1, 2))
 
 
@@ -194,4 +196,4 @@ def test_frames_of_tokens_never_go_back() -> None:
 )
 def test_options_out_of_range_are_one_sentence(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        AttentionSearch(TOKENIZER, decoder=decoder_of(LSTMDecoder), **options)
+        AttentionBeam(TOKENIZER, decoder=decoder_of(LSTMDecoder), **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,16 +31,16 @@ def test_prefixes_and_whole_texts_have_the_probability_of_all_their_paths() -> N
     """Of utterances of 5, 3 and 1 frames together, all texts of up to three tokens of two."""
     generator = torch.Generator().manual_seed(0)
     log_probs = (2 * torch.randn(3, 5, 3, generator=generator).double()).log_softmax(-1)
-    lengths = torch.tensor([5, 3, 1])
-    scores = PrefixScores(log_probs, lengths)
-    everyone = torch.arange(3)
-    known: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {
-        (): (scores.start(everyone), torch.zeros(3, dtype=torch.long))
+    lengths = np.array([5, 3, 1])
+    scores = PrefixScores([own[:length].numpy() for own, length in zip(log_probs, lengths, strict=True)])
+    everyone = np.arange(3)
+    known: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {
+        (): (scores.start(everyone), np.zeros(3, np.int64))
     }
     for _ in range(3):
-        longer: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        longer: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         for prefix, (state, last) in known.items():
-            outputs = torch.tensor([[1, 2]] * 3)
+            outputs = np.array([[1, 2]] * 3)
             begun, states = scores.extended(state, everyone, last, outputs)
             for k, output in enumerate((1, 2)):
                 text = (*prefix, output)
@@ -60,12 +61,12 @@ def test_ten_seconds_of_unlikely_tokens_lose_no_digits() -> None:
     """Cumulative sums over 500 frames, of tokens of which most are improbable, against torch's CTC loss."""
     generator = torch.Generator().manual_seed(1)
     log_probs = (6 * torch.randn(1, 500, 30, generator=generator)).log_softmax(-1)
-    scores, text = PrefixScores(log_probs, torch.tensor([500])), list[int]()
-    state, one = scores.start(torch.tensor([0])), torch.tensor([0])
+    scores, text = PrefixScores([log_probs[0].double().numpy()]), list[int]()
+    state, one = scores.start(np.array([0])), np.array([0])
     for _ in range(60):
-        output = torch.randint(1, 30, (1, 1), generator=generator)
-        begun, states = scores.extended(state, one, torch.tensor(text[-1:] or [0]), output)
-        state, text = states[:, 0], [*text, int(output)]
-        assert float(begun) >= float(scores.whole(state)) - 1e-9
+        output = torch.randint(1, 30, (1, 1), generator=generator).numpy()
+        begun, states = scores.extended(state, one, np.array(text[-1:] or [0]), output)
+        state, text = states[:, 0], [*text, int(output[0, 0])]
+        assert float(begun[0, 0]) >= float(scores.whole(state)[0]) - 1e-9
     expected = ctc_log_probs(log_probs[0], [[output - 1 for output in text]])[0]
-    assert math.isclose(float(scores.whole(state)), expected, rel_tol=1e-9)
+    assert math.isclose(float(scores.whole(state)[0]), expected, rel_tol=1e-9)

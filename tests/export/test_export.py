@@ -235,7 +235,7 @@ def test_what_stands_behind_the_frames_is_asked_step_by_step(name: str, tmp_path
     found = agreement_module.agreement(task, runtime, [])
     assert found.clips == found.same_answers == len(agreement_module.MADE)
     assert max(found.difference, found.by_padding) < 1e-5
-    own = task.greedy if "joiner" in parts else task.beam(beam=1, ctc_weight=0.0)
+    own = task.decoder
     said = set()
     for rows in task.frame_outputs(agreement_module.made_clips(task)):
         (best,), (other,) = own(rows), runtime.decoder(rows)
@@ -248,18 +248,18 @@ def test_what_stands_behind_the_frames_is_asked_step_by_step(name: str, tmp_path
         spans = [(one.start, one.end) for one in runtime.decoder.token_frames(rows, other.tokens, "it")]
         assert spans == [(one.start, one.end) for one in own.token_frames(rows, best.tokens, "it")]
         np.testing.assert_allclose(runtime.decoder.silence(rows), own.silence(rows), atol=1e-5)
-    assert max(map(len, said)) >= 2
     samples = (3000 * np.random.default_rng(3).standard_normal(20000)).astype(np.int16)
     assert runtime.predict(samples, sample_rate=RATE)[0].seconds == 2.5
-    if "joiner" in parts:
-        for options in ({"beam": 4, "nbest": 3}, {"beam": 2, "word_bonus": 2.0, "length_norm": 0.3}):
-            for rows in task.frame_outputs(agreement_module.made_clips(task)):
-                wanted, given = task.beam(**options)(rows), runtime.beam(**options)(rows)
-                assert [one.tokens for one in given] == [one.tokens for one in wanted]
-                assert [one.score for one in given] == pytest.approx([one.score for one in wanted], rel=1e-4)
-    else:
-        with pytest.raises(UserError, match="takes the best token each time"):
-            runtime.beam(beam=4)
+    searches: list[dict[str, Any]] = [{"beam": 1}, {"beam": 4, "nbest": 3}]
+    searches += [{"beam": 2, "word_bonus": 2.0, "length_norm": 0.3}]
+    searches += [{"beam": 3, "ctc_weight": 0.3, "coverage": 0.2}] if told.get("ctc") else []
+    for options in searches:
+        for rows in task.frame_outputs(agreement_module.made_clips(task)):
+            wanted, given = task.beam(**options)(rows), runtime.beam(**options)(rows)
+            said.update(one.tokens for one in given)
+            assert [one.tokens for one in given] == [one.tokens for one in wanted]
+            assert [one.score for one in given] == pytest.approx([one.score for one in wanted], rel=1e-4)
+    assert max(map(len, said)) >= 2
     (tmp_path / f"a.{next(iter(parts))}.onnx").write_bytes(b"\x08\x08")
     with pytest.raises(UserError):
         Runtime(tmp_path / "a.onnx")

@@ -1,12 +1,7 @@
-"""Beam search for decoders with attention, alone or together with CTC, a batch of utterances at a time.
-
-Joint scores: Watanabe et al. 2017 (IEEE J-STSP 11(8), Hybrid CTC/Attention Architecture). Coverage: Chorowski
-and Jaitly 2017 (arXiv:1612.02695).
-"""
+"""`AttentionSearch` by a decoder of torch, a batch of utterances at a time."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -16,19 +11,9 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_audio.decoding.alignment import Rows, TokenSpan, monotonic_peaks, token_frames
-from lightning_audio.decoding.hypothesis import Hypothesis, checked, ctc_log_probs
-from lightning_audio.decoding.prefix_scores import PrefixScores
-from lightning_audio.decoding.search import NEVER, BeamSearch
-from lightning_audio.errors import UserError
-
-START = END = 0
-ROWS = 128  # hypotheses that run together: each holds what the decoder knows of its utterance
-LEAST_TRIED = 10  # tokens behind a hypothesis, by the decoder alone, for CTC to choose from
-COVERED = 0.5  # of all the attention that a frame gets, from which on it was listened to
-IMPOSSIBLE = -1e20  # of a score: by CTC, with too few frames
-UNREAD = 3  # tokens by CTC behind an end: fewer may be CTC's own mistake, or its delay
-REPEATS, LONGEST_LOOP = 3, 8  # how often tokens are said in a loop, and how many they are at most
+from lightning_audio.decoding.alignment import Rows
+from lightning_audio.decoding.attention_search import END, START, AttentionSearch
+from lightning_audio.decoding.hypothesis import Hypothesis, refuse_nan
 
 Named = dict[str, Tensor]
 
@@ -47,133 +32,56 @@ class StepDecoder(Protocol):
     def step(self, inputs: Tensor, memory: Named, state: Named) -> tuple[Tensor, Named]: ...
 
 
-class AttentionSearch(BeamSearch):
-    """`BeamSearch` over the states that a decoder attends to.
+class AttentionBeam(AttentionSearch):
+    """`AttentionSearch`; `decoder` gives the tokens."""
 
-    A row holds the states of a frame, behind its log-probabilities by CTC where there is `with_ctc`. The
-    acoustic score is `(1 - ctc_weight) * attention + ctc_weight * ctc + coverage * frames`, frames being
-    those that got half of an attention or more over all tokens.
-
-    Args:
-        decoder: gives tokens one by one, output 0 being the end and output i + 1 token i.
-        with_ctc: whether rows begin with log-probabilities.
-        ctc_weight: of CTC in the search; 0 leaves it to the decoder alone.
-        coverage: for each frame that is attended to; above 0 it goes against early ends.
-        options: those of `BeamSearch`.
-
-    Raises:
-        UserError: an option is out of range, or there is no CTC to weigh.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        decoder: StepDecoder,
-        with_ctc: bool = False,
-        ctc_weight: float = 0.0,
-        coverage: float = 0.0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, *args: Any, decoder: StepDecoder, **options: Any) -> None:
         super().__init__(*args, **options)
-        if not 0 <= ctc_weight < 1:
-            raise UserError(f"ctc_weight={ctc_weight} is no share below 1: set it to 0.3, or to 0 for none.")
-        if ctc_weight and not with_ctc:
-            raise UserError(f"ctc_weight={ctc_weight} weighs what was not trained: set it to 0.")
-        if not 0 <= coverage < math.inf:
-            raise UserError(f"coverage={coverage} does not fit: set it to 0 or more.")
-        self.decoder, self.ctc_weight, self.coverage = decoder, ctc_weight, coverage
-        self.outputs = len(self.tokenizer.vocabulary) + 1
-        self.with_ctc = with_ctc
+        self.decoder = decoder
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.decoder.parameters())).device
 
     def many(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
-        """Those of several utterances, which run together, ROWS hypotheses at a time."""
-        size = max(ROWS // self.beam, 1)
-        groups = (utterances[start : start + size] for start in range(0, len(utterances), size))
-        return [found for group in groups for found in self._together(group)]
-
-    def _together(self, utterances: Sequence[Rows]) -> list[list[Hypothesis]]:
-        ends = [list(dict.fromkeys(map(self.fusion.cut, found))) for found in self.prefixes(utterances)]
-        owners = [number for number, own in enumerate(ends) for _ in own]
-        scores = iter(self._acoustics(utterances, owners, [one for own in ends for one in own]))
-        return [self.ranked([self.hypothesis(one, next(scores)) for one in own]) for own in ends]
-
-    def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
-        return self._acoustics([rows], [0] * len(sequences), sequences)
-
-    def ctc(self, rows: Rows) -> Tensor:
-        """The log-probabilities `(T, C)` by CTC."""
-        return torch.as_tensor(rows).detach()[:, : self.outputs]
+        return super().many([torch.as_tensor(rows).detach().cpu() for rows in utterances])
 
     def states(self, rows: Rows) -> Tensor:
         """The states `(T, D)`."""
         return torch.as_tensor(rows)[:, self.outputs :] if self.with_ctc else torch.as_tensor(rows)
 
-    def silence(self, rows: Rows) -> np.ndarray:
-        return np.asarray(rows)[:, 0] if self.with_ctc else np.zeros(len(rows))
+    @torch.inference_mode()
+    def begin(self, utterances: Sequence[Rows], of: np.ndarray) -> tuple[Named, Named]:
+        lengths = torch.tensor([len(rows) for rows in utterances])
+        states = pad_sequence([self.states(rows) for rows in utterances], batch_first=True)
+        memory = self.decoder.memory(states.to(self.device), lengths.to(self.device))
+        repeated = self._rows(memory, of)
+        return repeated, self.decoder.start(repeated)
 
-    def loops(self, rows: Rows, tokens: Sequence[int]) -> bool:
-        """Whether the same tokens are said over and over while the decoder listens to the same frames."""
-        for start, size, times in repetitions(tokens):
-            ((_, weights),) = self.attended([rows], [0], [tokens])
-            centres = weights.double() @ torch.arange(len(rows), dtype=torch.double)
-            first, last = (
-                centres[place : place + size].mean() for place in (start, start + size * (times - 1))
-            )
-            if last - first < size * (times - 1) / 2:  # what is said again later takes frames of its own
-                return True
-        return False
+    @torch.inference_mode()
+    def step(self, last: np.ndarray, known: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+        memory, state = known
+        logits, state = self.decoder.step(torch.from_numpy(last).to(self.device), memory, state)
+        return logits.float().cpu().numpy(), state["weights"].mean(1).cpu().numpy(), (memory, state)
 
-    def remarks(self, rows: Rows, tokens: Sequence[int]) -> list[str]:
-        told = {
-            "goes round in a loop": self.loops,
-            "finds no end": self.unended,
-            "ends before the speech does": self.early,
-        }
-        return [words for words, asked in told.items() if asked(rows, tokens)]
+    def taken(self, known: Any, rows: np.ndarray) -> Any:
+        """Memory is the same for all rows of an utterance."""
+        memory, state = known
+        count = len(next(iter(memory.values())))
+        if len(rows) < count:
+            memory = self._rows(memory, rows)
+        return memory, state if np.array_equal(rows, np.arange(count)) else self._rows(state, rows)
 
-    def unended(self, rows: Rows, tokens: Sequence[int]) -> bool:
-        """Whether no end was found within the audio."""
-        return len(tokens) >= len(rows) > 0
-
-    def early(self, rows: Rows, tokens: Sequence[int]) -> bool:
-        """Whether speech was left unread: CTC, where it was trained, says UNREAD tokens or more in the frames
-        behind all that were listened to."""
-        if not self.with_ctc or not len(rows):
-            return False
-        path = self.ctc(rows).argmax(-1)
-        begins = (path != 0) & (path != functional.pad(path, (1, 0))[:-1])
-        last = -1
-        if tokens:
-            ((_, weights),) = self.attended([rows], [0], [tokens])
-            last = int(weights[:-1].argmax(-1).max())
-        return int(begins[last + 1 :].sum()) >= UNREAD
-
-    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str = "the utterance") -> list[TokenSpan]:
-        """By CTC where the search uses it, else those that are attended to most, in the tokens' order."""
-        if self.ctc_weight:
-            return token_frames(self.ctc(rows), tokens, name)
-        if len(tokens) > len(rows):
-            raise UserError(
-                f"The {len(tokens)} tokens of {name} need as many frames, and its audio gives {len(rows)}: "
-                "check that the text belongs to the audio."
-            )
-        if not tokens:
-            return []
-        scores, weights = self.attended([rows], [0], [tokens])[0]
-        frames = monotonic_peaks(weights[:-1])
-        return [
-            TokenSpan(frame, frame + 1, score)
-            for frame, score in zip(frames, scores[:-1].tolist(), strict=True)
-        ]
+    def _rows(self, named: Named, rows: np.ndarray) -> Named:
+        places = torch.from_numpy(rows).to(self.device)
+        return {name: tensor[places] for name, tensor in named.items()}
 
     @torch.inference_mode()
     def attended(
         self, utterances: Sequence[Rows], owners: Sequence[int], sequences: Sequence[Sequence[int]]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """For each sequence, of the utterance that `owners` numbers, the log-probabilities `(U + 1,)` of its
-        tokens and of its end, and what was attended to for each, `(U + 1, T)`."""
-        device = next(iter(self.decoder.parameters())).device
-        states = [self._finite(self.states(utterances[owner])) for owner in owners]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        refuse_nan(utterances)
+        device, states = self.device, [self.states(utterances[owner]) for owner in owners]
         lengths = torch.tensor([len(one) for one in states], device=device)
         outputs = [torch.tensor([token + 1 for token in one] + [END]) for one in sequences]
         asked = pad_sequence(outputs, batch_first=True).to(device)
@@ -182,181 +90,6 @@ class AttentionSearch(BeamSearch):
         scores = logits.double().log_softmax(-1).gather(2, asked[..., None])[..., 0]
         sizes = [(len(one), len(rows)) for one, rows in zip(outputs, states, strict=True)]
         return [
-            (row[:count].cpu(), own[:count, :frames].cpu())
+            (row[:count].cpu().numpy(), own[:count, :frames].cpu().numpy())
             for row, own, (count, frames) in zip(scores, weights, sizes, strict=True)
         ]
-
-    def _acoustics(
-        self, utterances: Sequence[Rows], owners: Sequence[int], sequences: Sequence[Sequence[int]]
-    ) -> list[float]:
-        found = []
-        for owner, one, (scores, weights) in zip(
-            owners, sequences, self.attended(utterances, owners, sequences), strict=True
-        ):
-            total = (1 - self.ctc_weight) * float(scores.sum())
-            if self.ctc_weight:
-                total += self.ctc_weight * ctc_log_probs(self.ctc(utterances[owner]), [one])[0]
-            found.append(total + self.coverage * int((weights.sum(0) > COVERED).sum()))
-        return found
-
-    def _finite(self, states: Tensor) -> Tensor:
-        if states.isnan().any():
-            checked(torch.full((1, self.outputs), math.nan), self.tokenizer)
-        return states
-
-    def prefixes(self, utterances: Sequence[Rows]) -> list[list[tuple[int, ...]]]:
-        for rows in utterances:
-            self._finite(torch.as_tensor(rows))
-        return _Search(self, utterances).run()
-
-
-class _Search:
-    """Utterances on their way from token to token, `beam` rows for each."""
-
-    def __init__(self, options: AttentionSearch, utterances: Sequence[Rows]) -> None:
-        self.options, self.beam = options, options.beam
-        self.limits = [len(rows) for rows in utterances]  # tokens; speech has fewer than frames
-        lengths = torch.tensor(self.limits)
-        states = pad_sequence([options.states(rows) for rows in utterances], batch_first=True)
-        self.of = torch.arange(len(utterances)).repeat_interleave(self.beam)  # the utterance of each row
-        device = next(iter(options.decoder.parameters())).device
-        memory = options.decoder.memory(states.to(device), lengths.to(device))
-        self.memory = {name: tensor[self.of.to(device)] for name, tensor in memory.items()}
-        self.state = options.decoder.start(self.memory)
-        if options.ctc_weight:
-            spoken = pad_sequence([options.ctc(rows) for rows in utterances], batch_first=True)
-            self.scores = PrefixScores(spoken, lengths)
-            self.prefixes = self.scores.start(self.of)
-        rows = len(self.of)
-        self.tokens: list[tuple[int, ...]] = [()] * rows
-        self.models = [options.start()] * rows
-        self.attention, self.worth = torch.zeros(2, rows, dtype=torch.double)
-        self.heard = torch.zeros(rows, states.shape[1])  # how much each frame was attended to
-        self.live = torch.arange(rows) % self.beam == 0
-        self.ended: list[list[tuple[float, tuple[int, ...]]]] = [[] for _ in utterances]
-
-    @torch.inference_mode()
-    def run(self) -> list[list[tuple[int, ...]]]:
-        """For each utterance the tokens of the best; what has not ended only where none has."""
-        while len(self.of):
-            self._grow()
-        best = [sorted(found, key=lambda one: -one[0])[: self.beam] for found in self.ended]
-        return [[tokens for _, tokens in found] for found in best]
-
-    def _grow(self) -> None:
-        """One more token or the end for every hypothesis."""
-        options, device = self.options, next(iter(self.memory.values())).device
-        last = torch.tensor([one[-1] + 1 if one else START for one in self.tokens])
-        logits, self.state = options.decoder.step(last.to(device), self.memory, self.state)
-        log_probs = logits.cpu().double().log_softmax(-1)
-        self.heard += self.state["weights"].mean(1).cpu()
-        tried = min(options.outputs - 1, max(2 * self.beam, LEAST_TRIED))
-        outputs = log_probs[:, 1:].topk(tried).indices + 1
-        # The end stands first among what may follow.
-        gained = torch.cat([log_probs[:, :1], log_probs.gather(1, outputs)], 1)
-        attention = self.attention[:, None] + gained
-        acoustic = (1 - options.ctc_weight) * attention
-        grown: Tensor | None = None
-        if options.ctc_weight:
-            begun, grown = self.scores.extended(self.prefixes, self.of, last, outputs)
-            ctc = torch.cat([self.scores.whole(self.prefixes)[:, None], begun], 1)
-            acoustic = acoustic + options.ctc_weight * ctc
-        acoustic = acoustic + options.coverage * (self.heard > COVERED).sum(1, keepdim=True)
-        worth, guess, models = self._judged(outputs)
-        count = len(self.tokens[0])
-        scale = torch.full((1 + tried,), options.scale(count + 1), dtype=torch.double)
-        scale[0] = options.scale(count)
-        ranks = (acoustic + worth + guess) * scale
-        ranks = ranks.masked_fill(~self.live[:, None] | (ranks < IMPOSSIBLE), NEVER)
-        self._choose(ranks, outputs, attention, worth, models, grown)
-
-    def _judged(self, outputs: Tensor) -> tuple[Tensor, Tensor, list[list[Any]]]:
-        """What language model, word bonus and hotwords give, with the end first `(N, 1 + K)`, what they may
-        give for a word that is begun, and their states behind each output."""
-        worth = self.worth[:, None].repeat(1, 1 + outputs.shape[1])
-        guess = torch.zeros_like(worth)
-        options, models = self.options, [[None] * outputs.shape[1] for _ in outputs]
-        if not (options.model or options.word_bonus or options.hotwords):
-            return worth, guess, models
-        for row, own in enumerate(outputs.tolist()):
-            if not self.live[row]:
-                continue
-            worth[row, 0] += options.end(self.models[row])
-            last = self.tokens[row][-1] if self.tokens[row] else -1
-            for place, output in enumerate(own):
-                found = options.extended(self.models[row], last, output - 1)
-                models[row][place], gain, ahead = found or (None, NEVER, 0.0)
-                worth[row, place + 1] += gain
-                guess[row, place + 1] = ahead
-        return worth, guess, models
-
-    def _choose(
-        self,
-        ranks: Tensor,
-        outputs: Tensor,
-        attention: Tensor,
-        worth: Tensor,
-        models: list[list[Any]],
-        grown: Tensor | None,
-    ) -> None:
-        """Keeps the best of each utterance; those that end give up their places."""
-        width, count = ranks.shape[1], len(self.tokens[0])
-        kept: list[tuple[int, int, bool]] = []  # row, place among what may follow it, whether it goes on
-        places = ranks.view(-1, self.beam * width).topk(self.beam)
-        owners = self.of[:: self.beam].tolist()
-        everything = zip(owners, places.values.tolist(), places.indices.tolist(), strict=True)
-        for block, (owner, values, indices) in enumerate(everything):
-            own = []
-            for value, index in zip(values, indices, strict=True):
-                row, place = block * self.beam + index // width, index % width
-                if place == 0 and value > NEVER:
-                    self.ended[owner].append((value, self.tokens[row]))
-                own.append((row, max(place, 1), place > 0 and value > NEVER))
-            alive = [
-                (value, (*self.tokens[row], int(outputs[row, place - 1]) - 1))
-                for value, (row, place, goes_on) in zip(values, own, strict=True)
-                if goes_on
-            ]
-            if count + 1 >= self.limits[owner] and not self.ended[owner]:
-                self.ended[owner] = alive or [(NEVER, ())]
-            elif alive and count + 1 < self.limits[owner] and not self._decided(owner, alive[0][0]):
-                kept += own
-        rows = torch.tensor([row for row, _, _ in kept], dtype=torch.long)
-        columns = torch.tensor([place for _, place, _ in kept], dtype=torch.long)
-        self.tokens = [(*self.tokens[r], int(outputs[r, p - 1]) - 1) for r, p, _ in kept]
-        self.models = [models[r][p - 1] for r, p, _ in kept]
-        self.live = torch.tensor([on for _, _, on in kept], dtype=torch.bool)
-        self.attention, self.worth = attention[rows, columns], worth[rows, columns]
-        self.heard = self.heard[rows]
-        if grown is not None:
-            self.prefixes = grown[rows, columns - 1]
-        self._take(rows)
-
-    def _take(self, rows: Tensor) -> None:
-        """The decoder's rows in their new order; memory is the same for all rows of an utterance."""
-        device = next(iter(self.memory.values())).device
-        if len(rows) < len(self.of):
-            self.memory = {name: tensor[rows.to(device)] for name, tensor in self.memory.items()}
-        if not torch.equal(rows, torch.arange(len(self.of))):
-            self.state = {name: tensor[rows.to(device)] for name, tensor in self.state.items()}
-        self.of = self.of[rows]
-
-    def _decided(self, owner: int, best: float) -> bool:
-        """Whether what goes on, the best of it with this rank, can no longer be among the n best."""
-        options, ranks = self.options, sorted((rank for rank, _ in self.ended[owner]), reverse=True)
-        if options.most_gained > 0 or options.coverage or options.length_norm:
-            return len(ranks) >= self.beam  # a score may rise again
-        return len(ranks) >= options.nbest and ranks[options.nbest - 1] >= best
-
-
-def repetitions(tokens: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Where tokens are said over and over: the first of them, how many they are, and how often they come."""
-    for size in range(1, LONGEST_LOOP + 1):
-        start = 0
-        while start + size * REPEATS <= len(tokens):
-            times = 1
-            while tokens[start : start + size] == tokens[start + size * times : start + size * (times + 1)]:
-                times += 1
-            if times >= REPEATS:
-                yield start, size, times
-            start += max(size * (times - 1), 1)

@@ -5,11 +5,9 @@ Watanabe et al. 2017 (IEEE J-STSP 11(8), Hybrid CTC/Attention Architecture), alg
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from collections.abc import Sequence
 
-from lightning_audio.frontend.mask import frame_mask
+import numpy as np
 
 NEVER = -1e30  # in place of -inf, whose differences are no numbers
 BEYOND = -1e4  # a token behind the end of an utterance
@@ -23,42 +21,46 @@ class PrefixScores:
     are linear, so each is a cumulative sum over the frames.
 
     Args:
-        log_probs: `(B, T, C)`, output 0 the blank.
-        lengths: `(B,)` in frames.
+        log_probs: of each utterance `(T, C)`, output 0 the blank.
     """
 
-    def __init__(self, log_probs: Tensor, lengths: Tensor) -> None:
-        inside = frame_mask(lengths, log_probs.shape[1])[..., None]
-        self.log_probs = log_probs.double().masked_fill(~inside, BEYOND)
-        self.log_probs[..., :1].masked_fill_(~inside, 0.0)  # all that may follow: nothing changes any more
-        self.blanks = self.log_probs[..., 0].cumsum(1)
+    def __init__(self, log_probs: Sequence[np.ndarray]) -> None:
+        frames = max(map(len, log_probs))
+        self.log_probs = np.full((len(log_probs), frames, log_probs[0].shape[1]), BEYOND)
+        self.log_probs[..., 0] = 0.0  # all that may follow: nothing changes any more
+        for own, rows in zip(self.log_probs, log_probs, strict=True):
+            own[: len(rows)] = rows
+        self.blanks = _behind(self.log_probs[..., 0].cumsum(1), 0.0)
 
-    def start(self, utterances: Tensor) -> Tensor:
+    def start(self, utterances: np.ndarray) -> np.ndarray:
         """The states of empty prefixes of the utterances of these numbers `(N,)`."""
-        blank = functional.pad(self.blanks[utterances], (1, 0))
-        return torch.stack([torch.full_like(blank, NEVER), blank], -1)
+        blank = self.blanks[utterances]
+        return np.stack([np.full_like(blank, NEVER), blank], -1)
 
-    def whole(self, state: Tensor) -> Tensor:
+    def whole(self, state: np.ndarray) -> np.ndarray:
         """The log-probability `(N,)` that the text is the prefix."""
-        return state[:, -1].logsumexp(-1)
+        return np.logaddexp(state[:, -1, 0], state[:, -1, 1])
 
     def extended(
-        self, state: Tensor, utterances: Tensor, last: Tensor, outputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, state: np.ndarray, utterances: np.ndarray, last: np.ndarray, outputs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Each prefix with each of its outputs `(N, K)` behind it.
 
         `last` `(N,)` is the last output of each prefix, 0 where it is empty. Returns the log-probability
         `(N, K)` that the text begins with what is then the prefix, and its state `(N, K, T + 1, 2)`.
         """
-        frames = self.log_probs.shape[1]
-        said = self.log_probs[utterances].gather(2, outputs[:, None].expand(-1, frames, -1)).mT  # (N, K, T)
-        before = state[:, None, :-1].expand(-1, outputs.shape[1], -1, -1)
+        said = self.log_probs[utterances[:, None], :, outputs]  # (N, K, T)
+        before = state[:, None, :-1]
         again = (outputs == last[:, None])[..., None]  # the same token once more only behind a blank
-        ready = torch.where(again, before[..., 1], before.logsumexp(-1))
+        ready = np.where(again, before[..., 1], np.logaddexp(before[..., 0], before[..., 1]))
         total = said.cumsum(-1)
-        token = total + (ready - (total - said)).logcumsumexp(-1)
-        token = functional.pad(token, (1, 0), value=NEVER)
-        gone = functional.pad(self.blanks[utterances], (1, 0))[:, None]
-        blank = gone[..., 1:] + (token[..., :-1] - gone[..., :-1]).logcumsumexp(-1)
-        blank = functional.pad(blank, (1, 0), value=NEVER)
-        return (ready + said).logsumexp(-1), torch.stack([token, blank], -1)
+        token = _behind(total + np.logaddexp.accumulate(ready - (total - said), -1), NEVER)
+        gone = self.blanks[utterances][:, None]
+        blank = gone[..., 1:] + np.logaddexp.accumulate(token[..., :-1] - gone[..., :-1], -1)
+        begun = np.logaddexp.reduce(ready + said, -1)
+        return begun, np.stack([token, _behind(blank, NEVER)], -1)
+
+
+def _behind(values: np.ndarray, first: float) -> np.ndarray:
+    """Values `(..., T)` behind a first one."""
+    return np.concatenate([np.full((*values.shape[:-1], 1), first), values], -1)

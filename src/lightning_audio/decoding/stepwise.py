@@ -1,7 +1,7 @@
 """Decoders of transducers and of attention that ask for one step after another, without torch.
 
 What they ask are functions of arrays, such as the parts of an exported file are; what they find is what
-`TransducerGreedy` and `TransducerBeam` find, and `AttentionSearch` with a beam of 1 and no CTC.
+`TransducerGreedy`, `TransducerBeam` and `AttentionBeam` find.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from lightning_audio.decoding.alignment import Rows, TokenSpan, best_path, monotonic_peaks
+from lightning_audio.decoding.alignment import Rows, TokenSpan, best_path
+from lightning_audio.decoding.attention_search import END, START, AttentionSearch, log_softmax
 from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, refuse_nan
 from lightning_audio.decoding.transducer_search import TransducerSearch
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import Tokenizer
 
-BLANK = END = START = 0
+BLANK = 0
 AHEAD = 64  # frames that are joined with one prediction at once
 
 Arrays = list[np.ndarray]
@@ -26,30 +27,7 @@ Step = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
-class StepDecoder(Decoder):
-    """What both share: the best tokens, and their score."""
-
-    tokenizer: Tokenizer
-
-    def __call__(self, rows: Rows) -> list[Hypothesis]:
-        refuse_nan([rows])
-        return [self.score_of(rows, self.best(np.asarray(rows)))]
-
-    def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
-        acoustic = self.acoustic(np.asarray(rows), tokens)
-        return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)
-
-    def best(self, rows: np.ndarray) -> list[int]:
-        """The tokens that are found, 0-based."""
-        raise NotImplementedError
-
-    def acoustic(self, rows: np.ndarray, tokens: Sequence[int]) -> float:
-        """The log-probability of tokens."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class StepTransducer(StepDecoder):
+class StepTransducer(Decoder):
     """A transducer; rows are frames `(T, width)`.
 
     Args:
@@ -59,10 +37,19 @@ class StepTransducer(StepDecoder):
         max_symbols: the most tokens in one frame.
     """
 
+    tokenizer: Tokenizer
     predictor: Step
     joiner: Step
     start: tuple[np.ndarray, ...]
     max_symbols: int
+
+    def __call__(self, rows: Rows) -> list[Hypothesis]:
+        refuse_nan([rows])
+        return [self.score_of(rows, self.best(np.asarray(rows)))]
+
+    def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
+        acoustic = self.acoustic(np.asarray(rows), tokens)
+        return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)
 
     def predicted(self, output: int, state: Sequence[np.ndarray]) -> tuple[np.ndarray, Arrays]:
         """The prediction `(1, width)` behind an output, and the state."""
@@ -163,65 +150,49 @@ class StepTransducerBeam(TransducerSearch):
         return self.steps.silence(rows)
 
 
-@dataclass(frozen=True)
-class StepAttention(StepDecoder):
-    """A decoder that attends to states; rows are states `(T, D)`, behind log-probabilities by CTC.
+class StepAttention(AttentionSearch):
+    """`AttentionSearch` by functions of arrays, an utterance at a time.
 
     Args:
         begin: states `(1, T, D)` -> what is remembered of the utterance, then what of the tokens before.
-        step: the last output `(1,)` and both -> logits `(1, C)`, what was attended to `(1, T)`, what is
+        step: the last outputs `(N,)` and both -> logits `(N, C)`, what was attended to `(N, T)`, what is
             remembered now.
-        outputs: log-probabilities in a row, or 0.
         fixed: how many arrays are remembered of the utterance.
+        options: those of `AttentionSearch`.
     """
 
-    begin: Step
-    step: Step
-    outputs: int
-    fixed: int
+    together = 1
 
-    def _follow(
-        self, rows: np.ndarray, tokens: Sequence[int] | None
-    ) -> tuple[list[int], list[float], Arrays]:
-        """The outputs one after another, the end the last; of each its log-probability and what was attended
-        to, `(T,)`: of these tokens, or of the best ones."""
-        found: list[int] = []
-        scores, attended = [], []
-        memory = self.begin([np.asarray(rows, np.float32)[None, :, self.outputs :]])
-        memory, state = memory[: self.fixed], memory[self.fixed :]
-        last = START
-        while True:
-            logits, weights, *state = self.step([np.array([last]), *memory, *state])
-            row = logits[0].astype(np.float64)
-            row -= row.max()
-            row -= np.log(np.exp(row).sum())
-            if tokens is None:
-                last = int(row.argmax()) if len(found) < len(rows) else END
-            else:
-                last = tokens[len(found)] + 1 if len(found) < len(tokens) else END
-            found.append(last)
-            scores.append(float(row[last]))
+    def __init__(self, *args: Any, begin: Step, step: Step, fixed: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._begin, self._step, self.fixed = begin, step, fixed
+
+    def begin(self, utterances: Sequence[Rows], of: np.ndarray) -> tuple[Arrays, Arrays]:
+        (rows,) = utterances
+        states = np.asarray(rows, np.float32)[None, :, self.outputs * self.with_ctc :]
+        known = self._begin([states])
+        return known[: self.fixed], [part.repeat(len(of), 0) for part in known[self.fixed :]]
+
+    def step(self, last: np.ndarray, known: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+        memory, state = known
+        logits, attended, *state = self._step([last, *memory, *state])
+        return logits, attended, (memory, state)
+
+    def taken(self, known: Any, rows: np.ndarray) -> Any:
+        memory, state = known
+        return memory, [part[rows] for part in state]
+
+    def attended(
+        self, utterances: Sequence[Rows], owners: Sequence[int], sequences: Sequence[Sequence[int]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        refuse_nan(utterances)
+        return [self._follow(utterances[i], one) for i, one in zip(owners, sequences, strict=True)]
+
+    def _follow(self, rows: Rows, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        known = self.begin([rows], np.zeros(1, np.int64))
+        outputs, scores, attended = [*(token + 1 for token in tokens), END], [], []
+        for last, output in zip([START, *outputs[:-1]], outputs, strict=True):
+            logits, weights, known = self.step(np.array([last]), known)
+            scores.append(log_softmax(logits)[0, output])
             attended.append(weights[0])
-            if last == END:
-                return found, scores, attended
-
-    def best(self, rows: np.ndarray) -> list[int]:
-        return [output - 1 for output in self._follow(rows, None)[0][:-1]] if len(rows) else []
-
-    def acoustic(self, rows: np.ndarray, tokens: Sequence[int]) -> float:
-        if not len(rows):
-            return -np.inf if tokens else 0.0
-        return sum(self._follow(rows, tokens)[1])
-
-    def token_frames(self, rows: Rows, tokens: Sequence[int], name: str) -> list[TokenSpan]:
-        """Those that are attended to most, in the tokens' order."""
-        if not tokens:
-            return []
-        if len(tokens) > len(rows):
-            raise UserError(f"{name} has {len(rows)} frames, too few for {len(tokens)} tokens.")
-        _, scores, weights = self._follow(np.asarray(rows), tokens)
-        frames = monotonic_peaks(np.stack(weights[:-1]))
-        return [TokenSpan(t, t + 1, score) for t, score in zip(frames, scores[:-1], strict=True)]
-
-    def silence(self, rows: Rows) -> np.ndarray:
-        return np.asarray(rows)[:, 0] if self.outputs else np.zeros(len(rows))
+        return np.array(scores), np.stack(attended)

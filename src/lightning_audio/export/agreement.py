@@ -18,7 +18,6 @@ from lightning_audio.inference.stream import Stream
 from lightning_audio.inference.windows import batches_of
 from lightning_audio.metrics.base import Predictions
 from lightning_audio.reports.comparison import Difference, paired_difference
-from lightning_audio.tasks.attention import Attention
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.clip_task import ClipTask
 from lightning_audio.tasks.max_pooling import clip_probabilities
@@ -114,9 +113,7 @@ def _largest(own: np.ndarray, other: np.ndarray) -> float:
 def _answer(task: Any, one: Any, output: np.ndarray) -> Any:
     if not task.transcribes:
         return task.rule.chosen(output)
-    if isinstance(task, Attention) and one is task:  # without CTC, as the exported one decodes
-        return task.beam(beam=1, ctc_weight=0.0)(output)[0].text
-    return (task.greedy if one is task else one.decoder)(output)[0].text
+    return one.greedy(output)[0].text
 
 
 def answer_by(task: AudioTask, runtime: Runtime) -> dict[str, object]:

@@ -21,6 +21,8 @@ VERSION = 1  # of what stands in it
 LONGEST_CLIP = 1e6  # seconds
 LARGEST_CHUNK = 2**20  # numbers of a piece of a stream, and of what is remembered of it
 
+SEARCHED = {"beam", "nbest", "word_bonus", "length_norm", "prune", "ctc_weight", "coverage"}  # of a decoder
+
 
 def card_of(file: Path) -> Path:
     """Where the JSON of an exported model stands."""
@@ -102,6 +104,10 @@ def _refuse_odd_parts(told: dict[str, Any]) -> None:
     names = kinds[told["kind"]]
     sizes = [told["width"], *(math.prod(part["shape"]) for part in told.get("state", []))]
     sizes += [told["max_symbols"]] if told["kind"] == "transducer" else [told["fixed"], told["ctc"] + 1]
+    if set(told.get("search", {})) - SEARCHED or not all(
+        isinstance(value, int | float) for value in told.get("search", {}).values()
+    ):
+        raise ValueError("search")
     if set(told["sha256"]) != names or not all(isinstance(n, int) and 0 < n <= LARGEST_CHUNK for n in sizes):
         raise ValueError("parts")
 

@@ -12,7 +12,7 @@ from lightning_audio.tasks.attention import Attention
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.transducer import Transducer
 
-FRAMES, TOKENS = 7, 2  # of the example
+FRAMES, TOKENS, HYPOTHESES = 7, 2, 3  # of the example
 
 
 class _Predictor(nn.Module):
@@ -40,7 +40,8 @@ class _Begin(nn.Module):
 
 
 class _Step(nn.Module):
-    """The last output `(1,)` and what `_Begin` gives -> logits, what was attended to, what is remembered."""
+    """The last outputs `(N,)` and what `_Begin` gives, of the tokens N times -> logits, what was
+    attended to, what is remembered."""
 
     def __init__(self, decoder: Any, memory: list[str], state: list[str]) -> None:
         super().__init__()
@@ -93,9 +94,10 @@ def _attention(task: Any, opset: int) -> tuple[dict[str, bytes], dict[str, Any]]
     names = [*state]
     for _ in range(TOKENS):  # none of them is empty then
         _, state = decoder.step(last, memory, state)
-    kept = [state[name] for name in names]
-    axes = {
-        name: {axis: f"{name} {axis}" for axis in range(1, part.dim())}
+    kept = [state[name].repeat(HYPOTHESES, *[1] * (state[name].dim() - 1)) for name in names]
+    last = last.repeat(HYPOTHESES)
+    axes = {"last": {0: "N"}} | {
+        name: {axis: f"{name} {axis}" for axis in range(name in memory, part.dim())}
         for name, part in zip(begun, [*memory.values(), *kept], strict=True)
     }
     then = ["logits", "attended", *(f"{name} then" for name in names)]
@@ -103,4 +105,5 @@ def _attention(task: Any, opset: int) -> tuple[dict[str, bytes], dict[str, Any]]
     step = _Step(decoder, [*memory], names)
     content["step"] = traced(step, given, ["last", *begun], then, axes, opset)
     ctc = outputs if task.ctc is not None else 0
-    return content, {"kind": "attention", "fixed": len(memory), "ctc": ctc, "width": ctc + width}
+    told = {"kind": "attention", "fixed": len(memory), "ctc": ctc, "width": ctc + width}
+    return content, told | {"search": dict(task.search)}

@@ -37,8 +37,8 @@ class Runtime:
         threads: of onnxruntime; by default one for each core, or what OMP_NUM_THREADS says.
 
     Attributes:
-        decoder: of one that transcribes: the best path, until it is set to what `beam` gives, or to
-            `LMDecoder` of `lightning_audio.decoding`.
+        decoder: of one that transcribes: the best path, or by attention what the run's own search finds,
+            until it is set to what `beam` gives, or to `LMDecoder` of `lightning_audio.decoding`.
 
     Raises:
         UserError: the file or its JSON is missing, damaged or hostile, or onnxruntime is not installed.
@@ -49,7 +49,8 @@ class Runtime:
     search: Mapping[str, Any] = {}  # options of a beam search that are other than the usual ones
     tokenizer: Tokenizer
     decoder: Decoder
-    _best: Decoder  # of one that transcribes: the best token each time
+    greedy: Decoder  # of one that transcribes: the best token each time
+    _asked: Mapping[str, Any] = {}  # what decodes by attention
 
     def __init__(self, file: str | Path, threads: int | None = None) -> None:
         found = read_exported(file)
@@ -75,7 +76,7 @@ class Runtime:
             self.rule = found.rule
         if found.tokenizer is not None:
             self.tokenizer = found.tokenizer
-            self.decoder = self._best = Greedy(found.tokenizer)
+            self.decoder = self.greedy = Greedy(found.tokenizer)
             self.width = len(found.tokenizer.vocabulary) + 1
 
     def _take_parts(self, found: Exported, threads: int) -> None:
@@ -96,14 +97,16 @@ class Runtime:
             start = tuple(
                 np.zeros(one["shape"], np.int64 if one["integer"] else np.float32) for one in told["state"]
             )
-            self._best = StepTransducer(
+            self.greedy = StepTransducer(
                 self.tokenizer, asked("predictor"), asked("joiner"), start, told["max_symbols"]
             )
         else:
-            self._best = StepAttention(
-                self.tokenizer, asked("begin"), asked("step"), told["ctc"], told["fixed"]
-            )
-        self.decoder = self._best
+            # Files of before have no search, and graphs of one hypothesis.
+            self.search, self._told = told.get("search", {"beam": 1}), told
+            self._asked = {"begin": asked("begin"), "step": asked("step")}
+            self.decoder, self.greedy = self.beam(**self.search), self.beam(**{**self.search, "beam": 1})
+            return
+        self.decoder = self.greedy
 
     @property
     def frame_seconds(self) -> float:
@@ -111,18 +114,12 @@ class Runtime:
         return float(self.card["frame_seconds"])
 
     def beam(self, **options: Any) -> BeamSearch:
-        """A beam search with these options of `BeamSearch`, the tokenizer left out.
-
-        Raises:
-            UserError: it was exported from a run of task=attention.
-        """
-        if isinstance(self._best, StepAttention):
-            raise UserError(
-                f"{self.file} is of task=attention and takes the best token each time: leave out --beam, "
-                "--lm and what belongs to them, or decode by the run."
-            )
-        if isinstance(self._best, StepTransducer):
-            return StepTransducerBeam(self._best, **options)
+        """A beam search with these options of `BeamSearch` or `AttentionSearch`, the tokenizer left out."""
+        if self._asked:
+            told = {"fixed": self._told["fixed"], "with_ctc": bool(self._told["ctc"])}
+            return StepAttention(self.tokenizer, **self._asked, **told, **options)
+        if isinstance(self.greedy, StepTransducer):
+            return StepTransducerBeam(self.greedy, **options)
         return Beam(self.tokenizer, **options)
 
     def predict(

@@ -21,7 +21,7 @@ from lightning_audio.data.batch import Batch, HostCopy, sent
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.targets import BLANK, PAD
 from lightning_audio.decoding import Hypothesis
-from lightning_audio.decoding.attention import AttentionSearch
+from lightning_audio.decoding.attention import AttentionBeam
 from lightning_audio.errors import UserError
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.metrics.transcripts import align_words
@@ -92,8 +92,8 @@ class Attention(Transcription):
     def outputs_for(cls, labels: Sequence[str], options: Mapping[str, Any]) -> int:
         return int(options.get("width", 256))
 
-    def beam(self, **options: Any) -> AttentionSearch:
-        return AttentionSearch(self.tokenizer, decoder=self.speller, with_ctc=self.ctc is not None, **options)
+    def beam(self, **options: Any) -> AttentionBeam:
+        return AttentionBeam(self.tokenizer, decoder=self.speller, with_ctc=self.ctc is not None, **options)
 
     def decodable(self, logits: Tensor) -> Tensor:
         states = self.norm(logits.float())
@@ -156,7 +156,7 @@ class Attention(Transcription):
         super().on_train_start()
         self._token_error = None  # of a training that has been left
 
-    greedy: AttentionSearch
+    greedy: AttentionBeam
 
     def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
         """Whether the decoder went round in a loop, found no end, or found it before that of the speech."""
@@ -180,7 +180,7 @@ class Attention(Transcription):
 
     def emissions(self, rows: Tensor, tokens: Sequence[int]) -> Tensor:
         """What is attended to while each token is said."""
-        return self.greedy.attended([rows], [0], [tokens])[0][1][:-1]
+        return torch.from_numpy(self.greedy.attended([rows.cpu()], [0], [tokens])[0][1][:-1])
 
     def attention_figure(self, rows: Tensor, tokens: Sequence[int], title: str = "") -> Figure:
         """What is attended to while tokens are said, of an utterance `(T, D)` as `outputs` gives it."""
