@@ -20,7 +20,7 @@ from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.reports.html.clips import Sound, sounds_of
-from lightning_audio.reports.html.occlusion import explainer
+from lightning_audio.reports.html.occlusion import Explained, explainer
 from lightning_audio.reports.html.run import write_run_report
 from lightning_audio.reports.html.several import write_comparison, write_folds, write_sweep
 from lightning_audio.reports.results import changed_results, predictions_file, read_metrics, write_metrics
@@ -77,9 +77,7 @@ def report(run: Path, options: argparse.Namespace) -> Path:
         options.megabytes,
         options.target,
         options.test,
-        explain,
-        max(counts, default=len(chosen)),
-        chosen,
+        Explained(explain, max(counts, default=len(chosen)), chosen),
     )
 
 

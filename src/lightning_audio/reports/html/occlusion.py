@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,15 @@ SHADE = 0.8  # of the colour over the piece that counts the most
 
 # int16 samples (T,) and their rate -> a picture as data, and in words what it shows.
 Explain = Callable[[np.ndarray, int], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Which clips of a page are explained `by` what: the first `count`, and `chosen` ids come first."""
+
+    by: Explain | None = None
+    count: int = 0
+    chosen: Sequence[str] = ()
 
 
 @torch.inference_mode()

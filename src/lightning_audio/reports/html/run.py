@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lightning_audio.reports.html.charts import interval_chart, line_chart
 from lightning_audio.reports.html.clips import Shelf, Sound
 from lightning_audio.reports.html.curves import curve_charts, draw_curves, read_curves
 from lightning_audio.reports.html.gaps import NAMES, error_of, gaps_of, verdict
-from lightning_audio.reports.html.occlusion import Explain
+from lightning_audio.reports.html.occlusion import Explained
 from lightning_audio.reports.html.page import write_page
 from lightning_audio.reports.results import (
     EXPORTED,
@@ -30,6 +30,7 @@ from lightning_audio.reports.results import (
     score_text,
 )
 
+NOTHING = Explained()
 ROBUSTNESS = "robustness.json"
 MEASURED = 400  # clips, of which the noise is measured
 
@@ -41,9 +42,7 @@ def write_run_report(
     megabytes: float = 15.0,
     target: float | None = None,
     test: bool = False,
-    explain: Explain | None = None,
-    explained: int = 0,
-    chosen: Sequence[str] = (),
+    explained: Explained = NOTHING,
 ) -> Path:
     """Writes report.html and curves.png into the folder of a run that has its scores.
 
@@ -54,9 +53,7 @@ def write_run_report(
         megabytes: of the page, at most.
         target: the score to reach, as a fraction.
         test: show clips of the test split, too; otherwise those of validation, or without one of training.
-        explain: gives a picture of what an answer hangs on.
-        explained: clips that it is asked for.
-        chosen: ids of clips that come first.
+        explained: of which clips it is shown what the answer hangs on.
 
     Raises:
         UserError: a file of the run is missing or broken, or a chosen clip is none of the shown split.
@@ -86,7 +83,7 @@ def write_run_report(
         det=_det_chart(folder, scores),
         facts=_facts(folder, metrics),
         config=to_json(config, indent=1),
-        **_answers(rows, metrics, sound, clips, megabytes, test, explain, explained, chosen),
+        **_answers(rows, metrics, sound, clips, megabytes, test, explained),
     )
 
 
@@ -167,9 +164,7 @@ def _answers(
     clips: int,
     megabytes: float,
     test: bool,
-    explain: Explain | None,
-    explained: int,
-    chosen: Sequence[str],
+    explained: Explained,
 ) -> dict[str, Any]:
     """The split that is counted up (dev, or else the test), and the one whose clips are shown."""
     labels = (metrics.get("data") or {}).get("labels") or []
@@ -195,13 +190,13 @@ def _answers(
     doubts = (
         answers.doubts(rows[heard], labels) if heard != "train" and answers.has_labels(rows[heard]) else {}
     )
-    if strange := sorted(set(chosen) - {row["id"] for row in rows[heard]}):
+    if strange := sorted(set(explained.chosen) - {row["id"] for row in rows[heard]}):
         raise UserError(
             f"{strange[0]} is no clip of {NAMES[heard]}, whose clips the page shows: name one of these."
         )
-    ranked = answers.ranked(rows[heard], chosen)
+    ranked = answers.ranked(rows[heard], explained.chosen)
     shelf = Shelf.for_clips(sound, [(heard, row["id"]) for row in ranked[:clips]], megabytes)
-    shelf.explain, shelf.explained = explain, explained
+    shelf.explain, shelf.explained = explained.by, explained.count
     found = answers.cards(ranked, heard, shelf, clips, doubts)
     by_id = {card["id"]: card for card in found}
     content["doubted"] = [by_id[name] for name in doubts if name in by_id][: answers.ROWS]
