@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY_SPEECH, sine, trained, write_wav
 
 from lightning_audio import config
-from lightning_audio.cli import align, compare, doctor, predict
+from lightning_audio.cli import align, compare, doctor, export, predict
 from lightning_audio.cli.evaluate import main as evaluate
 from lightning_audio.reports.results import read_metrics, read_predictions
 from lightning_audio.tasks import attention
@@ -107,3 +107,25 @@ def test_the_doctor_learns_a_batch_by_heart(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doctor, "CLIPS", 2)
     cfg = config.compose_config([*TINY, "network.hidden=32", "task.width=64", "task.decoder.hidden=64"])
     assert doctor.examine(cfg) <= doctor.WRONG
+
+
+def test_an_export_searches_as_the_run_does(
+    run: Path, spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jointly with CTC; also in eight bits, of the network alone."""
+    file, small = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    export.main([str(run), "--output", str(file)])
+    assert "model.begin.onnx, model.step.onnx, model.onnx.json" in capsys.readouterr().out
+    evaluate([str(file), "--run", str(run), "--output", str(tmp_path / "out")])
+    assert "The same numbers as when it was trained" in capsys.readouterr().out
+    told = read_metrics(tmp_path / "out")["decoding"]
+    assert (told["beam"], told["ctc_weight"]) == (2, 0.5)
+    for search in ([], ["--beam", "4", "--ctc-weight", "0.2"]):
+        said = []
+        for one in (run, file):
+            predict.main([str(one), str(spoken), "--format", "ctm", *search])
+            said.append(capsys.readouterr().out)
+        assert said[0] == said[1]
+    export.main([str(run), "--output", str(small), "--format", "int8", "--max-loss", "100"])
+    assert small.stat().st_size < 0.7 * file.stat().st_size
+    predict.main([str(small), str(spoken)])

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
         card["parts"] = {**told, "sha256": digests}
     if options.format.startswith("int8"):
-        write_quantized(content, card, task, data, options)
+        write_quantized(content, card, parts, task, data, options)
         return
     if options.format == TORCH:
         card |= {"format": TORCH, "least_samples": least_samples(task)}
@@ -123,26 +123,23 @@ def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
 def write_quantized(
     content: bytes,
     card: dict[str, Any],
+    parts: Mapping[str, bytes],
     task: AudioTask,
     data: AudioDataModule | None,
     options: argparse.Namespace,
 ) -> None:
-    """Writes the network in eight bits, where it loses no more than it may.
+    """Writes the network in eight bits, where it loses no more than it may; its `parts` stay in float.
 
     Raises:
         UserError: there are no data to calibrate it and to score it on, or it loses more.
     """
-    if "parts" in card:
-        raise UserError(
-            f"Runs of task={card['task']} are exported in float: leave out --format {options.format}."
-        )
     if data is None or not data.has_validation:
         raise UserError(
             f"--format {options.format} is scored on validation clips, and the run has none here: train with "
             "loader.val_fraction=0.1, or say where its data are by data.root=FOLDER."
         )
     small, kind = quantized(content, options.format, some_clips(data, "train", CALIBRATED_BY))
-    lost = drop(task, data, tried(small, card))
+    lost = drop(task, data, tried(small, card, parts))
     sign = 1 if task.monitor[1] == "max" else -1
     points = 100 * sign * lost.difference + 0.0  # not -0
     ends = sorted(100 * sign * end + 0.0 for end in (lost.low, lost.high))
@@ -160,7 +157,7 @@ def write_quantized(
         "lost_points": points,
         "interval": ends,
     }
-    write(options.output, small, {**card, "format": f"{options.format} ({kind})", "validation": score})
+    write(options.output, small, {**card, "format": f"{options.format} ({kind})", "validation": score}, parts)
     sizes = f"{len(small) / 1e3:.0f} kB, {len(content) / 1e3:.0f} in float"
     print(f"Written: {options.output} ({sizes}) and {card_of(options.output).name}")
 

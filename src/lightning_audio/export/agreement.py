@@ -128,9 +128,7 @@ def answer_by(task: AudioTask, runtime: Runtime) -> dict[str, object]:
     if isinstance(task, Trigger):
         _listen_by(task, runtime)
     else:
-        task.forward_tta = exported_logits(task, runtime)  # type: ignore[method-assign, assignment]
-    if isinstance(task, Transcription):
-        task.decoder = runtime.decoder
+        _take_clips_by(task, runtime)
     return {"exported": {"file": str(runtime.file), "sha256": runtime.card["sha256"]}}
 
 
@@ -157,8 +155,15 @@ def _listen_by(task: Trigger, runtime: Runtime) -> None:
     task.listen, task.forward_tta = listen, forward  # type: ignore[method-assign]
 
 
-def exported_logits(task: AudioTask, runtime: Runtime) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`forward_tta` of a task, by an exported model of it."""
+def _take_clips_by(task: AudioTask, runtime: Runtime) -> None:
+    """From now on a task says of clips what an exported model of it says."""
+    task.forward_tta = _exported_logits(task, runtime)  # type: ignore[method-assign, assignment]
+    if isinstance(task, Transcription):
+        task.decoder = runtime.decoder
+        task.decodable = lambda logits: logits  # type: ignore[method-assign]  # a file gives what decoders take
+
+
+def _exported_logits(task: AudioTask, runtime: Runtime) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
     def forward(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         rows = [row[:n] for row, n in zip(waveforms.cpu().numpy(), lengths.tolist(), strict=True)]
@@ -172,21 +177,21 @@ def exported_logits(task: AudioTask, runtime: Runtime) -> Callable[[Tensor, Tens
 
 
 @torch.inference_mode()
-def predictions_of(task: AudioTask, data: AudioDataModule, split: str, forward: Any) -> Predictions:
-    """What is predicted of a split by what gives logits."""
+def predictions_of(task: AudioTask, data: AudioDataModule, split: str) -> Predictions:
+    """What is predicted of a split."""
     for batch in data.loader(split):
-        logits, lengths = forward(batch.waveforms, batch.lengths)
+        logits, lengths = task.forward_tta(batch.waveforms, batch.lengths)
         task.observe("test", logits, lengths, batch)
     task.take_observed("test")
     return task.predictions(data.splits[split].clips)
 
 
 def drop(task: AudioTask, data: AudioDataModule, runtime: Runtime) -> Difference:
-    """The score that picks a checkpoint, on the validation clips: of the run beside the exported model."""
+    """The score that picks a checkpoint, on the validation clips: of the run beside the exported model, by
+    which the task answers from then on."""
     name = task.monitor[0].removeprefix("val/")
     metric = next((one for one in task.metrics if one.name == name), task.metrics[0])
-    own, other = (
-        predictions_of(task, data, "val", forward)
-        for forward in (task.forward_tta, exported_logits(task, runtime))
-    )
+    own = predictions_of(task, data, "val")
+    _take_clips_by(task, runtime)
+    other = predictions_of(task, data, "val")
     return paired_difference(metric, own, other)
