@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 from lightning_audio.data.corpora.esc50 import ESC50
+from lightning_audio.data.corpora.sharded import Sharded
 from lightning_audio.data.corpora.speech_commands import SpeechCommands
+from lightning_audio.data.datamodule import AudioDataModule
+from lightning_audio.data.targets import ClassIndex
 from lightning_audio.errors import UserError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -169,3 +173,24 @@ def test_the_clock_counts_what_a_part_calls_there_alone(monkeypatch: pytest.Monk
         parts.inner()
         clock.end_step()
     assert clock.steps == 2 * [{"outer": 7, "inner": 10, recipes.REST: 2}]
+
+
+def test_a_clip_of_shards_takes_few_bytes(tmp_path: Path) -> None:
+    """Ten million of them start within 2 GB, of which a gigabyte are imports."""
+    import scale
+
+    count = 100_000
+    scale.shards(str(tmp_path), count)
+    data = AudioDataModule(
+        Sharded("shards", str(tmp_path / "cache"), scale.SAMPLE_RATE), ClassIndex, shards=f"{tmp_path}/set"
+    )
+    tracemalloc.start()
+    data.prepare_data()
+    data.setup()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    next(iter(data.train_dataloader()))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept / count < 60
+    assert (most - kept) / count < 25

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import random
+import tracemalloc
 from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 
 from lightning_audio.data.clip import Clip, clips_digest
-from lightning_audio.data.clip_table import ClipTable, Column, Texts, validated
+from lightning_audio.data.clip_table import ClipTable, Column, Texts, distinct, validated
 from lightning_audio.errors import UserError
 
 rng = random.Random(0)
@@ -80,6 +81,37 @@ def test_texts_are_bytes_and_read_side_by_side_or_one_by_one() -> None:
         column = Column(found, np.arange(len(texts)))
         assert [*column] == texts
         assert [*column.take(slice(None, None, -1))] == texts[::-1]
+
+
+def test_a_digest_is_of_what_stands_in_the_rows() -> None:
+    texts = [f"{number % 7}" for number in range(20)]
+    column = Column.of(texts)
+    assert column.digest() == Column(Texts.of(column.values), column.codes.astype(np.int64)).digest()
+    assert Column.of([*texts[:-1], "x"]).digest() != column.digest()
+    assert Column.of(["12", "3"]).digest() != Column.of(["1", "23"]).digest()
+    assert Column.of([None, "a"]).digest() != Column.of(["a", None]).digest()
+    assert Column.of([0.5, 1.5]).digest() != Column.of([0.5, 1.25]).digest()
+
+
+def test_different_keys_are_found_without_an_array_of_as_many_numbers() -> None:
+    keys = np.arange(0, 3_000_000, 30, dtype=np.int32)[::-1]
+    tracemalloc.start()
+    found = distinct(keys)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.tolist() == sorted(keys.tolist())
+    assert most < 6_000_000
+    assert distinct(np.array([5, 10**12, 5])).tolist() == [5, 10**12]
+
+
+def test_names_are_looked_at_once_for_their_order() -> None:
+    table = validated(CLIPS, "made up")
+    ids = table.column("id")
+    assert ids.is_rising
+    ids.at = None  # type: ignore[method-assign,assignment]
+    assert validated(table.replaced("text", Column.constant(None, 200)), "made up").column("id") is ids
+    assert not Column.of(["a", "a"]).is_rising
+    assert not Column.of([*map(str, range(20_000))]).is_rising
 
 
 def test_rows_out_of_order_and_ids_that_stand_twice() -> None:

@@ -38,7 +38,7 @@ class ClipSet(Dataset):
         self.clips, self.store, self.targets = ClipTable.of(clips), store, targets
         self.features: FeatureViews | None = None
         self.encoded = targets.encode(self.clips)
-        self.rows = torch.as_tensor(rows, dtype=torch.int64)
+        self.rows = torch.as_tensor(rows, dtype=torch.int32)
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -7,10 +7,12 @@ a number of a few bytes in each of them; what concerns all rows is asked of the 
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cached_property
 from itertools import pairwise, repeat
 from operator import attrgetter, lt
 from typing import Any, overload
@@ -111,7 +113,7 @@ class Column:
 
     def different(self) -> list[Any]:
         """The values that rows have, None at the end."""
-        found = [self.values[code] for code in self.used().tolist()]
+        found = [*Column(self.values, self.used())]
         return [*found, None] if self.lacks().any() else found
 
     def lacks(self) -> np.ndarray:
@@ -126,10 +128,29 @@ class Column:
         """What each row's value becomes, `(N,)`; every different value is changed once."""
         changed = np.zeros(len(self.values) + 1, dtype)  # the last one is that of None
         used = self.used()
-        changed[used] = np.fromiter((change(self.values[code]) for code in used.tolist()), dtype, len(used))
+        changed[used] = np.fromiter(map(change, Column(self.values, used)), dtype, len(used))
         if self.lacks().any():
             changed[NONE] = change(None)
         return changed[self.codes]
+
+    def digest(self) -> bytes:
+        """Of values and codes as they are: equal rows that are coded otherwise may have another one."""
+        texts = self.values if isinstance(self.values, Texts) else Texts.of(map(str, self.values))
+        found = hashlib.sha256(texts.content)
+        for numbers, kind in ((texts.ends, "<i8"), (self.codes, "<i4")):
+            found.update(np.ascontiguousarray(numbers, kind).data)
+        return found.digest()
+
+    @cached_property
+    def is_rising(self) -> bool:
+        """Whether each text comes behind the one before it, and so none is there twice."""
+        last = ""
+        for start in range(0, len(self), CHUNK):
+            texts = self.at(slice(start, start + CHUNK))
+            if (start and not last < texts[0]) or not all(map(lt, texts, texts[1:])):
+                return False
+            last = texts[-1]
+        return True
 
     def put(self, rows: Any, value: Any) -> Column:
         """The column with another value in some rows."""
@@ -146,8 +167,10 @@ def narrow(codes: np.ndarray, values: int) -> np.ndarray:
 
 def distinct(keys: np.ndarray) -> np.ndarray:
     """The different ones of numbers from 0 on, rising; where they are not far apart, without sorting them."""
-    if keys.max(initial=0) < 4 * len(keys):
-        return np.flatnonzero(np.bincount(keys))
+    if (most := keys.max(initial=0)) < 32 * len(keys):
+        found = np.zeros(most + 1, bool)
+        found[keys] = True
+        return np.flatnonzero(found)
     return np.unique(keys)
 
 
@@ -244,7 +267,7 @@ def validated(clips: Sequence[Clip], source: str) -> ClipTable:
     except TypeError:
         raise UserError(f"{source} has clips whose labels are a list: make them tuples.") from None
     repeated: list[str] = []
-    if not _is_rising(table.column("id")):
+    if not table.column("id").is_rising:
         times = Counter(table.column("id"))
         repeated = [f"{name!r}: stands {n} times" for name, n in times.items() if n > 1]
         table = in_order(table)
@@ -262,21 +285,10 @@ def validated(clips: Sequence[Clip], source: str) -> ClipTable:
 def in_order(clips: Sequence[Clip]) -> ClipTable:
     """The rows in the order of their ids."""
     table = ClipTable.of(clips)
-    if _is_rising(table.column("id")):
+    if table.column("id").is_rising:
         return table
     names = [*table.column("id")]
     return table.take(np.array(sorted(range(len(names)), key=names.__getitem__)))
-
-
-def _is_rising(ids: Column) -> bool:
-    """Whether each name comes behind the one before it, and so none is there twice."""
-    last = ""
-    for start in range(0, len(ids), CHUNK):
-        names = ids.at(slice(start, start + CHUNK))
-        if (start and not last < names[0]) or not all(map(lt, names, names[1:])):
-            return False
-        last = names[-1]
-    return True
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class BatchSampler(Sampler[list[int]]):
 
     def positions(self, rng: np.random.Generator) -> np.ndarray:
         """The positions that make this epoch, in no order of their own."""
-        return np.arange(self.num_clips) if self.draw is None else self.draw(rng)
+        return np.arange(self.num_clips, dtype=np.int32) if self.draw is None else self.draw(rng)
 
     def steps(self) -> list[list[np.ndarray]]:
         """The batches of each step of a shuffled epoch; of the last some may be short, or have no clips."""

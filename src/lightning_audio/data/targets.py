@@ -72,7 +72,7 @@ class Targets(ABC):
 
 
 class ClassIndex(Targets):
-    """One label of N as its index: `encode` gives `(B,)` int64.
+    """One label of N as its index: a batch has `(B,)` int64.
 
     Raises:
         UserError: there is one label alone, or one is asked for that no training clip has.
@@ -88,9 +88,10 @@ class ClassIndex(Targets):
         refuse_untaught(clips)
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
-        """Raises UserError for a clip without exactly one known label."""
+        """In few bytes each; raises UserError for a clip without exactly one known label."""
         index: dict[tuple[str, ...], int] = {(label,): number for label, number in self.index.items()}
-        numbers = ClipTable.of(clips).column("labels").mapped(lambda labels: index.get(labels, -1), np.int64)
+        column, kind = ClipTable.of(clips).column("labels"), np.int16 if len(index) < 2**15 else np.int64
+        numbers = column.mapped(lambda labels: index.get(labels, -1), kind)
         if len(unknown := np.flatnonzero(numbers < 0)):
             clip = clips[int(unknown[0])]
             several = ", or set task=multilabel" if len(clip.labels) > 1 else ""
@@ -99,6 +100,9 @@ class ClassIndex(Targets):
                 f"of the {len(self.labels)} labels of the corpus: mend its row{several}."
             )
         return torch.from_numpy(numbers)
+
+    def gather(self, encoded: Tensor, positions: Sequence[int]) -> tuple[Tensor, None]:
+        return encoded[positions].long(), None
 
 
 class MultiHot(Targets):

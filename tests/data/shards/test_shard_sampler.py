@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lightning_audio.data.sampler import BatchLoader, Reshuffles
-from lightning_audio.data.shards.sampler import WINDOW, ShardDurationSampler, ShardSampler
+from lightning_audio.data.shards.sampler import WINDOW, ShardDurationSampler, ShardSampler, rising
 
 CLIPS, SHARDS, SIZE = 6000, 100, 32
 
@@ -160,3 +161,16 @@ def test_batches_by_duration_hold_the_budget_and_are_as_many_in_every_epoch() ->
             padding.append(1 - seconds.sum() / (len(batch) * seconds.max()))
     assert len({*counts}) == 1
     assert np.mean(padding) < 0.1
+
+
+def test_places_in_their_order_are_made_in_the_memory_of_the_numbers() -> None:
+    numbers = np.random.default_rng(0).random(100_000) * 16
+    expected = np.argsort(numbers)
+    tracemalloc.start()
+    order = rising(numbers)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert order.tolist() == expected.tolist()
+    assert most < 0.6 * order.nbytes, "no second array of the kind"
+    assert rising(np.zeros(0)).tolist() == []
+    assert rising(np.array([2.0, 0.0, 2.0, 1.0])).tolist() == [1, 3, 0, 2]

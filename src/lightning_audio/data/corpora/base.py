@@ -119,7 +119,7 @@ class Corpus(ABC):
 
         All of them, unless a corpus draws a part afresh; then it is one of equal size in every epoch.
         """
-        return np.arange(len(clips))
+        return np.arange(len(clips), dtype=np.int32)
 
 
 def read_csv(table: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -195,7 +195,8 @@ def _refuse_partial(clips: ClipTable, field: str) -> None:
 def _repeated(clips: ClipTable) -> Iterator[str]:
     """A sentence where the same audio stands in two splits or folds."""
     place = ("path", "start", "channel")
-    if len(distinct(clips.keys(*place))) == len(distinct(clips.keys(*place, "split", "fold"))):
+    places = distinct(clips.keys(*place))
+    if len(places) in (len(clips), len(distinct(clips.keys(*place, "split", "fold")))):
         return
     places, sides = clips.keys(*place), clips.keys("split", "fold")
     order = np.argsort(places, kind="stable")

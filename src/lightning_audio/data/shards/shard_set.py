@@ -124,9 +124,10 @@ class ShardSet:
         self.storage, self.index, self.clips = storage, index, tables.clips(table)
         self.names, self.shards = tables.coded(table, "shard")
         reasons = table["reason"]
-        self.is_sound = tables.is_null(reasons)
+        self.is_sound = tables.once(tables.is_null(reasons))
         self.reasons: list[str] = reasons.drop_null().to_pylist()
-        self.shards = np.where(self.is_sound, self.shards, -1).astype(np.int32)
+        if self.reasons:
+            self.shards = np.where(self.is_sound, self.shards, -1)
         self.offset, self.bytes, self.rate, self.length, self.crc32 = (
             tables.numbers(table, name) for name in ("offset", "bytes", "rate", "length", "crc32")
         )
@@ -135,7 +136,7 @@ class ShardSet:
         # Of a set that somebody else made, nobody knows the digests.
         paths = [Path(name) for name in self.names]
         self.digests = [path.stem if path.suffix in SUFFIXES.values() else "" for path in paths]
-        self.checksums = ~tables.is_null(table["crc32"])
+        self.checksums = tables.once(~tables.is_null(table["crc32"]))
         self._refuse_odd_rows()
 
     def _refuse_odd_rows(self) -> None:
@@ -195,6 +196,6 @@ def _refuse_missing(storage: Storage, addition: Addition, parts: Sequence[bytes 
 def sample_counts(shards: ShardSet, sample_rate: int) -> np.ndarray:
     """How long each clip is at this rate, `(N,)`: soxr rounds to the nearest whole number."""
     if not shards.rate.any() or (shards.rate == sample_rate).all():
-        return shards.length.astype(np.int64)
+        return shards.length
     rate = np.where(shards.rate == 0, sample_rate, shards.rate)
     return np.floor(shards.length * (sample_rate / rate) + 0.5).astype(np.int64)

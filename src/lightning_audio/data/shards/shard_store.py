@@ -19,6 +19,7 @@ from lightning_audio.data.decode import at_rate
 from lightning_audio.data.duration_sampler import DurationSampler
 from lightning_audio.data.quarantine import Quarantined, refuse_many
 from lightning_audio.data.sampler import BatchSampler
+from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.cache import ShardCache
 from lightning_audio.data.shards.sampler import WINDOW, ShardDurationSampler, ShardSampler
 from lightning_audio.data.shards.shard_set import ShardSet, read_index, sample_counts
@@ -62,13 +63,14 @@ class ShardStore:
         _refuse_small(cache_gb, shards.sizes, str(storage), storage.is_local)
         self.set, self.sample_rate, self.hash = shards, sample_rate, shards.hash
         self.folder = Path(cache) / "shards"
-        self.rows = np.flatnonzero(shards.is_sound).astype(np.int32)
-        self.shards = shards.shards[self.rows]
-        self.lengths = torch.from_numpy(sample_counts(shards, sample_rate)[self.rows])
+        sound = np.flatnonzero(shards.is_sound) if shards.reasons else slice(None)
+        self.rows: Any = sound if shards.reasons else range(len(shards.clips))  # in the set
+        self.shards = shards.shards[sound]
+        self.lengths = torch.from_numpy(np.array(sample_counts(shards, sample_rate)[sound]))
         self.cache = ShardCache(
             storage, shards.names, shards.sizes, shards.digests, self.folder, cache_gb * GIGABYTE
         )
-        self._unchecked = shards.checksums[self.rows]
+        self._unchecked = np.array(shards.checksums[sound])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,7 +96,7 @@ class ShardStore:
     def gather(self, rows: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """The clips of `rows` as int16 `(B, T)`, zeros behind the shorter ones, and their lengths `(B,)`."""
         rows = torch.as_tensor(rows)
-        lengths, places = self.lengths[rows], rows.numpy()
+        lengths, places = self.lengths[rows].long(), rows.numpy()
         gathered = np.empty((len(places), int(lengths.max())), np.int16)
         for clip, length in zip(gathered, lengths.tolist(), strict=True):
             clip[length:] = 0
@@ -262,6 +264,7 @@ def sharded(
         UserError: there are none, they are not whole, or more clips than `max_bad_fraction` can't be read.
     """
     found = open_set(address, corpus.cache)
+    tables.pyarrow().default_memory_pool().release_unused()  # what Arrow keeps back of the table
     store = ShardStore(found, corpus.sample_rate, corpus.cache, cache_gb)
     if bad := store.quarantined:
         refuse_many(bad, len(found.is_sound), max_bad_fraction, str(found.storage))

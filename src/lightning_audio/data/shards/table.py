@@ -165,9 +165,19 @@ class Table:
 
 
 def numbers(table: Table, column: str) -> np.ndarray:
-    """A column of whole numbers `(N,)`, in as few bytes as they may be added in; 0 where there is none."""
+    """A column of whole numbers `(N,)`, in as few bytes as they may be added in; 0 where there is none.
+
+    One number that all rows share, such as their rate, is there once (and can't be written to).
+    """
     found = _numbers(table[column], 0) if len(table) else np.zeros(0)
-    return found.astype(np.int32 if np.abs(found).max(initial=0) < 2**30 else np.int64)
+    small = np.int32 if max(found.max(initial=0), -found.min(initial=0)) < 2**30 else np.int64
+    return once(found.astype(found.dtype if found.dtype == np.uint32 else small))
+
+
+def once(values: np.ndarray) -> np.ndarray:
+    """The same values `(N,)`; one that all rows share is there once."""
+    alike = (values == values[:1]).all()
+    return np.broadcast_to(values[:1].copy(), values.shape) if alike else values
 
 
 def _numbers(found: Any, none: int) -> np.ndarray:
@@ -196,9 +206,7 @@ def clips(table: Table) -> ClipTable:
     columns = {name: _column(table[name]) for name in FIELDS if name != "id"}
     channels = columns["channel"]
     columns["channel"] = Column([int(c) if c.isdecimal() else c for c in channels.values], channels.codes)
-    pa = pyarrow()
     ids = _texts(table["id"])  # each its own
-    pa.default_memory_pool().release_unused()
     return ClipTable({**columns, "id": Column(ids, np.arange(len(ids), dtype=np.int32))})
 
 
