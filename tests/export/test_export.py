@@ -25,7 +25,7 @@ from lightning_audio.data.info import DataInfo
 from lightning_audio.decoding import Beam
 from lightning_audio.errors import UserError
 from lightning_audio.export import agreement as agreement_module
-from lightning_audio.export.card import card_of
+from lightning_audio.export.card import _refuse_odd_parts, card_of
 from lightning_audio.export.onnx import onnx_graph, stream_graph
 from lightning_audio.export.parts import parts_of
 from lightning_audio.export.program import Program, exported_program, least_samples
@@ -263,6 +263,14 @@ def test_what_stands_behind_the_frames_is_asked_step_by_step(name: str, tmp_path
     (tmp_path / f"a.{next(iter(parts))}.onnx").write_bytes(b"\x08\x08")
     with pytest.raises(UserError):
         Runtime(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("search", [{"beam": 10**9}, {"model": 1}, {"ctc_weight": "0.3"}])
+def test_a_card_with_an_odd_search_is_refused(search: dict[str, Any]) -> None:
+    told = {"kind": "attention", "sha256": {"begin": "", "step": ""}, "width": 20, "fixed": 3, "ctc": 4}
+    _refuse_odd_parts(told | {"search": {"beam": 8, "ctc_weight": 0.3}})
+    with pytest.raises(ValueError, match="search"):
+        _refuse_odd_parts(told | {"search": search})
 
 
 # The programs.

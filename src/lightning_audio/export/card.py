@@ -21,6 +21,7 @@ VERSION = 1  # of what stands in it
 LONGEST_CLIP = 1e6  # seconds
 LARGEST_CHUNK = 2**20  # numbers of a piece of a stream, and of what is remembered of it
 
+WIDEST_BEAM = 2**10
 SEARCHED = {"beam", "nbest", "word_bonus", "length_norm", "prune", "ctc_weight", "coverage"}  # of a decoder
 
 
@@ -104,9 +105,9 @@ def _refuse_odd_parts(told: dict[str, Any]) -> None:
     names = kinds[told["kind"]]
     sizes = [told["width"], *(math.prod(part["shape"]) for part in told.get("state", []))]
     sizes += [told["max_symbols"]] if told["kind"] == "transducer" else [told["fixed"], told["ctc"] + 1]
-    if set(told.get("search", {})) - SEARCHED or not all(
-        isinstance(value, int | float) for value in told.get("search", {}).values()
-    ):
+    search = told.get("search", {})
+    numbers = all(isinstance(value, int | float) for value in search.values())
+    if set(search) - SEARCHED or not numbers or search.get("beam", 1) > WIDEST_BEAM:
         raise ValueError("search")
     if set(told["sha256"]) != names or not all(isinstance(n, int) and 0 < n <= LARGEST_CHUNK for n in sizes):
         raise ValueError("parts")
