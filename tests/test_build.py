@@ -67,9 +67,9 @@ def composed(*groups: str, change: str = "") -> DictConfig:
         cfg.network.weights = None
     if "weights" in (cfg.get("encoder") or {}):
         cfg.encoder.weights = None
-    noise = OmegaConf.select(cfg, "augment.waveform.noise")
-    if noise and "folder" in noise:
-        cfg.augment.waveform.noise = None  # of recordings that may not be here
+    for name, node in (cfg.augment.get("waveform") or {}).items():
+        if node and "folder" in node:
+            cfg.augment.waveform[name] = None  # of recordings that may not be here
     OmegaConf.set_struct(cfg, False)
     cfg.merge_with_dotlist([change] if change else [])
     return cfg

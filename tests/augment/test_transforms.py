@@ -395,6 +395,9 @@ def test_a_noise_floor_uses_the_first_share_of_a_recording(tmp_path: Path) -> No
     level = 8000 / 32768
     noise, _ = NoiseFloor(str(tmp_path), RATE, 1.0, 1.0, share=0.75)(silent, lengths)
     assert (noise == level).all()
+    ones = torch.ones(300, 700)
+    noisy, _ = BackgroundNoise(0, 0, folder=str(tmp_path), sample_rate=RATE, share=0.75)(ones, lengths)
+    torch.testing.assert_close(noisy, 2 * ones)
     noise, _ = NoiseFloor(str(tmp_path), RATE, 1.0, 1.0)(silent, lengths)
     assert (noise == -level).float().mean().item() == pytest.approx(0.25, abs=0.09)
 

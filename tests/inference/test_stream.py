@@ -27,7 +27,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.inference import stream as stream_module
 from lightning_audio.inference.detections import Detector, RawAudio, raw_audio
 from lightning_audio.inference.events import events
-from lightning_audio.inference.stream import Stream
+from lightning_audio.inference.stream import Stream, WindowStream
 from lightning_audio.networks.base import Network
 from lightning_audio.tasks.base import AudioTask
 
@@ -122,7 +122,7 @@ def scores_of_whole(task: AudioTask, samples: np.ndarray) -> Tensor:
     return task.label_scores(task.network(features, frames)[0])[0]
 
 
-def in_pieces(stream: Stream, samples: np.ndarray, seed: int) -> Tensor:
+def in_pieces(stream: Stream | WindowStream, samples: np.ndarray, seed: int) -> Tensor:
     """Scores of samples that are pushed in pieces of one sample to seconds, and sometimes of none."""
     rng = np.random.default_rng(seed)
     scores, start = [], 0
@@ -131,6 +131,25 @@ def in_pieces(stream: Stream, samples: np.ndarray, seed: int) -> Tensor:
         scores.append(stream.push(samples[start : start + size]))
         start += size
     return torch.cat([*scores, stream.finish()])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [20001, 1600, 1, 0])
+def test_a_window_stream_hears_the_last_seconds_again_and_again(size: int) -> None:
+    """Row k is the answer to the window that ends at k hops, silence around the recording."""
+    task, samples = task_of(**FRONTEND, normalize="per_clip"), audio(size)
+    stream = WindowStream(task, window=0.5, hop=0.1)
+    assert stream.frame_seconds == 0.1
+    rows = -(-size // 800) + 1
+    padded = np.concatenate([np.zeros(4000, np.int16), samples, np.zeros(800, np.int16)])
+    windows = np.stack([padded[800 * row :][:4000] for row in range(rows)])
+    expected = task.label_scores(task(torch.from_numpy(windows), torch.full((rows,), 4000))[0])
+    for seed in range(2):  # what is pushed behind the end is another recording
+        torch.testing.assert_close(in_pieces(stream, samples, seed), expected, rtol=0, atol=1e-5)
+    if size > 20000:
+        assert float(expected.std(0).max()) > 0.01
+    with pytest.raises(UserError, match="resample it on its way"):
+        stream.push(samples, 16000)
 
 
 MEL: dict[str, dict[str, Any]] = {

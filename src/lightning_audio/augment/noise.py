@@ -24,11 +24,12 @@ class BackgroundNoise(Transform):
 
     The noise has a `colour` (white, pink, brown), or it is a random stretch of a random recording under
     `folder` (one or several), repeated where it is short. A recording is decoded when it is first drawn, to
-    `sample_rate`, and stays in memory. Silent clips stay silent, and silent noise adds nothing.
+    `sample_rate`, and stays in memory; only its first `share` is used, so that what lies behind can be kept
+    for validation and test. Silent clips stay silent, and silent noise adds nothing.
 
     Raises:
         UserError: colour and folder are both given or both left out, the colour is unknown, the folder holds
-            no audio, or a recording cannot be read once it is drawn.
+            no audio, share is not in 0..1, or a recording cannot be read once it is drawn.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class BackgroundNoise(Transform):
         colour: str | None = None,
         folder: str | Sequence[str] | None = None,
         sample_rate: int | None = None,
+        share: float = 1.0,
     ) -> None:
         super().__init__(p)
         check_range(self, "_snr_db", min_snr_db, max_snr_db)
+        check_share(self, share)
         if (colour is None) == (folder is None):
             raise UserError("BackgroundNoise takes its noise from one source: give either colour or folder.")
         if colour is not None and colour not in EXPONENTS:
@@ -49,7 +52,7 @@ class BackgroundNoise(Transform):
         if folder is not None and sample_rate is None:
             raise UserError("BackgroundNoise with a folder needs sample_rate: give that of the clips.")
         self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
-        self.colour, self.folder, self.sample_rate = colour, folder, sample_rate
+        self.colour, self.folder, self.sample_rate, self.share = colour, folder, sample_rate, share
         self.recordings = [] if folder is None else audio_files(listed(folder))
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +67,15 @@ class BackgroundNoise(Transform):
         if self.colour is not None:
             return coloured_noise(x, EXPONENTS[self.colour])
         assert self.sample_rate is not None
-        return recorded_noise(x, self.recordings, self.sample_rate)
+        return recorded_noise(x, self.recordings, self.sample_rate, self.share)
+
+
+def check_share(owner: Transform, share: float) -> None:
+    """Raises UserError where `share` is no part of a recording."""
+    if not 0 < share <= 1:
+        raise UserError(
+            f"{type(owner).__name__} has share={share}: give a part of each recording above 0, up to 1."
+        )
 
 
 def listed(folder: str | Sequence[str]) -> list[str]:
@@ -107,8 +118,7 @@ class NoiseFloor(Transform):
     ) -> None:
         super().__init__(p)
         check_range(self, "_gain", min_gain, max_gain)
-        if not 0 < share <= 1:
-            raise UserError(f"NoiseFloor has share={share}: give a part of each recording above 0, up to 1.")
+        check_share(self, share)
         self.min_gain, self.max_gain, self.share = min_gain, max_gain, share
         self.folder, self.sample_rate = folder, sample_rate
         self.recordings = audio_files([folder])

@@ -31,6 +31,7 @@ KINDS = {
     "Classification": ("audio-classification", "names the one sound of a clip"),
     "MultiLabel": ("audio-classification", "names all sounds of a clip"),
     "Trigger": ("audio-classification", "detects words in a stream, and names the one of a clip"),
+    "WindowTrigger": ("audio-classification", "detects words in a stream, and names the one of a clip"),
 }
 SPEECH = ("automatic-speech-recognition", "transcribes speech")
 

@@ -95,4 +95,5 @@ def stream_of(task: Any) -> Any:
         return RuntimeStream(task)
     from lightning_audio.inference.stream import Stream
 
-    return Stream(task)
+    own = getattr(task, "stream", None)
+    return own() if own else Stream(task)

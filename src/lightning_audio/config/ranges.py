@@ -129,6 +129,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "task.gamma": POSITIVE,
     "task.margin": POSITIVE,
     "task.max_false_alarms_per_hour": POSITIVE,
+    "task.window": POSITIVE,
+    "task.hop": POSITIVE,
     "task.refractory": POSITIVE,
     "task.smoothing": POSITIVE,
     "task.label_prior": POSITIVE,

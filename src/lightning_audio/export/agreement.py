@@ -23,6 +23,7 @@ from lightning_audio.tasks.clip_task import ClipTask
 from lightning_audio.tasks.max_pooling import clip_probabilities
 from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.tasks.trigger import Trigger
+from lightning_audio.tasks.window_trigger import WindowTrigger
 
 CLOSE = 1e-3  # of a probability, or of the logarithm of one
 TOGETHER = 8  # clips in a batch
@@ -136,8 +137,13 @@ def _listen_by(task: Trigger, runtime: Runtime) -> None:
     """From now on a trigger hears clips and streams by a model that was exported for streams.
 
     Raises:
-        UserError: it was not.
+        UserError: it was not, or hears windows.
     """
+    if isinstance(task, WindowTrigger):
+        raise UserError(
+            "An export of task=window_trigger answers for windows and is not scored on a stream: evaluate "
+            "the run itself."
+        )
     if "stream" not in runtime.card:
         raise UserError("A trigger is scored on a stream: export it with --streaming.")
     stream = RuntimeStream(runtime)

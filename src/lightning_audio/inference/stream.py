@@ -14,6 +14,7 @@ from lightning_audio.frontend.normalize import Normalize
 from lightning_audio.networks.base import Network
 
 LONGEST_PIECE = 10.0  # seconds that run through the task at once: memory is bounded, whatever is pushed
+WINDOWS_AT_ONCE = 32  # of a `WindowStream`
 PROBE = 256  # frames of silence that show how many rows of scores a network makes of them
 
 
@@ -30,6 +31,22 @@ class TrainedTask(Protocol):
     def device(self) -> torch.device: ...
 
     def stream_scores(self, logits: Tensor) -> Tensor: ...
+
+    def eval(self) -> Self: ...
+
+
+class AnsweringTask(Protocol):
+    """What `WindowStream` asks of a task."""
+
+    labels: tuple[str, ...]
+    sample_rate: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def label_scores(self, outputs: Tensor) -> Tensor: ...
 
     def eval(self) -> Self: ...
 
@@ -77,12 +94,7 @@ class Stream:
             UserError: the array has another shape or kind, holds what is no number, or is of another rate
                 than the task's, where that is said.
         """
-        if sample_rate not in (None, self.task.sample_rate):
-            raise UserError(
-                f"The stream has {sample_rate} samples a second and the run hears {self.task.sample_rate}: "
-                "resample it on its way, as `predict --stream --rate` does."
-            )
-        pieces = _waveform(samples).split(self._longest)
+        pieces = _waveform(samples, sample_rate, self.task.sample_rate).split(self._longest)
         return torch.cat([self._advance(piece) for piece in pieces])
 
     def finish(self) -> Tensor:
@@ -158,8 +170,62 @@ def streaming_frontend(task: TrainedTask) -> StreamingFrontEnd:
     return cast(StreamingFrontEnd, frontend)
 
 
-def _waveform(samples: np.ndarray) -> Tensor:
-    """float32 `(n,)`."""
+class WindowStream:
+    """As `Stream`, of a task that answers for whole clips: it hears the last seconds, again and again.
+
+    Row k belongs to the window that ends at `k * frame_seconds`. Before the recording lies silence, and
+    behind it as much as fills the last hop.
+
+    Args:
+        task: is put into eval mode; several streams may share it.
+        window: seconds.
+        hop: seconds from one window to the next.
+    """
+
+    def __init__(self, task: AnsweringTask, window: float, hop: float) -> None:
+        self.task = task.eval()
+        self._size, self._hop = (max(round(seconds * task.sample_rate), 1) for seconds in (window, hop))
+        self.frame_seconds = self._hop / task.sample_rate
+        self._waiting = torch.zeros(self._size)
+
+    def push(self, samples: np.ndarray, sample_rate: int | None = None) -> Tensor:
+        """The next samples `(n,)`, int16 or float in [-1, 1] -> scores `(k, C)` of the k new rows.
+
+        Raises:
+            UserError: as `Stream.push`.
+        """
+        return self._advance(_waveform(samples, sample_rate, self.task.sample_rate))
+
+    def finish(self) -> Tensor:
+        """Scores `(k, C)` of what waited for more; what is pushed then begins another recording."""
+        scores = self._advance(torch.zeros((self._size - len(self._waiting)) % self._hop))
+        self._waiting = torch.zeros(self._size)
+        return scores
+
+    @torch.inference_mode()
+    def _advance(self, samples: Tensor) -> Tensor:
+        self._waiting = torch.cat([self._waiting, samples])
+        count = (len(self._waiting) - self._size) // self._hop + 1
+        if not count:
+            return torch.zeros(0, len(self.task.labels))
+        windows = self._waiting.unfold(0, self._size, self._hop)
+        scores = [self._scores(part) for part in windows.split(WINDOWS_AT_ONCE)]
+        self._waiting = self._waiting[count * self._hop :].clone()
+        return torch.cat(scores)
+
+    def _scores(self, windows: Tensor) -> Tensor:
+        lengths = torch.full((len(windows),), self._size, device=self.task.device)
+        logits, _ = self.task(windows.contiguous().to(self.task.device), lengths)
+        return self.task.label_scores(logits.float()).cpu()
+
+
+def _waveform(samples: np.ndarray, sample_rate: int | None, wanted: int) -> Tensor:
+    """float32 `(n,)`; raises UserError where they are of a rate that is not wanted, or no samples."""
+    if sample_rate not in (None, wanted):
+        raise UserError(
+            f"The stream has {sample_rate} samples a second and the run hears {wanted}: resample it on its "
+            "way, as `predict --stream --rate` does."
+        )
     if samples.ndim != 1 or not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
         raise UserError(
             f"A stream takes samples (n,) of one channel as int16 or float, not {samples.dtype} of shape "

@@ -18,7 +18,7 @@ from lightning_audio.data.long_audio import SpokenWord, long_audio
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.inference.detections import Detector, detector_by
 from lightning_audio.inference.labels import BestKeyword, LabelRule
-from lightning_audio.inference.stream import Stream
+from lightning_audio.inference.stream import Stream, WindowStream
 from lightning_audio.metrics.detection import (
     OperatingPoint,
     det_curve,
@@ -94,7 +94,7 @@ class Trigger(Classification):
         self.tuned = threshold is None
         self.register_buffer("threshold", torch.tensor(WITHOUT_VALIDATION if self.tuned else threshold))
         self.columns = [self.labels.index(label) for label in self.background]
-        self.frame_seconds = Stream(self).frame_seconds  # refuses what does not run on a stream
+        self.frame_seconds = self.stream().frame_seconds  # refuses what does not run on a stream
         self._refuse_other_networks()
         self.train()
         self.smooth = max(round(smoothing / self.frame_seconds), 1)
@@ -260,9 +260,13 @@ class Trigger(Classification):
             self, moving_mean(scores[None], self.smooth)[0], keywords, len(samples) / self.sample_rate
         )
 
+    def stream(self) -> Stream | WindowStream:
+        """What hears a stream."""
+        return Stream(self)
+
     def listen(self, samples: np.ndarray) -> Tensor:
         """Scores `(T, C)` of int16 `(n,)` as one stream."""
-        training, stream = self.training, Stream(self)
+        training, stream = self.training, self.stream()
         scores = torch.cat([stream.push(samples), stream.finish()])
         self.train(training)
         return scores
