@@ -240,3 +240,21 @@ def test_a_trial_on_two_devices_is_a_group_of_processes_of_its_own(logs: Path) -
     (row,) = table_of(folder)["runs"]
     assert row["error"] is None
     assert Study(folder).trials()[0].value == row["scores"]["val/accuracy"]["value"]
+
+
+def test_a_sweep_that_is_resumed_asks_for_the_passwords_that_no_file_keeps(logs: Path) -> None:
+    file = logs / "demo" / "one" / sweep.SWEEP_FILE
+    file.parent.mkdir(parents=True)
+    about = {
+        "arguments": ["loader.shards=http://me:***@host/set", "sweep=random"],
+        "trials": "search.trials=3",
+    }
+    file.write_text(json.dumps(about))
+    resume = f"resume={file.parent}"
+    with pytest.raises(UserError, match=r"keeps no password of loader\.shards: give loader\.shards=ADDRESS"):
+        sweep._resumed(Command.read([resume]), [resume])
+    again = [resume, "loader.shards=http://me:secret@host/set"]
+    command = sweep._resumed(Command.read(again), again)
+    assert command is not None
+    assert again[1] in command.arguments
+    assert not [one for one in command.arguments if "***" in one]

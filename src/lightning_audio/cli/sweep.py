@@ -44,7 +44,7 @@ from lightning_audio.training.resume import composed, latest, resumed_folder
 from lightning_audio.training.saved_config import HYDRA, MULTIRUN_FILE
 from lightning_audio.training.search_space import from_override, read_space
 from lightning_audio.training.study import Claim, Hopeless, Plan, Study, beyond
-from lightning_audio.training.trials import LIMITS, measured, runs_alone, train_apart
+from lightning_audio.training.trials import LIMITS, ProcessLostError, measured, runs_alone, train_apart
 
 SWEEP_FILE = "search.json"
 OWN = ("search.trials", "resume", "hydra.sweep.dir")  # options that make no other sweep
@@ -117,6 +117,11 @@ def _resumed(command: Command, single: list[str]) -> Command | None:
     given = [a for a in command.arguments if not a.startswith("resume=")]
     new = {a.split("=")[0] for a in given}
     kept = [a for a in (*stored["arguments"], stored["trials"]) if a.split("=")[0] not in new]
+    if unknown := [a.split("=")[0] for a in kept if ":***@" in a]:
+        raise UserError(
+            f"{folder / SWEEP_FILE} keeps no password of {unknown[0]}: give {unknown[0]}=ADDRESS beside "
+            "resume."
+        )
     place = str(folder).replace("'", "\\'")
     return Command.read([*kept, *given, f"hydra.sweep.dir='{place}'"])
 
@@ -248,6 +253,9 @@ def _train(sweep: Sweep, claim: Claim) -> None:
         if isinstance(error.__cause__, OSError) and is_full(error.__cause__):
             raise UserError(_full(sweep)) from error
         why = str(error)
+    except ProcessLostError as lost:  # who is free next takes it over, as that of a worker that was killed
+        print(f"trial {claim.number}  {lost}: it is resumed", flush=True)
+        return
     except Exception as error:  # of any kind: the others go on
         if isinstance(error, Interrupted) or (isinstance(error, OSError) and is_full(error)):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from lightning_audio.reports.results import FAILURE
 from lightning_audio.training.study import Claim
 
 LIMITS = ("minutes", "parameters", "latency_ms")
+LOST = re.compile("process.* of the run (has ended|was stopped)")  # as ranks.py says it
 LOOKS = 15  # at one clip, for the latency
 
 
@@ -31,6 +33,10 @@ def runs_alone(trainer: DictConfig) -> bool:
     return devices in (1, "1") or (not isinstance(devices, int | str) and len(devices) == 1)
 
 
+class ProcessLostError(Exception):
+    """A process of a trial was killed, as by the system for its memory: nothing that the trial has done."""
+
+
 def train_apart(arguments: Sequence[str], claim: Claim) -> None:
     """Trains by `lightning-audio train`, whose processes are one group.
 
@@ -38,6 +44,7 @@ def train_apart(arguments: Sequence[str], claim: Claim) -> None:
 
     Raises:
         UserError: with the sentence that the run ended in.
+        ProcessLostError: one of its processes was killed; it may be resumed.
     """
     held = claim.lock._context.lock_file_fd
     command = [sys.executable, "-m", "lightning_audio", "train", *arguments]
@@ -53,6 +60,8 @@ def train_apart(arguments: Sequence[str], claim: Claim) -> None:
     if child.returncode:
         file = claim.folder / FAILURE
         lines = [line for line in said.splitlines() if line.strip()] or [f"status {child.returncode}"]
+        if not file.is_file() and (child.returncode < 0 or LOST.search(lines[-1])):
+            raise ProcessLostError(lines[-1].removeprefix("error: "))
         why = file.read_text(encoding="utf-8") if file.is_file() else lines[-1].removeprefix("error: ")
         raise UserError(why.strip())
 
