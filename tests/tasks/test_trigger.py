@@ -204,7 +204,7 @@ def tone_clips(folder: Path, count: int, seed: int, loudest: float = 0.01) -> li
 
 def batch_of(task: Trigger, clips: list[Clip]) -> Batch:
     waveforms = torch.stack([torch.from_numpy(decode(clip.path, RATE)) for clip in clips])
-    targets = task.encoding(LABELS).encode(clips)
+    targets = task.encoding(LABELS).encode(clips).long()
     ids = tuple(clip.id for clip in clips)
     return Batch(waveforms, torch.full([len(clips)], waveforms.shape[1]), targets, ids)
 
