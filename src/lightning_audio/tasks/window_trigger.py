@@ -29,7 +29,7 @@ class WindowTrigger(Trigger):
 
     pools_time = True
 
-    def __init__(self, window: float = 1.5, hop: float = 0.2, **shared: Any) -> None:
+    def __init__(self, window: float = 1.0, hop: float = 0.2, **shared: Any) -> None:
         if not 0 < hop <= window:
             raise UserError(
                 f"task.window={window} and task.hop={hop} do not fit: set the hop above 0, up to the window."
