@@ -214,6 +214,16 @@ def test_two_seconds_of_whisper_cost_two_seconds_and_a_long_clip_is_read_in_piec
     assert states.shape[-1] >= 100
 
 
+@torch.no_grad()
+def test_padding_that_is_longer_than_positions_reach_changes_nothing() -> None:
+    """Such as that of a batch whose longest clip was sped up."""
+    built, (x, lengths) = encoder("whisper"), waveforms([15000, 32000])
+    states, counts = built(x, lengths.clamp(max=15000))
+    alone, _ = built(x[:1, :15000], lengths[:1])
+    torch.testing.assert_close(states[0, :, : counts[0]], alone[0], rtol=1e-4, atol=1e-5)
+    assert not states[0, :, counts[0] :].any()
+
+
 @pytest.mark.parametrize("name", TINY)
 @torch.no_grad()
 def test_half_precision_gives_about_the_same_states(name: str) -> None:

@@ -263,6 +263,8 @@ class Whisper(Body):
         states = [positions.new_zeros(x.shape) for _ in range(len(self.model.layers) + 1)]
         for start in range(0, x.shape[1], reach):
             there = slice(None) if start == 0 else counts > start
+            if start and not there.any():  # padding alone
+                break
             part = x[there, start : start + reach]
             for whole, one in zip(states, self._piece(part, counts[there] - start), strict=True):
                 whole[there, start : start + reach] = one.to(whole.dtype)
