@@ -262,9 +262,9 @@ class Whisper(Body):
         positions = self.model.embed_positions.weight
         states = [positions.new_zeros(x.shape) for _ in range(len(self.model.layers) + 1)]
         for start in range(0, x.shape[1], reach):
-            there = slice(None) if start == 0 else counts > start
-            if start and not there.any():  # padding alone
+            if start and not (counts > start).any():  # padding alone
                 break
+            there = slice(None) if start == 0 else counts > start
             part = x[there, start : start + reach]
             for whole, one in zip(states, self._piece(part, counts[there] - start), strict=True):
                 whole[there, start : start + reach] = one.to(whole.dtype)
