@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest import mock
 
 import platformdirs
 from hydra import version
@@ -77,7 +79,7 @@ class Command:
         if any(word not in ("true", "false") for word in said):
             raise UserError(f"{FORCE}={said[-1]} does not fit: set it to true or false.")
         left = [renamed(argument) for argument in arguments if argument.split("=")[0] != FORCE]
-        parser = get_args_parser()
+        parser = hydra_parser()
         parser.error = _refuse_flag  # type: ignore[method-assign]
         flags = parser.parse_intermixed_args(left)  # -m and the like may stand anywhere
         many = flags.multirun or "hydra.mode=MULTIRUN" in flags.overrides
@@ -96,6 +98,12 @@ class Command:
         """Whether Hydra is asked to show something instead."""
         flags = self.flags
         return bool(flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion)
+
+
+def hydra_parser() -> ArgumentParser:
+    """Hydra's own: one of its helps is no text before it is shown, which Python 3.14 would refuse."""
+    with mock.patch.object(ArgumentParser, "_check_help", create=True):
+        return get_args_parser()
 
 
 def _refuse_flag(message: str) -> NoReturn:

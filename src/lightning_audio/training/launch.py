@@ -8,7 +8,6 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus, run_job
 from hydra.types import HydraContext
@@ -67,7 +66,7 @@ def show(command: config.Command) -> None:
     with config.sentences(command, loader):
         if flags.help or flags.hydra_help:
             helps = app.app_help if flags.help else app.hydra_help
-            helps(**about, args_parser=get_args_parser(), args=flags)
+            helps(**about, args_parser=config.hydra_parser(), args=flags)
             return
         asked = {**about, "overrides": list(command.overrides)}
         if flags.cfg:
