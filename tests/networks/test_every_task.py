@@ -46,14 +46,12 @@ SPEECH = [
     *("data=demo_dtmf", "augment=speech", "frontend=speech_8k"),
     *(f"data.{split}_utterances=4" for split in ("train", "val", "test")),
 ]
+TRIGGER = ["task.background=[engine,rain]", "task.noise=null"]
 DATA = {
     "classification": ["data=demo", *DEMO],
     "multilabel": ["data=demo_multilabel", "data.clips_per_fold=4", "data.seconds=0.5"],
-    "trigger": [
-        *("data=demo", *DEMO, "augment.mix=null", "frontend.top_db=null"),
-        "task.background=[engine,rain]",
-        "task.noise=null",
-    ],
+    "trigger": ["data=demo", *DEMO, "augment.mix=null", "frontend.top_db=null", *TRIGGER],
+    "window_trigger": ["data=demo", *DEMO, "augment.mix=null", *TRIGGER],
     "ctc": SPEECH,
     "attention": [*SPEECH, "task.width=16", "task.decoder.hidden=16", "task.search.beam=1"],
     "transducer": [*SPEECH, "task.width=16", "task.predictor.hidden=8", "task.max_symbols=1"],

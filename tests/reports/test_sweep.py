@@ -107,7 +107,8 @@ def test_two_processes_train_one_run(logs: Path, tmp_path: Path) -> None:
     folder = the_sweep(logs)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert len(metrics["scores"]) == 9, "three scores of validation, test and as many training clips"
-    assert {score["n"] for score in metrics["scores"].values()} == {20}
+    scored = {(name.partition("/")[0], score["n"]) for name, score in metrics["scores"].items()}
+    assert scored == {("val", 20), ("test", 20), ("train", 60)}
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len({row["id"] for row in rows}) == len(rows) == 20
     assert not list(folder.glob("config_until_*"))
