@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,12 +19,14 @@ import torch
 from conftest import TINY
 from processes import ended, program, start
 from torch.distributed import TCPStore
+from torch.distributed.tensor import DTensor
 
+from lightning_audio.config import compose_config
 from lightning_audio.data.batch import Batch
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.ranks import rate_factor
-from lightning_audio.training.trainer import _refuse_parted_weights
+from lightning_audio.training.trainer import _refuse_parted_weights, _sharded
 
 # 80 clips in batches of 12 for a step of all: the last step of an epoch has 8. No BatchNorm, nothing drawn.
 SAME = (
@@ -257,12 +260,116 @@ def test_a_machine_that_joins_late_is_waited_for(tmp_path: Path, monkeypatch: py
     assert (the_run(tmp_path) / "metrics.json").is_file()
 
 
+def counts_weights(*arguments: str) -> None:
+    """The program; each process says how many numbers of the weights it keeps, and how many there are."""
+    end = AudioTask.on_train_end
+
+    def counted(task: AudioTask) -> None:
+        kept = sum(weight.to_local().numel() for weight in task.parameters() if isinstance(weight, DTensor))
+        print(f"keeps {kept} of {sum(weight.numel() for weight in task.parameters())}")
+        end(task)
+
+    AudioTask.on_train_end = counted  # type: ignore[assignment, method-assign]
+    program(*arguments)
+
+
+@pytest.mark.slow
+def test_parted_weights_learn_what_whole_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 -> 1 -> 2 processes, stopped within epochs, and scored by one process: as by one."""
+    options = [*SAME, "trainer.gradient_clip_val=1.0", "channels_last=false"]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    group = Group(alone, monkeypatch, 1, [*options, "loader.batch_size=12"])
+    assert group.ended() == [0], group.said()
+    options += ["loader.batch_size=6", "trainer=fsdp"]
+    for world, again, work, code in (
+        (2, [], stops_after_two, 143),
+        (1, ["resume=latest"], stops_after_two, 143),
+        (2, ["resume=latest"], counts_weights, 0),
+    ):
+        group = Group(tmp_path, monkeypatch, world, [*options, *again], work=work)
+        assert group.ended() == [code] * world, group.said()
+    kept = re.findall(r"keeps (\d+) of (\d+)", group.said())
+    one, other = the_run(alone), the_run(tmp_path)
+    expected, found = weights(one), weights(other)
+    assert expected.keys() == found.keys()
+    assert max(float((expected[name] - found[name]).abs().max()) for name in expected) < 1e-5
+    assert scores(one) == scores(other)
+    total = sum(value.numel() for value in expected.values())
+    assert [int(of) for _, of in kept] == [int(kept[0][1])] * 2
+    assert sum(int(part) for part, _ in kept) == int(kept[0][1]) <= total
+    assert max(int(part) for part, _ in kept) < 0.6 * total
+    process = start(program, "evaluate", str(other), "--output", str(tmp_path / "again"))
+    assert ended(process) == 0
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())["scores"]
+    assert {name: score["value"] for name, score in again.items()} == scores(one)
+
+
+def tells_statistics(*arguments: str) -> None:
+    """The program; each process says the sum of the statistics that it validates with."""
+    end = AudioTask.on_validation_epoch_end
+
+    def told(task: AudioTask) -> None:
+        print(f"statistics {sum(float(buffer.sum()) for buffer in task.buffers()):.9g}")
+        end(task)
+
+    AudioTask.on_validation_epoch_end = told  # type: ignore[assignment, method-assign]
+    program(*arguments)
+
+
+@pytest.mark.slow
+def test_parted_weights_with_batch_norms_and_frozen_layers_are_as_with_ddp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    for strategy in ("ddp", "fsdp"):
+        options = [*TINY, f"trainer={strategy}", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+        options += ["callbacks.ema=null", "augment=none", "loader.batch_size=6", "finetune.unfreeze=1"]
+        options += ["channels_last=false", "loader.val_fraction=0.2"]
+        folder = tmp_path / strategy
+        folder.mkdir()
+        group = Group(folder, monkeypatch, 2, options, work=tells_statistics)
+        assert group.ended() == [0, 0], group.said()
+        runs.append(the_run(folder))
+    told = [re.findall("statistics (.*)", (folder / f"2_{rank}").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert len({*told[0]}) > 1
+    whole, parted = map(weights, runs)
+    assert any("running_var" in name for name in whole)
+    assert max(float((whole[name] - parted[name]).abs().max()) for name in whole) < 1e-5
+    assert scores(runs[0]) == scores(runs[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "skips", "words"),
+    [
+        (["callbacks=ema"], "32-true", False, r"callbacks\.ema takes whole weights.*set callbacks\.ema=null"),
+        (["callbacks=swa"], "32-true", False, r"callbacks\.swa takes whole weights"),
+        ([], "16-mixed", False, r"trainer\.precision=16-mixed .*set trainer\.precision=bf16-mixed"),
+        (["channels_last=true"], "32-true", False, r"set channels_last=false, or trainer=ddp"),
+        (["compile=true"], "32-true", False, r"set compile=false"),
+        ([], "32-true", True, "The encoder skips other layers"),
+    ],
+)
+def test_what_does_not_go_with_parted_weights_is_refused(
+    options: list[str], precision: str, skips: bool, words: str
+) -> None:
+    plain = ["experiment=demo", "trainer=fsdp", "channels_last=false", "callbacks=default"]
+    assert _sharded(compose_config(plain), "bf16-mixed", False)
+    with pytest.raises(UserError, match=words):
+        _sharded(compose_config([*plain, *options]), precision, skips)
+
+
 @pytest.mark.parametrize(
     "strategy",
-    ["fsdp", "deepspeed_stage_3", {"_target_": "pytorch_lightning.strategies.ModelParallelStrategy"}],
+    [
+        "fsdp_cpu_offload",
+        "deepspeed_stage_3",
+        {"_target_": "pytorch_lightning.strategies.ModelParallelStrategy"},
+    ],
 )
 def test_a_strategy_that_parts_the_weights_is_refused(strategy: object) -> None:
-    with pytest.raises(UserError, match=r"parts the weights over processes.*set trainer=ddp"):
+    with pytest.raises(UserError, match=r"parts the weights over processes.*set trainer=fsdp"):
         _refuse_parted_weights(strategy)
 
 

@@ -49,10 +49,8 @@ def build_trainer(
         UserError: options do not fit one another, the device, or the data.
     """
     options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
-    _refuse_parted_weights(options.get("strategy"))
-    if options.get("strategy") == "ddp" and getattr(getattr(task.network, "encoder", None), "skips", False):
-        options["strategy"] = "ddp_find_unused_parameters_true"
     options |= _for_device(options) | _for_launcher(options) | _at_least_one_batch(options, data)
+    options["strategy"] = _strategy(cfg, options, task)
     _refuse_late_validation(options, data)
     if not options.get("limit_train_batches", 1):
         raise UserError("trainer.limit_train_batches=0 leaves nothing to train on: set it to 1 or more.")
@@ -96,18 +94,49 @@ def _at_least_one_batch(options: dict[str, Any], data: AudioDataModule) -> dict[
     return found
 
 
+def _strategy(cfg: DictConfig, options: dict[str, Any], task: AudioTask) -> Any:
+    """The strategy as Lightning takes it; raises UserError for one that the run can't have."""
+    strategy = options.get("strategy", "auto")
+    _refuse_parted_weights(strategy)
+    skips = getattr(getattr(task.network, "encoder", None), "skips", False)
+    if strategy == "fsdp":
+        return _sharded(cfg, options["precision"], skips)
+    return "ddp_find_unused_parameters_true" if strategy == "ddp" and skips else strategy
+
+
 def _refuse_parted_weights(strategy: Any) -> None:
-    """Raises UserError for a strategy that parts the weights themselves over processes.
+    """Raises UserError for a strategy that parts the weights themselves over processes, but for `fsdp`.
 
     Its parameters are others than those that groups for fine-tuning, averages and checkpoints hold.
     """
     named = strategy.get("_target_", "") if isinstance(strategy, dict) else strategy
-    if re.match("fsdp|deepspeed|model_?parallel", str(named).rpartition(".")[2], re.IGNORECASE):
+    kinds = "fsdp|deepspeed|model_?parallel"
+    if named != "fsdp" and re.match(kinds, str(named).rpartition(".")[2], re.IGNORECASE):
         raise UserError(
-            f"trainer.strategy={named} parts the weights over processes, and fine-tuning, averages and "
-            "checkpoints of one file take whole ones: set trainer=ddp, and for an encoder that does not fit "
-            "finetune.gradient_checkpointing=true or finetune.lora={rank: 8}."
+            f"trainer.strategy={named} parts the weights over processes in a way that fine-tuning and "
+            "checkpoints of one file do not know: set trainer=fsdp, or trainer=ddp and, for an encoder that "
+            "does not fit, finetune.gradient_checkpointing=true or finetune.lora={rank: 8}."
         )
+
+
+def _sharded(cfg: DictConfig, precision: str, skips: bool) -> dict[str, str]:
+    """The strategy of `trainer=fsdp`; raises UserError beside what does not go with parted weights."""
+    averages = [f"callbacks.{name}" for name in ("ema", "swa", "inspection") if cfg.callbacks.get(name)]
+    reasons = {
+        f"{name} takes whole weights": f"{name}=null (callbacks=average takes the mean of checkpoints)"
+        for name in averages
+    }
+    if precision not in ("32-true", "bf16-mixed"):
+        reasons[f"trainer.precision={precision} scales the loss"] = "trainer.precision=bf16-mixed or 32-true"
+    if cfg.channels_last:
+        reasons["channels_last=true lays weights out in another way"] = "channels_last=false"
+    if cfg.compile:
+        reasons["compile=true looks through whole layers"] = "compile=false"
+    if skips:
+        reasons["The encoder skips other layers in each process"] = "its probability of skipping to 0"
+    for reason, mend in reasons.items():
+        raise UserError(f"{reason}, and trainer=fsdp parts weights: set {mend}, or trainer=ddp.")
+    return {"_target_": "lightning_audio.training.sharded.ShardedStrategy"}
 
 
 def _refuse_late_validation(options: dict[str, Any], data: AudioDataModule) -> None:
