@@ -20,6 +20,7 @@ from lightning_audio.checkpoint import load
 from lightning_audio.cli import evaluate, explore, report
 from lightning_audio.config import compose_config
 from lightning_audio.metrics.intervals import Score
+from lightning_audio.reports.html import corpus
 from lightning_audio.reports.html.occlusion import explainer, occlusion
 from lightning_audio.reports.html.several import write_sweep
 from lightning_audio.reports.results import (
@@ -235,6 +236,26 @@ def test_near_duplicates_are_told_with_their_splits(tmp_path: Path) -> None:
     assert all("<audio" in part for part in twins)
     assert "1 pair of clips may be cut from one recording, 1 of them on two sides" in text
     assert "test and train; labels differ" in text
+
+
+def test_speakers_are_listed_the_largest_first() -> None:
+    def row(group: str, split: str) -> dict[str, Any]:
+        return {"group": group, "split": split, "seconds": 30.0}
+
+    rows = [
+        row("bob", "test"),
+        row("ann", "train"),
+        row("ann", "test"),
+        row("ann", "train"),
+        row("bob", "test"),
+    ]
+    (found,) = corpus._groups(rows)
+    cells = [
+        (line["group"]["text"], line["clips"], line["minutes"], line["splits"]) for line in found["rows"]
+    ]
+    assert cells == [("ann", "3", "1.5", "test, train"), ("bob", "2", "1.0", "test")]
+    assert found["text"] == ["2 of them, 2 to 3 clips each."]
+    assert corpus._groups([row(str(n), "train") for n in range(4)]) == [], "each stands alone"
 
 
 def test_what_an_answer_hangs_on_is_the_piece_that_the_network_hears(run: Path) -> None:

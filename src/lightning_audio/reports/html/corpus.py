@@ -69,6 +69,7 @@ def write_corpus_page(
         sections=[
             *_findings(report["findings"]),
             *_counts(report),
+            *_groups(rows),
             _sound(heard, len(rows)),
             *_near([row for row, _ in heard], pairs),
             *_texts(rows),
@@ -165,6 +166,27 @@ def _counts(report: Row) -> list[Section]:
     return found
 
 
+def _groups(rows: Sequence[Row]) -> list[Section]:
+    """Speakers, or what else clips have in common, the largest first; nothing where clips stand alone."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.get("group"):
+            groups.setdefault(row["group"], []).append(row)
+    if not 1 < len(groups) <= len(rows) / 2:
+        return []
+    table = [
+        {
+            "group": answers.linked(visible(name), f"group {name}"),
+            "clips": str(len(its)),
+            "minutes": f"{sum(row['seconds'] for row in its) / 60:.1f}",
+            "splits": ", ".join(sorted({str(row.get("split") or "unused") for row in its})),
+        }
+        for name, its in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    told = f"{len(groups)} of them, {table[-1]['clips']} to {table[0]['clips']} clips each."
+    return [section("Speakers, or what else clips have in common", [told], table[:SHOWN])]
+
+
 def _sound(heard: Sequence[tuple[Row, Sound]], clips: int) -> Section:
     if not heard:
         return section("Sound", ["No clip can be read."])
@@ -259,6 +281,6 @@ def _card(row: Row, found: Sound, pairs: Sequence[str], shelf: Shelf | None) -> 
         None,
         scores=told,
         group=row.get("group") or "",
-        tags=[*labels, *pairs],
+        tags=[*labels, *pairs, f"group {row.get('group')}"],
         **(shelf.take("", row["id"]) if shelf else {}),
     )
