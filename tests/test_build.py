@@ -52,7 +52,9 @@ def stub(cfg: DictConfig, has_validation: bool = True) -> Any:
     return SimpleNamespace(info=info, targets=targets, has_validation=has_validation, validates=True)
 
 
-WATCHED: Any = SimpleNamespace(monitor=("val/accuracy", "max"), score_names=["accuracy"])  # of a task
+WATCHED: Any = SimpleNamespace(
+    monitor=("val/accuracy", "max"), score_names=["accuracy"], network=None
+)  # of a task
 
 
 @cache

@@ -43,13 +43,14 @@ ANSWERING = ("frontend", "normalize", "network", "task")
 LOGGERS = tuple(getattr(pl.loggers, f"{name}Logger") for name in ("TensorBoard", "CSV", "MLFlow", "Wandb"))
 
 # What a configuration that somebody sent may build, by its part: from which package, and what of it.
-ENCODER = ("lightning_audio.networks.encoders", nn.Module)
+# An encoder that learns may have masks of its own.
+ENCODER = (("lightning_audio.networks.encoders", nn.Module), ("lightning_audio.augment.features", nn.Module))
 DECODER = ("lightning_audio.tasks.decoders", nn.Module)
 ALLOWED: dict[str, tuple[tuple[str, Any], ...]] = {
-    "encoder": (ENCODER,),
-    "frontend": (("lightning_audio.frontend", nn.Module), ENCODER),
+    "encoder": ENCODER,
+    "frontend": (("lightning_audio.frontend", nn.Module), *ENCODER),
     "augment": (("lightning_audio.augment", nn.Module),),
-    "network": (("lightning_audio.networks", Network), ENCODER),
+    "network": (("lightning_audio.networks", Network), *ENCODER),
     "task": (("lightning_audio.tasks", AudioTask), DECODER, ("lightning_audio.metrics", Metric)),
     "data": (("lightning_audio.data.corpora", Corpus),),
     "optimizer": (("torch.optim", torch.optim.Optimizer),),
