@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,3 +196,15 @@ def test_a_clip_of_shards_takes_few_bytes(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert kept / count < 60
     assert (most - kept) / count < 25
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_goes_through(tmp_path: Path) -> None:
+    """On a CPU, too, and with `--quick`; a run that is killed and resumed ends with the same weights."""
+    script = [sys.executable, str(BENCHMARKS / "gpu.py"), "--quick", "--results", str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=360)
+    assert done.returncode == 0, done.stderr
+    (kept,) = (json.loads(file.read_text()) for file in tmp_path.glob("*.json"))
+    titles = [report["title"].partition(",")[0] for report in kept["reports"]]
+    assert titles == ["BC-ResNet tau 1", "BC-ResNet tau 1", "CTC", "A run"]
+    assert list(kept["reports"][-1]["seconds"]) == ["in one go", "killed and resumed"]
