@@ -22,7 +22,7 @@ from lightning_audio.cli.ngram import _clips_of_run
 from lightning_audio.config import compose_config
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.decode import at_rate
-from lightning_audio.data.shards import storage
+from lightning_audio.data.shards import storage, tars
 from lightning_audio.data.shards.shard_store import ShardStore, open_set
 from lightning_audio.errors import UserError
 
@@ -121,6 +121,57 @@ def test_nemo_tarred_manifest(tmp_path: Path) -> None:
     b = noise(8000, 1)
     for name, expected in {"a": noise(8000, 0), "b": b[:2000], "b-0.25": b[4000:], "b-7": b}.items():
         np.testing.assert_array_equal(samples(store, clips, name), expected)
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_what_describes_many_tars_is_read_once(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NeMo's manifest is of all tars of its folder: to read it for each is to wait for their square."""
+    read, listed = [], []
+
+    class Counted(storage.Storage):
+        def read(self, name: str) -> bytes:
+            read.append(name)
+            return super().read(name)
+
+        def names(self, folder: str = "") -> list[str]:
+            listed.append(folder)
+            return super().names(folder)
+
+    parse = tars._nemo
+    parsed: list[bytes] = []
+    monkeypatch.setattr(tars, "_nemo", lambda content: parsed.append(content) or parse(content))
+    folder = tmp_path / "set" / place
+    rows = [{"audio_filepath": f"{n}.flac", "text": f"text {n}", "shard_id": n} for n in range(6)]
+    for n in range(6):
+        tar(folder / f"audio_{n}.tar", {f"{n}.flac": flac(noise(400 + n, n))})
+    (folder / "tarred_audio_manifest.json").write_text("\n".join(map(json.dumps, rows)))
+    found = tars.read_tars(Counted(str(tmp_path / "set")), tmp_path / "cache")
+    assert found is not None
+    assert found[1]["text"].to_pylist() == [f"text {n}" for n in range(6)]
+    assert found[1]["length"].to_pylist() == [400 + n for n in range(6)]
+    assert len(parsed) == 1
+    assert read == [f"{place}/tarred_audio_manifest.json".lstrip("/")]
+    assert sorted(listed) == sorted({"", place} if place else ["", ""])
+
+
+def test_only_the_recordings_of_a_shar_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where it lies in a folder of a split; its features and targets, as large as they, are not."""
+    folder = tmp_path / "set" / "train"
+    cut = {"id": "a", "supervisions": [{"text": "one"}]}
+    for name in ("recording", "target_audio"):
+        tar(folder / f"{name}.000000.tar", {"a.flac": flac(noise(400, 0))})
+    (folder / "cuts.000000.jsonl.gz").write_bytes(gzip.compress(json.dumps(cut).encode()))
+    opened_tars: list[str] = []
+    rows = tars._rows
+    monkeypatch.setattr(tars, "_rows", lambda *told: opened_tars.append(told[1]) or rows(*told))
+    clips, _ = opened(tmp_path / "set", tmp_path / "cache")
+    assert {name: (clip.text, clip.split) for name, clip in clips.items()} == {"a": ("one", "train")}
+    assert opened_tars == ["train/recording.000000.tar"]
+    assert caplog.messages == []
 
 
 def test_lhotse_shar(tmp_path: Path) -> None:

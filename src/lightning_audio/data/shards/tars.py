@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 # What a row says of the clip in a member of a tar: fields of Clip.
 Said = Mapping[str, Any]
+# All that is said of members, by their names.
+Description = Mapping[str, Sequence[Said]]
 
 
 def read_tars(storage: Storage, cache: Path) -> tuple[Index, tables.Table] | None:
@@ -55,9 +57,8 @@ def read_tars(storage: Storage, cache: Path) -> tuple[Index, tables.Table] | Non
     names = storage.names()
     places: dict[str, str | None] = {"": None} if any(n.endswith(".tar") for n in names) else {}
     places |= {folder: SPLIT_NAMES[folder] for folder in names if folder in SPLIT_NAMES}
-    listed = {place: storage.names(place) for place in places}
-    tars = [f"{place}/{n}".strip("/") for place, ns in listed.items() for n in ns if n.endswith(".tar")]
-    tars = [tar for tar in tars if _holds_audio(tar, names)]
+    listed = {place: dict.fromkeys(storage.names(place)) for place in places}  # in their order, found at once
+    tars = [f"{place}/{n}".strip("/") for place, ns in listed.items() for n in _of_recordings(ns)]
     if not tars:
         return None
     described = [f"{place}/{n}".strip("/") for place, ns in listed.items() for n in ns if _describes(n)]
@@ -77,13 +78,20 @@ def read_tars(storage: Storage, cache: Path) -> tuple[Index, tables.Table] | Non
 def _all_rows(
     storage: Storage,
     places: Mapping[str, str | None],
-    listed: Mapping[str, Sequence[str]],
+    listed: Mapping[str, Collection[str]],
     tars: Sequence[str],
 ) -> list[Row]:
     """The rows of all tars, each in its split; raises UserError where there are none."""
-    rows = [row for tar in progress(tars, "Reading tars", len(tars)) for row in _rows(storage, tar)]
+    # One manifest describes all tars of a folder, and is as large as they are many: it is read once.
+    nemo = {
+        place: _nemo(storage.read(f"{place}/{NEMO}".strip("/"))) for place in listed if NEMO in listed[place]
+    }
+    rows: list[Row] = []
+    for tar in progress(tars, "Reading tars", len(tars)):
+        place = tar.rpartition("/")[0]
+        rows += _rows(storage, tar, listed[place], nemo.get(place))
     for place, found in listed.items():
-        _tell_lost(storage, place, found, rows)
+        _tell_lost(storage, place, found, nemo.get(place), rows)
     split_of = {place: split for place, split in places.items() if split}
     often = Counter(row.clip.id for row in rows)  # a key may stand in many tars
     rows = [_placed(row, split_of, often[row.clip.id] > 1) for row in rows]
@@ -96,20 +104,20 @@ def _describes(name: str) -> bool:
     return name == NEMO or name.startswith(SHAR)
 
 
-def _holds_audio(tar: str, names: Sequence[str]) -> bool:
-    """Whether a tar is one of recordings: shar has others of features and targets beside them."""
-    name = PurePosixPath(tar).name
-    return name.startswith("recording.") or not any(other.startswith(SHAR) for other in names)
+def _of_recordings(names: Collection[str]) -> list[str]:
+    """The tars in a folder of these files that hold audio: shar has others of features and targets beside."""
+    begin = "recording." if any(name.startswith(SHAR) for name in names) else ""
+    return [name for name in names if name.endswith(".tar") and name.startswith(begin)]
 
 
-def _tell_lost(storage: Storage, place: str, names: Sequence[str], rows: Sequence[Row]) -> None:
+def _tell_lost(
+    storage: Storage, place: str, names: Collection[str], nemo: Description | None, rows: Sequence[Row]
+) -> None:
     """Says what is described and in no tar: one of them may be missing."""
     prefix = f"{place}/" if place else ""
-    if NEMO in names:
-        tables_of = [_nemo(storage.read(prefix + NEMO))]
-    else:
-        tables_of = [_shar(storage.read(prefix + name), name) for name in names if name.startswith(SHAR)]
+    shar = (_shar(storage.read(prefix + name), name) for name in names if name.startswith(SHAR))
     there = {row.clip.id for row in rows if row.clip.path.startswith(prefix)}
+    tables_of = shar if nemo is None else [nemo]
     told = {str(one["id"]) for said in tables_of for about in said.values() for one in about}
     if lost := sorted(told - there):
         what = counted(len(lost), "recordings are")
@@ -126,10 +134,9 @@ def _placed(row: Row, splits: Mapping[str, str], repeated: bool) -> Row:
     return replace(row, clip=replace(row.clip, id=name, split=split))
 
 
-def _rows(storage: Storage, tar: str) -> Iterator[Row]:
-    """The rows of the clips in one tar."""
+def _rows(storage: Storage, tar: str, known: Collection[str], nemo: Description | None) -> Iterator[Row]:
+    """The rows of the clips in one tar, beside which the files `known` lie, and NeMo's manifest, if any."""
     folder, _, name = tar.rpartition("/")
-    known = storage.names(folder)
     prefix = f"{folder}/" if folder else ""
     with tempfile.TemporaryDirectory() as place:
         path = Path(storage.path(tar))
@@ -148,15 +155,13 @@ def _rows(storage: Storage, tar: str) -> Iterator[Row]:
             data = {name: (offset, size) for name, offset, size in members}
             if (cuts := f"{SHAR}{name.removeprefix('recording.').removesuffix('.tar')}.jsonl.gz") in known:
                 said = _shar(storage.read(prefix + cuts), cuts)
-            elif NEMO in known:
-                said = _nemo(storage.read(prefix + NEMO))
             else:
-                said = _webdataset(file, data)
+                said = _webdataset(file, data) if nemo is None else nemo
             yield from _found(file, data, said, tar)
 
 
 def _found(
-    file: io.BufferedReader, data: Mapping[str, tuple[int, int]], said: Mapping[str, Sequence[Said]], tar: str
+    file: io.BufferedReader, data: Mapping[str, tuple[int, int]], said: Description, tar: str
 ) -> Iterator[Row]:
     """A row for all that is said of each member that is audio; what nothing is said of is told."""
     of: dict[str, Sequence[Said]] = {}
