@@ -114,9 +114,10 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str], header: bo
 
 
 def terminal(**options: Any) -> Console:
-    """rich's console, which draws boxes of plain characters where standard output can't encode others.
+    """rich's console for text that stays as it is: no markup or `:dog:` in a file name is taken for a sign.
 
-    That counts for a text, too, that is drawn first and printed later.
+    It draws boxes of plain characters where standard output can't encode others. That counts for a text, too,
+    that is drawn first and printed later.
     """
     from rich.console import Console  # here, since programs that print no table need not wait for it
 
@@ -126,7 +127,7 @@ def terminal(**options: Any) -> Console:
             own = getattr(self.file, "encoding", None) or getattr(sys.stdout, "encoding", None)
             return (own or "utf-8").lower()
 
-    return Terminal(**options)
+    return Terminal(markup=False, highlight=False, emoji=False, **options)
 
 
 def build_once(

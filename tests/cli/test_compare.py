@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy.stats import binomtest, ttest_rel
 
 from lightning_audio.cli import compare
 from lightning_audio.errors import UserError
+from lightning_audio.io import terminal
 from lightning_audio.metrics.base import metric, scores
 from lightning_audio.metrics.intervals import Draws, Score
 from lightning_audio.metrics.transcripts import Transcripts, cer, sentence_error_rate, wer
@@ -94,7 +94,7 @@ def test_a_metric_of_ones_own_is_compared(tmp_path: Path) -> None:
     assert (found.run, found.other) == tuple(run.scores["test/wrong_words"].value for run in runs)
     assert found.better > 0.99
     content = io.StringIO()
-    print_comparison(compare_runs(runs[0], runs[1], [wrong_words]), Console(file=content, width=120))
+    print_comparison(compare_runs(runs[0], runs[1], [wrong_words]), terminal(file=content, width=120))
     assert f"{found.run:.2f}" in content.getvalue()  # no share of a hundred
 
 
@@ -197,7 +197,7 @@ def test_what_was_not_tested_on_the_same_is_refused(tmp_path: Path) -> None:
 
 def test_the_program_prints_both_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, other = run_of(tmp_path / "a", heard(0.1, 1)), run_of(tmp_path / "b", heard(0.2, 2))
-    screen = Console(width=120, record=True, file=io.StringIO())
+    screen = terminal(width=120, record=True, file=io.StringIO())
     print_comparison(compare_runs(run, other), screen)
     text = screen.export_text()
     for result in (run, other):

@@ -11,6 +11,7 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from lightning_audio.errors import UserError
+from lightning_audio.io import terminal
 from lightning_audio.metrics.base import metric
 from lightning_audio.metrics.classification import ClassPredictions
 from lightning_audio.metrics.intervals import Draws, Score, proportion
@@ -33,7 +34,7 @@ ACCURACY = Score(0.93, 0.9, 0.95, 80)
 
 
 def console() -> Console:
-    return Console(width=80, record=True, file=io.StringIO())
+    return terminal(width=80, record=True, file=io.StringIO())
 
 
 def write_run(folder: Path, fold: int, hits: int, labels: tuple = ("cat", "dog"), first_id: int = 0) -> Path:

@@ -35,7 +35,7 @@ ACCURACY = Score(0.93, 0.9, 0.95, 80)
 
 
 def console() -> Console:
-    return Console(width=80, record=True, file=io.StringIO())
+    return terminal(width=80, record=True, file=io.StringIO())
 
 
 def test_predictions_come_back_as_written(tmp_path: Path) -> None:
@@ -189,6 +189,13 @@ def test_the_confusion_matrix_is_drawn(tmp_path: Path, classes: int) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
 
 
+def test_names_are_printed_as_they_are() -> None:
+    name, screen = "a:dog:[b]/:100:.wav", console()
+    print_table([{name: name}], name, screen)
+    screen.print(name)
+    assert screen.export_text().count(name) == 4
+
+
 def test_a_terminal_that_can_encode_little_gets_plain_characters() -> None:
     raw = io.BytesIO()
     output = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")
@@ -210,6 +217,6 @@ def test_the_path_of_the_page_is_a_link_where_a_terminal_shows_links(tmp_path: P
     content: dict[str, Any] = {"scores": {}}
     for terminal_too in (True, False):
         out = io.StringIO()
-        print_report(tmp_path, content, Console(file=out, width=80, force_terminal=terminal_too))
+        print_report(tmp_path, content, terminal(file=out, width=80, force_terminal=terminal_too))
         assert ((tmp_path / "report.html").as_uri() in out.getvalue()) == terminal_too
         assert str(tmp_path / "report.html") in out.getvalue()

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from lightning_audio.errors import UserError
+from lightning_audio.io import terminal
 from lightning_audio.metrics.base import metrics_of, scores
 from lightning_audio.metrics.transcripts import ErrorSources, Transcripts, transcript_counts
 from lightning_audio.reports.cross_validation import print_fold_report, summarise_folds, write_fold_report
@@ -34,7 +35,7 @@ ROWS = [
 
 
 def console() -> Console:
-    return Console(width=100, record=True, file=io.StringIO())
+    return terminal(width=100, record=True, file=io.StringIO())
 
 
 def table(path: Path) -> list[dict[str, str]]:

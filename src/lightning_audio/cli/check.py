@@ -167,12 +167,8 @@ def _row(one: ClipReport) -> dict[str, Any]:
 
 def print_report(report: dict[str, Any], console: Console) -> None:
     """What is to be mended and what to know of, then what there is as tables."""
-    console.print(
-        f"{report['corpus']} in {report['root']}, to be read at {report['sample_rate']} Hz",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    head = f"{report['corpus']} in {report['root']}, to be read at {report['sample_rate']} Hz"
+    console.print(head, soft_wrap=True)
     for finding in report["findings"]:
         print_finding(finding, console)
     splits = report["splits"].items()
@@ -212,7 +208,7 @@ def print_finding(finding: dict[str, Any], console: Console) -> None:
     lines = [f"{'To mend' if finding['grave'] else 'Remark'}: {finding['sentence']}"]
     lines += [f"  {item}" for item in items[:most]]
     lines += [f"  and {len(items) - most} more (--json FILE names them)"] if len(items) > most else []
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 @cli_errors

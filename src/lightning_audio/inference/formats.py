@@ -37,7 +37,6 @@ def as_table(rows: Sequence[Row], columns: Sequence[str], to_terminal: bool) -> 
     """Rows under their columns, as wide as the terminal that they go to; raises UserError without rich."""
     try:
         from rich.table import Table  # here, since programs that print no table need not wait for it
-        from rich.text import Text
     except ImportError:
         raise UserError(
             "A table needs rich, which is not installed: take --format csv or jsonl, or run pip install rich."
@@ -45,7 +44,7 @@ def as_table(rows: Sequence[Row], columns: Sequence[str], to_terminal: bool) -> 
 
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(Text(row[column]) for column in columns))
+        table.add_row(*(row[column] for column in columns))
     content = io.StringIO()
     width = None if to_terminal else TABLE_WIDTH
     terminal(file=content, width=width, force_terminal=to_terminal).print(table)

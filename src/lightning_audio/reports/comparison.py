@@ -177,7 +177,7 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
     """Prints a row for each score, and in how many clips the runs differ."""
     console = console or terminal()
     print_table(comparison_table(found), "Paired comparison, with 95 % intervals", console)
-    console.print(flips_sentence(found), soft_wrap=True, markup=False, highlight=False)
+    console.print(flips_sentence(found), soft_wrap=True)
 
 
 def comparison_table(found: Comparison) -> list[dict[str, str]]:

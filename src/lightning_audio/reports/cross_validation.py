@@ -235,4 +235,4 @@ def print_fold_report(summary: FoldSummary, console: Console | None = None) -> N
     console = console or terminal()
     print_table(summary.table(), f"{len(summary.runs)} folds, percent", console)
     if remark := summary.remark():
-        console.print(remark, soft_wrap=True, markup=False, highlight=False)
+        console.print(remark, soft_wrap=True)

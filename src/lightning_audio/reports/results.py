@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -268,7 +267,7 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
         score = Score(**fields)
         unit = unit_of(name, score)
         named = name if unit in ("percent", "per hour") else f"{name} ({unit})"
-        table.add_row(escape(printable(named)), score_text(name, score), str(score.n))
+        table.add_row(printable(named), score_text(name, score), str(score.n))
     if content.get("seconds") is not None:
         table.add_row("minutes", minutes_text(content["seconds"] / 60), "")
     if content.get("clips_per_second") is not None:
@@ -283,10 +282,9 @@ def print_report(run_folder: Path, content: Mapping[str, Any], console: Console 
             f"and count in no score above: {QUARANTINE} names them.",
             style="bold red",
             soft_wrap=True,
-            highlight=False,
         )
-    console.print(f"Run folder: {run_folder}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Run folder: {run_folder}", soft_wrap=True)
     if (run_folder / PAGE).is_file():
         page = run_folder / PAGE
         told = Text.assemble("Report: ", (str(page), Style(link=page.absolute().as_uri())))  # can be clicked
-        console.print(told, soft_wrap=True, highlight=False)
+        console.print(told, soft_wrap=True)

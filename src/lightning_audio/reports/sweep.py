@@ -173,4 +173,4 @@ def print_sweep_report(summary: SweepSummary, console: Console | None = None) ->
     console = console or terminal()
     print_table(summary.table(), f"{_runs(summary)}, scores in percent with 95 % intervals", console)
     for remark in summary.remarks():
-        console.print(remark, markup=False, highlight=False)
+        console.print(remark)

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from lightning_audio.io import terminal, to_csv, write_atomically
 
@@ -26,14 +25,13 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def print_table(rows: Sequence[Mapping[str, str]], title: str, console: Console | None = None) -> None:
-    """Rows of text as a table on the terminal."""
+    """Rows of text as a table on the terminal, or on another console that `io.terminal` made."""
     console, columns = console or terminal(), columns_of(rows)
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(column, overflow="fold")
     for row in rows:
-        # As Text, since rich would take "[loud]" in a label for a command of its own.
-        table.add_row(*(Text(shown(row.get(key, ""), console)) for key in columns))
+        table.add_row(*(shown(row.get(key, ""), console) for key in columns))
     console.print(table)
 
 

@@ -169,4 +169,4 @@ def print_transcript_report(rows: Rows, console: Console | None = None) -> None:
         if row["wer"] is not None
     ]
     for line in worst_group + sources_text(error_sources(rows)) + remarks_text(rows):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True)
