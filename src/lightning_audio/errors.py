@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -52,6 +52,12 @@ def counted(number: int, words: str) -> str:
     noun, space, rest = words.partition(" ")
     verb, *more = rest.split(" ", 1)
     return " ".join([f"1 {noun.removesuffix('s')}{space}{SINGULAR.get(verb, verb)}", *more])
+
+
+def listed(texts: Sequence[str], most: int = 5, between: str = "; ") -> str:
+    """The first of many texts, and how many there are besides: `a; b; and 3 more`."""
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return between.join([*texts[:most], *more])
 
 
 def is_control(character: str) -> bool:

@@ -246,6 +246,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, which need not be there yet."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.is_dir())).free
+
+
 def sync(folder: Path) -> None:
     """Writes the names in a folder to the disk, where the system can."""
     with contextlib.suppress(OSError):

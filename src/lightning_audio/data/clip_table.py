@@ -20,7 +20,7 @@ from typing import Any, overload
 import numpy as np
 
 from lightning_audio.data.clip import RULES, Clip, problems
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, listed
 
 FIELDS = tuple(field.name for field in fields(Clip))
 CHUNK = 10_000  # rows that are made at a time
@@ -277,8 +277,7 @@ def validated(clips: Sequence[Clip], source: str) -> ClipTable:
         bad |= table.column(name).mapped(rule, bool)
     found = [f"{clip.id!r}: {problem}" for clip in table.take(bad) for problem in problems(clip)] + repeated
     if found:
-        more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-        raise UserError(f"{source} has {len(found)} bad rows to mend: {'; '.join(found[:10])}{more}.")
+        raise UserError(f"{source} has {len(found)} bad rows to mend: {listed(found, 10)}.")
     return table
 
 

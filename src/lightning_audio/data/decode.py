@@ -26,7 +26,7 @@ from lightning_audio.data.channels import INT16_SCALE, Mix, channel_number
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.folders import files_below
 from lightning_audio.data.threads import in_threads
-from lightning_audio.errors import UserError, counted, printable
+from lightning_audio.errors import UserError, counted, listed, printable
 
 __all__ = ["AUDIO_SUFFIXES", "AudioError", "audio_files", "channels_of", "decode", "decode_clips", "resample"]
 
@@ -48,7 +48,6 @@ DECODER = (
 )
 
 GROUP = 4  # clips that a thread decodes at once
-SHOWN = 5  # clips of one kind that are named
 LATE_SECONDS = 0.05  # that a clip may end before its stated duration
 
 _log = logging.getLogger(__name__)
@@ -190,9 +189,8 @@ def decode_clips(
 def odd_sentences(odd: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """A sentence for each kind of what is odd about clips, of which each item names one."""
     for kind, told in odd.items():
-        shown = printable("; ".join(sorted(told)[:SHOWN]))
-        more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-        yield f"{counted(len(told), 'clips')} ({kind.replace('_', ' ')}): {shown}{more}."
+        shown = printable(listed(sorted(told)))
+        yield f"{counted(len(told), 'clips')} ({kind.replace('_', ' ')}): {shown}."
 
 
 def audio_files(paths: Sequence[str | Path]) -> list[Path]:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, listed
 
 QUARANTINE = "quarantine.jsonl"
-SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,7 @@ def read_quarantine(file: Path) -> tuple[Quarantined, ...]:
 def named(quarantined: Sequence[Quarantined], file: Path | str) -> str:
     """The first ones with their reasons, and where all of them are listed."""
     reasons = dict.fromkeys(f"{row.path}: {row.reason}" for row in quarantined)
-    more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-    return f"{'; '.join([*reasons][:SHOWN])}{more} (all of them in {file})"
+    return f"{listed([*reasons])} (all of them in {file})"
 
 
 def refuse_many(quarantined: Sequence[Quarantined], clips: int, share: float, file: Path | str) -> None:

@@ -14,14 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lightning_audio.data.clip import SPLITS, Clip
 from lightning_audio.data.clip_table import ClipTable
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, listed
 from lightning_audio.text.normalizer import Normalizer
 from lightning_audio.text.numbers import UnreadableNumber
 from lightning_audio.text.tokenizers import UnknownCharacter, fit_tokenizer, tokenizer_of
 
 PAD = -1  # behind the tokens of the shorter transcripts of a batch
 BLANK = 0  # the output that stands for no token
-MOST_SHOWN = 5  # bad transcripts in one error
 MEND_TEXT = "mend or leave out their rows, or widen task.text.tokenizer.alphabet"
 
 
@@ -245,9 +244,8 @@ def refuse_untaught(clips: Sequence[Clip]) -> None:
 
 def describe_unfit(reasons: Mapping[str, str]) -> str:
     """How many transcripts, and why, the first of them by their ids."""
-    shown = "; ".join(f"{name}: {reason}" for name, reason in [*reasons.items()][:MOST_SHOWN])
-    more = f"; and {len(reasons) - MOST_SHOWN} more" if len(reasons) > MOST_SHOWN else ""
-    return f"{len(reasons)} transcripts can't be learned or scored ({shown}{more})"
+    shown = listed([f"{name}: {reason}" for name, reason in reasons.items()])
+    return f"{len(reasons)} transcripts can't be learned or scored ({shown})"
 
 
 def normalizer_of(text: Mapping[str, Any]) -> Normalizer:

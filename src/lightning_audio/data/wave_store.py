@@ -27,7 +27,7 @@ from lightning_audio.data.later import Later
 from lightning_audio.data.placement import gather_on_device, residence
 from lightning_audio.data.quarantine import QUARANTINE, Quarantined, as_jsonl, read_quarantine, refuse_many
 from lightning_audio.data.store import INDEX, Store, read_index, write_index
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, listed
 from lightning_audio.io import build_once, write_atomically, write_file
 
 T = TypeVar("T")
@@ -283,8 +283,5 @@ def _decoded(
         else:
             refused[clip.path] = result.reason
     if refused:
-        shown = "; ".join(f"{path}: {reason}" for path, reason in [*refused.items()][:5])
-        more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
-        raise UserError(
-            f"{len(refused)} audio files cannot be opened, see to it that they can: {shown}{more}."
-        )
+        shown = listed([f"{path}: {reason}" for path, reason in refused.items()])
+        raise UserError(f"{len(refused)} audio files cannot be opened, see to it that they can: {shown}.")

@@ -53,12 +53,8 @@ class Hotwords:
                 f"{len(bad)} words of {source} have characters that are in no vocabulary, such as "
                 f"{', '.join(bad[:SHOWN])}: spell them as the transcripts, or leave them out."
             )
-        self.words, self.boost, self.source, self.vocabulary = (
-            tuple(words),
-            boost,
-            source,
-            tokenizer.vocabulary,
-        )
+        self.words, self.vocabulary = tuple(words), tokenizer.vocabulary
+        self.boost, self.source = boost, source
         self.root = _Node()
         for word in words:
             node = self.root

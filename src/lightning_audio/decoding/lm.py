@@ -10,12 +10,11 @@ from typing import Any
 
 from lightning_audio.decoding.beam import Beam
 from lightning_audio.decoding.search import NEVER, Fusion
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, listed
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer, UnknownCharacter
 
 LN_10 = math.log(10)
 UNITS = ("tokens", "words")
-SHOWN = 5  # words in one error
 
 
 class LanguageModel:
@@ -148,7 +147,7 @@ class TokenModel:
         pieces = any(len(name) > 1 for name in begins)
         if (begins and begins <= {*unknown}) or (not pieces and 2 * len(unknown) > len(self.names)):
             raise UserError(
-                f"{ngram.path} is no language model over tokens (it lacks {' '.join(unknown[:SHOWN])}): make "
+                f"{ngram.path} is no language model over tokens (it lacks {' '.join(unknown[:5])}): make "
                 "one with `lightning-audio ngram --characters`, or say that it is over words with unit=words."
             )
 
@@ -312,10 +311,9 @@ def _tree(words: Sequence[str], tokenizer: Tokenizer, ngram: NGram) -> _Spelling
             node.ahead = max(node.ahead, alone)
         node.word = word
     if bad:
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise UserError(
             f"{len(bad)} words of the lexicon have characters that are in no vocabulary: "
-            f"{', '.join(bad[:SHOWN])}{more}; normalise the lexicon as the transcripts, or leave them out."
+            f"{listed(bad, between=', ')}; normalise the lexicon as the transcripts, or leave them out."
         )
     root.ahead = 0.0  # no word is begun
     return root

@@ -47,6 +47,11 @@ def direction(name: str, score: Score | None = None) -> str:
     return "min" if name.rpartition("/")[2].endswith(LESS_IS_BETTER) else "max"
 
 
+def merit(name: str, score: Score) -> float:
+    """The value of a score with the sign by which the better one is the larger."""
+    return score.value if direction(name, score) == "max" else -score.value
+
+
 def unit_of(name: str, score: Score | None = None) -> str:
     """`per hour` for a score whose name says so, and `percent` for all others."""
     if score is not None and score.unit is not None:

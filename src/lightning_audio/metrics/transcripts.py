@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Self
 
@@ -191,9 +191,6 @@ class ErrorSources:
     model: int
     unknown: int
     oracle_wer: float | None
-
-    def as_dict(self) -> dict[str, int | float | None]:
-        return asdict(self)
 
 
 def error_sources(rows: Rows) -> ErrorSources:

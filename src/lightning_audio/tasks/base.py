@@ -14,7 +14,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,7 +29,7 @@ from lightning_audio.metrics.base import Metric, Predictions, named_metrics, sco
 from lightning_audio.metrics.intervals import Score, direction
 from lightning_audio.networks.base import Network
 from lightning_audio.tasks.finetuning import FineTuning
-from lightning_audio.tasks.recipe import Recipe, seed_draws
+from lightning_audio.tasks.recipe import Recipe, in_training, seed_draws
 
 SMALLEST_SHARE = 0.005  # of a soft label that is named
 
@@ -325,8 +324,7 @@ class AudioTask(pl.LightningModule):
     @property
     def is_fitting(self) -> bool:
         """Whether a validation sets what is fitted: no sanity check of a few clips, none behind training."""
-        fits = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        return fits or self.refits
+        return in_training(self.trainer) or self.refits
 
     def on_train_start(self) -> None:
         # A run that is resumed in the middle of an epoch does not start that epoch again.

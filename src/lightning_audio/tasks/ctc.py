@@ -55,8 +55,8 @@ class CTC(Transcription):
         if label_prior < 0 or not 0 <= start_below_blank_rate <= 1:
             raise UserError(
                 f"task.label_prior={label_prior} and task.start_below_blank_rate={start_below_blank_rate} "
-                f"do not fit: set the first to 0 or more "
-                "(0.3 is much), the second to a share of the frames, such as 0.9."
+                "do not fit: set the first to 0 or more (0.3 is much), the second to a share of the frames, "
+                "such as 0.9."
             )
         self.label_prior, self.start_below_blank_rate = label_prior, start_below_blank_rate
         self.greedy = self.decoder = Greedy(self.tokenizer)

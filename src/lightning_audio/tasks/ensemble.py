@@ -30,7 +30,8 @@ def ensemble(tasks: Sequence[AudioTask]) -> AudioTask:
     lead = max(tasks, key=lambda task: task.sample_rate)
     others = [task for task in tasks if task is not lead]
     for other in others:
-        if type(other) is not type(lead) or not isinstance(lead, ClipTask | CTC) or _in_frames(lead):
+        in_frames = isinstance(lead, ClipTask) and not lead.pools_time
+        if type(other) is not type(lead) or not isinstance(lead, ClipTask | CTC) or in_frames:
             raise UserError(
                 f"{type(lead).__name__} and {type(other).__name__} make no ensemble: give runs of one task, "
                 "classification, multilabel or ctc."
@@ -53,10 +54,6 @@ def ensemble(tasks: Sequence[AudioTask]) -> AudioTask:
         answers = [at_own_rate(task, task.forward, lead.sample_rate) for task in (lead, *others)]
         lead.forward = _mean_of_frames(answers)  # type: ignore[method-assign, assignment]
     return lead
-
-
-def _in_frames(task: AudioTask) -> bool:
-    return isinstance(task, ClipTask) and not task.pools_time
 
 
 def _frames(task: CTC) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""How weights are learned: the optimizer, its schedule, and the seed of a step."""
+"""How weights are learned: the optimizer, its schedule, the seed of a step, and whether that is now."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -91,3 +93,8 @@ def seed_draws(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+def in_training(trainer: pl.Trainer) -> bool:
+    """Whether what runs is of the training: no sanity check of a few clips, no validation behind it."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking

@@ -83,12 +83,8 @@ class Trigger(Classification):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.background, self.noise, self.clips_per_sequence, self.refractory = (
-            tuple(background),
-            noise,
-            clips_per_sequence,
-            refractory,
-        )
+        self.background, self.noise = tuple(background), noise
+        self.clips_per_sequence, self.refractory = clips_per_sequence, refractory
         self.max_false_alarms_per_hour = max_false_alarms_per_hour
         self._refuse_misfits(smoothing, threshold, margin)
         self.tuned = threshold is None
@@ -119,8 +115,7 @@ class Trigger(Classification):
         if min(smoothing, self.refractory, margin or 0) < 0 or self.clips_per_sequence < 1:
             raise UserError(
                 "task.smoothing, task.refractory and task.margin are lengths and task.clips_per_sequence "
-                "a count: set "
-                "them to 0 or more, and the last to 1 or more."
+                "a count: set them to 0 or more, and the last to 1 or more."
             )
         most = self.max_false_alarms_per_hour
         if most is not None and (most < 0 or threshold is not None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 MONEY = {  # one, many, and the same of its hundredth
@@ -52,9 +53,6 @@ def rules(reader: Reader) -> list[Rule]:
     )
     height = r"(?P<feet>\d+)'\s?(?P<inches>\d{1,2})\""
 
-    def money(found: re.Match[str]) -> str:
-        return _money(reader, found)
-
     def temperature(found: re.Match[str]) -> str:
         words = reader.amount(found["whole"], found["fraction"], found["minus"])
         return (
@@ -62,24 +60,20 @@ def rules(reader: Reader) -> list[Rule]:
         )
 
     return [
-        (re.compile(before, re.IGNORECASE), money),
-        (re.compile(behind, re.IGNORECASE), money),
+        (re.compile(before, re.IGNORECASE), partial(_money, reader)),
+        (re.compile(behind, re.IGNORECASE), partial(_money, reader)),
         (re.compile(degrees), temperature),
         (re.compile(height), lambda f: f"{reader.cardinal(f['feet'])} foot {reader.cardinal(f['inches'])}"),
         (
             re.compile(r"(?P<whole>\d+)(?:\.?\s?(?P<a>ª)|\.\s?º)"),
             lambda f: f"{reader.cardinal(f['whole'])} {'a' if f['a'] else 'o'}",
         ),
-        (re.compile(fraction), lambda found: _fraction(reader, found)),
+        (re.compile(fraction), partial(_fraction, reader)),
         (
             re.compile(r"(?P<whole>\d+)(?:\.(?P<fraction>\d+))?\s?(?P<scale>bn|tn)\b"),
-            lambda f: _scaled(reader, f),
+            lambda f: f"{reader.amount(f['whole'], f['fraction'])} {SCALES[f['scale']]}",
         ),
     ]
-
-
-def _scaled(reader: Reader, found: re.Match[str]) -> str:
-    return f"{reader.amount(found['whole'], found['fraction'])} {SCALES[found['scale']]}"
 
 
 def _money(reader: Reader, found: re.Match[str]) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 
 from lightning_audio.checkpoint import BEST, LAST, PREVIOUS, recorded, sidecar, verify
 from lightning_audio.errors import UserError
-from lightning_audio.io import sha256_of, sync, write_atomically
+from lightning_audio.io import free_bytes, sha256_of, sync, write_atomically
 
 DAMAGED = ".damaged"  # behind the name of a file that is kept, but not read
 
@@ -141,10 +140,9 @@ def refuse_too_little_space(folder: Path, size: int, best: bool, beside: int = 0
     """
     names = [LAST, PREVIOUS, *([BEST] if best else [])]
     needed = size * (1 + sum(not (folder / name).is_file() for name in names)) + beside
-    place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(folder)
     if free < needed:
         raise UserError(
-            f"There are {free / 1e6:,.0f} MB free at {place}, and the checkpoints of this run take "
+            f"There are {free / 1e6:,.0f} MB free at {folder}, and the checkpoints of this run take "
             f"{needed / 1e6:,.0f} MB: free some space, or set paths.logs to another disk."
         )

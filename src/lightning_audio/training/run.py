@@ -246,20 +246,16 @@ def score(
         learned = score_split(trainer, task, data, "train", folder, cfg.report.train_clips)
         if "train_dev" in data.splits:
             learned |= score_split(trainer, task, data, "train_dev", folder)
-    scores = validate(trainer, task, data)
-    if scores and trainer.is_global_zero:
-        write_predictions(folder / predictions_file("val"), task.rows_of(data.splits["val"].clips))
+    scores: dict[str, Score] = {}
+    if data.has_validation:  # of the chosen weights: by these scores runs may be compared
+        trainer.validate(task, data, verbose=False)
+        clips = data.splits["val"].clips
+        scores = {f"val/{name}": score for name, score in task.scores(clips).items()}
+        if scores and trainer.is_global_zero:
+            write_predictions(folder / predictions_file("val"), task.rows_of(clips))
     if cfg.test and trainer.limit_test_batches:
         scores |= test(trainer, task, data, folder)
     return scores | learned  # these last: a sweep without validation compares by the first
-
-
-def validate(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule) -> dict[str, Score]:
-    """The validation scores of the chosen weights, by which runs may be compared; none without validation."""
-    if not data.has_validation:
-        return {}
-    trainer.validate(task, data, verbose=False)
-    return {f"val/{name}": score for name, score in task.scores(data.splits["val"].clips).items()}
 
 
 def test(trainer: pl.Trainer, task: AudioTask, data: AudioDataModule, folder: Path) -> dict[str, Score]:

@@ -70,6 +70,9 @@ def build_trainer(
     options["enable_progress_bar"] = options.get("enable_progress_bar", True) and sys.stdout.isatty()
     if (profiler := options.get("profiler")) in PROFILERS:  # by itself, it would print to a log that is off
         options["profiler"] = PROFILERS[profiler](dirpath=run_folder, filename=f"{profiler}-profile")
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():  # without Lightning's requeueing, which saves in the middle of a step
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     options.pop("scale_lr", None)  # of the optimizer
     options.pop("overfit_batches", None)  # of the data module: Lightning's own wants a loader of torch's kind
     return instantiate(
@@ -77,7 +80,7 @@ def build_trainer(
         "trainer",
         callbacks=callbacks,
         logger=list(loggers) or False,
-        plugins=[AtomicCheckpointIO(), *_cluster()],
+        plugins=plugins,
         default_root_dir=str(run_folder),
     )
 
@@ -228,8 +231,3 @@ def _refuse_unknown_scores(callbacks: Sequence[Any], data: AudioDataModule, task
                 f"{option}={name} is no score of a validation{did_you_mean(name, known)}: choose one of "
                 f"{', '.join(known)}."
             )
-
-
-def _cluster() -> list[SLURMEnvironment]:
-    """Slurm without Lightning's requeueing, which saves in the middle of a step: `slurm.py` does it."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

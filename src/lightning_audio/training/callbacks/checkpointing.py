@@ -19,14 +19,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_audio.checkpoint import BEST, LAST
 from lightning_audio.data.batch import Batch
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
-from lightning_audio.tasks.recipe import Schedule
+from lightning_audio.tasks.recipe import Schedule, in_training
 from lightning_audio.training import signals
 from lightning_audio.training.loggers import resume_loggers
 
@@ -168,7 +167,7 @@ class Saver(Checkpoint):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         signals.take_over()
-        if not _in_training(trainer):
+        if not in_training(trainer):
             return
         if _any_rank(trainer, self._due or self._is_due(trainer)):
             with _validation_pending(trainer):
@@ -178,7 +177,7 @@ class Saver(Checkpoint):
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         signals.progressed()
         # Several processes need not have as many batches: they leave together when it is over.
-        if _in_training(trainer) and trainer.world_size == 1:
+        if in_training(trainer) and trainer.world_size == 1:
             self._leave_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -223,10 +222,6 @@ class Saver(Checkpoint):
     ) -> None:
         self._loaded = checkpoint.get(STATE, {})
         self._patience = [callback.patience for callback in _stoppers(trainer)]
-
-
-def _in_training(trainer: pl.Trainer) -> bool:
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def _any_rank(trainer: pl.Trainer, decision: bool) -> bool:

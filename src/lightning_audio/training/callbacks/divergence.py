@@ -16,15 +16,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_audio.data.batch import Batch, HostCopy
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, listed
 from lightning_audio.io import append_row
+from lightning_audio.tasks.recipe import in_training
 
 DIVERGED = "diverged.jsonl"
-SHOWN = 5  # ids in a sentence
 
 
 class Diverged(Exception):
@@ -103,7 +102,7 @@ class DivergenceGuard(Callback):
             self._settle()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if in_training(trainer):
             self._settle_all(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -177,9 +176,8 @@ def refuse_too_often(diverged: Diverged, ids: list[str], times: int, run_folder:
     """Raises UserError where this was the last time."""
     if times < diverged.stop_at:
         return
-    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
     raise UserError(
-        f"Training diverged {times} times, at last since {diverged}, with the clips {', '.join(ids[:SHOWN])}"
-        f"{more} (all in {run_folder / DIVERGED}): listen to them, lower optimizer.lr, or set "
-        "trainer.gradient_clip_val=1."
+        f"Training diverged {times} times, at last since {diverged}, with the clips "
+        f"{listed(ids, between=', ')} (all in {run_folder / DIVERGED}): listen to them, lower optimizer.lr, "
+        "or set trainer.gradient_clip_val=1."
     )

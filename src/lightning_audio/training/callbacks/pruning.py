@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_audio.errors import UserError
 from lightning_audio.reports.results import PRUNED, number_text
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.recipe import in_training
 from lightning_audio.training.study import Study
 
 
@@ -38,7 +38,7 @@ class Pruning(Callback):
         self.after, self.keep = after, keep
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if not in_training(trainer):
             return
         assert isinstance(pl_module, AudioTask)
         name, epoch = pl_module.monitor[0], trainer.current_epoch + 1
