@@ -23,6 +23,7 @@ from lightning_audio.reports.comparison import (
     paired_difference,
     print_comparison,
 )
+from lightning_audio.reports.html.run import write_run_report
 from lightning_audio.reports.results import RunResult, read_run, write_metrics, write_predictions
 
 Rows = list[dict[str, Any]]
@@ -210,3 +211,25 @@ def test_the_program_prints_both_rates(tmp_path: Path, capsys: pytest.CaptureFix
         compare.main([str(run.folder), str(tmp_path / "nowhere")])
     assert ending.value.code == 2
     assert "There is no" in capsys.readouterr().err
+
+
+def test_language_models_are_compared_by_their_losses(tmp_path: Path) -> None:
+    runs = []
+    for name, loss in (("one", 5.0), ("other", 6.0)):
+        rows = [
+            {"id": str(i), "reference": "three five", "hypothesis": "", "loss": loss + i / 10, "tokens": 5}
+            for i in range(6)
+        ]
+        write_predictions(tmp_path / name / "predictions.jsonl", rows)
+        found = Score(1.0, 1.0, 1.0, 30, "min", "per token")
+        write_metrics(tmp_path / name, {"test/perplexity": found}, data={"labels": ["e", "f"]})
+        runs.append(read_run(tmp_path / name))
+    (row,) = compare_runs(*runs).differences
+    assert (row.name, row.unit, row.better) == ("perplexity", "per token", 1.0)
+    assert (row.run, row.other) == pytest.approx((np.exp(5.25 / 5), np.exp(6.25 / 5)))
+    content = io.StringIO()
+    print_comparison(compare_runs(*runs), terminal(file=content, width=120))
+    assert "perplexity, per token" in content.getvalue()
+    page = write_run_report(tmp_path / "one", None).read_text(encoding="utf-8")
+    assert "Transcripts" not in page, "nothing was heard, so that no word is wrong"
+    assert '<div class="clips"' not in page

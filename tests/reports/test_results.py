@@ -18,7 +18,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.io import terminal, write_atomically
 from lightning_audio.metrics.classification import confusion_matrix, per_class
 from lightning_audio.metrics.intervals import Score
-from lightning_audio.reports.plots import plot_confusion
+from lightning_audio.reports.plots import confusion_figure, write_png
 from lightning_audio.reports.results import (
     commit,
     print_report,
@@ -181,7 +181,8 @@ def test_the_table_per_class(tmp_path: Path) -> None:
 def test_the_confusion_matrix_is_drawn(tmp_path: Path, classes: int) -> None:
     confusion = np.eye(classes, dtype=int) * 8
     confusion[0, -1] = 4
-    plot_confusion(confusion, [f"vacuum_cleaner {i}" for i in range(classes)], tmp_path / "confusion.png")
+    figure = confusion_figure(confusion, [f"vacuum_cleaner {i}" for i in range(classes)])
+    write_png(figure, tmp_path / "confusion.png")
     image = imread(tmp_path / "confusion.png")
     assert min(image.shape[:2]) > 300
     dark_blue = (image[..., 2] > image[..., 0] + 0.2).mean()

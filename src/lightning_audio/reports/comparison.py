@@ -190,7 +190,7 @@ def comparison_table(found: Comparison) -> list[dict[str, str]]:
         )
         rows.append(
             {
-                "percent": row.name,
+                "percent": row.name if row.unit == "percent" else f"{row.name}, {row.unit}",
                 "run": f"{run:.2f}",
                 "other": f"{other:.2f}",
                 "run - other": f"{difference:+.2f} ({low:+.2f} to {high:+.2f})",

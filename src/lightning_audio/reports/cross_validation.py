@@ -16,15 +16,17 @@ from lightning_audio.errors import UserError
 from lightning_audio.io import terminal, to_json, write_atomically
 from lightning_audio.metrics.base import Metric, Predictions, metrics_of, scores
 from lightning_audio.metrics.classification import ClassPredictions, confusion_matrix, per_class
-from lightning_audio.metrics.intervals import Score, direction
+from lightning_audio.metrics.intervals import Score, merit
 from lightning_audio.metrics.multilabel import LabelPredictions, per_label
+from lightning_audio.metrics.perplexity import TokenLosses
 from lightning_audio.metrics.transcripts import Transcripts, per_group
-from lightning_audio.reports.plots import plot_confusion, plot_labels
+from lightning_audio.reports.plots import confusion_figure, label_figure, write_png
 from lightning_audio.reports.results import RunResult, minutes_text, monitored, number_text, score_text
 from lightning_audio.reports.tables import markdown_table, per_class_table, print_table
 from lightning_audio.reports.transcripts import has_transcripts
 
 SEVERAL = "hypothesis_labels"  # what predictions hold where a clip may have several labels
+TOKENS = "tokens"  # and what they hold of texts, of which a language model hears nothing
 WER = "test/wer"
 
 
@@ -131,6 +133,8 @@ def kind_of(run: RunResult) -> type[Predictions]:
     """What the predictions of a run are."""
     if has_transcripts(run):
         return Transcripts
+    if run.predictions and TOKENS in run.predictions[0]:
+        return TokenLosses
     return LabelPredictions if run.predictions and SEVERAL in run.predictions[0] else ClassPredictions
 
 
@@ -178,7 +182,7 @@ def best_of_each_fold(runs: Sequence[RunResult]) -> list[RunResult]:
             raise UserError(
                 f"{run.folder} has no validation score to be chosen by: set data.validation_fold=next."
             )
-        return run.scores[name].value * (1 if direction(name, run.scores[name]) == "max" else -1)
+        return merit(name, run.scores[name])
 
     return [max(own, key=rank) if len(own) > 1 else own[0] for own in groups.values()]
 
@@ -210,10 +214,10 @@ def write_fold_report(folder: Path, summary: FoldSummary) -> None:
     write_atomically(folder / "folds.json", to_json(summary.as_dict(), indent=2) + "\n")
     ending = f"{summary.remark()}\n"
     if summary.labels and summary.confusion is None:
-        plot_labels(summary.classes, folder / "per_class.png")
+        write_png(label_figure(summary.classes), folder / "per_class.png")
         ending = "![Average precision, precision and recall](per_class.png)\n"
     elif summary.confusion is not None:
-        plot_confusion(summary.confusion, summary.labels, folder / "confusion.png")
+        write_png(confusion_figure(summary.confusion, summary.labels), folder / "confusion.png")
         ending = "![Confusion matrix](confusion.png)\n"
     clips = sum(len(run.predictions) for run in summary.runs)
     parts = [

@@ -31,7 +31,6 @@ def confusion_figure(confusion: ArrayLike, labels: Sequence[str]) -> Figure:
     font_size = min(9.0, 0.55 * 72 * inches_a_class)  # points: 72 an inch, and air between the lines
     side = inches_a_class * len(labels) + 2.5
     figure = Figure(figsize=(side + 0.7, side), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     # The root of the share, so that a single confusion among forty clips can still be seen.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
@@ -52,11 +51,6 @@ def _write_counts(axes: Axes, confusion: NDArray, shares: NDArray, font_size: fl
         axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=font_size)
 
 
-def plot_confusion(confusion: ArrayLike, labels: Sequence[str], path: Path) -> None:
-    """Writes `confusion_figure` as a PNG."""
-    write_png(confusion_figure(confusion, labels), path)
-
-
 def label_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """A bar of average precision for each label, precision and recall of its decisions as marks on it.
 
@@ -66,7 +60,6 @@ def label_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     names = [f"{row['label']} ({row['n']})" for row in rows]
     inches_a_label = min(0.3, LARGEST_INCHES / len(rows))
     figure = Figure(figsize=(7, inches_a_label * len(rows) + 1.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlim=(0, 1.02), xlabel="rate")
     places = range(len(rows))
     axes.barh(
@@ -84,11 +77,6 @@ def label_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def plot_labels(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes `label_figure` as a PNG."""
-    write_png(label_figure(rows), path)
-
-
 def features_figure(
     features: ArrayLike, seconds: float, title: str, feature: str = "mel band", unit: str = "dB"
 ) -> Figure:
@@ -97,7 +85,6 @@ def features_figure(
     channels = features if features.ndim == 3 else features[None]
     inches = 0.7 + 2.3 * len(channels)
     figure = Figure(figsize=(6, inches))
-    FigureCanvasAgg(figure)
     rows = figure.subplots(len(channels), squeeze=False, sharex=True)[:, 0]
     # Not `layout="constrained"`: finding room for the same few words takes as long as drawing all the rest.
     figure.subplots_adjust(left=0.1, right=1.0, bottom=0.5 / inches, top=1 - 0.3 / inches, hspace=0.1)
@@ -121,7 +108,6 @@ def attention_figure(weights: ArrayLike, tokens: Sequence[str], seconds: float, 
     weights = np.asarray(weights)
     inches_a_token = min(0.2, LARGEST_INCHES / len(tokens))
     figure = Figure(figsize=(7, inches_a_token * len(tokens) + 1.3), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="seconds")
     extent = (0.0, seconds, len(tokens) - 0.5, -0.5)
     axes.imshow(weights, aspect="auto", cmap="magma", extent=extent, interpolation="nearest", vmin=0)
@@ -142,7 +128,6 @@ def det_figure(
         words, hours: what they were counted over; a rate of 0 is drawn as half an event.
     """
     figure = Figure(figsize=(5.5, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     least = np.array([0.5 / max(words, 1), 0.5 / hours])
     for points, style in ((curve, "o-"), ([chosen], "D")):
@@ -165,7 +150,6 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]
     """A picture for each kind of curves, by the name of its axis; points are `(update, value)`."""
     inches = 2.2 * len(curves) + 0.6
     figure = Figure(figsize=(7, inches))
-    FigureCanvasAgg(figure)
     # No layout and no best place for a legend to be found: both take longer than all the rest.
     figure.subplots_adjust(left=0.12, right=0.98, top=1 - 0.1 / inches, bottom=0.5 / inches, hspace=0.08)
     pictures = figure.subplots(len(curves), squeeze=False, sharex=True)[:, 0]
@@ -183,7 +167,6 @@ def plane_figure(points: ArrayLike, groups: Sequence[str]) -> Figure:
     """Points `(N, 2)`, each group in a colour of its own, with a legend where there are few."""
     points, names = np.asarray(points), sorted(set(groups))
     figure = Figure(figsize=(8.0, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for number, name in enumerate(names):
         own = points[[group == name for group in groups]]
@@ -214,7 +197,6 @@ def recording_figure(
     names = sorted(lengths, key=lambda name: -lengths[name])[:COUNTS_UP_TO]
     below = 0.0 if not rows else 0.5 if spoken else 0.3 + 0.22 * len(names)
     figure = Figure(figsize=(8, 2.6 + below), layout="constrained")
-    FigureCanvasAgg(figure)
     pictures = figure.subplots(
         2 if rows else 1, squeeze=False, sharex=True, height_ratios=[2.2, below][: 1 + bool(rows)]
     )

@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from lightning_audio.config.trust import read_yaml
+from lightning_audio.errors import counted
 from lightning_audio.io import read_json, terminal, to_json, write_atomically
-from lightning_audio.metrics.intervals import direction
+from lightning_audio.metrics.intervals import merit
 from lightning_audio.reports.results import (
     FAILURE,
     METRICS,
@@ -107,10 +108,7 @@ def summarise_sweep(folders: Iterable[Path], monitor: str | None = None) -> Swee
     chosen = (monitored(Path(row["folder"]), row["scores"]) for row in rows)
     monitor = monitor or next(filter(None, chosen), next(iter(names), None))
     scored = {i: row["scores"][monitor] for i, row in enumerate(rows) if monitor in row["scores"]}
-    values = {
-        i: score.value if direction(str(monitor), score) == "max" else -score.value
-        for i, score in scored.items()
-    }
+    values = {i: merit(str(monitor), score) for i, score in scored.items()}
     summary = SweepSummary(rows, monitor, None)
     if summary.varying == FOLDS_ONLY:
         return summary
@@ -156,21 +154,18 @@ def _failure(folder: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-def _runs(summary: SweepSummary) -> str:
-    return f"{len(summary.rows)} run{'' if len(summary.rows) == 1 else 's'}"
-
-
 def write_sweep_report(folder: Path, summary: SweepSummary) -> None:
     """Writes sweep.md and sweep.json."""
     write_atomically(folder / "sweep.json", to_json(summary.as_dict(), indent=2) + "\n")
     remarks = "".join(f"\n{remark}\n" for remark in summary.remarks())
-    title = f"# {_runs(summary)}, scores in percent with 95 % intervals\n\n"
+    title = f"# {counted(len(summary.rows), 'runs')}, scores in percent with 95 % intervals\n\n"
     write_atomically(folder / "sweep.md", title + markdown_table(summary.table()) + remarks)
 
 
 def print_sweep_report(summary: SweepSummary, console: Console | None = None) -> None:
     """Prints a row per run, how the best was found, and why runs failed."""
     console = console or terminal()
-    print_table(summary.table(), f"{_runs(summary)}, scores in percent with 95 % intervals", console)
+    title = f"{counted(len(summary.rows), 'runs')}, scores in percent with 95 % intervals"
+    print_table(summary.table(), title, console)
     for remark in summary.remarks():
         console.print(remark)

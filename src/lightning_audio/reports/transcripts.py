@@ -57,11 +57,11 @@ def write_transcript_report(folder: Path, rows: Rows) -> None:
         kinds = dict(zip(EDITS, counts.tolist(), strict=True))
         listed.append({**row, **kinds, "errors": errors, "words": words})
     write_csv(folder / "worst.csv", worst(listed), WORST_COLUMNS)
-    if _has_groups(rows):
+    if has_groups(rows):
         write_csv(folder / "groups.csv", per_group(rows), GROUP_COLUMNS)
 
 
-def _has_groups(rows: Rows) -> bool:
+def has_groups(rows: Rows) -> bool:
     """Whether there are several groups, of two utterances and more on average."""
     return 1 < len({row.get("group") for row in rows}) <= len(rows) / 2
 
@@ -162,7 +162,7 @@ def print_transcript_report(rows: Rows, console: Console | None = None) -> None:
     """Prints the counts behind the rates, the worst group of several, and where errors come from."""
     console = console or terminal()
     print_table(counts_table(transcript_counts(rows)), "Errors against the references", console)
-    groups = per_group(rows) if _has_groups(rows) else []
+    groups = per_group(rows) if has_groups(rows) else []
     worst_group = [
         f"Worst of {len(groups)} groups: {row['group']}, WER {100 * row['wer']:.2f} %."
         for row in groups[:1]

@@ -18,7 +18,7 @@ from lightning_audio.data.targets import ClassIndex, Targets
 from lightning_audio.errors import UserError
 from lightning_audio.inference.labels import BestLabel, LabelRule
 from lightning_audio.metrics.classification import ClassPredictions, confusion_matrix, per_class
-from lightning_audio.reports.plots import confusion_figure, plot_confusion
+from lightning_audio.reports.plots import confusion_figure, write_png
 from lightning_audio.reports.tables import write_csv
 from lightning_audio.tasks.clip_task import ClipTask, weights_of_classes
 
@@ -114,7 +114,7 @@ class Classification(ClipTask):
 
     def write_tables(self, folder: Path) -> None:
         """Writes confusion.png and per_class.csv."""
-        plot_confusion(self._confusion(), self.labels, folder / "confusion.png")
+        write_png(confusion_figure(self._confusion(), self.labels), folder / "confusion.png")
         write_csv(folder / "per_class.csv", per_class(self._confusion(), self.labels))
 
     def figures(self) -> dict[str, Figure]:

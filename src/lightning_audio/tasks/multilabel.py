@@ -22,7 +22,7 @@ from lightning_audio.metrics.multilabel import (
     best_thresholds,
     per_label,
 )
-from lightning_audio.reports.plots import label_figure, plot_labels
+from lightning_audio.reports.plots import label_figure, write_png
 from lightning_audio.reports.tables import write_csv
 from lightning_audio.tasks.clip_task import ClipTask, weights_of_classes
 
@@ -131,7 +131,7 @@ class MultiLabel(ClipTask):
     def write_tables(self, folder: Path) -> None:
         """Writes per_class.csv and per_class.png."""
         write_csv(folder / "per_class.csv", self._per_label())
-        plot_labels(self._per_label(), folder / "per_class.png")
+        write_png(label_figure(self._per_label()), folder / "per_class.png")
 
     def figures(self) -> dict[str, Figure]:
         return {"per_class": label_figure(self._per_label())}

@@ -25,7 +25,7 @@ from lightning_audio.reports.html.charts import line_chart
 from lightning_audio.reports.html.clips import Shelf
 from lightning_audio.reports.results import score_text
 from lightning_audio.reports.tables import per_class_table
-from lightning_audio.reports.transcripts import confusions, sources_text
+from lightning_audio.reports.transcripts import confusions, has_groups, sources_text
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -83,7 +83,8 @@ def doubts(rows: Rows, labels: Sequence[str]) -> dict[str, str]:
     marked: dict[str, str] = {}
     for number, label in enumerate(labels):
         there = predictions.scores[:, number]
-        if np.mean(there[predictions.targets[:, number] > 0] >= 0.5) < 0.5:
+        heard = there[predictions.targets[:, number]] >= 0.5
+        if not heard.any() or np.mean(heard) < 0.5:
             continue
         for clip, other in label_errors(
             np.stack([1 - there, there], 1), predictions.targets[:, number].astype(int)
@@ -281,8 +282,7 @@ def of_transcripts(rows: Rows, snr: Mapping[str, float]) -> dict[str, Any]:
     """Confusions, the worst speakers, rates by length, speed and noise (`snr` in dB, by id), and where errors
     come from."""
     pairs = list(aligned_pairs(align_words(rows)))
-    groups = per_group(rows)
-    several = 1 < len(groups) <= len(rows) / 2
+    groups = per_group(rows)[:ROWS] if has_groups(rows) else []
     lengths = [len(row["reference"].split()) for row in rows]
     by_length = []
     for low, high in zip(LENGTHS, (*LENGTHS[1:], 10**9), strict=True):
@@ -300,11 +300,8 @@ def of_transcripts(rows: Rows, snr: Mapping[str, float]) -> dict[str, Any]:
             for tag in [f"{row['kind'][0].upper()} {row['reference']} → {row['hypothesis']}"]
         ],
         "groups": [
-            row | {"group": linked(row["group"], f"group {row['group']}")}
-            for row in per_class_table(groups[:ROWS])
-        ]
-        if several
-        else [],
+            row | {"group": linked(row["group"], f"group {row['group']}")} for row in per_class_table(groups)
+        ],
         "rates": [
             ("length of the reference", by_length),
             ("speed", by_part(rows, speeds(rows), "words a second")),

@@ -100,7 +100,7 @@ def audio_uri(samples: Samples, rate: int, compress: bool = False) -> str:
         soundfile.write(content, samples, rate, format="OGG", subtype="VORBIS")
     else:
         soundfile.write(content, samples, rate, format="FLAC")
-    return _uri("audio/ogg" if compress else "audio/flac", content.getvalue())
+    return data_uri("audio/ogg" if compress else "audio/flac", content.getvalue())
 
 
 def picture_uri(samples: Samples, rate: int) -> str:
@@ -111,7 +111,7 @@ def picture_uri(samples: Samples, rate: int) -> str:
     image.putpalette(_palette())
     content = io.BytesIO()
     image.save(content, format="PNG")
-    return _uri("image/png", content.getvalue())
+    return data_uri("image/png", content.getvalue())
 
 
 @torch.no_grad()
@@ -135,5 +135,6 @@ def _palette() -> list[int]:
     return (colormaps["magma"](np.arange(256), bytes=True)[:, :3]).ravel().tolist()
 
 
-def _uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """Bytes of a kind, such as `image/png`, within a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

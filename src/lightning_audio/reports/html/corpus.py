@@ -18,8 +18,7 @@ from lightning_audio.errors import counted
 from lightning_audio.reports.html import answers
 from lightning_audio.reports.html.charts import histogram
 from lightning_audio.reports.html.clips import Shelf
-from lightning_audio.reports.html.page import write_page
-from lightning_audio.reports.html.several import Section, section
+from lightning_audio.reports.html.page import Section, section, write_sections
 
 MEASURED = 1000  # clips whose sound is measured
 NARROW = 0.75  # of half the file's rate: a clip that reaches no higher is narrow
@@ -60,13 +59,12 @@ def write_corpus_page(
     pairs = alike(np.stack([vector for *_, vector in known]), EMBEDDED if embed else LIKE) if known else []
     grave = sum(finding["grave"] for finding in report["findings"])
     remarks = counted(len(report["findings"]) - grave, "remarks")
-    return write_page(
+    return write_sections(
         path,
-        "sections.html",
-        title=f"{report['corpus']} · {report['root']}",
-        key=str(report["root"]),
-        verdict=f"{grave or 'Nothing'} to mend before training, {remarks}.",
-        sections=[
+        f"{report['corpus']} · {report['root']}",
+        str(report["root"]),
+        f"{grave or 'Nothing'} to mend before training, {remarks}.",
+        [
             *_findings(report["findings"]),
             *_counts(report),
             *_groups(rows),
@@ -74,8 +72,6 @@ def write_corpus_page(
             *_near([row for row, _ in heard], pairs),
             *_texts(rows),
         ],
-        of_labels=None,
-        counted="",
         cards=_cards(heard, pairs, clips, megabytes),
     )
 

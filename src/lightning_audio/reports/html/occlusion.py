@@ -3,7 +3,6 @@ the frames that each of its tokens comes from."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 
 from lightning_audio.data.batch import samples_to_float
-from lightning_audio.reports.html.clips import COLUMNS, log_mel_of
+from lightning_audio.reports.html.clips import COLUMNS, data_uri, log_mel_of
 from lightning_audio.reports.plots import attention_figure, rgb
 
 GRID = (8, 16)  # pieces of the features and of the time
@@ -108,7 +107,6 @@ def overlay(samples: np.ndarray, rate: int, falls: np.ndarray) -> str:
 
 
 def _png(image: Image.Image) -> str:
-    """As data within a page."""
     content = io.BytesIO()
     image.quantize(64).save(content, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return data_uri("image/png", content.getvalue())

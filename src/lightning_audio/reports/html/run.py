@@ -11,6 +11,7 @@ from lightning_audio.data.inspect.sound import noise_ratio
 from lightning_audio.errors import UserError
 from lightning_audio.io import read_json, to_json
 from lightning_audio.metrics.intervals import Score, direction, unit_of
+from lightning_audio.reports.cross_validation import TOKENS
 from lightning_audio.reports.html import answers
 from lightning_audio.reports.html.charts import interval_chart, line_chart
 from lightning_audio.reports.html.clips import Shelf, Sound
@@ -122,25 +123,13 @@ def score_rows(scores: Mapping[str, Score], exported: Mapping[str, Score]) -> li
 
 def error_chart(scores: Mapping[str, Score], metric: str) -> Any:
     """Train, train-dev, dev and test side by side as errors with intervals; None where none is a rate."""
-    found = [
-        (NAMES[split], *error_of(metric, scores[f"{split}/{metric}"]))
-        for split in NAMES
-        if f"{split}/{metric}" in scores and unit_of(metric, scores[f"{split}/{metric}"]) == "percent"
-    ]
-    what = (
-        metric
-        if found and direction(metric, scores[f"{_key(found[0][0])}/{metric}"]) == "min"
-        else f"100 - {metric}"
-    )
-    return (
-        interval_chart("Error of each split", found, f"{what} in percent, with 95 % intervals")
-        if found
-        else None
-    )
-
-
-def _key(name: str) -> str:
-    return next(split for split, shown in NAMES.items() if shown == name)
+    own = {split: scores[f"{split}/{metric}"] for split in NAMES if f"{split}/{metric}" in scores}
+    own = {split: score for split, score in own.items() if unit_of(metric, score) == "percent"}
+    if not own:
+        return None
+    what = metric if direction(metric, next(iter(own.values()))) == "min" else f"100 - {metric}"
+    found = [(NAMES[split], *error_of(metric, score)) for split, score in own.items()]
+    return interval_chart("Error of each split", found, f"{what} in percent, with 95 % intervals")
 
 
 def _remarks(config: Mapping[str, Any], rows: Mapping[str, Any], test: bool) -> list[str]:
@@ -168,6 +157,7 @@ def _answers(
 ) -> dict[str, Any]:
     """The split that is counted up (dev, or else the test), and the one whose clips are shown."""
     labels = (metrics.get("data") or {}).get("labels") or []
+    rows = {split: own for split, own in rows.items() if own and TOKENS not in own[0]}
     heard = "test" if test and "test" in rows else next((s for s in ("val", "train") if s in rows), None)
     counted = "val" if "val" in rows and not test else "test" if "test" in rows else heard
     content: dict[str, Any] = {"counted": NAMES.get(counted or "", ""), "heard": NAMES.get(heard or "", "")}
@@ -180,7 +170,7 @@ def _answers(
     }
     if counted and answers.has_labels(rows[counted]):
         content["of_labels"] = answers.of_labels(rows[counted], labels)
-    elif counted and rows[counted]:
+    elif counted:
         content["of_transcripts"] = answers.of_transcripts(
             rows[counted], noise_of(rows[counted], counted, sound)
         )

@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lightning_audio.metrics.intervals import Score, direction, unit_of
+from lightning_audio.metrics.intervals import Score, merit, unit_of
 from lightning_audio.reports.comparison import compare_runs, comparison_table, flips_sentence, paired_rows
 from lightning_audio.reports.cross_validation import FoldSummary, best_of_each_fold, summarise_folds
 from lightning_audio.reports.html import answers
 from lightning_audio.reports.html.charts import parallel_chart
 from lightning_audio.reports.html.clips import Shelf, Sound
 from lightning_audio.reports.html.gaps import NAMES, gaps_of, verdict
-from lightning_audio.reports.html.page import write_page
+from lightning_audio.reports.html.page import section, write_sections
 from lightning_audio.reports.html.run import chosen_metric, error_chart
 from lightning_audio.reports.results import (
     PAGE,
@@ -28,19 +28,7 @@ from lightning_audio.reports.results import (
 from lightning_audio.reports.sweep import SweepSummary, as_written, run_folders
 from lightning_audio.reports.tables import per_class_table
 
-Section = dict[str, Any]
-
 NO_DEV = "Both runs need predictions of dev: lightning-audio report RUN makes them, --test shows the test's."
-
-
-def section(title: str, text: Sequence[str] = (), rows: Any = (), charts: Sequence[Any] = ()) -> Section:
-    """A part of a page: sentences, a table, charts."""
-    return {
-        "title": title,
-        "text": list(text),
-        "rows": list(rows),
-        "charts": [c for c in charts if c],
-    }
 
 
 def write_folds(folder: Path, summary: FoldSummary | None = None) -> Path:
@@ -72,17 +60,10 @@ def write_folds(folder: Path, summary: FoldSummary | None = None) -> Path:
     labelled = bool(summary.labels) and answers.has_labels(rows)
     if not labelled:
         sections.append(section("Groups, rates in percent", (), per_class_table(summary.classes)))
-    return write_page(
-        folder / PAGE,
-        "sections.html",
-        title=f"{len(summary.runs)} folds · {folder.name}",
-        key=folder.name,
-        verdict=verdict(gaps),
-        sections=sections,
-        of_labels=answers.of_labels(rows, summary.labels) if labelled else None,
-        counted="test, pooled",
-        cards=[],
-    )
+    of_labels = answers.of_labels(rows, summary.labels) if labelled else None
+    title = f"{len(summary.runs)} folds · {folder.name}"
+    counted = {"of_labels": of_labels, "counted": "test, pooled"}
+    return write_sections(folder / PAGE, title, folder.name, verdict(gaps), sections, **counted)
 
 
 def _means(runs: Sequence[RunResult]) -> dict[str, Score]:
@@ -119,25 +100,15 @@ def write_sweep(folder: Path, summary: SweepSummary | None = None) -> Path:
     if len(lines) > 1:
         axes = [*summary.varying, f"{monitor} %" if percent else monitor]
         chart = parallel_chart("Runs by what varies", axes, lines, best)
-    return write_page(
-        folder / PAGE,
-        "sections.html",
-        title=f"{len(summary.rows)} runs · {folder.name}",
-        key=folder.name,
-        verdict=found,
-        sections=[
-            section("Runs, the best first, scores in percent with 95 % intervals", rest, _ranked(summary)),
-            section(
-                "What varies", ["The thick line is the best run."] if best is not None else [], (), [chart]
-            ),
-            section(
-                "Folders", (), [{"run": str(row["run"]), "folder": row["folder"]} for row in summary.rows]
-            ),
-        ],
-        of_labels=None,
-        counted="",
-        cards=[],
-    )
+    varies = ["The thick line is the best run."] if best is not None else []
+    folders = [{"run": str(row["run"]), "folder": row["folder"]} for row in summary.rows]
+    sections = [
+        section("Runs, the best first, scores in percent with 95 % intervals", rest, _ranked(summary)),
+        section("What varies", varies, (), [chart]),
+        section("Folders", (), folders),
+    ]
+    title = f"{len(summary.rows)} runs · {folder.name}"
+    return write_sections(folder / PAGE, title, folder.name, found, sections)
 
 
 def _ranked(summary: SweepSummary) -> list[dict[str, str]]:
@@ -146,8 +117,7 @@ def _ranked(summary: SweepSummary) -> list[dict[str, str]]:
 
     def place(n: int) -> tuple[bool, bool, float]:
         score = summary.rows[n]["scores"].get(monitor)
-        least = score is not None and direction(monitor, score) == "min"
-        return n != summary.best, score is None, 0.0 if score is None else score.value * (1 if least else -1)
+        return n != summary.best, score is None, 0.0 if score is None else -merit(monitor, score)
 
     table = summary.table()
     return [table[n] for n in sorted(range(len(table)), key=place)]
@@ -191,15 +161,12 @@ def write_comparison(
         ]
         flips = section(f"Clips that flip ({NAMES[split]})", (), counts)
     title = f"Paired comparison on {NAMES[scored]}, with 95 % intervals"
-    return write_page(
+    return write_sections(
         folder / f"report_against_{other.name}.html",
-        "sections.html",
-        title=f"{folder.name} against {other.name}",
-        key=f"{folder.name} {other.name}",
-        verdict=flips_sentence(found),
-        sections=[section(title, (), comparison_table(found)), flips],
-        of_labels=None,
-        counted="",
+        f"{folder.name} against {other.name}",
+        f"{folder.name} {other.name}",
+        flips_sentence(found),
+        [section(title, (), comparison_table(found)), flips],
         cards=cards,
     )
 
