@@ -58,6 +58,8 @@ def test_the_scores_are_those_of_the_mean_of_the_probabilities(
     told = capsys.readouterr().out
     assert "The ensemble of 2 runs beside the best of them" in told
     assert "run - other" in told
+    evaluate([str(tiny_run), str(others["seed"]), "--split", "train", "--output", str(tmp_path / "train")])
+    assert (tmp_path / "train" / "predictions_train.jsonl").is_file()
 
 
 def test_labels_of_an_ensemble_have_the_thresholds_that_fit_its_mean(

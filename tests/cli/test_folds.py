@@ -114,6 +114,21 @@ def test_all_folds_are_scored_again_at_once(
     assert (folder / "folds.json").read_bytes() == before
 
 
+def test_runs_of_one_name_are_scored_into_folders_of_their_own(
+    validated: tuple[Path, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [
+        shutil.copytree(run, tmp_path / str(number) / "0")
+        for number, run in enumerate(run_folders(validated[0]), start=1)
+    ]
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda run, _, output, *__: [*shutil.copytree(run, output).glob("x")]
+    )
+    evaluate.evaluate_folds([[run] for run in runs], [], tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "folds.json").read_text())
+    assert [Path(row["folder"]).name for row in written["folds"]] == [f"fold_{n}" for n in range(1, 6)]
+
+
 def test_an_edited_file_is_asked_about_before_some_folds_take_it(
     validated: tuple[Path, dict[int, float]], logs: Path, conf: Path
 ) -> None:

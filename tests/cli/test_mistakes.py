@@ -160,6 +160,7 @@ def test_of_the_other_programs(
 ) -> None:
     assert "is no run folder" in sentence(lambda: evaluate.main([str(tmp_path)]))
     assert "changes no option" in sentence(lambda: evaluate.main([str(tiny_run), "data.folt=1"]))
+    assert "--tune is for runs that transcribe" in sentence(lambda: evaluate.main([str(tiny_run), "--tune"]))
     monkeypatch.setattr(sys, "argv", ["folds", *TINY, "seed=0,1"])
     assert "Folds are what varies here" in sentence(folds.main)
     monkeypatch.setattr(sys, "argv", ["folds", *TINY, "resume=latest"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -461,7 +462,8 @@ def test_ctrl_c_ends_a_stream_and_what_was_heard_is_told(
         def read(self, size: int | None = -1) -> bytes:
             if chunk := super().read(size):
                 return chunk
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("nothing took the signal")
 
     class Terminal:
         buffer = Microphone(planted().tobytes())

@@ -20,6 +20,7 @@ from lightning_audio import build
 from lightning_audio.checkpoint import load
 from lightning_audio.cli import arguments
 from lightning_audio.cli.decoder_options import transcribing
+from lightning_audio.cli.option_groups import given
 from lightning_audio.cli.predict import device_of
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.manifests import read_manifest
@@ -41,11 +42,7 @@ CLOSE = 0.02  # seconds, the usual tolerance of a phone's boundary
 
 
 def clips_to_align(options: argparse.Namespace) -> tuple[list[Clip], list[str]]:
-    """Those of the manifest, and what is wrong with its other rows.
-
-    Raises:
-        UserError: no row of the manifest has a text, or the output would be written over it.
-    """
+    """Those of the manifest, and what is wrong with its other rows."""
     if options.manifest is None:
         return [Clip(id=options.audio, path=options.audio, text=options.text)], []
     refuse_output(options.output, [options.manifest], options.output is not None and options.output.is_dir())
@@ -65,15 +62,10 @@ def _fitted(file: Path) -> BoundaryRule:
 
 
 def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
-    """What was set, else what was fitted for the run, else the default.
-
-    Raises:
-        UserError: words would end before they begin.
-    """
+    """What was set, else what was fitted for the run, else the default."""
     file = Path(options.run) / EXTENT
     known = _fitted(file) if file.is_file() else BoundaryRule()
-    given = {name: getattr(options, name) for name in ("shift", "reach")}
-    found = replace(known, **{name: value for name, value in given.items() if value is not None})
+    found = replace(known, **given(options, "shift", "reach"))
     if not 0 <= found.reach < math.inf:
         raise UserError(f"--reach {found.reach:g} would end words before they begin: set it to 0 or more.")
     if not math.isfinite(found.shift):
@@ -83,11 +75,7 @@ def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
 
 def fit(task: Transcription, run: Path, allow: Sequence[str] = ()) -> tuple[BoundaryRule, list[float]]:
     """The rule of the smallest errors on the validation utterances of a run, kept in its folder, and by how
-    many seconds the boundaries of their words are off with it.
-
-    Raises:
-        UserError: its corpus does not know when words are said, or there is no validation.
-    """
+    many seconds the boundaries of their words are off with it."""
     cfg = saved_config.saved_config(run, allow)
     data = build.prepared(cfg, task.description["facts"])
     boundaries = getattr(data.corpus, "boundaries", None)

@@ -76,6 +76,8 @@ def evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_intermixed_args(argv)
     if options.lm and options.lm_from_training:
         parser.error("--lm and --lm-from-training are two language models: leave one out")
+    if options.order and not options.lm_from_training:
+        parser.error("--order is that of --lm-from-training: add it, or leave the order out")
     return options
 
 

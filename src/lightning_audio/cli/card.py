@@ -136,11 +136,7 @@ def limits(scores: Mapping[str, Score], task: AudioTask) -> list[str]:
 
 
 def logged_in() -> Any:
-    """The hub's own client, where somebody is logged in.
-
-    Raises:
-        UserError: it is not installed, or nobody is.
-    """
+    """The hub's own client, where somebody is logged in."""
     try:
         import huggingface_hub
     except ImportError as error:
@@ -153,11 +149,7 @@ def logged_in() -> Any:
 
 
 def pushed(hub: Any, folder: Path, repository: str) -> str:
-    """Publishes the folder; returns its address.
-
-    Raises:
-        UserError: the hub refused or was not reached; the folder stays.
-    """
+    """Publishes the folder; returns its address."""
     try:
         client = hub.HfApi()
         client.create_repo(repository, private=True, exist_ok=True)

@@ -28,7 +28,7 @@ from lightning_audio.data.info import DataInfo
 from lightning_audio.data.inspect.clips import ClipReport, inspect_clip, summary
 from lightning_audio.data.inspect.findings import Finding, Inspection
 from lightning_audio.data.inspect.transcripts import Transcripts
-from lightning_audio.data.targets import Targets, Tokens, normalizer_of
+from lightning_audio.data.targets import Tokens, normalizer_of
 from lightning_audio.data.threads import in_threads
 from lightning_audio.data.wave_store import progress
 from lightning_audio.errors import UserError, cli_errors
@@ -91,20 +91,15 @@ def _misfit(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> li
     if not labels and not issubclass(build.task_class(cfg).encoding, Tokens):
         mend = "; there are transcripts: set task=ctc" if spoken else ": add some, or set another task"
         return [Finding("misfit", True, f"No clip has a label, which is what this task learns{mend}.")]
+    kind, task = build.task_class(cfg).encoding, OmegaConf.to_container(cfg.task, resolve=True)
+    options = kind.options(cast(dict[str, Any], task), {"scored_as": build.corpus(cfg).scored_as})
     try:
-        encoding = _encoding(cfg, clips, labels)
+        encoding = kind(labels, clips, **options)
         unfit = encoding.unfit(clip for clip in clips if clip.split)
         encoding.encode([clip for clip in clips if clip.split and clip.id not in unfit])
     except UserError as error:
         return [Finding("misfit", True, str(error))]
     return []
-
-
-def _encoding(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> Targets:
-    """The encoding of the answers, as training makes it."""
-    encoding, task = build.task_class(cfg).encoding, OmegaConf.to_container(cfg.task, resolve=True)
-    facts = {"scored_as": build.corpus(cfg).scored_as}
-    return encoding(labels, clips, **encoding.options(cast(dict[str, Any], task), facts))
 
 
 def _transcripts(
@@ -173,12 +168,19 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         print_finding(finding, console)
     splits = report["splits"].items()
     tables = {
-        "Splits": [_split_row(name, split) for name, split in splits],
+        "Splits": [
+            {"split": name, "clips": str(split["clips"]), "hours": f"{split['hours']:.3g}"}
+            | ({"groups": str(split["groups"])} if split["groups"] else {})
+            for name, split in splits
+        ],
         "Transcripts": [
             {"split": name} | {key: str(value) for key, value in row.items() if key != "groups"}
             for name, row in report["transcripts"].items()
         ],
-        "Seconds of a clip": [_seconds_row(name, split) for name, split in splits],
+        "Seconds of a clip": [
+            {"split": name} | {key: f"{seconds:.2f}" for key, seconds in split["seconds"].items()}
+            for name, split in splits
+        ],
         "Files": [{key: str(value) for key, value in row.items()} for row in report["sources"]],
         "Folds": [{"fold": fold, "clips": str(n)} for fold, n in report["folds"].items()],
         "Clips of each label": [
@@ -192,15 +194,6 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     grave = sum(finding["grave"] for finding in report["findings"])
     remarks = len(report["findings"]) - grave
     console.print(f"{grave or 'Nothing'} to mend, {remarks or 'no'} remark{'' if remarks == 1 else 's'}.")
-
-
-def _split_row(name: str, split: dict[str, Any]) -> dict[str, str]:
-    row = {"split": name, "clips": str(split["clips"]), "hours": f"{split['hours']:.3g}"}
-    return row | {key: str(split[key]) for key in ("groups",) if split[key]}
-
-
-def _seconds_row(name: str, split: dict[str, Any]) -> dict[str, str]:
-    return {"split": name} | {key: f"{seconds:.2f}" for key, seconds in split["seconds"].items()}
 
 
 def print_finding(finding: dict[str, Any], console: Console) -> None:

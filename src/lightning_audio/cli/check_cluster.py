@@ -11,7 +11,6 @@ import contextlib
 import os
 import platform
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,29 +26,19 @@ from omegaconf import OmegaConf
 
 from lightning_audio import config
 from lightning_audio.errors import UserError, cli_errors
-from lightning_audio.io import terminal
+from lightning_audio.io import free_bytes, terminal
 from lightning_audio.reports.results import commit, versions
 from lightning_audio.reports.tables import print_table
 
 PATIENCE = 60.0  # seconds that processes wait for one another
 MEGABYTES = 16  # that are summed over all
 CLOCKS = 1.0  # seconds by which they may differ; waiting for one another takes less
-OWN = (
-    "rank",
-    "host",
-    "clock",
-    "all-reduce GB/s",
-    "shared logs",
-    "free GB of paths.cache",
-)  # what differs of itself
+# What differs of itself.
+OWN = ("rank", "host", "clock", "all-reduce GB/s", "shared logs", "free GB of paths.cache")
 
 
 def join() -> tuple[int, int]:
-    """This process's rank and how many there are, connected by gloo.
-
-    Raises:
-        UserError: the others do not come.
-    """
+    """This process's rank and how many there are, connected by gloo."""
     if TorchElasticEnvironment.detect():
         where: Any = TorchElasticEnvironment()
     elif SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
@@ -70,11 +59,7 @@ def join() -> tuple[int, int]:
 
 
 def summed(world: int) -> float:
-    """GB a second at which the processes sum numbers, after a look at whether the sum is right.
-
-    Raises:
-        UserError: it is not.
-    """
+    """GB a second at which the processes sum numbers, after a look at whether the sum is right."""
     if world == 1:
         return 0.0
     numbers = torch.ones(MEGABYTES * 2**18)
@@ -103,14 +88,8 @@ def facts(rank: int, cfg: Any) -> dict[str, Any]:
         **{package: version for package, version in versions().items() if version},
         "commit": commit(),
         f"{root}": "absent" if names is None else f"{len(names)} entries",
-        "free GB of paths.cache": _free(Path(cfg.paths.cache)),
+        "free GB of paths.cache": int(free_bytes(Path(cfg.paths.cache)) / 1e9),
     }
-
-
-def _free(folder: Path) -> int:
-    while not folder.is_dir():
-        folder = folder.parent
-    return int(shutil.disk_usage(folder).free / 1e9)
 
 
 def shares_folder(rank: int, logs: Path, name: str) -> str:

@@ -56,11 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def imported(folder: Path) -> Any:
-    """Gradio, which neither counts nor asks anything elsewhere, and keeps its files in this folder.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Gradio, which neither counts nor asks anything elsewhere, and keeps its files in this folder."""
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -179,11 +175,7 @@ def live_tab(gradio: Any, task: Any) -> None:
 
 
 def opened(page: Any, options: argparse.Namespace) -> str:
-    """Starts to serve the page; returns its address.
-
-    Raises:
-        UserError: the port is not free.
-    """
+    """Starts to serve the page; returns its address."""
     try:
         _, address, _ = page.launch(
             server_name=HOST,

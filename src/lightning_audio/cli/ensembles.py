@@ -12,12 +12,11 @@ import torch
 
 from lightning_audio.checkpoint import description_of, find_checkpoint, load, read
 from lightning_audio.errors import UserError
-from lightning_audio.metrics.intervals import direction
+from lightning_audio.metrics.intervals import merit
 from lightning_audio.metrics.multilabel import LabelPredictions, best_thresholds
 from lightning_audio.reports import sweep
 from lightning_audio.reports.comparison import compare_runs, paired_rows, print_comparison
 from lightning_audio.reports.results import (
-    RunResult,
     predictions_file,
     read_metrics,
     read_predictions,
@@ -42,19 +41,14 @@ def _is_run(place: Path) -> bool:
 
 
 def members(places: Sequence[Path]) -> list[Path]:
-    """The runs that places are: a run or a checkpoint itself, of folds or a sweep each one.
-
-    Raises:
-        UserError: one is named twice, which would count double, or has no checkpoint, which is told before
-            any other one is scored.
-    """
+    """The runs that places are: a run or a checkpoint itself, of folds or a sweep each one."""
     several = {place: (place / saved_config.MULTIRUN_FILE).is_file() for place in places}
     runs = [run for place in places for run in (sweep.run_folders(place) if several[place] else [place])]
     counts = Counter(run.resolve() for run in runs)
     if twice := [run for run, count in counts.items() if count > 1]:
         raise UserError(f"{twice[0]} is named twice, and would count double: name each run once.")
     for run in runs if len(runs) > 1 else ():
-        find_checkpoint(run)
+        find_checkpoint(run)  # where it has none, that is told before another one is scored
     return runs
 
 
@@ -102,10 +96,6 @@ def by_fold(runs: Sequence[Path]) -> list[list[Path]]:
     """Runs that were tested on the same clips, together, in the order of the folds.
 
     A fold's run has learned from what other folds test on, so that those answer for no clip together.
-
-    Raises:
-        UserError: one has not been tested, folds have different numbers of runs, or runs of a group were
-            tested on different clips.
     """
     groups: dict[object, list[Path]] = {}
     for run in runs:
@@ -127,11 +117,6 @@ def compare_with_best(output: Path, runs: Sequence[Path]) -> None:
     """
     found = read_run(output)
     name = next(name for name in found.scores if name.startswith("test/"))
-
-    def rank(run: RunResult) -> float:
-        score = run.scores[name]
-        return score.value if direction(name, score) == "max" else -score.value
-
-    best = max(map(read_run, runs), key=rank)
+    best = max(map(read_run, runs), key=lambda run: merit(name, run.scores[name]))
     print(f"The ensemble of {len(runs)} runs beside the best of them, {best.folder}:", flush=True)
     print_comparison(compare_runs(found, best))

@@ -31,7 +31,7 @@ from lightning_audio.cli.decoder_options import (
     with_own_model,
 )
 from lightning_audio.cli.robustness import OPTIONS, is_asked, measure_robustness, planned_curves
-from lightning_audio.cli.search import decoder_of
+from lightning_audio.cli.search import decoder_of, transcribing
 from lightning_audio.data.clip import SPLITS
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("An exported file is scored on the data of its run: give both, FILE.onnx --run RUN.")
     if options.exported_from is not None:
         output = options.output or options.exported_from / EXPORTED
-        allow, exported = options.allow, Runtime(options.run)
-        evaluate(options.exported_from, options.overrides, output, options, allow, exported=exported)
+        exported = Runtime(options.run)
+        evaluate(options.exported_from, options.overrides, output, options, exported=exported)
         return
     places, overrides = ensembles.runs_first([str(options.run), *options.overrides])
     runs = ensembles.members(places)
@@ -82,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     several = len(groups) < len(runs)
     output = options.output or places[0] / ("ensemble" if several else "evaluation")
     if len(groups) > 1:
-        evaluate_folds(groups, overrides, output, options, options.allow)
+        evaluate_folds(groups, overrides, output, options)
     else:
-        evaluate(runs[0], overrides, output, options, options.allow, runs[1:])
-        if several:
+        evaluate(runs[0], overrides, output, options, runs[1:])
+        if several and options.split == "test":
             ensembles.compare_with_best(output, runs)
 
 
@@ -93,24 +93,22 @@ def evaluate_folds(
     groups: Sequence[Sequence[Path]],
     overrides: Sequence[str],
     output: Path,
-    decoding: argparse.Namespace | None = None,
-    allow: Sequence[str] = (),
+    options: argparse.Namespace | None = None,
 ) -> None:
     """`evaluate` of a cross-validation, each fold's run or ensemble to a folder in `output`; then the mean
-    and the pooled scores as `folds` gives them.
-
-    Raises:
-        UserError: as of `evaluate`, or the runs are not those of all folds.
-    """
-    if decoding and (decoding.split != "test" or is_asked(decoding)):
+    and the pooled scores as `folds` gives them."""
+    options = options or arguments.evaluate([str(output)])
+    if options.split != "test" or is_asked(options):
         raise UserError(f"Of folds the test is scored: --split, {OPTIONS} take one run.")
     check_folds([RunResult(runs[0], read_metrics(runs[0])) for runs in groups])
-    if decoding:
-        warn_of_one_model(decoding)
-    folders = [output / runs[0].name for runs in groups]
+    warn_of_one_model(options)
+    names = [runs[0].name for runs in groups]
+    if len(set(names)) < len(names):  # as of a multirun for each fold: one would be written over another
+        names = [f"fold_{read_metrics(runs[0])['data']['fold']}" for runs in groups]
+    folders = [output / name for name in names]
     for runs, folder in zip(groups, folders, strict=True):
-        own = of_fold(decoding, read_metrics(runs[0])["data"]["fold"]) if decoding else None
-        metrics = evaluate(runs[0], overrides, folder, own, allow, runs[1:])
+        own = of_fold(options, read_metrics(runs[0])["data"]["fold"])
+        metrics = evaluate(runs[0], overrides, folder, own, runs[1:])
     summary = summarise_folds([read_run(folder) for folder in folders], metrics)
     write_fold_report(output, summary)
     print_fold_report(summary)
@@ -121,26 +119,26 @@ def evaluate(
     run_folder: Path,
     overrides: Sequence[str],
     output: Path,
-    decoding: argparse.Namespace | None = None,
-    allow: Sequence[str] = (),
+    options: argparse.Namespace | None = None,
     others: Sequence[Path] = (),
     exported: Runtime | None = None,
 ) -> list[Metric]:
     """Prints the scores of a run, writes them to `output`, and says whether they are those of its training.
 
-    `decoding` are the options of a run that transcribes, `allow` packages of one's own that it may build,
-    `others` runs that answer together with it, `exported` what answers in its place. Returns the metrics that
-    it was scored by. Raises UserError where it is no run folder, its classes are not those of the data, or
-    options do not fit.
+    `options` are those of the command line, by default none; `others` runs that answer together with it,
+    `exported` what answers in its place. Returns the metrics that it was scored by. Raises UserError where it
+    is no run folder, its classes are not those of the data, or options do not fit.
     """
+    options = options or arguments.evaluate([str(run_folder)])
     quiet()
     refuse_output(output, folder=True)
     run_folder, *others = ensembles.highest_rate_first([run_folder, *others])
-    cfg = saved_config.changed(saved_config.saved_config(run_folder, allow), overrides)
-    task = ensembles.load_all([run_folder, *others], allow=allow)
+    cfg = saved_config.changed(saved_config.saved_config(run_folder, options.allow), overrides)
+    task = ensembles.load_all([run_folder, *others], allow=options.allow)
     facts: dict[str, object] = answer_by(task, exported) if exported else {}
-    own_model = decoding is not None and decoding.lm_from_training
-    decoder = decoder_of(decoding, task) if decoding and not own_model else None
+    if options.tune:
+        transcribing(task, "--tune is")
+    decoder = None if options.lm_from_training else decoder_of(options, task)
     data = build.prepared(cfg, task.description["facts"])
     if tuple(data.labels) != task.labels:
         raise UserError(f"The labels of {data.corpus.root} are not those that {run_folder} was trained on.")
@@ -149,19 +147,19 @@ def evaluate(
         task.network.to(memory_format=torch.channels_last)
     refuse_foreign_model(decoder, task, data)
     output.mkdir(parents=True, exist_ok=True)
-    if decoding and own_model:
-        decoder = decoder_of(with_own_model(decoding, task, data, output), task)
+    if options.lm_from_training:
+        decoder = decoder_of(with_own_model(options, task, data, output), task)
     report_quarantined(data, output)
     tell_changes(run_folder, data)
     together = {"ensemble": [str(run) for run in (run_folder, *others)]} if others else {}
     facts |= {"data": data.facts(), **together}
     if isinstance(task, Transcription):
         (output / DECODING).unlink(missing_ok=True)  # of a tuning that these scores are not of
-        if decoding and decoding.tune:
+        if options.tune:
             decoder = tuned(decoder, task, data, output)
         task.decoder = decoder or task.decoder
         facts["decoding"] = description(task.decoder)
-    scores = scored(cfg, task, data, output, decoding)
+    scores = scored(cfg, task, data, output, options)
     facts |= told_hotwords(task)
     print_run(output, write_metrics(output, scores, **facts))
     if not (overrides or decoder or others):
@@ -183,11 +181,22 @@ def told_hotwords(task: AudioTask) -> dict[str, object]:
 
 
 def tell_differences(run_folder: Path, scores: dict[str, Score]) -> None:
-    """Says whether the scores are those of the training, where that tested."""
+    """Says whether the scores are those of the training, where that tested.
+
+    Values decide. Intervals differ, too, where an older version computed them in another way.
+    """
     scores = {name: score for name, score in scores.items() if name.startswith("test/")}
     trained = read_metrics(run_folder)["scores"] if (run_folder / METRICS).is_file() else {}
-    if trained.keys() & scores.keys():
-        print(comparison(trained, scores))
+    if not trained.keys() & scores.keys():
+        return
+    was = {name: trained.get(name, {}).get("value") for name in scores}
+    if changed := [name for name, score in scores.items() if was[name] != score.value]:
+        differing = ", ".join(f"{name} {scores[name].value:.4f} (was {was[name]})" for name in changed)
+        print(f"Differs from when it was trained: {differing}.")
+        return
+    anew = [name for name, score in scores.items() if trained[name] != score.as_dict()]
+    more = f"; intervals of {', '.join(anew)} computed anew" if anew else ""
+    print(f"The same numbers as when it was trained{more}.")
 
 
 def scored(
@@ -195,11 +204,11 @@ def scored(
     task: AudioTask,
     data: AudioDataModule,
     output: Path,
-    options: argparse.Namespace | None,
+    options: argparse.Namespace,
 ) -> dict[str, Score]:
     """The scores of the split that is asked for, as a test scores it; disturbed, too, where asked."""
-    trainer, split = build_trainer(cfg, output, data, task), options.split if options else "test"
-    curves = planned_curves(options, task) if options else []
+    trainer, split = build_trainer(cfg, output, data, task), options.split
+    curves = planned_curves(options, task)
     if split not in data.splits or not data.splits[split].clips:
         raise UserError(f"There are no clips of {split}: --split train or test has some.")
     with shown(task, split):
@@ -227,22 +236,6 @@ def tell_changes(run_folder: Path, data: AudioDataModule) -> None:
         )
     if (run_folder / METRICS).is_file() and (problem := changed_results(run_folder)):
         print(problem, flush=True)
-
-
-def comparison(trained: dict[str, dict], scores: dict[str, Score]) -> str:
-    """One line: the same numbers as in training, or what differs.
-
-    Values decide. Intervals differ, too, where an older version computed them in another way.
-    """
-    changed = [n for n, score in scores.items() if trained.get(n, {}).get("value") != score.value]
-    if changed:
-        differing = ", ".join(
-            f"{name} {scores[name].value:.4f} (was {trained.get(name, {}).get('value')})" for name in changed
-        )
-        return f"Differs from when it was trained: {differing}."
-    same = "The same numbers as when it was trained"
-    anew = [n for n, score in scores.items() if trained[n] != score.as_dict()]
-    return f"{same}; intervals of {', '.join(anew)} computed anew." if anew else f"{same}."
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.is_sweep(options.overrides):
         raise UserError("One corpus is looked at at a time: give every option one value.")
     refuse_output(options.output)
+    embed = embedder_of(options.encoder) if options.encoder else None  # refused before all is listened to
     report = check(cfg)
-    embed = embedder_of(options.encoder) if options.encoder else None
     page = options.output or Path(cfg.paths.logs) / f"explore_{report['corpus']}.html"
     written = write_corpus_page(page, report, options.clips, options.megabytes, cfg.seed, embed)
     print(f"Page: {written}")

@@ -99,11 +99,7 @@ def program_of(task: AudioTask, options: argparse.Namespace) -> bytes:
 
 
 def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
-    """Writes a file that takes a stream chunk by chunk, where it hears what the run hears.
-
-    Raises:
-        UserError: the run needs whole recordings, or another format is asked for, or the two do not agree.
-    """
+    """Writes a file that takes a stream chunk by chunk, where it hears what the run hears."""
     if options.format != "onnx":
         raise UserError(f"--streaming is exported as ONNX in float: leave out --format {options.format}.")
     content, told = stream_graph(task, options.opset or OPSET)
@@ -128,11 +124,7 @@ def write_quantized(
     data: AudioDataModule | None,
     options: argparse.Namespace,
 ) -> None:
-    """Writes the network in eight bits, where it loses no more than it may; its `parts` stay in float.
-
-    Raises:
-        UserError: there are no data to calibrate it and to score it on, or it loses more.
-    """
+    """Writes the network in eight bits, where it loses no more than it may; its `parts` stay in float."""
     if data is None or not data.has_validation:
         raise UserError(
             f"--format {options.format} is scored on validation clips, and the run has none here: train with "

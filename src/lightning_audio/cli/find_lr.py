@@ -23,6 +23,7 @@ from lightning_audio import config
 from lightning_audio.checkpoint import LAST
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.io import to_json, write_atomically
+from lightning_audio.reports.plots import write_png
 from lightning_audio.training import resume, run_folder
 from lightning_audio.training.run import quiet
 from lightning_audio.training.updates import learner
@@ -89,11 +90,7 @@ def running_mean(losses: list[float]) -> list[float]:
 
 
 def suggest(rates: list[float], losses: list[float]) -> Rates:
-    """The three rates that these smoothed losses suggest.
-
-    Raises:
-        UserError: they never fall.
-    """
+    """The three rates that these smoothed losses suggest."""
     loss = np.array(losses)
     length, last = longest_fall(loss)
     if length < 3:
@@ -123,7 +120,7 @@ def plot(found: Rates, path: Path) -> None:
     for (name, rate), style in zip(marks.items(), ("-", "--", ":"), strict=True):
         axes.axvline(rate, color="tab:red", linestyle=style, label=f"{name} {rate:.2g}")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    write_png(figure, path)
 
 
 @cli_errors

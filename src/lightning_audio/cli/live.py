@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from lightning_audio.errors import UserError
+from lightning_audio.errors import Interrupted, UserError
 from lightning_audio.inference.detections import Detector, raw_audio
 from lightning_audio.inference.formats import detection_line, live_line
-
-if TYPE_CHECKING:
-    from lightning_audio.inference.live import LiveWord
 
 
 def listen(task: Any, options: argparse.Namespace, rules: Mapping[str, Any]) -> None:
     """Prints what is detected in a stream by these rules, as soon as it is heard, until the stream ends."""
-    rate = task.sample_rate if options.rate is None else options.rate
     stream = stream_of(task)
     detector = detector_of(task, stream, **rules)
 
-    def tell(scores: Any) -> None:
-        for detection in detector.push(scores):
-            print(detection_line(detection, options.format), end="", flush=True)
+    def lines(scores: Any) -> list[str]:
+        return [detection_line(detection, options.format) for detection in detector.push(scores)]
 
-    # Ctrl-C is how a microphone is stopped.
-    with raw_source(options.audio) as file, contextlib.suppress(KeyboardInterrupt):
-        for samples in raw_audio(file, rate, task.sample_rate):
-            tell(stream.push(samples))
-    tell(stream.finish())
+    hear(task, options, stream, lines)
 
 
 def listen_to_speech(task: Any, options: argparse.Namespace) -> None:
-    """Prints the words of a stream: as they grow, and once they are final.
-
-    Raises:
-        UserError: the task or its search needs the whole recording, or an option is for sounds.
-    """
+    """Prints the words of a stream: as they grow, and once they are final."""
     from lightning_audio.inference.live import LiveText
 
     for name in ("on", "off", "ignore", "smooth", "min_gap", "window", "hop"):
@@ -47,25 +35,29 @@ def listen_to_speech(task: Any, options: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is not for streams of speech: leave it out.")
     if not hasattr(task, "network"):
         raise UserError("A model that was exported does not transcribe streams: give the run.")
+    hear(task, options, LiveText(task), lambda news: [live_line(word, options.format) for word in news])
+
+
+def hear(task: Any, options: argparse.Namespace, stream: Any, lines: Callable[[Any], Iterable[str]]) -> None:
+    """Prints the lines that are made of what a stream gives for raw audio, piece by piece and at its end."""
+
+    def tell(found: Any) -> None:
+        for line in lines(found):
+            print(line, end="", flush=True)
+
     rate = task.sample_rate if options.rate is None else options.rate
-    text = LiveText(task)
-
-    def tell(news: Sequence[LiveWord]) -> None:
-        for one in news:
-            print(live_line(one, options.format), end="", flush=True)
-
-    with raw_source(options.audio) as file, contextlib.suppress(KeyboardInterrupt):
-        for samples in raw_audio(file, rate, task.sample_rate):
-            tell(text.push(samples))
-    tell(text.finish())
+    with raw_source(options.audio) as file:
+        try:
+            for samples in raw_audio(file, rate, task.sample_rate):
+                tell(stream.push(samples))
+        except Interrupted as stopped:
+            if stopped.signum != signal.SIGINT:  # Ctrl-C is how a microphone is stopped
+                raise
+    tell(stream.finish())
 
 
 def raw_source(audio: Sequence[str]) -> contextlib.AbstractContextManager[BinaryIO]:
-    """The one file of raw audio, or standard input.
-
-    Raises:
-        UserError: there are several, there is none of this name, or nothing is piped in.
-    """
+    """The one file of raw audio, or standard input."""
     if len(audio) > 1:
         raise UserError(f"A stream is one, not {len(audio)}: name one file of raw audio, or none.")
     if audio and audio[0] != "-":

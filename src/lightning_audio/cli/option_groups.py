@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those options that were set."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from lightning_audio.cli import arguments, live
 from lightning_audio.cli.arguments import SOUND_FORMATS
+from lightning_audio.cli.option_groups import given
 from lightning_audio.cli.search import decoder_of
 from lightning_audio.data.decode import audio_files, channels_of
 from lightning_audio.errors import UserError, cli_errors, printable
@@ -84,11 +85,6 @@ class Recordings:
             raise UserError(
                 f"{self.unreadable} of {len(self.files)} files could not be read: they are named above."
             )
-
-
-def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those options that were set."""
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def found_in(task: Any, recordings: Recordings, options: argparse.Namespace, to_terminal: bool) -> str:
@@ -215,11 +211,7 @@ def pseudo_label(
 
 
 def write_speech(task: Any, recordings: Recordings, options: argparse.Namespace) -> None:
-    """Writes what is said in the files, or prints it.
-
-    Raises:
-        UserError: an option is for runs that name sounds, or a format does not fit the files.
-    """
+    """Writes what is said in the files, or prints it."""
     form = options.format or "text"
     if form not in TRANSCRIPTS or options.events or options.hop or options.windows:
         raise UserError(
@@ -249,11 +241,7 @@ def runs_of(options: argparse.Namespace) -> list[Path]:
 
 
 def loaded(runs: Sequence[Path], options: argparse.Namespace) -> Any:
-    """What answers: a task of torch, or the runtime of an exported file.
-
-    Raises:
-        UserError: it can't be loaded, or an option is for runs alone.
-    """
+    """What answers: a task of torch, or the runtime of an exported file."""
     if not is_exported(options.run):
         from lightning_audio.cli import ensembles
 

@@ -19,7 +19,7 @@ from lightning_audio.cli import arguments
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.metrics.intervals import Score
-from lightning_audio.reports.html.clips import Sound, sounds_of
+from lightning_audio.reports.html.clips import sounds_of
 from lightning_audio.reports.html.occlusion import Explained, explainer
 from lightning_audio.reports.html.run import write_run_report
 from lightning_audio.reports.html.several import write_comparison, write_folds, write_sweep
@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         page = write_folds(folder) if (folder / "folds.json").is_file() else write_sweep(folder)
     elif len(options.runs) == 2:
         run, other = options.runs
-        sound = _sound(run, options)
+        data = data_of(run, options.allow)
+        sound = sounds_of(data) if data else None
         page = write_comparison(run, other, sound, options.clips, options.megabytes, options.test)
     else:
         page = report(options.runs[0], options)
@@ -89,11 +90,6 @@ def data_of(run: Path, allow: Sequence[str], without: str = "a page without soun
     except UserError as error:
         print(f"warning: {without}: {error}")
         return None
-
-
-def _sound(run: Path, options: argparse.Namespace) -> Sound | None:
-    data = data_of(run, options.allow)
-    return sounds_of(data) if data else None
 
 
 def _add_missing_splits(run: Path, data: AudioDataModule, allow: Sequence[str]) -> None:

@@ -41,11 +41,7 @@ def is_asked(options: argparse.Namespace) -> bool:
 
 
 def planned_curves(options: argparse.Namespace, task: AudioTask) -> list[Curve]:
-    """What `evaluate` is asked to try, nothing if nothing.
-
-    Raises:
-        UserError: several runs are to answer, a level or a codec does not fit, or a folder holds no audio.
-    """
+    """What `evaluate` is asked to try, nothing if nothing."""
     curves = list(disturbances(options, task.sample_rate))
     # Others that answer with it have front ends of their own.
     if curves and {"forward", "forward_tta"} & vars(task).keys():
@@ -63,8 +59,7 @@ def measure_robustness(
 ) -> None:
     """Scores the test clips of the data again at each level of noise and each speed, prints a table and
     writes robustness.json, with their scores `undisturbed`. What is drawn depends on the level alone, so that
-    runs hear the same noise.
-    """
+    runs hear the same noise."""
     curves = []
     for against, unit, transforms in planned:
         points = []

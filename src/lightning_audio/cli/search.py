@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_audio.cli.option_groups import given
 from lightning_audio.decoding import Decoder, Hotwords, LanguageModel
 from lightning_audio.errors import UserError
 
@@ -27,20 +28,13 @@ def transcribing(task: Any, what: str) -> Any:
 
 
 def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
-    """The decoder that the options ask for; None where they ask for none.
-
-    Raises:
-        UserError: the run transcribes nothing, or options are out of range or do not go together.
-    """
-    names = (*SEARCH, *ATTENTION)
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    model = {name: getattr(options, name) for name in ("lexicon", "unit", "lm_weight")}
-    model = {name: value for name, value in model.items() if value is not None}
-    if not (given or model or options.lm or options.hotwords or options.rescore):
+    """The decoder that the options ask for; None where they ask for none."""
+    asked, model = given(options, *SEARCH, *ATTENTION), given(options, "lexicon", "unit", "lm_weight")
+    if not (asked or model or options.lm or options.hotwords or options.rescore):
         return None
     task = transcribing(task, "--beam, --lm and what belongs to them are")
-    search: dict[str, Any] = {**SEARCH, **task.search, **given}
-    if foreign := [name for name in ATTENTION if name in given and name not in task.search]:
+    search: dict[str, Any] = {**SEARCH, **task.search, **asked}
+    if foreign := [name for name in ATTENTION if name in asked and name not in task.search]:
         raise UserError(
             f"--{foreign[0].replace('_', '-')} is for runs of task=attention, and this one is of "
             f"task={type(task).__name__.lower()}: leave it out."
@@ -48,9 +42,11 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
     if options.hotwords:
         search["hotwords"] = hotwords_of(options.hotwords, task)
     if options.lm:
-        weight = {name: model.pop(name) for name in ("lm_weight",) if name in model}
-        rescore = {"rescore": True} if options.rescore else {}
-        return task.beam(model=model_of(options.lm, task, model), **search, **weight, **rescore)
+        if "lm_weight" in model:
+            search["lm_weight"] = model.pop("lm_weight")
+        if options.rescore:
+            search["rescore"] = True
+        return task.beam(model=model_of(options.lm, task, model), **search)
     if options.rescore:
         raise UserError("--rescore asks a language model: add --lm FILE or --lm RUN.")
     if model:
@@ -61,11 +57,7 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
 
 
 def model_of(lm: Path, task: Any, options: Mapping[str, Any]) -> Any:
-    """The n-gram model of a file, or the neural one of a run; `options` are those of `LanguageModel`.
-
-    Raises:
-        UserError: it cannot be read, or is over something else.
-    """
+    """The n-gram model of a file, or the neural one of a run; `options` are those of `LanguageModel`."""
     if not (lm.is_dir() or lm.suffix == ".ckpt"):
         return LanguageModel(task.tokenizer, lm, **options)
     from lightning_audio.checkpoint import find_checkpoint, load
@@ -88,17 +80,13 @@ def model_of(lm: Path, task: Any, options: Mapping[str, Any]) -> Any:
     return NeuralModel(loaded.predictor, path)
 
 
-def hotwords_of(given: str, task: Any) -> Hotwords:
-    """The words of `FILE[:BOOST]`, normalised as the transcripts.
-
-    Raises:
-        UserError: there is no such file, it has no words or unknown characters, or the boost is none.
-    """
-    name, colon, boost = given.rpartition(":")
+def hotwords_of(asked: str, task: Any) -> Hotwords:
+    """The words of `FILE[:BOOST]`, normalised as the transcripts."""
+    name, colon, boost = asked.rpartition(":")
     try:
-        file, favour = (Path(name), float(boost)) if colon else (Path(given), BOOST)
+        file, favour = (Path(name), float(boost)) if colon else (Path(asked), BOOST)
     except ValueError:
-        file, favour = Path(given), BOOST
+        file, favour = Path(asked), BOOST
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

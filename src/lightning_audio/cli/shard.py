@@ -18,9 +18,7 @@ from lightning_audio.data.datamodule import clips_of
 from lightning_audio.data.shards.shard_set import MOST_PARTS, Index, ShardSet
 from lightning_audio.data.shards.storage import Storage
 from lightning_audio.data.shards.write import MEGABYTE, Written, verify, write_shards
-from lightning_audio.errors import UserError, cli_errors, counted, printable
-
-SHOWN = 5  # clips that can't be read
+from lightning_audio.errors import UserError, cli_errors, counted, listed, printable
 
 
 def shard(
@@ -59,9 +57,7 @@ def main() -> None:
     size = round(options.megabytes * MEGABYTE)
     done = shard(build.corpus(cfg), options.out, (int(number), int(count)), size, options.as_is, *share)
     if unreadable := done.unreadable:
-        more = f"; and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
-        named = "; ".join(unreadable[:SHOWN])
-        print(printable(f"{counted(len(unreadable), 'clips')} can't be read: {named}{more}"))
+        print(printable(f"{counted(len(unreadable), 'clips')} can't be read: {listed(unreadable)}"))
     what = f"{counted(done.clips, 'clips')}, {done.bytes / 1e9:.3g} GB" if done.clips else "nothing to add"
     print(f"{options.out}: part {number} of {count}: {what}")
     if done.clips and done.clips == len(unreadable):
