@@ -102,7 +102,7 @@ test: $(STAMP) ## run the tests but for the slow ones; ARGS="-k store" runs some
 	$(TEST) -m "not slow" $(ARGS)
 
 test-slow: $(STAMP) ## run the slow tests
-	$(TEST) -m slow $(ARGS)
+	$(TEST) -m slow --timeout 1800 $(ARGS)
 
 lint: $(STAMP) ## check with ruff and mypy
 	$(PY) -m ruff check

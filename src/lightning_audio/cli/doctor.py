@@ -22,6 +22,7 @@ from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.multilabel import MultiLabel
 from lightning_audio.tasks.transcription import Transcription
+from lightning_audio.tasks.transducer import Transducer
 from lightning_audio.training.run import quiet
 from lightning_audio.training.updates import Learner, learner
 
@@ -45,6 +46,8 @@ def examine(cfg: DictConfig) -> float:
     task.start_epoch(UPDATES, UPDATES)  # nothing is frozen any more
     batch = clips[few_clips(learning)].to(task.device)
     print(f"{learning.data.describe()}; {len(batch)} of them are learned by heart")
+    if isinstance(task, Transducer):  # the greedy search leaves out tokens that several frames share
+        task.decoder = task.beam(beam=4)
     task.augment.eval()
     found = [*inputs(task, batch), *gradients(task, batch)]
     for remark in found:
