@@ -29,6 +29,7 @@ from lightning_audio.export.card import _refuse_odd_parts, card_of
 from lightning_audio.export.onnx import onnx_graph, stream_graph
 from lightning_audio.export.parts import parts_of
 from lightning_audio.export.program import Program, exported_program, least_samples
+from lightning_audio.export.quantize import quantized
 from lightning_audio.export.streaming import RuntimeStream
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.stream import Stream
@@ -439,6 +440,14 @@ def test_eight_bits_keep_the_score_and_are_refused_where_they_lose_it(
         )
     assert "more than --max-loss -101 points" in capsys.readouterr().err
     assert not (tmp_path / "b.onnx").exists()
+
+
+def test_fourier_transforms_stay_in_float() -> None:
+    """The only large matrices that are halved are mel filters: they are mostly zeros."""
+    task = task_of(frontend=LOG_MEL | {"n_fft": 4096, "hop_length": 1024})
+    small = onnx.load_from_string(quantized(onnx_graph(task), "int8_weights")[0]).graph.initializer
+    halves = [onnx.numpy_helper.to_array(one) for one in small if one.data_type == onnx.TensorProto.FLOAT16]
+    assert [(half == 0).mean() > 0.8 for half in halves] == [True]
 
 
 def test_recurrent_layers_are_measured_as_they_come(speech_run: Path, tmp_path: Path) -> None:

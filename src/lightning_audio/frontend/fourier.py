@@ -6,7 +6,6 @@ As products of small matrices, of which a graph makes many at once, that takes l
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -27,45 +26,57 @@ def mel_powers(
         magnitudes: weigh the roots of the powers instead.
     """
     size, weights = len(window), filters.detach().cpu().numpy()
-    columns, *matrices = _matrices(size, weights)
-    spectrum, cosines, sines, transform, mixed = map(torch.from_numpy, matrices)
+    spectrum, cosines, sines, real, imaginary, mixed = map(torch.from_numpy, _matrices(size, weights))
+    outputs, columns = cosines.shape
     frames = framed(waveforms, size, hop) * window
-    count = frames.shape[1]
-    x = (spectrum @ frames.reshape(-1, size // columns, columns)).reshape(-1, len(cosines), 2, columns)
-    real, imaginary = x[:, :, 0], x[:, :, 1]
-    turned = torch.cat([real * cosines + imaginary * sines, imaginary * cosines - real * sines], -1)
-    squares = (turned @ transform).square()
-    powers = (squares[..., :columns] + squares[..., columns:]).reshape(-1, count, mixed.shape[0])
+    x = spectrum @ frames.reshape(-1, size // columns, columns)
+    x, y = x[:, :outputs], x[:, outputs:]
+    turned = torch.cat([x * cosines + y * sines, y * cosines - x * sines], -1)
+    powers = (turned @ real).square() + (turned @ imaginary).square()
+    powers = powers.reshape(waveforms.shape[0], -1, outputs * columns)
     return (powers.sqrt() if magnitudes else powers) @ mixed
 
 
 def framed(waveforms: Tensor, size: int, hop: int) -> Tensor:
     """`(B, k, size)` of waveforms `(B, n)`, a frame every `hop` samples, from copies of whole hops."""
     count = (waveforms.shape[1] - size) // hop + 1
-    padded = functional.pad(waveforms, (0, -waveforms.shape[1] % hop + hop))
-    hops = padded.reshape(waveforms.shape[0], -1, hop)
-    parts = [hops[:, i : i + count, : size - i * hop] for i in range(math.ceil(size / hop))]
-    return torch.cat(parts, -1)
+    before, rest = max(hop - size, 0), size % hop
+    if before:
+        waveforms = functional.pad(waveforms, (before, 0))
+
+    def hops(first: int) -> Tensor:
+        return waveforms[:, first : first + count * hop].reshape(waveforms.shape[0], -1, hop)
+
+    parts = [hops(first) for first in range(0, size - hop + 1, hop)]
+    # The last part of a frame is the end of a hop that ends with it, so that there is one behind no waveform.
+    return torch.cat([*parts, hops(size - hop + before)[..., hop - rest :]] if rest else parts, -1)
 
 
 def _matrices(size: int, filters: np.ndarray) -> tuple[Any, ...]:
-    """B, and what `mel_powers` multiplies with: the first step, cosines and sines, the second step, filters.
+    """What `mel_powers` multiplies with: the first step, cosines and sines, the second step, filters.
 
-    Of sample B a + b the first step sums over a, for half of the outputs since samples are real; the second
-    sums over b. Its output `(c, d)` is bin c + A d, or the mirror image of one.
+    Of sample B a + b the first step sums over a, for half of the outputs c since samples are real: their real
+    parts, then their imaginary ones. The second sums over b. Its output `(c, d)` is bin c + A d, or the
+    mirror image of one.
     """
-    rows = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0)
-    columns = size // rows
-    c, d = np.arange(rows // 2 + 1), np.arange(columns)
+    rows = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: _products(size, n))
+    c, d = np.arange(rows // 2 + 1), np.arange(size // rows)
     turn = 2 * np.pi / rows * (c[:, None] * np.arange(rows) % rows)
-    spectrum = np.stack([np.cos(turn), -np.sin(turn)], 1).reshape(-1, rows)
+    spectrum = np.concatenate([np.cos(turn), -np.sin(turn)])
     between = 2 * np.pi / size * c[:, None] * d
-    turn = 2 * np.pi / columns * (d[:, None] * d % columns)
-    transform = np.block([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    turn = 2 * np.pi / len(d) * (d[:, None] * d % len(d))
+    cosine, sine = np.cos(turn), np.sin(turn)
+    real, imaginary = np.concatenate([cosine, sine]), np.concatenate([-sine, cosine])
     # Where c is its own mirror image, both a bin and its image are there: the second one counts for nothing.
     number = c[:, None] + rows * d
     image = number > size // 2
     mixed = filters[np.where(image, size - number, number)]
     mixed[image & (2 * c % rows == 0)[:, None]] = 0
-    matrices = (spectrum, np.cos(between), np.sin(between), transform, mixed.reshape(-1, filters.shape[1]))
-    return columns, *(matrix.astype(np.float32) for matrix in matrices)
+    mixed = mixed.reshape(-1, filters.shape[1])
+    matrices = (spectrum, np.cos(between), np.sin(between), real, imaginary, mixed)
+    return tuple(matrix.astype(np.float32) for matrix in matrices)
+
+
+def _products(size: int, rows: int) -> int:
+    """How many products both steps take for a frame, where the first sums over so many rows."""
+    return size * (rows + 2) + (rows // 2 + 1) * (2 * size // rows) ** 2
