@@ -224,11 +224,12 @@ def test_language_models_are_compared_by_their_losses(tmp_path: Path) -> None:
         found = Score(1.0, 1.0, 1.0, 30, "min", "per token")
         write_metrics(tmp_path / name, {"test/perplexity": found}, data={"labels": ["e", "f"]})
         runs.append(read_run(tmp_path / name))
-    (row,) = compare_runs(*runs).differences
+    one, other = runs
+    (row,) = compare_runs(one, other).differences
     assert (row.name, row.unit, row.better) == ("perplexity", "per token", 1.0)
     assert (row.run, row.other) == pytest.approx((np.exp(5.25 / 5), np.exp(6.25 / 5)))
     content = io.StringIO()
-    print_comparison(compare_runs(*runs), terminal(file=content, width=120))
+    print_comparison(compare_runs(one, other), terminal(file=content, width=120))
     assert "perplexity, per token" in content.getvalue()
     page = write_run_report(tmp_path / "one", None).read_text(encoding="utf-8")
     assert "Transcripts" not in page, "nothing was heard, so that no word is wrong"

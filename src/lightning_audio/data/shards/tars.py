@@ -154,7 +154,7 @@ def _rows(storage: Storage, tar: str, known: Collection[str], nemo: Description 
         with path.open("rb") as file:
             data = {name: (offset, size) for name, offset, size in members}
             if (cuts := f"{SHAR}{name.removeprefix('recording.').removesuffix('.tar')}.jsonl.gz") in known:
-                said = _shar(storage.read(prefix + cuts), cuts)
+                said: Description = _shar(storage.read(prefix + cuts), cuts)
             else:
                 said = _webdataset(file, data) if nemo is None else nemo
             yield from _found(file, data, said, tar)
