@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -19,8 +20,8 @@ from conftest import TINY, edit, sine, trained, write_wav
 
 import lightning_audio
 from lightning_audio import Runtime, build
+from lightning_audio.cli import arguments, export, predict
 from lightning_audio.cli import evaluate as evaluate_program
-from lightning_audio.cli import export, predict
 from lightning_audio.data.info import DataInfo
 from lightning_audio.decoding import Beam
 from lightning_audio.errors import UserError
@@ -32,6 +33,7 @@ from lightning_audio.export.program import Program, exported_program, least_samp
 from lightning_audio.export.quantize import quantized
 from lightning_audio.export.streaming import RuntimeStream
 from lightning_audio.inference.events import timelines
+from lightning_audio.inference.live import LiveText, LiveWord
 from lightning_audio.inference.stream import Stream
 from lightning_audio.inference.transcribe import transcribe
 from lightning_audio.metrics.intervals import Score
@@ -179,6 +181,92 @@ def test_a_stream_is_heard_as_by_the_run(options: dict[str, Any], tmp_path: Path
         agreement_module.answer_by(task, runtime)
         torch.testing.assert_close(task.forward_tta(waveforms, lengths)[0], clips, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(task.listen(samples), long, atol=1e-5, rtol=0)
+
+
+CHUNKED: dict[str, dict[str, Any]] = {
+    "bilstm": {"hidden": 8, "layers": 2, "chunk": 4},
+    "conformer": {"width": 16, "heads": 2, "feedforward": 16, "layers": 2, "kernel": 5, "chunk": 3}
+    | {"left_chunks": 2},
+}
+
+
+def speech_of(kind: str, name: str) -> Any:
+    """A task that transcribes chunk by chunk, of drawn weights that say much."""
+    network = {"bilstm": "bilstm.BiLSTM", "conformer": "conformer.Conformer"}[kind]
+    task = task_of(
+        frontend=LOG_MEL | {"top_db": None},
+        network={"_target_": f"lightning_audio.networks.{network}", "channels": 4, **CHUNKED[kind]},
+        task=BEHIND.get(name, {"_target_": "lightning_audio.tasks.ctc.CTC", "text": {"steps": ["lower"]}}),
+    )
+    with torch.no_grad():
+        behind = task.network.head if name == "ctc" else task.joiner.output
+        behind.bias.zero_()
+        behind.weight.mul_(8)
+    return task
+
+
+def tones(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Ten a second, int16."""
+    pitch = np.repeat(rng.uniform(100, RATE / 2, size // 800 + 1), 800)[:size]
+    return (9000 * np.sin(2 * np.pi * np.cumsum(pitch) / RATE)).astype(np.int16)
+
+
+@pytest.mark.parametrize("kind", CHUNKED)
+@pytest.mark.parametrize("name", ["ctc", "lstm", "stateless"])
+def test_words_of_a_stream_are_those_of_the_run(kind: str, name: str, tmp_path: Path) -> None:
+    """In pieces of any size, chunk by chunk, with what the run knows of the whole; a short chunk ends it."""
+    task = speech_of(kind, name)
+    export.write_streaming(task, export_options(tmp_path / "a.onnx"))
+    runtime = Runtime(tmp_path / "a.onnx", threads=1)
+    assert runtime.card["agreement"]["same_answers"] == len(agreement_module.MADE)
+    assert runtime.card["agreement"]["difference"] < 1e-5
+    rng, own, other = np.random.default_rng(1), LiveText(task), LiveText(runtime)
+    for size in (3 * RATE, 2 * RATE + 77, RATE // 50, 3):  # one after another: each begins anew
+        samples = tones(size, rng)
+        pieces = np.split(samples, np.sort(rng.integers(0, size, 20)))
+        heard, expected = (
+            [one for piece in pieces for one in text.push(piece)] + text.finish() for text in (other, own)
+        )
+        assert news_of(heard) == news_of(expected)
+        whole = task.greedy(task.frame_outputs([samples])[0])[0].text
+        said = "".join(one.word.text for one in heard if one.final)
+        assert said == "".join(whole.split())
+        assert said or size < 3 * RATE
+    with pytest.raises(UserError, match="exported for streams"):
+        runtime.predict(samples, sample_rate=RATE)
+    with pytest.raises(UserError, match="no numbers"):
+        other.push(np.full(10, np.nan))
+
+
+def export_options(output: Path) -> argparse.Namespace:
+    return arguments.export(["none", "--output", str(output), "--streaming"])
+
+
+def news_of(news: list[LiveWord]) -> list[tuple[Any, ...]]:
+    return [(one.heard, one.final, one.joins, one.word.text, one.word.start, one.word.end) for one in news]
+
+
+def test_predict_prints_the_words_of_a_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, model, raw = speech_of("bilstm", "lstm"), tmp_path / "a.onnx", tmp_path / "a.raw"
+    torch.save({"state_dict": task.state_dict(), "lightning_audio": task.description}, tmp_path / "a.ckpt")
+    export.main([str(tmp_path / "a.ckpt"), "--output", str(model), "--streaming"])
+    assert "a.predictor.onnx, a.joiner.onnx, a.onnx.json" in capsys.readouterr().out
+    raw.write_bytes(tones(RATE, np.random.default_rng(0)).tobytes())
+    lines = []
+    for file in (tmp_path / "a.ckpt", model):
+        predict.main([str(file), str(raw), "--stream", "--format", "jsonl"])
+        lines.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert len(lines[0]) > 1
+    for own, other in zip(*lines, strict=True):
+        assert other == {**own, "score": pytest.approx(own["score"], abs=1e-5)}
+    with pytest.raises(SystemExit):
+        predict.main([str(model), str(raw), "--stream", "--beam", "4"])
+    assert "without --beam" in capsys.readouterr().err
+    attention = task_of(
+        frontend=LOG_MEL | {"top_db": None}, network=STATES | {"chunk": 4}, task=BEHIND["transformer"]
+    )
+    with pytest.raises(UserError, match="hears an utterance to its end"):
+        stream_graph(attention)
 
 
 STATES = {

@@ -141,11 +141,6 @@ class Planted:
         return Rows()
 
 
-@pytest.fixture
-def planted_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_audio.inference.live.Stream", lambda given: given.stream())
-
-
 def planted(tokenizer: Tokenizer, path: list[int], pause: float) -> list[str]:
     """The news of each frame that has any: partial words with a dot, joined ones with a dash."""
     task: Any = Planted(tokenizer)
@@ -158,7 +153,6 @@ def planted(tokenizer: Tokenizer, path: list[int], pause: float) -> list[str]:
     return told
 
 
-@pytest.mark.usefixtures("planted_stream")
 def test_a_word_is_final_with_the_next_one_a_pause_or_the_end() -> None:
     letters = Characters(" ab")  # outputs 1, 2, 3
     path = [0, 2, 2, 0, 3, 1, 1, 3, 0, 0, 2, 0, 0, 0, 0, 3, 3]
@@ -168,7 +162,6 @@ def test_a_word_is_final_with_the_next_one_a_pause_or_the_end() -> None:
     assert planted(letters, path, 0.12) == [*expected, "13 ba", "15 -b.", "17 -b"]
 
 
-@pytest.mark.usefixtures("planted_stream")
 def test_tokens_that_begin_words_end_the_one_before() -> None:
     tokenizer = BPE(["▁", "a", "b", "▁a"], [("▁", "a")])  # outputs 1 to 4
     path = [4, 3, 0, 4, 0, 1, 2, 0, 1, 0, 0, 0, 0, 3]
@@ -177,7 +170,6 @@ def test_tokens_that_begin_words_end_the_one_before() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("planted_stream")
 def test_times_are_those_of_the_frames() -> None:
     task: Any = Planted(Characters(" ab"))
     text = LiveText(task)

@@ -27,6 +27,8 @@ import lightning_audio
 from lightning_audio import Runtime
 from lightning_audio.cli import export, serve
 from lightning_audio.export.onnx import stream_graph
+from lightning_audio.inference.formats import live_fields
+from lightning_audio.inference.live import LiveText
 from lightning_audio.serving import app as app_module
 from lightning_audio.serving.metrics import BUCKETS, Metrics
 
@@ -191,7 +193,7 @@ def test_windows_of_a_stream_are_answered_as_they_come(client: Any, exported: Pa
 def test_detections_and_transcripts_of_a_stream(exported_speech: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
-    from test_export import LOG_MEL, task_of
+    from test_export import LOG_MEL, export_options, speech_of, task_of
 
     task = task_of(
         RATE,
@@ -223,6 +225,18 @@ def test_detections_and_transcripts_of_a_stream(exported_speech: Path, tmp_path:
         response = client.post("/predict", content=wav(np.zeros(800)))
         assert response.status_code == 400
         assert "exported for streams" in response.json()["error"]
+    export.write_streaming(speech_of("bilstm", "ctc"), export_options(tmp_path / "words.onnx"))
+    text = LiveText(Runtime(tmp_path / "words.onnx", threads=1))
+    words = [one for piece in np.array_split(samples, 50) for one in text.push(piece)] + text.finish()
+    with (
+        testclient.TestClient(server(tmp_path / "words.onnx").app()) as client,
+        client.websocket_connect("/stream") as socket,
+    ):
+        for piece in np.array_split(samples, 50):
+            socket.send_bytes(piece.tobytes())
+        socket.send_text("end")
+        assert [socket.receive_json() for _ in words] == [live_fields(one) for one in words]
+    assert len(words) > 0
     (own,) = Runtime(exported_speech, threads=1).predict(samples, sample_rate=RATE)
     with (
         testclient.TestClient(server(exported_speech, max_seconds=3.0).app()) as client,

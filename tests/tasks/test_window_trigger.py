@@ -11,8 +11,9 @@ from conftest import TINY
 
 from lightning_audio import config
 from lightning_audio.checkpoint import load
-from lightning_audio.cli.live import detector_of, stream_of
+from lightning_audio.cli.live import detector_of
 from lightning_audio.errors import UserError
+from lightning_audio.inference.live import stream_of
 from lightning_audio.inference.stream import WindowStream
 from lightning_audio.tasks.window_trigger import WindowTrigger
 from lightning_audio.training.run import train

@@ -11,13 +11,14 @@ import numpy as np
 import soundfile
 import soxr
 
-from lightning_audio.cli.live import detector_of, stream_of
+from lightning_audio.cli.live import detector_of
 from lightning_audio.data.audio_file import AudioError, read_audio
 from lightning_audio.data.channels import INT16_SCALE
 from lightning_audio.data.decode import at_rate, to_int16
 from lightning_audio.errors import UserError
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.labels import LabelsAbove
+from lightning_audio.inference.live import stream_of
 from lightning_audio.inference.transcribe import transcribe
 from lightning_audio.reports.html.clips import log_mel_of, sounds_of
 from lightning_audio.reports.plots import recording_figure, rgb

@@ -64,11 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         program_of(task, options) if options.format == TORCH else onnx_graph(task, options.opset or OPSET)
     )
     data = data_of(options, task)
-    card = described(task, options.run)
-    parts, told = parts_of(task, options.opset or OPSET)
-    if parts:
-        digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
-        card["parts"] = {**told, "sha256": digests}
+    parts, behind = signed_parts(task, options)
+    card = {**described(task, options.run), **behind}
     if options.format.startswith("int8"):
         write_quantized(content, card, parts, task, data, options)
         return
@@ -103,17 +100,28 @@ def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
     if options.format != "onnx":
         raise UserError(f"--streaming is exported as ONNX in float: leave out --format {options.format}.")
     content, told = stream_graph(task, options.opset or OPSET)
-    card = {**described(task, options.run), **told}
+    parts, behind = signed_parts(task, options)
+    card = {**described(task, options.run), **told, **behind}
     card["stream"]["detection"] = getattr(task, "detection", {})
-    found = stream_agreement(task, tried(content, card))
+    found = stream_agreement(task, tried(content, card, parts))
     found.refuse_other()
-    write(options.output, content, {**card, "agreement": found.as_dict()})
+    write(options.output, content, {**card, "agreement": found.as_dict()}, parts)
     chunk = 1000 * told["stream"]["frames"] * told["stream"]["hop"] / task.sample_rate
     print(
         f"{found.same_answers} of {found.clips} streams of noise are heard alike; probabilities differ by at "
         f"most {found.difference:.1e}."
     )
-    print(f"Written: {options.output} (chunks of {chunk:g} ms) and {card_of(options.output).name}")
+    names = [*(part_of(options.output, name).name for name in parts), card_of(options.output).name]
+    print(f"Written: {options.output} (chunks of {chunk:g} ms) and {', '.join(names)}")
+
+
+def signed_parts(
+    task: AudioTask, options: argparse.Namespace
+) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+    """The graphs behind that of the network, and what the card says of them, if there are any."""
+    parts, told = parts_of(task, options.opset or OPSET)
+    digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
+    return parts, {"parts": {**told, "sha256": digests}} if parts else {}
 
 
 def write_quantized(

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from lightning_audio.errors import Interrupted, UserError
 from lightning_audio.inference.detections import Detector, raw_audio
 from lightning_audio.inference.formats import detection_line, live_line
+from lightning_audio.inference.live import LiveText, stream_of
 
 
 def listen(task: Any, options: argparse.Namespace, rules: Mapping[str, Any]) -> None:
@@ -28,13 +29,9 @@ def listen(task: Any, options: argparse.Namespace, rules: Mapping[str, Any]) -> 
 
 def listen_to_speech(task: Any, options: argparse.Namespace) -> None:
     """Prints the words of a stream: as they grow, and once they are final."""
-    from lightning_audio.inference.live import LiveText
-
     for name in ("on", "off", "ignore", "smooth", "min_gap", "window", "hop"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is not for streams of speech: leave it out.")
-    if not hasattr(task, "network"):
-        raise UserError("A model that was exported does not transcribe streams: give the run.")
     hear(task, options, LiveText(task), lambda news: [live_line(word, options.format) for word in news])
 
 
@@ -77,15 +74,3 @@ def detector_of(task: Any, stream: Any, **rules: Any) -> Detector:
     """What finds events in the scores of a stream: by the rules of the task, if any, but for those given."""
     own = getattr(stream, "detector", None) or getattr(task, "detector", None)
     return own(**rules) if own else Detector(task.labels, stream.frame_seconds, **rules)
-
-
-def stream_of(task: Any) -> Any:
-    """What hears a stream: of a task, or of an exported file."""
-    if hasattr(task, "card"):
-        from lightning_audio.export.streaming import RuntimeStream
-
-        return RuntimeStream(task)
-    from lightning_audio.inference.stream import Stream
-
-    own = getattr(task, "stream", None)
-    return own() if own else Stream(task)

@@ -14,7 +14,7 @@ import numpy as np
 
 from lightning_audio.decoding.alignment import Rows, TokenSpan, best_path
 from lightning_audio.decoding.attention_search import END, START, AttentionSearch, log_softmax
-from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, refuse_nan
+from lightning_audio.decoding.hypothesis import Decoder, Hypothesis, TokenStream, refuse_nan
 from lightning_audio.decoding.transducer_search import TransducerSearch
 from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import Tokenizer
@@ -44,8 +44,9 @@ class StepTransducer(Decoder):
     max_symbols: int
 
     def __call__(self, rows: Rows) -> list[Hypothesis]:
-        refuse_nan([rows])
-        return [self.score_of(rows, self.best(np.asarray(rows)))]
+        said = self.stream()
+        said.push(rows)
+        return [self.score_of(rows, said.tokens)]
 
     def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
         acoustic = self.acoustic(np.asarray(rows), tokens)
@@ -56,25 +57,8 @@ class StepTransducer(Decoder):
         predicted, *after = self.predictor([np.array([output]), *state])
         return predicted, after
 
-    def best(self, rows: np.ndarray) -> list[int]:
-        """Greedily: frames are joined several at a time, up to the first that says a token."""
-        tokens: list[int] = []
-        predicted, state = self.predicted(BLANK, self.start)
-        t = symbols = 0
-        while t < len(rows):
-            outputs = self.joiner([rows[t : t + AHEAD], predicted])[0].argmax(1)
-            said = np.flatnonzero(outputs)
-            if not len(said):
-                t, symbols = t + len(outputs), 0
-                continue
-            if said[0]:
-                t, symbols = t + int(said[0]), 0
-            tokens.append(int(outputs[said[0]]) - 1)
-            predicted, state = self.predicted(tokens[-1] + 1, state)
-            symbols += 1
-            if symbols == self.max_symbols:
-                t, symbols = t + 1, 0
-        return tokens
+    def stream(self) -> TokenStream:
+        return _StepStream(self)
 
     def _lattice(self, rows: np.ndarray, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities `(T, U + 1)` of the blank and of the token that is next."""
@@ -113,6 +97,36 @@ class StepTransducer(Decoder):
     def silence(self, rows: Rows) -> np.ndarray:
         predicted, _ = self.predicted(BLANK, self.start)
         return self.joiner([np.asarray(rows), predicted])[0][:, BLANK]
+
+
+class _StepStream(TokenStream):
+    """What a transducer says greedily: frames are joined several at a time, up to the first with a token."""
+
+    def __init__(self, decoder: StepTransducer) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.predicted, self.state = decoder.predicted(BLANK, decoder.start)
+
+    def push(self, rows: Rows) -> None:
+        refuse_nan([rows])
+        rows = np.asarray(rows)
+        t = symbols = 0
+        while t < len(rows):
+            joined = self.decoder.joiner([rows[t : t + AHEAD], self.predicted])[0]
+            outputs = joined.argmax(1)
+            blanks = int((outputs != BLANK).argmax()) if outputs.any() else len(outputs)
+            if blanks:
+                t, symbols = t + blanks, 0
+            if blanks == len(outputs):
+                continue
+            output, frame = int(outputs[blanks]), self.frames + t
+            self.tokens.append(output - 1)
+            self.spans.append(TokenSpan(frame, frame + 1, float(joined[blanks, output])))
+            self.predicted, self.state = self.decoder.predicted(output, self.state)
+            symbols += 1
+            if symbols == self.decoder.max_symbols:
+                t, symbols = t + 1, 0
+        self.frames += len(rows)
 
 
 class StepTransducerBeam(TransducerSearch):

@@ -119,6 +119,8 @@ def _refuse_odd_stream(told: dict[str, Any]) -> None:
     sizes += [math.prod(shape) + 1 for shape in told["states"]]
     if not all(isinstance(size, int) and 0 < size <= LARGEST_CHUNK for size in sizes):
         raise ValueError("stream")
+    if not isinstance(told.get("short_last", False), bool):
+        raise ValueError("stream")
     if set(told["detection"]) - {"on", "off", "release", "min_gap", "smooth", "ignore"}:
         raise ValueError("detection")
 

@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from lightning_audio.errors import UserError
 from lightning_audio.inference.stream import Stream, streaming_frontend
 from lightning_audio.tasks.base import AudioTask
+from lightning_audio.tasks.transcription import Transcription
 
 OPSET = 17  # of ONNX 1.12: what runtimes of all kinds read
 OPSETS = range(17, 21)
@@ -127,6 +128,8 @@ def simplified(content: bytes) -> bytes:
 class ChunkGraph(nn.Module):
     """Samples `(1, n)` and what the network remembers -> scores `(k, C)` and what it remembers then.
 
+    Of one that transcribes, the scores are what its decoders take.
+
     Args:
         task: that runs on a stream.
         state: of the network behind a chunk; the tensors in it are inputs and outputs.
@@ -148,42 +151,53 @@ class ChunkGraph(nn.Module):
         """The scores of a chunk and the state behind it."""
         features = self.task.frontend.frames(samples)  # type: ignore[operator]
         features, _ = self.task.normalize(features, torch.tensor([features.shape[-1]]))
-        logits, state = self.task.network.step(features, state)
-        return self.task.label_scores(logits.float())[0], state
+        network = self.task.network
+        if hasattr(network, "whole_chunk"):
+            logits, *state = network.whole_chunk(features, *state)
+        else:
+            logits, state = network.step(features, state)
+        return self.task.stream_scores(logits.float())[0], state
+
+    def start(self, samples: Tensor) -> Any:
+        """What the network remembers before the first chunk: tensors of zeros."""
+        network = self.task.network
+        if hasattr(network, "whole_chunk"):
+            features = self.task.frontend.frames(samples)  # type: ignore[operator]
+            return [*network.start(features)[:2]]
+        return tree_map_only(Tensor, torch.zeros_like, self.step(samples, None)[1])
 
 
 def stream_graph(task: AudioTask, opset: int = OPSET) -> tuple[bytes, dict[str, Any]]:
     """The task as an ONNX file that takes a chunk of a stream, and what `RuntimeStream` has to know of it.
 
-    A chunk is as many frames as the network takes from one row of scores to the next.
+    A chunk is as many frames as the network takes from one row of scores to the next, or as its `chunk` has.
 
     Raises:
         UserError: the task does not run on a stream.
     """
-    stream, frontend = Stream(task), streaming_frontend(task)  # refuse what does not
-    if task.transcribes:
-        raise UserError(
-            "A file for streams names sounds, and this run transcribes: export it without --streaming."
-        )
-    hop, n_fft = frontend.hop_length, frontend.n_fft
-    frames = max(round(stream.frame_seconds * task.sample_rate / hop), 1)
+    stream, frontend, network = Stream(task), streaming_frontend(task), task.network  # refuse what does not
+    if isinstance(task, Transcription):
+        task.greedy.stream()  # as well
+    hop, n_fft, chunked = frontend.hop_length, frontend.n_fft, hasattr(network, "whole_chunk")
+    frames = max(round(stream.frame_seconds * task.sample_rate / hop), 1) * (network.chunk if chunked else 1)
     samples = 0.1 * torch.randn(1, (frames - 1) * hop + n_fft, generator=torch.Generator().manual_seed(0))
-    copied = for_graphs(task)
+    graph = ChunkGraph(for_graphs(task), None)
     with torch.no_grad():
-        scores, state = ChunkGraph(copied, None).step(samples, None)
-    if not len(scores):
-        raise UserError(
-            "The network answers a chunk of several rows at a time, which a file for streams does not: "
-            "export it without --streaming."
-        )
-    graph = ChunkGraph(copied, state)
-    remembered = [part for part in graph.state if isinstance(part, Tensor)]
+        start = graph.start(samples)
+        scores, state = graph.step(samples, start)
+    graph = ChunkGraph(graph.task, state)
+    before, remembered = ([x for x in tree_flatten(s)[0] if isinstance(x, Tensor)] for s in (start, state))
     names = [f"state{number}" for number in range(len(remembered))]
     outputs = ["scores", *(f"{name} then" for name in names)]
-    content = traced(graph, (samples, *remembered), ["samples", *names], outputs, {}, opset)
-    shapes = [list(part.shape) for part in remembered]
+    axes = {"samples": {1: "samples"}, "scores": {0: "rows"}} if chunked else {}
+    for name, *pair in zip(names, before, remembered, strict=True):
+        free = {i: f"{name} {i}" for i in range(pair[0].dim()) if pair[0].shape[i] != pair[1].shape[i]}
+        axes |= {name: free, f"{name} then": free}
+    content = traced(graph, (samples, *remembered), ["samples", *names], outputs, axes, opset)
+    shapes = [list(part.shape) for part in before]
     told = {"frames": frames, "rows": len(scores), "hop": hop, "n_fft": n_fft, "states": shapes}
-    return content, {"frame_seconds": stream.frame_seconds, "stream": told}
+    # Chunks whose rows know those behind them: the last one must not be filled up.
+    return content, {"frame_seconds": stream.frame_seconds, "stream": told | {"short_last": chunked}}
 
 
 def example(task: AudioTask) -> tuple[Tensor, Tensor]:

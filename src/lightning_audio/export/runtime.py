@@ -63,6 +63,12 @@ class Runtime:
         if found.parts:
             self._take_parts(found, threads)
 
+    def stream(self) -> Any:
+        """What hears a stream, of a file of `export --streaming`."""
+        from lightning_audio.export.streaming import RuntimeStream
+
+        return RuntimeStream(self)
+
     def _take(self, file: Path, found: Exported) -> None:
         """What the card says."""
         self.file, self.card, self.info = file, found.card, found.info

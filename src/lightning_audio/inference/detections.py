@@ -155,3 +155,19 @@ def raw_audio(file: BinaryIO, rate: int, sample_rate: int) -> Iterator[np.ndarra
         yield raw.push(chunk)
     if rate != sample_rate:
         yield raw.finish()
+
+
+def refuse_odd_piece(samples: np.ndarray, sample_rate: int | None, wanted: int) -> None:
+    """Raises UserError for a piece of a stream of a rate that is not wanted, or that is no samples `(n,)`."""
+    if sample_rate not in (None, wanted):
+        raise UserError(
+            f"The stream has {sample_rate} samples a second and the run hears {wanted}: resample it on its "
+            "way, as `predict --stream --rate` does."
+        )
+    if samples.ndim != 1 or not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
+        raise UserError(
+            f"A stream takes samples (n,) of one channel as int16 or float, not {samples.dtype} of shape "
+            f"{samples.shape}: convert them."
+        )
+    if not np.isfinite(samples).all():
+        raise UserError("The stream holds samples that are no numbers (NaN or infinite): mend it.")

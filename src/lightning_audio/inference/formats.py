@@ -223,13 +223,19 @@ def detection_line(detection: Detection, form: str) -> str:
 
 def live_line(said: LiveWord, form: str | None) -> str:
     """A word of a stream as `table` or `jsonl`: when it was known, whether it is final, from when to when."""
-    word = said.word
     if form == "jsonl":
-        told: dict[str, object] = {"heard": said.heard, "final": said.final, "text": word.text}
-        times = {"start": word.start, "end": word.end, "score": word.score}
-        return json_line(rounded(told | times | ({"joins": True} if said.joins else {})))
+        return json_line(live_fields(said))
+    word = said.word
     state, mark = "final" if said.final else "partial", "-" if said.joins else ""
     return f"{said.heard:.2f}\t{state}\t{word.start:.3f}\t{word.end:.3f}\t{mark}{word.text}\n"
+
+
+def live_fields(said: LiveWord) -> dict[str, object]:
+    """A word of a stream as JSON has it."""
+    word = said.word
+    told: dict[str, object] = {"heard": said.heard, "final": said.final, "text": word.text}
+    times = {"start": word.start, "end": word.end, "score": word.score}
+    return rounded(told | times | ({"joins": True} if said.joins else {}))
 
 
 def rounded(fields: Mapping[str, object]) -> dict[str, object]:

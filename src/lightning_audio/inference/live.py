@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor
 
 from lightning_audio.decoding import Decoder
 from lightning_audio.decoding.alignment import TimedText, timed_words, words_of
-from lightning_audio.inference.stream import Stream, TrainedTask
 from lightning_audio.inference.transcribe import as_scored, scored_as
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer
 
@@ -18,9 +16,10 @@ SPACES = f" {WORD_START}"
 PAUSE = 0.5  # seconds without a token behind which a word has ended
 
 
-class SpeechTask(TrainedTask, Protocol):
-    """What is asked of a task here; see tasks/transcription.py."""
+class SpeechTask(Protocol):
+    """What is asked of a task here, or of one that was exported; see tasks/transcription.py."""
 
+    sample_rate: int
     tokenizer: Tokenizer
     decoder: Decoder
 
@@ -38,6 +37,15 @@ class LiveWord:
     joins: bool = False
 
 
+def stream_of(task: Any) -> Any:
+    """What hears a stream: of a task, or of an exported file, for which torch is not imported."""
+    if own := getattr(task, "stream", None):
+        return own()
+    from lightning_audio.inference.stream import Stream
+
+    return Stream(task)
+
+
 class LiveText:
     """The words of a recording that is pushed in pieces of any size: those of the whole at once.
 
@@ -53,7 +61,7 @@ class LiveText:
     """
 
     def __init__(self, task: SpeechTask, pause: float = PAUSE) -> None:
-        self.task, self.pause, self.stream = task, pause, Stream(task)
+        self.task, self.pause, self.stream = task, pause, stream_of(task)
         self._start()
 
     def push(self, samples: np.ndarray, sample_rate: int | None = None) -> list[LiveWord]:
@@ -73,9 +81,9 @@ class LiveText:
         self._said = self.task.decoder.stream()
         self._samples, self._told, self._begun = 0, 0, ""
 
-    def _news(self, rows: Tensor, ended: bool) -> list[LiveWord]:
+    def _news(self, rows: Any, ended: bool) -> list[LiveWord]:
         said, seconds = self._said, self.stream.frame_seconds
-        said.push(rows.numpy())
+        said.push(np.asarray(rows))
         # Those that were told stay for the times of their neighbours, and are not continued.
         before = words_of(said.tokens[: self._told], self.task.tokenizer)
         words = [

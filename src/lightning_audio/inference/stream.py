@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_audio.data.batch import samples_to_float
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.normalize import Normalize
+from lightning_audio.inference.detections import refuse_odd_piece
 from lightning_audio.networks.base import Network
 
 LONGEST_PIECE = 10.0  # seconds that run through the task at once: memory is bounded, whatever is pushed
@@ -221,17 +222,6 @@ class WindowStream:
 
 def _waveform(samples: np.ndarray, sample_rate: int | None, wanted: int) -> Tensor:
     """float32 `(n,)`; raises UserError where they are of a rate that is not wanted, or no samples."""
-    if sample_rate not in (None, wanted):
-        raise UserError(
-            f"The stream has {sample_rate} samples a second and the run hears {wanted}: resample it on its "
-            "way, as `predict --stream --rate` does."
-        )
-    if samples.ndim != 1 or not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
-        raise UserError(
-            f"A stream takes samples (n,) of one channel as int16 or float, not {samples.dtype} of shape "
-            f"{samples.shape}: convert them."
-        )
-    if not np.isfinite(samples).all():
-        raise UserError("The stream holds samples that are no numbers (NaN or infinite): mend it.")
+    refuse_odd_piece(samples, sample_rate, wanted)
     # Copied: what is read from a file or a pipe can't be written to, which torch wants.
     return samples_to_float(torch.from_numpy(samples.copy())).float()

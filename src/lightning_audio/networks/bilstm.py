@@ -39,7 +39,7 @@ class BiLSTM(ChunkedNetwork):
         chunk: int | None = None,
     ) -> None:
         super().__init__(chunk, strides, stack)
-        self.subsampling, self.stack = Subsampling(in_shape, channels, strides), stack
+        self.subsampling, self.stack, self.hidden = Subsampling(in_shape, channels, strides), stack, hidden
         widths = [self.subsampling.width * stack] + [2 * hidden] * layers
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
         self.lstms = nn.ModuleList(PaddedLSTM(width, hidden) for width in widths[:-1])
@@ -60,6 +60,9 @@ class BiLSTM(ChunkedNetwork):
         x, lengths = self._stacked(x), strided(lengths, self.stack)
         return self._read(x, lengths, None)[0], lengths
 
+    def kept_at_start(self, x: Tensor) -> Any:
+        return [(x.new_zeros(1, len(x), self.hidden),) * 2 for _ in self.lstms]
+
     def rows_of_chunk(self, x: Tensor, back: int, kept: Any) -> tuple[Tensor, Any]:
         x = self._stacked(self.subsampling(x, x.new_full((len(x),), x.shape[-1]).long())[0])[:, back:]
         return self._read(x, x.new_full((len(x),), x.shape[1]).long(), kept)
@@ -75,7 +78,7 @@ class BiLSTM(ChunkedNetwork):
         return x.reshape(x.shape[0], -1, self.stack * x.shape[2])
 
     def _read(self, x: Tensor, lengths: Tensor, kept: Any) -> tuple[Tensor, Any]:
-        """Logits of rows, and the state of each layer behind them; `kept` is the one before them."""
+        """Logits of rows, and the state of each layer behind them; `kept` is the one before them, if any."""
         x, after = self.dropout(self.norms[0](x)), []
         read = lengths_to_read(lengths)
         for i, (norm, lstm) in enumerate(zip(self.norms[1:], self.lstms, strict=True)):

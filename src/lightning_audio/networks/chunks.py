@@ -20,12 +20,12 @@ from lightning_audio.networks.layers import Subsampling
 
 
 class Heard(NamedTuple):
-    """Where a stream stands: frames `(B, ..., n)` that a chunk still takes, the first `back` of which were
-    heard before and are what its convolutions look back on; and what the layers keep of earlier chunks."""
+    """Where a stream stands: frames `(B, ..., n)` that were heard before and are what convolutions look back
+    on; what the layers keep of earlier chunks; and frames of the chunk that has begun."""
 
-    frames: Tensor
-    back: int
+    back: Tensor
     kept: Any
+    waiting: Tensor
 
 
 class ChunkedNetwork(Network):
@@ -56,30 +56,40 @@ class ChunkedNetwork(Network):
         self.rows_back = len(strides)
 
     @abstractmethod
+    def kept_at_start(self, x: Tensor) -> Any:
+        """What there is of earlier chunks before the first of clips like `x`, `(B, ...)`."""
+
+    @abstractmethod
     def rows_of_chunk(self, x: Tensor, back: int, kept: Any) -> tuple[Tensor, Any]:
         """Frames `(B, ..., n)` of a chunk, behind so many rows that were said before -> its logits `(B, k,
-        C)`, and what the next chunk has to know; `kept` is None at the start."""
+        C)`, and what the next chunk has to know."""
+
+    def start(self, x: Tensor) -> Heard:
+        """Before the first frame of clips like `x`, `(B, ..., n)`."""
+        return Heard(x[..., :0], self.kept_at_start(x), x[..., :0])
+
+    def whole_chunk(self, x: Tensor, back: Tensor, kept: Any) -> tuple[Tensor, Tensor, Any]:
+        """The frames of a chunk, of which only the last may be a short one -> logits, and `back` and `kept`
+        for the next."""
+        frames = torch.cat([back, x], -1)
+        logits, kept = self.rows_of_chunk(frames, back.shape[-1] // self.frames_a_row, kept)
+        size = self.rows_back * self.frames_a_row
+        return logits, frames[..., -size:] if size else x[..., :0], kept
 
     def step(self, x: Tensor, state: Heard | None) -> tuple[Tensor, Heard]:
         """As in `Network`; logits come a chunk at a time."""
         if not self.chunk:
             raise NotImplementedError("It runs on a stream only with network.chunk.")
-        frames, back, kept = state or Heard(x[..., :0], 0, None)
-        frames, size = torch.cat([frames, x], -1), self.chunk * self.frames_a_row
-        logits = []
-        while frames.shape[-1] >= back + size:
-            said, kept = self.rows_of_chunk(frames[..., : back + size], back // self.frames_a_row, kept)
+        back, kept, waiting = state or self.start(x)
+        waiting, size = torch.cat([waiting, x], -1), self.chunk * self.frames_a_row
+        logits = [x.new_zeros(len(x), 0, self.head.out_features)]  # type: ignore[union-attr, arg-type]
+        while waiting.shape[-1] >= size:
+            said, back, kept = self.whole_chunk(waiting[..., :size], back, kept)
             logits.append(said)
-            end, back = back + size, min(self.rows_back * self.frames_a_row, back + size)
-            frames = frames[..., end - back :]
-        outputs = self.head.out_features  # type: ignore[union-attr]
-        none = x.new_zeros(len(x), 0, outputs)  # type: ignore[arg-type]
-        return torch.cat([none, *logits], 1), Heard(frames.clone(), back, kept)
+            waiting = waiting[..., size:]
+        return torch.cat(logits, 1), Heard(back.clone(), kept, waiting.clone())
 
     def finish(self, state: Heard) -> Tensor | None:
         """As in `Network`: the chunk that was begun."""
-        frames, back, kept = state
-        if frames.shape[-1] == back:
-            return super().finish(state)
-        logits, _ = self.rows_of_chunk(frames, back // self.frames_a_row, kept)
-        return logits
+        back, kept, waiting = state
+        return self.whole_chunk(waiting, back, kept)[0] if waiting.shape[-1] else super().finish(state)

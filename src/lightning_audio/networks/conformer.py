@@ -72,11 +72,16 @@ class Conformer(ChunkedNetwork):
             x = layer.in_chunks(x, padding, self.chunk, self.left) if self.chunk else layer(x, padding)
         return self.head(x.transpose(0, 1)), lengths
 
+    def kept_at_start(self, x: Tensor) -> Any:
+        width = self.head.in_features
+        layers = cast("Iterable[Layer]", self.layers)
+        return [(x.new_zeros(0, len(x), width), x.new_zeros(len(x), width, layer.reach)) for layer in layers]
+
     def rows_of_chunk(self, x: Tensor, back: int, kept: Any) -> tuple[Tensor, Any]:
         x, _ = self.subsampling(x, x.new_full((len(x),), x.shape[-1]).long())
         x, after = self.embedding(x[:, back:]).transpose(0, 1), []
         for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
-            x, state = layer.step(x, kept and kept[i], self.left)
+            x, state = layer.step(x, *kept[i], self.left)
             after.append(state)
         return self.head(x.transpose(0, 1)), after
 
@@ -111,7 +116,7 @@ class Layer(ConformerLayer):
         seen = (near & ~padding[:, None] | torch.eye(len(x), dtype=torch.bool, device=x.device))[:, None]
         x = x + self.self_attn_dropout(_attend(self.self_attn, known, known, seen))
         gated = _gated(self.conv_module, x).masked_fill(padding[:, None], 0.0)
-        back = self._reach
+        back = self.reach
         pieces = functional.pad(gated, (back, -len(x) % chunk)).unfold(-1, back + chunk, chunk)
         clips, width, count, _ = pieces.shape
         pieces = pieces.transpose(1, 2).reshape(clips * count, width, -1)
@@ -120,29 +125,28 @@ class Layer(ConformerLayer):
         x = x + self.ffn2(x) / 2
         return self.final_layer_norm(x)
 
-    def step(self, x: Tensor, kept: Any, left: int) -> tuple[Tensor, Any]:
-        """The next chunk `(T, B, D)`, and what to keep for the one behind it: rows that it will attend to,
-        and those that its convolution looks back on."""
+    def step(self, x: Tensor, rows: Tensor, before: Tensor, left: int) -> tuple[Tensor, Any]:
+        """The next chunk `(T, B, D)`, and what to keep for the one behind it: rows `(T', B, D)` that it will
+        attend to, and those that its convolution looks back on, `(B, D, reach)`."""
         x = x + self.ffn1(x) / 2
         own = self.self_attn_layer_norm(x)
-        rows, before = kept or (own[:0], x.new_zeros(x.shape[1], x.shape[2], self._reach))
         rows = torch.cat([rows, own])
         x = x + _attend(self.self_attn, own, rows, None)
         gated = torch.cat([before, _gated(self.conv_module, x)], -1)
         x = x + self._behind(self._convolve(gated))
         x = x + self.ffn2(x) / 2
-        after = rows[max(len(rows) - left, 0) :].clone(), gated[..., gated.shape[-1] - self._reach :].clone()
-        return self.final_layer_norm(x), after
+        after = rows[-left:] if left else rows[:0], gated[..., gated.shape[-1] - self.reach :]
+        return self.final_layer_norm(x), tuple(part.clone() for part in after)
 
     @property
-    def _reach(self) -> int:
+    def reach(self) -> int:
         """Rows to which the convolution looks on either side."""
         return self.conv_module.sequential[2].kernel_size[0] // 2
 
     def _convolve(self, x: Tensor) -> Tensor:
         """The depthwise convolution of `(N, D, reach + k)`, behind which there are zeros -> `(N, D, k)`."""
         layer = self.conv_module.sequential[2]
-        x = functional.pad(x, (0, self._reach))
+        x = functional.pad(x, (0, self.reach))
         return functional.conv1d(x, layer.weight, layer.bias, groups=layer.groups)
 
     def _behind(self, x: Tensor) -> Tensor:

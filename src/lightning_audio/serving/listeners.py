@@ -12,6 +12,8 @@ import numpy as np
 from lightning_audio.errors import UserError
 from lightning_audio.export.runtime import Runtime
 from lightning_audio.export.streaming import RuntimeStream
+from lightning_audio.inference.formats import live_fields
+from lightning_audio.inference.live import LiveText, LiveWord
 from lightning_audio.inference.prediction import window_and_hop
 from lightning_audio.serving.batches import Batches
 
@@ -20,10 +22,10 @@ Listener = Callable[[np.ndarray, bool], Awaitable[list[dict[str, Any]]]]
 
 
 def listener_of(runtime: Runtime, batches: Batches, longest: float) -> Listener:
-    """Of a model exported for streams: detections; of one that labels clips: a label for each window; of one
-    that transcribes: the text at the end, `longest` being the seconds that it may have."""
+    """Of a model exported for streams: detections, or words; of one that labels clips: a label for each
+    window; of one that transcribes: the text at the end, `longest` being the seconds that it may have."""
     if "stream" in runtime.card:
-        return Detections(runtime)
+        return Words(runtime) if runtime.transcribes else Detections(runtime)
     return Speech(runtime, batches, longest) if runtime.transcribes else Windows(runtime, batches)
 
 
@@ -41,6 +43,21 @@ class Detections:
     def _heard(self, samples: np.ndarray, ended: bool) -> list[Any]:
         found = self.detector.push(self.stream.push(samples))
         return found + self.detector.push(self.stream.finish()) if ended else found
+
+
+class Words:
+    """Those of `predict --stream`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.text = LiveText(runtime)
+
+    async def __call__(self, samples: np.ndarray, ended: bool) -> list[dict[str, Any]]:
+        news = await asyncio.to_thread(self._heard, samples, ended)
+        return [live_fields(one) for one in news]
+
+    def _heard(self, samples: np.ndarray, ended: bool) -> list[LiveWord]:
+        news = self.text.push(samples)
+        return news + self.text.finish() if ended else news
 
 
 class Windows:
