@@ -1,8 +1,8 @@
 # What is typed more than once. `make` alone lists it; whatever needs the environment makes it first.
 # For GNU make 3.81 (the one macOS has) and newer, and a plain POSIX sh.
 
-# The first of these that is Python 3.11 to 3.13 makes the environment.
-PYTHON ?= python3 python3.13 python3.12 python3.11
+# The first of these that is Python 3.11 to 3.14 makes the environment.
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 VENV ?= .venv
 # uv installs faster than pip; UV= on the command line takes pip all the same.
 UV ?= $(shell command -v uv 2>/dev/null)
@@ -14,7 +14,7 @@ JOBS ?= auto
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
-SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 # Unlike pip, uv compiles nothing by itself, and then every start takes 10 seconds longer.
 INSTALL := $(if $(UV),UV_COMPILE_BYTECODE=1 $(UV) pip install --python $(PY),$(PY) -m pip install --quiet)
 # What sed takes out of the lock: names, versions and markers without hashes.
@@ -44,9 +44,9 @@ $(STAMP): requirements.lock pyproject.toml
 	  $$python -m venv $(VENV); \
 	elif [ -n "$(UV)" ]; then \
 	  echo "Setting up $(VENV) with a Python that uv brings: some minutes and 7 GB of disk, once."; \
-	  $(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV); \
+	  $(UV) venv --quiet --allow-existing --python '>=3.11,<3.15' $(VENV); \
 	else \
-	  echo "None of \"$(PYTHON)\" is a Python 3.11 to 3.13 with venv: install one (apt install python3.13-venv," \
+	  echo "None of \"$(PYTHON)\" is a Python 3.11 to 3.14 with venv: install one (apt install python3.13-venv," \
 	    "brew install python@3.13), install uv, which brings its own (pipx install uv), or name one with" \
 	    "PYTHON=/path/to/python." >&2; \
 	  exit 1; \
