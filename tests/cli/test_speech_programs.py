@@ -138,7 +138,6 @@ def test_folds_decode_with_models_of_their_own(
         overrides: list[str],
         output: Path,
         options: Namespace,
-        allow: list[str],
         others: list[Path],
     ) -> None:
         taken.append((str(options.lm), str(options.lexicon)))
