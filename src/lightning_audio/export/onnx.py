@@ -151,7 +151,7 @@ class ChunkGraph(nn.Module):
         """The scores of a chunk and the state behind it."""
         features = self.task.frontend.frames(samples)  # type: ignore[operator]
         features, _ = self.task.normalize(features, torch.tensor([features.shape[-1]]))
-        network = self.task.network
+        network: Any = self.task.network
         if hasattr(network, "whole_chunk"):
             logits, *state = network.whole_chunk(features, *state)
         else:
@@ -160,7 +160,7 @@ class ChunkGraph(nn.Module):
 
     def start(self, samples: Tensor) -> Any:
         """What the network remembers before the first chunk: tensors of zeros."""
-        network = self.task.network
+        network: Any = self.task.network
         if hasattr(network, "whole_chunk"):
             features = self.task.frontend.frames(samples)  # type: ignore[operator]
             return [*network.start(features)[:2]]
@@ -175,7 +175,8 @@ def stream_graph(task: AudioTask, opset: int = OPSET) -> tuple[bytes, dict[str, 
     Raises:
         UserError: the task does not run on a stream.
     """
-    stream, frontend, network = Stream(task), streaming_frontend(task), task.network  # refuse what does not
+    stream, frontend = Stream(task), streaming_frontend(task)  # refuse what does not
+    network: Any = task.network
     if isinstance(task, Transcription):
         task.greedy.stream()  # as well
     hop, n_fft, chunked = frontend.hop_length, frontend.n_fft, hasattr(network, "whole_chunk")

@@ -80,8 +80,8 @@ class Conformer(ChunkedNetwork):
     def rows_of_chunk(self, x: Tensor, back: int, kept: Any) -> tuple[Tensor, Any]:
         x, _ = self.subsampling(x, x.new_full((len(x),), x.shape[-1]).long())
         x, after = self.embedding(x[:, back:]).transpose(0, 1), []
-        for i, layer in enumerate(cast("Iterable[Layer]", self.layers)):
-            x, state = layer.step(x, *kept[i], self.left)
+        for layer, (rows, before) in zip(cast("Iterable[Layer]", self.layers), kept, strict=True):
+            x, state = layer.step(x, rows, before, self.left)
             after.append(state)
         return self.head(x.transpose(0, 1)), after
 

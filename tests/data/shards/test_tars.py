@@ -9,6 +9,7 @@ import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,12 @@ def test_what_describes_many_tars_is_read_once(
 
     parse = tars._nemo
     parsed: list[bytes] = []
-    monkeypatch.setattr(tars, "_nemo", lambda content: parsed.append(content) or parse(content))
+
+    def counted(content: bytes) -> Any:
+        parsed.append(content)
+        return parse(content)
+
+    monkeypatch.setattr(tars, "_nemo", counted)
     folder = tmp_path / "set" / place
     rows = [{"audio_filepath": f"{n}.flac", "text": f"text {n}", "shard_id": n} for n in range(6)]
     for n in range(6):
@@ -167,7 +173,12 @@ def test_only_the_recordings_of_a_shar_are_read(
     (folder / "cuts.000000.jsonl.gz").write_bytes(gzip.compress(json.dumps(cut).encode()))
     opened_tars: list[str] = []
     rows = tars._rows
-    monkeypatch.setattr(tars, "_rows", lambda *told: opened_tars.append(told[1]) or rows(*told))
+
+    def counted(*told: Any) -> Any:
+        opened_tars.append(told[1])
+        return rows(*told)
+
+    monkeypatch.setattr(tars, "_rows", counted)
     clips, _ = opened(tmp_path / "set", tmp_path / "cache")
     assert {name: (clip.text, clip.split) for name, clip in clips.items()} == {"a": ("one", "train")}
     assert opened_tars == ["train/recording.000000.tar"]
