@@ -42,7 +42,11 @@ CLOSE = 0.02  # seconds, the usual tolerance of a phone's boundary
 
 
 def clips_to_align(options: argparse.Namespace) -> tuple[list[Clip], list[str]]:
-    """Those of the manifest, and what is wrong with its other rows."""
+    """Those of the manifest, and what is wrong with its other rows.
+
+    Raises:
+        UserError: no row of the manifest has a text, or the output would be written over it.
+    """
     if options.manifest is None:
         return [Clip(id=options.audio, path=options.audio, text=options.text)], []
     refuse_output(options.output, [options.manifest], options.output is not None and options.output.is_dir())
@@ -62,7 +66,11 @@ def _fitted(file: Path) -> BoundaryRule:
 
 
 def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
-    """What was set, else what was fitted for the run, else the default."""
+    """What was set, else what was fitted for the run, else the default.
+
+    Raises:
+        UserError: words would end before they begin.
+    """
     file = Path(options.run) / EXTENT
     known = _fitted(file) if file.is_file() else BoundaryRule()
     found = replace(known, **given(options, "shift", "reach"))
@@ -75,7 +83,11 @@ def boundary_rule_of(options: argparse.Namespace) -> BoundaryRule:
 
 def fit(task: Transcription, run: Path, allow: Sequence[str] = ()) -> tuple[BoundaryRule, list[float]]:
     """The rule of the smallest errors on the validation utterances of a run, kept in its folder, and by how
-    many seconds the boundaries of their words are off with it."""
+    many seconds the boundaries of their words are off with it.
+
+    Raises:
+        UserError: its corpus does not know when words are said, or there is no validation.
+    """
     cfg = saved_config.saved_config(run, allow)
     data = build.prepared(cfg, task.description["facts"])
     boundaries = getattr(data.corpus, "boundaries", None)

@@ -136,7 +136,11 @@ def limits(scores: Mapping[str, Score], task: AudioTask) -> list[str]:
 
 
 def logged_in() -> Any:
-    """The hub's own client, where somebody is logged in."""
+    """The hub's own client, where somebody is logged in.
+
+    Raises:
+        UserError: it is not installed, or nobody is.
+    """
     try:
         import huggingface_hub
     except ImportError as error:
@@ -149,7 +153,11 @@ def logged_in() -> Any:
 
 
 def pushed(hub: Any, folder: Path, repository: str) -> str:
-    """Publishes the folder; returns its address."""
+    """Publishes the folder; returns its address.
+
+    Raises:
+        UserError: the hub refused or was not reached; the folder stays.
+    """
     try:
         client = hub.HfApi()
         client.create_repo(repository, private=True, exist_ok=True)

@@ -38,7 +38,11 @@ OWN = ("rank", "host", "clock", "all-reduce GB/s", "shared logs", "free GB of pa
 
 
 def join() -> tuple[int, int]:
-    """This process's rank and how many there are, connected by gloo."""
+    """This process's rank and how many there are, connected by gloo.
+
+    Raises:
+        UserError: the others do not come.
+    """
     if TorchElasticEnvironment.detect():
         where: Any = TorchElasticEnvironment()
     elif SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
@@ -59,7 +63,11 @@ def join() -> tuple[int, int]:
 
 
 def summed(world: int) -> float:
-    """GB a second at which the processes sum numbers, after a look at whether the sum is right."""
+    """GB a second at which the processes sum numbers, after a look at whether the sum is right.
+
+    Raises:
+        UserError: it is not.
+    """
     if world == 1:
         return 0.0
     numbers = torch.ones(MEGABYTES * 2**18)

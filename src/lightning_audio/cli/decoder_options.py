@@ -115,6 +115,9 @@ def tuned(decoder: Decoder | None, task: AudioTask, data: AudioDataModule, folde
     """The decoder with the LM weight and word bonus of the lowest WER on validation; says what was tried.
 
     Writes all that was tried to decoding.json in the folder.
+
+    Raises:
+        UserError: the decoder has nothing to tune, or there is no validation data.
     """
     if not (isinstance(decoder, BeamSearch) and isinstance(task, Transcription)):
         raise UserError("The best path has no weights to tune: add --beam 16, or --lm FILE.")

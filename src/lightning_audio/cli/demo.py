@@ -56,7 +56,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def imported(folder: Path) -> Any:
-    """Gradio, which neither counts nor asks anything elsewhere, and keeps its files in this folder."""
+    """Gradio, which neither counts nor asks anything elsewhere, and keeps its files in this folder.
+
+    Raises:
+        UserError: it is not installed.
+    """
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -175,7 +179,11 @@ def live_tab(gradio: Any, task: Any) -> None:
 
 
 def opened(page: Any, options: argparse.Namespace) -> str:
-    """Starts to serve the page; returns its address."""
+    """Starts to serve the page; returns its address.
+
+    Raises:
+        UserError: the port is not free.
+    """
     try:
         _, address, _ = page.launch(
             server_name=HOST,

@@ -64,7 +64,11 @@ def shown_of(task: Any, file: str | Path, max_seconds: float) -> Shown:
 
 
 def heard(file: str | Path, sample_rate: int, max_seconds: float) -> tuple[np.ndarray, list[str]]:
-    """The samples `(T,)` of a file at `sample_rate`, int16, and a sentence for what is odd about it."""
+    """The samples `(T,)` of a file at `sample_rate`, int16, and a sentence for what is odd about it.
+
+    Raises:
+        UserError: it can't be read, or is longer than `max_seconds`.
+    """
     audio = read_audio(file, duration=max_seconds + 1)  # what is too long is not read to its end
     if len(audio.samples) > max_seconds * audio.rate:
         raise UserError(
@@ -119,7 +123,11 @@ class Listener:
         self._rate = 0
 
     def push(self, file: str | Path) -> None:
-        """The next piece, an audio file of any rate, which stays that of the first."""
+        """The next piece, an audio file of any rate, which stays that of the first.
+
+        Raises:
+            UserError: it can't be read, or its rate changes.
+        """
         audio = read_audio(file)
         if not self._rate:
             self._rate = audio.rate

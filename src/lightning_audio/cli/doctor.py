@@ -37,7 +37,11 @@ OTHERWISE = (
 
 
 def examine(cfg: DictConfig) -> float:
-    """The score of a few clips learned by heart, that of `task.monitor`."""
+    """The score of a few clips learned by heart, that of `task.monitor`.
+
+    Raises:
+        UserError: they could not be learned; with the causes that fit.
+    """
     quiet()
     if "clips_per_sequence" in cfg.task:
         cfg.task.clips_per_sequence = 1  # each by itself, as it is scored, and not one row as a whole

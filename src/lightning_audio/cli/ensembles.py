@@ -41,14 +41,19 @@ def _is_run(place: Path) -> bool:
 
 
 def members(places: Sequence[Path]) -> list[Path]:
-    """The runs that places are: a run or a checkpoint itself, of folds or a sweep each one."""
+    """The runs that places are: a run or a checkpoint itself, of folds or a sweep each one.
+
+    Raises:
+        UserError: one is named twice, which would count double, or has no checkpoint, which is told before
+            any other one is scored.
+    """
     several = {place: (place / saved_config.MULTIRUN_FILE).is_file() for place in places}
     runs = [run for place in places for run in (sweep.run_folders(place) if several[place] else [place])]
     counts = Counter(run.resolve() for run in runs)
     if twice := [run for run, count in counts.items() if count > 1]:
         raise UserError(f"{twice[0]} is named twice, and would count double: name each run once.")
     for run in runs if len(runs) > 1 else ():
-        find_checkpoint(run)  # where it has none, that is told before another one is scored
+        find_checkpoint(run)
     return runs
 
 
@@ -96,6 +101,10 @@ def by_fold(runs: Sequence[Path]) -> list[list[Path]]:
     """Runs that were tested on the same clips, together, in the order of the folds.
 
     A fold's run has learned from what other folds test on, so that those answer for no clip together.
+
+    Raises:
+        UserError: one has not been tested, folds have different numbers of runs, or runs of a group were
+            tested on different clips.
     """
     groups: dict[object, list[Path]] = {}
     for run in runs:

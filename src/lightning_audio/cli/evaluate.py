@@ -96,7 +96,11 @@ def evaluate_folds(
     options: argparse.Namespace | None = None,
 ) -> None:
     """`evaluate` of a cross-validation, each fold's run or ensemble to a folder in `output`; then the mean
-    and the pooled scores as `folds` gives them."""
+    and the pooled scores as `folds` gives them.
+
+    Raises:
+        UserError: as of `evaluate`, or the runs are not those of all folds.
+    """
     options = options or arguments.evaluate([str(output)])
     if options.split != "test" or is_asked(options):
         raise UserError(f"Of folds the test is scored: --split, {OPTIONS} take one run.")

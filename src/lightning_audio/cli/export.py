@@ -96,7 +96,11 @@ def program_of(task: AudioTask, options: argparse.Namespace) -> bytes:
 
 
 def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
-    """Writes a file that takes a stream chunk by chunk, where it hears what the run hears."""
+    """Writes a file that takes a stream chunk by chunk, where it hears what the run hears.
+
+    Raises:
+        UserError: the run needs whole recordings, or another format is asked for, or the two do not agree.
+    """
     if options.format != "onnx":
         raise UserError(f"--streaming is exported as ONNX in float: leave out --format {options.format}.")
     content, told = stream_graph(task, options.opset or OPSET)
@@ -132,7 +136,11 @@ def write_quantized(
     data: AudioDataModule | None,
     options: argparse.Namespace,
 ) -> None:
-    """Writes the network in eight bits, where it loses no more than it may; its `parts` stay in float."""
+    """Writes the network in eight bits, where it loses no more than it may; its `parts` stay in float.
+
+    Raises:
+        UserError: there are no data to calibrate it and to score it on, or it loses more.
+    """
     if data is None or not data.has_validation:
         raise UserError(
             f"--format {options.format} is scored on validation clips, and the run has none here: train with "

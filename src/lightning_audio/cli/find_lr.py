@@ -90,7 +90,11 @@ def running_mean(losses: list[float]) -> list[float]:
 
 
 def suggest(rates: list[float], losses: list[float]) -> Rates:
-    """The three rates that these smoothed losses suggest."""
+    """The three rates that these smoothed losses suggest.
+
+    Raises:
+        UserError: they never fall.
+    """
     loss = np.array(losses)
     length, last = longest_fall(loss)
     if length < 3:

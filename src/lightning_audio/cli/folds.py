@@ -30,6 +30,9 @@ def cross_validate(arguments: Sequence[str]) -> Path | None:
 
     Where options vary as well, each fold is tested with the run that is best on its validation fold.
     Returns their folder.
+
+    Raises:
+        UserError: the corpus has no folds, a run failed, or other options vary without a validation fold.
     """
     cfg = config.compose_config(arguments)
     folds = build.corpus_as_read(cfg).folds

@@ -28,7 +28,11 @@ def listen(task: Any, options: argparse.Namespace, rules: Mapping[str, Any]) -> 
 
 
 def listen_to_speech(task: Any, options: argparse.Namespace) -> None:
-    """Prints the words of a stream: as they grow, and once they are final."""
+    """Prints the words of a stream: as they grow, and once they are final.
+
+    Raises:
+        UserError: the task or its search needs the whole recording, or an option is for sounds.
+    """
     for name in ("on", "off", "ignore", "smooth", "min_gap", "window", "hop"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is not for streams of speech: leave it out.")
@@ -54,7 +58,11 @@ def hear(task: Any, options: argparse.Namespace, stream: Any, lines: Callable[[A
 
 
 def raw_source(audio: Sequence[str]) -> contextlib.AbstractContextManager[BinaryIO]:
-    """The one file of raw audio, or standard input."""
+    """The one file of raw audio, or standard input.
+
+    Raises:
+        UserError: there are several, there is none of this name, or nothing is piped in.
+    """
     if len(audio) > 1:
         raise UserError(f"A stream is one, not {len(audio)}: name one file of raw audio, or none.")
     if audio and audio[0] != "-":

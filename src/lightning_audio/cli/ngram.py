@@ -38,6 +38,9 @@ def training_texts(source: Path, run: Path | None = None, allow: Sequence[str] =
     """The sentences of a text file, or the training transcripts of a manifest or a run folder, as written.
 
     Of a manifest, what a run validates or tests on is left out. Without a run, its splits decide.
+
+    Raises:
+        UserError: there is nothing of the kind, or no transcript in it, or nothing says what is tested on.
     """
     if source.is_dir():
         clips = [clip for clip in _clips_of_run(source, allow) if clip.split == "train"]
@@ -92,7 +95,11 @@ def _lines(source: Path) -> list[str]:
 
 
 def normalizer_of_run(run: Path | None) -> Normalizer:
-    """The normaliser that a run was trained with, or the default one."""
+    """The normaliser that a run was trained with, or the default one.
+
+    Raises:
+        UserError: the run has none.
+    """
     if run is None:
         return Normalizer()
     options = saved_config.load_config(run).task.get("text")
@@ -102,7 +109,11 @@ def normalizer_of_run(run: Path | None) -> Normalizer:
 
 
 def splitter(unit: str, run: Path | None, allow: Sequence[str] = ()) -> Callable[[str], list[str]]:
-    """What parts a sentence into `words`, `characters`, or the `tokens` of a run."""
+    """What parts a sentence into `words`, `characters`, or the `tokens` of a run.
+
+    Raises:
+        UserError: tokens are asked for and there is no run that has them.
+    """
     if unit == "words":
         return str.split
     if unit == "characters":

@@ -211,7 +211,11 @@ def pseudo_label(
 
 
 def write_speech(task: Any, recordings: Recordings, options: argparse.Namespace) -> None:
-    """Writes what is said in the files, or prints it."""
+    """Writes what is said in the files, or prints it.
+
+    Raises:
+        UserError: an option is for runs that name sounds, or a format does not fit the files.
+    """
     form = options.format or "text"
     if form not in TRANSCRIPTS or options.events or options.hop or options.windows:
         raise UserError(
@@ -241,7 +245,11 @@ def runs_of(options: argparse.Namespace) -> list[Path]:
 
 
 def loaded(runs: Sequence[Path], options: argparse.Namespace) -> Any:
-    """What answers: a task of torch, or the runtime of an exported file."""
+    """What answers: a task of torch, or the runtime of an exported file.
+
+    Raises:
+        UserError: it can't be loaded, or an option is for runs alone.
+    """
     if not is_exported(options.run):
         from lightning_audio.cli import ensembles
 

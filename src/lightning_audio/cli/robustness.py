@@ -41,7 +41,11 @@ def is_asked(options: argparse.Namespace) -> bool:
 
 
 def planned_curves(options: argparse.Namespace, task: AudioTask) -> list[Curve]:
-    """What `evaluate` is asked to try, nothing if nothing."""
+    """What `evaluate` is asked to try, nothing if nothing.
+
+    Raises:
+        UserError: several runs are to answer, a level or a codec does not fit, or a folder holds no audio.
+    """
     curves = list(disturbances(options, task.sample_rate))
     # Others that answer with it have front ends of their own.
     if curves and {"forward", "forward_tta"} & vars(task).keys():

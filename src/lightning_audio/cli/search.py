@@ -28,7 +28,11 @@ def transcribing(task: Any, what: str) -> Any:
 
 
 def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
-    """The decoder that the options ask for; None where they ask for none."""
+    """The decoder that the options ask for; None where they ask for none.
+
+    Raises:
+        UserError: the run transcribes nothing, or options are out of range or do not go together.
+    """
     asked, model = given(options, *SEARCH, *ATTENTION), given(options, "lexicon", "unit", "lm_weight")
     if not (asked or model or options.lm or options.hotwords or options.rescore):
         return None
@@ -57,7 +61,11 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
 
 
 def model_of(lm: Path, task: Any, options: Mapping[str, Any]) -> Any:
-    """The n-gram model of a file, or the neural one of a run; `options` are those of `LanguageModel`."""
+    """The n-gram model of a file, or the neural one of a run; `options` are those of `LanguageModel`.
+
+    Raises:
+        UserError: it cannot be read, or is over something else.
+    """
     if not (lm.is_dir() or lm.suffix == ".ckpt"):
         return LanguageModel(task.tokenizer, lm, **options)
     from lightning_audio.checkpoint import find_checkpoint, load
@@ -81,7 +89,11 @@ def model_of(lm: Path, task: Any, options: Mapping[str, Any]) -> Any:
 
 
 def hotwords_of(asked: str, task: Any) -> Hotwords:
-    """The words of `FILE[:BOOST]`, normalised as the transcripts."""
+    """The words of `FILE[:BOOST]`, normalised as the transcripts.
+
+    Raises:
+        UserError: there is no such file, it has no words or unknown characters, or the boost is none.
+    """
     name, colon, boost = asked.rpartition(":")
     try:
         file, favour = (Path(name), float(boost)) if colon else (Path(asked), BOOST)

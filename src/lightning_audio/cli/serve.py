@@ -66,7 +66,11 @@ def bound(host: str, port: int) -> socket.socket:
 def watch(
     listening: socket.socket, model: Path, threads: int | None, limits: tuple[float, float, int]
 ) -> None:
-    """Lets a process answer; one that ends, killed or for want of memory, is started anew."""
+    """Lets a process answer; one that ends, killed or for want of memory, is started anew.
+
+    Raises:
+        UserError: it ends again and again as soon as it has begun.
+    """
     context, failures = multiprocessing.get_context("spawn"), 0
     while failures < MOST_FAILURES:
         start = time.monotonic()

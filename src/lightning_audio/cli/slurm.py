@@ -64,7 +64,11 @@ def script(options: Namespace, overrides: list[str], name: str, sweeps: bool) ->
 
 
 def write(options: Namespace) -> Path:
-    """Composes what the job will run, and writes its file."""
+    """Composes what the job will run, and writes its file.
+
+    Raises:
+        UserError: an option does not fit, or the file is there.
+    """
     overrides = [options.experiment, *options.overrides]
     if "=" not in options.experiment:
         overrides[0] = f"experiment={options.experiment}"

@@ -72,6 +72,9 @@ def search(arguments: Sequence[str]) -> Path | None:
     """Starts, joins or resumes a sweep, and works on it until it is over; its folder.
 
     Without `search` in the configuration, every combination of the values that are listed is run, once.
+
+    Raises:
+        UserError: an option does not fit, all trials fail, or some have failed.
     """
     command = Command.read(arguments)
     single, drawn = _split(command)
@@ -124,7 +127,11 @@ def _resumed(command: Command, single: list[str]) -> Command | None:
 
 
 def _folder(cfg: DictConfig, whole: Any, arguments: Sequence[str]) -> Path:
-    """The folder of the sweep: the newest that the same command has begun and not ended, or a new one."""
+    """The folder of the sweep: the newest that the same command has begun and not ended, or a new one.
+
+    Raises:
+        UserError: it is given, and another sweep is in it.
+    """
     parent = Path(cfg.paths.logs) / cfg.name
     run_folder.refuse_unwritable(Path(cfg.paths.logs))
     parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,11 @@ from lightning_audio.training.saved_config import CONFIG_FILE, MULTIRUN_FILE, ke
 
 
 def launch(arguments: Sequence[str]) -> Path | None:
-    """Starts what a command line asks for; the folder of the run, or of the multirun."""
+    """Starts what a command line asks for; the folder of the run, or of the multirun.
+
+    Raises:
+        UserError: something in it is mistyped, the run ended in one, or some runs of a multirun did.
+    """
     command = Command.read(arguments)
     if command.shows:
         show(command)

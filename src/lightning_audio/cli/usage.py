@@ -11,7 +11,11 @@ from lightning_audio.errors import UserError, did_you_mean
 
 
 def usage(name: str) -> None:
-    """Prints what a program that takes overrides takes, or else the programs."""
+    """Prints what a program that takes overrides takes, or else the programs.
+
+    Raises:
+        UserError: there is no program of this name, and it is no flag that asks for help.
+    """
     if name in OVERRIDDEN:
         print(usage_of(name))
         return

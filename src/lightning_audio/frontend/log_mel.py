@@ -109,6 +109,7 @@ class LogMel(nn.Module):
         return (lengths - self.n_fft % 2) // self.hop_length + 1
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms `(B, n)` with lengths in samples -> decibels as of `frames`, with lengths in frames."""
         lengths, floor = self.output_lengths(lengths), 10 * math.log10(AMIN)
         # Zeros beyond the edges, not a reflection: what lies behind a clip in a padded batch is zeros too.
         # Not len(waveforms), which would be the same number for all batches of a graph.
