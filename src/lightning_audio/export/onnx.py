@@ -137,7 +137,7 @@ class ChunkGraph(nn.Module):
 
     def __init__(self, task: AudioTask, state: Any) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.chunked = task, hasattr(task.network, "whole_chunk")
         self.state, self.layout = tree_flatten(state)
 
     def forward(self, samples: Tensor, *remembered: Tensor) -> tuple[Tensor, ...]:
@@ -152,7 +152,7 @@ class ChunkGraph(nn.Module):
         features = self.task.frontend.frames(samples)  # type: ignore[operator]
         features, _ = self.task.normalize(features, torch.tensor([features.shape[-1]]))
         network: Any = self.task.network
-        if hasattr(network, "whole_chunk"):
+        if self.chunked:
             logits, *state = network.whole_chunk(features, *state)
         else:
             logits, state = network.step(features, state)
@@ -160,10 +160,9 @@ class ChunkGraph(nn.Module):
 
     def start(self, samples: Tensor) -> Any:
         """What the network remembers before the first chunk: tensors of zeros."""
-        network: Any = self.task.network
-        if hasattr(network, "whole_chunk"):
+        if self.chunked:
             features = self.task.frontend.frames(samples)  # type: ignore[operator]
-            return [*network.start(features)[:2]]
+            return [*self.task.network.start(features)[:2]]  # type: ignore[operator]
         return tree_map_only(Tensor, torch.zeros_like, self.step(samples, None)[1])
 
 
@@ -176,13 +175,13 @@ def stream_graph(task: AudioTask, opset: int = OPSET) -> tuple[bytes, dict[str, 
         UserError: the task does not run on a stream.
     """
     stream, frontend = Stream(task), streaming_frontend(task)  # refuse what does not
-    network: Any = task.network
     if isinstance(task, Transcription):
         task.greedy.stream()  # as well
-    hop, n_fft, chunked = frontend.hop_length, frontend.n_fft, hasattr(network, "whole_chunk")
-    frames = max(round(stream.frame_seconds * task.sample_rate / hop), 1) * (network.chunk if chunked else 1)
+    graph, hop, n_fft = ChunkGraph(for_graphs(task), None), frontend.hop_length, frontend.n_fft
+    frames = max(round(stream.frame_seconds * task.sample_rate / hop), 1)
+    if graph.chunked:
+        frames *= int(task.network.chunk)  # type: ignore[arg-type]
     samples = 0.1 * torch.randn(1, (frames - 1) * hop + n_fft, generator=torch.Generator().manual_seed(0))
-    graph = ChunkGraph(for_graphs(task), None)
     with torch.no_grad():
         start = graph.start(samples)
         scores, state = graph.step(samples, start)
@@ -190,7 +189,7 @@ def stream_graph(task: AudioTask, opset: int = OPSET) -> tuple[bytes, dict[str, 
     before, remembered = ([x for x in tree_flatten(s)[0] if isinstance(x, Tensor)] for s in (start, state))
     names = [f"state{number}" for number in range(len(remembered))]
     outputs = ["scores", *(f"{name} then" for name in names)]
-    axes = {"samples": {1: "samples"}, "scores": {0: "rows"}} if chunked else {}
+    axes = {"samples": {1: "samples"}, "scores": {0: "rows"}} if graph.chunked else {}
     for name, *pair in zip(names, before, remembered, strict=True):
         free = {i: f"{name} {i}" for i in range(pair[0].dim()) if pair[0].shape[i] != pair[1].shape[i]}
         axes |= {name: free, f"{name} then": free}
@@ -198,7 +197,7 @@ def stream_graph(task: AudioTask, opset: int = OPSET) -> tuple[bytes, dict[str, 
     shapes = [list(part.shape) for part in before]
     told = {"frames": frames, "rows": len(scores), "hop": hop, "n_fft": n_fft, "states": shapes}
     # Chunks whose rows know those behind them: the last one must not be filled up.
-    return content, {"frame_seconds": stream.frame_seconds, "stream": told | {"short_last": chunked}}
+    return content, {"frame_seconds": stream.frame_seconds, "stream": told | {"short_last": graph.chunked}}
 
 
 def example(task: AudioTask) -> tuple[Tensor, Tensor]:
