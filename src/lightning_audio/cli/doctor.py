@@ -22,7 +22,6 @@ from lightning_audio.frontend.mask import frame_mask
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.tasks.multilabel import MultiLabel
 from lightning_audio.tasks.transcription import Transcription
-from lightning_audio.tasks.transducer import Transducer
 from lightning_audio.training.run import quiet
 from lightning_audio.training.updates import Learner, learner
 
@@ -50,8 +49,8 @@ def examine(cfg: DictConfig) -> float:
     task.start_epoch(UPDATES, UPDATES)  # nothing is frozen any more
     batch = clips[few_clips(learning)].to(task.device)
     print(f"{learning.data.describe()}; {len(batch)} of them are learned by heart")
-    if isinstance(task, Transducer):  # the greedy search leaves out tokens that several frames share
-        task.decoder = task.beam(beam=4)
+    if isinstance(task, Transcription):
+        task.decoder = task.judge()
     task.augment.eval()
     found = [*inputs(task, batch), *gradients(task, batch)]
     for remark in found:

@@ -102,6 +102,10 @@ class Transcription(AudioTask):
         """What `doctor` says of a network that learned nothing in so many updates, after what it found."""
         return causes
 
+    def judge(self) -> Decoder:
+        """By what `doctor` says whether a few utterances are known by heart."""
+        return self.decoder
+
     # What all of them do.
 
     def learned(self) -> tuple[list[nn.Module], dict[str, list[nn.Module]]]:
