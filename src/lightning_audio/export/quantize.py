@@ -19,7 +19,8 @@ FLOAT = ("/task/frontend", "/task/normalize")  # nodes of these parts stay as th
 SUMMED = frozenset(("Conv", "MatMul", "Gemm"))
 LEAST_SUMMED = 256  # products for an output of a layer that is faster in eight bits
 CALIBRATED_BY = 128  # training clips
-SMALL, LARGE = 64, 2**13  # numbers of a layer, and of a filter bank: more than a step of a transform has
+SMALL, LARGE = 64, 2**13  # numbers of a layer, and of a filter bank
+TURN = 2**15 - 1  # a whole one, of the sines and cosines of a Fourier transform
 HALVED = frozenset(
     ("Conv", "Mul", "Add")
 )  # layers that take half precision where they do not take eight bits
@@ -114,8 +115,9 @@ def with_small_weights(model: Any) -> Any:
 
 
 def slim(model: Any) -> bytes:
-    """The file with what is left of the network's weights, and large filters, in half precision; with short
-    names, and no shapes noted in between: names are half of a small network.
+    """The file with what is left of the network's weights, and large filters, in half precision, and turns
+    of a large Fourier transform as int16; with short names, and no shapes noted in between: names are half of
+    a small network.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -123,16 +125,23 @@ def slim(model: Any) -> bytes:
     del graph.value_info[:]
     layers = (n for n in graph.node if n.op_type in HALVED and not n.name.startswith(FLOAT))
     weights = {name for node in layers for name in node.input}
-    # That of a Fourier transform stands on the left: by halves, quiet bins would hear loud ones.
-    transforms = {node.input[0] for node in graph.node if node.op_type == "MatMul"}
-    for tensor in [one for one in graph.initializer if one.name not in transforms]:
+    products = [node.input for node in graph.node if node.op_type == "MatMul"]
+    first_steps, others = ({names[side] for names in products} for side in (0, 1))
+    for tensor in [one for one in graph.initializer if one.name not in first_steps]:
         least = SMALL if tensor.name in weights else LARGE
-        if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims) > least:
-            half = numpy_helper.to_array(tensor).astype(np.float16)
-            graph.initializer.remove(tensor)
-            graph.initializer.append(numpy_helper.from_array(half, f"{tensor.name} in half"))
-            names = [f"{tensor.name} in half"], [tensor.name]
-            graph.node.insert(0, helper.make_node("Cast", *names, to=TensorProto.FLOAT))
+        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) <= least:
+            continue
+        values, half, name = numpy_helper.to_array(tensor), f"{tensor.name} in half", tensor.name
+        if name in others and values.ndim == 3:  # in half precision, quiet bins would hear loud ones
+            values = np.rint(values * TURN).astype(np.int16)
+            scale, name = numpy_helper.from_array(np.float32(1 / TURN), f"{half}, scale"), f"{half}, whole"
+            graph.initializer.append(scale)
+            graph.node.insert(0, helper.make_node("Mul", [name, scale.name], [tensor.name]))
+        else:
+            values = values.astype(np.float16)
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(values, half))
+        graph.node.insert(0, helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
     outside = {value.name for value in (*graph.input, *graph.output)}
     short_names: dict[str, str] = {"": ""}
 

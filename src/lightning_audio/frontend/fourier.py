@@ -26,14 +26,14 @@ def mel_powers(
         magnitudes: weigh the roots of the powers instead.
     """
     size, weights = len(window), filters.detach().cpu().numpy()
-    spectrum, cosines, sines, real, imaginary, mixed = map(torch.from_numpy, _matrices(size, weights))
-    outputs, columns = cosines.shape
+    spectrum, real, imaginary, mixed = map(torch.from_numpy, _matrices(size, weights))
+    outputs, _, columns = real.shape
     frames = framed(waveforms, size, hop) * window
     x = spectrum @ frames.reshape(-1, size // columns, columns)
-    x, y = x[:, :outputs], x[:, outputs:]
-    turned = torch.cat([x * cosines + y * sines, y * cosines - x * sines], -1)
-    powers = (turned @ real).square() + (turned @ imaginary).square()
-    powers = powers.reshape(waveforms.shape[0], -1, outputs * columns)
+    # A step of its own for each output, with the turns in it: runtimes read the transposed as it lies.
+    x = x.reshape(-1, outputs, 2 * columns).transpose(0, 1)
+    powers = (x @ real).square() + (x @ imaginary).square()
+    powers = powers.transpose(0, 1).reshape(waveforms.shape[0], -1, outputs * columns)
     return (powers.sqrt() if magnitudes else powers) @ mixed
 
 
@@ -53,30 +53,30 @@ def framed(waveforms: Tensor, size: int, hop: int) -> Tensor:
 
 
 def _matrices(size: int, filters: np.ndarray) -> tuple[Any, ...]:
-    """What `mel_powers` multiplies with: the first step, cosines and sines, the second step, filters.
+    """What `mel_powers` multiplies with: the first step, the second step's real and imaginary parts, filters.
 
-    Of sample B a + b the first step sums over a, for half of the outputs c since samples are real: their real
-    parts, then their imaginary ones. The second sums over b. Its output `(c, d)` is bin c + A d, or the
-    mirror image of one.
+    Of sample B a + b the first step sums over a, for half of the outputs c since samples are real: of each
+    the real part, then the imaginary one. The second sums over b, turned by b c. Its output `(c, d)` is bin
+    c + A d, or the mirror image of one.
     """
     rows = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: _products(size, n))
     c, d = np.arange(rows // 2 + 1), np.arange(size // rows)
     turn = 2 * np.pi / rows * (c[:, None] * np.arange(rows) % rows)
-    spectrum = np.concatenate([np.cos(turn), -np.sin(turn)])
-    between = 2 * np.pi / size * c[:, None] * d
-    turn = 2 * np.pi / len(d) * (d[:, None] * d % len(d))
-    cosine, sine = np.cos(turn), np.sin(turn)
-    real, imaginary = np.concatenate([cosine, sine]), np.concatenate([-sine, cosine])
-    # Where c is its own mirror image, both a bin and its image are there: the second one counts for nothing.
+    spectrum = np.stack([np.cos(turn), -np.sin(turn)], 1).reshape(-1, rows)
     number = c[:, None] + rows * d
+    turn = 2 * np.pi / size * (d[:, None] * number[:, None] % size)
+    cosine, sine = np.cos(turn), np.sin(turn)
+    real, imaginary = np.concatenate([cosine, sine], 1), np.concatenate([-sine, cosine], 1)
+    # Where c is its own mirror image, both a bin and its image are there: the second one counts for nothing.
     image = number > size // 2
     mixed = filters[np.where(image, size - number, number)]
     mixed[image & (2 * c % rows == 0)[:, None]] = 0
     mixed = mixed.reshape(-1, filters.shape[1])
-    matrices = (spectrum, np.cos(between), np.sin(between), real, imaginary, mixed)
-    return tuple(matrix.astype(np.float32) for matrix in matrices)
+    return tuple(matrix.astype(np.float32) for matrix in (spectrum, real, imaginary, mixed))
 
 
 def _products(size: int, rows: int) -> int:
-    """How many products both steps take for a frame, where the first sums over so many rows."""
-    return size * (rows + 2) + (rows // 2 + 1) * (2 * size // rows) ** 2
+    """How many products both steps take for a frame, where the first sums over so many rows: processors make
+    16 at once."""
+    columns = size // rows
+    return ((rows + 2) * rows + (rows // 2 + 1) * 4 * columns) * -(-columns // 16) * 16

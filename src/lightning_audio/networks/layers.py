@@ -93,11 +93,15 @@ class PaddedLSTM(nn.LSTM):
         return torch.cat([forwards, backwards], -1), (after[0], after[1])
 
     def _backwards(self, x: Tensor, lengths: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        frames = torch.arange(x.shape[1], device=x.device)
+        clips, frames = (torch.arange(size, device=x.device) for size in x.shape[:2])
         # The mirror image of a frame within its clip; behind the clip, where it does not matter, the first.
-        mirror = (lengths[:, None] - 1 - frames).clamp(min=0)[:, :, None]
-        read = self._one_way(x.gather(1, mirror.expand_as(x)), weights)[0]
-        return read.gather(1, mirror.expand_as(read))
+        mirror = (lengths[:, None] - 1 - frames).clamp(min=0) + x.shape[1] * clips[:, None]
+        flat = mirror.flatten()
+
+        def mirrored(rows: Tensor) -> Tensor:  # whole rows at once, which takes a third of what `gather` does
+            return rows.flatten(0, 1).index_select(0, flat).view(*mirror.shape, -1)
+
+        return mirrored(self._one_way(mirrored(x), weights)[0])
 
     def _one_way(
         self, x: Tensor, weights: Sequence[Tensor], state: State = None
