@@ -258,7 +258,7 @@ def test_predict_prints_the_words_of_a_stream(tmp_path: Path, capsys: pytest.Cap
         lines.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
     assert len(lines[0]) > 1
     for own, other in zip(*lines, strict=True):
-        assert other == {**own, "score": pytest.approx(own["score"], abs=1e-5)}
+        assert other == {**own, "score": pytest.approx(own["score"], abs=1e-4)}
     with pytest.raises(SystemExit):
         predict.main([str(model), str(raw), "--stream", "--beam", "4"])
     assert "without --beam" in capsys.readouterr().err

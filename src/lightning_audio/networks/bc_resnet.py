@@ -34,20 +34,16 @@ class Norm(nn.Module):
 
     def __init__(self, channels: int, bands: int = 1) -> None:
         super().__init__()
-        self.norm = BatchNorm(channels * bands)
+        self.channels, self.norm = channels, BatchNorm(channels * bands)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x.reshape(1, self.norm.num_features, -1)).view(x.shape)
 
-    def in_graph(self, x: Tensor) -> Tensor:
-        """The same of `(B, C, F, T)`, or of `(B, C, T)` where there is one band."""
-        if x.shape[1] == self.norm.num_features:
-            return self.norm(x)
-        mean, variance = self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
-        scale = self.norm.weight / (variance + self.norm.eps).sqrt()
-        shift = self.norm.bias - mean * scale
-        parts = x.reshape(x.shape[0], self.norm.num_features, -1, x.shape[3])
-        return (parts * scale[:, None, None] + shift[:, None, None]).reshape(x.shape)
+    def in_graph(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The same of `(B, C, F, T)`; `mask` `(B, 1, 1, T)`."""
+        clips, frames = mask.shape[0], mask.shape[3]  # of one tensor, so that they stand once in a graph
+        parts = x.reshape(clips, self.norm.num_features, -1, frames)
+        return self.norm(parts).reshape(clips, self.channels, -1, frames)
 
 
 def pointwise(convolution: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
@@ -113,12 +109,16 @@ class Block(nn.Module):
         return functional.relu_(y)
 
     def in_graph(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`forward` of `(B, C, F, T)` -> `(B, C', F', T)`; `mask` `(B, 1, T)`."""
-        y = x if self.widen is None else functional.relu(self.widen_norm.in_graph(self.widen(x)))
-        y = self.frequency_norm.in_graph(self.frequency(y))
+        """`forward` of `(B, C, F, T)` -> `(B, C', F', T)`; `mask` `(B, 1, 1, T)`."""
+        y = x if self.widen is None else functional.relu(self.widen_norm.norm(self.widen(x)))
+        y = self.frequency_norm.in_graph(self.frequency(y), mask)
+        # Over time in two dimensions, too: there runtimes have faster steps.
+        over_time, mix = self.time.weight[:, :, None], self.mix.weight[..., None]
         size, groups = self.dilation, self.time.groups
-        z = functional.conv1d(y.mean(2) * mask, self.time.weight, None, 1, size, size, groups)
-        y = y + self.mix(functional.silu(self.time_norm.in_graph(z)))[:, :, None]
+        z = functional.conv2d(
+            y.mean(2, keepdim=True) * mask, over_time, None, 1, (0, size), (1, size), groups
+        )
+        y = y + functional.conv2d(functional.silu(self.time_norm.norm(z)), mix)
         return functional.relu(y if self.widen is not None else y + x)
 
     def _over_time(self, z: Tensor) -> Tensor:
@@ -174,9 +174,8 @@ class BCResNet(Network):
         x = as_maps(x)
         mask = frame_mask(lengths, x.shape[-1]).to(x.dtype)
         if in_export():
-            return self.head(self._in_graph(x, mask[:, None]).sum(-1) / lengths[:, None]), torch.ones_like(
-                lengths
-            )
+            x = self._in_graph(x, mask[:, None, None])
+            return self.head(x.sum((2, 3)) / lengths[:, None]), torch.ones_like(lengths)
         x = self.stem(x).permute(1, 2, 0, 3)
         x = functional.relu_(self.stem_norm(x))
         for block in self.blocks:
@@ -186,12 +185,12 @@ class BCResNet(Network):
         return self.head(x.sum(-1).T / lengths[:, None]), torch.ones_like(lengths)
 
     def _in_graph(self, x: Tensor, mask: Tensor) -> Tensor:
-        """What the mean is taken of, `(B, C, T)`, zero behind the clips."""
-        x = functional.relu(self.stem_norm.in_graph(self.stem(x)))
+        """What the mean is taken of, `(B, C, 1, T)`, zero behind the clips; `mask` `(B, 1, 1, T)`."""
+        x = functional.relu(self.stem_norm.norm(self.stem(x)))
         for block in self.blocks:
             x = block.in_graph(x, mask)  # type: ignore[operator]
-        x = self.mix(self.collect(x * mask[:, :, None]).squeeze(2))
-        return functional.relu(self.mix_norm.in_graph(x)) * mask
+        x = functional.conv2d(self.collect(x * mask), self.mix.weight[..., None])
+        return functional.relu(self.mix_norm.norm(x)) * mask
 
 
 def refuse_uneven(bands: list[int], sub_bands: int, features: int) -> None:
