@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,21 @@ def test_a_harmless_file_runs_with_operators_of_functions_that_it_brings() -> No
     onnx_file.refuse_hostile(content, "it")
     (found,) = onnx_file.session(content, "it", 1).run(None, {"x": np.array([1, 2], np.float32)})
     assert found.tolist() == [2, 4]
+
+
+def test_onnxruntime_reports_nothing_and_keeps_no_number_of_the_machine(tmp_path: Path) -> None:
+    """It does, unless told otherwise, from 1.29 on: of each model, with its name, to its makers."""
+    double = onnx.helper.make_node("Add", ["x", "x"], ["y"])
+    (tmp_path / "a.onnx").write_bytes(model(double).SerializeToString())
+    code = "import sys; from lightning_audio import onnx_file as f; f.session(f.read(sys.argv[1]), 'it')"
+    quiet = {"CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME"}  # also quiet by these
+    settings = {name: value for name, value in os.environ.items() if name not in quiet}
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.onnx")],
+        env=settings | {"HOME": str(tmp_path / "home"), "PYTHONDONTWRITEBYTECODE": "1"},
+        check=True,
+    )
+    assert not list(tmp_path.glob("home/**/*"))
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,11 @@ model = lightning_audio.load("logs/demo/2026-01-31_12-00-00_a1b2")
 model.predict(["dog.wav", "rain.mp3"])
 """
 
+import os
+
+# onnxruntime would tell Microsoft of each model that it opens, and keep a number for this machine.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 TYPE_CHECKING = False  # as in typing, which itself takes longer to import than `lightning-audio --help` has
 if TYPE_CHECKING:
     from typing import Any
