@@ -7,8 +7,10 @@ model.predict(["dog.wav", "rain.mp3"])
 
 import os
 
-# onnxruntime would tell Microsoft of each model that it opens, and keep a number for this machine.
+# Nothing is reported to anybody: onnxruntime would tell its makers of each model that it opens and keep a
+# number for this machine, MLflow of each start.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
 
 TYPE_CHECKING = False  # as in typing, which itself takes longer to import than `lightning-audio --help` has
 if TYPE_CHECKING:
