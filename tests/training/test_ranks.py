@@ -26,7 +26,7 @@ from lightning_audio.data.batch import Batch
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.ranks import rate_factor
-from lightning_audio.training.trainer import _refuse_parted_weights, _sharded
+from lightning_audio.training.trainer import _for_device, _refuse_parted_weights, _sharded
 
 # 80 clips in batches of 12 for a step of all: the last step of an epoch has 8. No BatchNorm, nothing drawn.
 SAME = (
@@ -358,6 +358,22 @@ def test_what_does_not_go_with_parted_weights_is_refused(
     assert _sharded(compose_config(plain), "bf16-mixed", False)
     with pytest.raises(UserError, match=words):
         _sharded(compose_config([*plain, *options]), precision, skips)
+
+
+def test_all_that_does_not_go_with_parted_weights_is_told_at_once() -> None:
+    both = ["experiment=demo", "trainer=fsdp", "channels_last=true", "callbacks=ema"]
+    with pytest.raises(
+        UserError, match=r"set callbacks\.ema=null \(.*\), channels_last=false, or trainer=ddp"
+    ):
+        _sharded(compose_config(both), "bf16-mixed", False)
+
+
+@pytest.mark.parametrize("named", ["gpu", "cuda", "mps"])
+def test_a_device_that_is_not_there_is_told(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=rf"accelerator={named}, and torch finds none here: set .*=cpu"):
+        _for_device({"accelerator": named, "precision": "auto"})
 
 
 @pytest.mark.parametrize(

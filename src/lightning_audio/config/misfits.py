@@ -19,7 +19,7 @@ def why(cause: BaseException, node: dict[str, Any], where: str, arguments: Mappi
     if isinstance(cause, ImportError) and extra in _extras():
         return f"{where} needs a package that is not installed: run pip install 'lightning-audio[{extra}]'."
     if "unexpected keyword argument" not in reason:
-        return f"{where} can't be built: {reason.rstrip('.')}; mend its options."
+        return f"{where} can't be built: {reason.rstrip('.!')}; mend its options."
     option = reason.split("'")[1]
     place, part, wrong = next(_unread(node, where, option), (where, node, [option]))
     return _sentence(place, part, wrong, arguments)

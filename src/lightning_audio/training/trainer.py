@@ -137,8 +137,11 @@ def _sharded(cfg: DictConfig, precision: str, skips: bool) -> dict[str, str]:
         reasons["compile=true looks through whole layers"] = "compile=false"
     if skips:
         reasons["The encoder skips other layers in each process"] = "its probability of skipping to 0"
-    for reason, mend in reasons.items():
-        raise UserError(f"{reason}, and trainer=fsdp parts weights: set {mend}, or trainer=ddp.")
+    if reasons:
+        raise UserError(
+            f"{'; '.join(reasons)}; and trainer=fsdp parts weights: set {', '.join(reasons.values())}, or "
+            "trainer=ddp."
+        )
     return {"_target_": "lightning_audio.training.sharded.ShardedStrategy"}
 
 
@@ -158,15 +161,22 @@ def _for_device(options: dict[str, Any]) -> dict[str, Any]:
     """The precision and the kind of BatchNorm that the device takes.
 
     Raises:
-        UserError: the precision would be that of the waveforms, too.
+        UserError: there is no such device, or the precision would be that of the waveforms, too.
     """
+    named, on_mac = options["accelerator"], torch.backends.mps.is_available()
+    there = {"gpu": on_mac or torch.cuda.is_available(), "cuda": torch.cuda.is_available(), "mps": on_mac}
+    if not there.get(named, True):
+        raise UserError(
+            f"trainer.accelerator={named}, and torch finds none here: set trainer.accelerator=cpu, or "
+            "install torch for your device."
+        )
     precision = options["precision"]
     if str(precision).endswith("-true") and precision != "32-true":
         raise UserError(
             f"trainer.precision={precision} would take waveforms, too, to another precision: set "
             "it to bf16-mixed, 16-mixed or 32-true."
         )
-    on_cuda = options["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    on_cuda = named in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if precision == "auto":
         in_hardware = on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16-mixed" if in_hardware else "16-mixed" if on_cuda else "32-true"
