@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lightning_audio.checkpoint import load
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.targets import PAD
+from lightning_audio.data.token_rows import TokenRows
 from lightning_audio.decoding import Hypothesis
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.attention import Attention
@@ -189,9 +191,9 @@ def test_log_probabilities_by_ctc_are_not_rounded_to_half_precision() -> None:
 
 def test_an_utterance_must_have_room_for_its_tokens_and_their_end() -> None:
     joint, alone = task(), task(ctc_weight=0.0)
-    assert joint.frames_needed(torch.tensor([1, 1, 2])) == 4
-    assert joint.frames_needed(torch.tensor([1, 1, 1])) == 5
-    assert alone.frames_needed(torch.tensor([1, 1, 1])) == 4
+    tokens = TokenRows(np.array([1, 1, 2, 1, 1, 1]), np.array([0, 3, 6]), np.array([0, 1]))
+    assert [*joint.frames_needed(tokens)] == [4, 5]
+    assert [*alone.frames_needed(tokens)] == [4, 4]
 
 
 def test_delayed_augmentation_waits_for_the_tokens_that_are_wrong() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from lightning_audio import build
 from lightning_audio.checkpoint import load
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.targets import PAD
+from lightning_audio.data.token_rows import TokenRows
 from lightning_audio.decoding.alignment import align
 from lightning_audio.errors import UserError
 from lightning_audio.tasks.base import AudioTask
@@ -136,8 +138,8 @@ def test_ctc_beside_it_has_its_weight_in_training_alone() -> None:
 
 
 def test_a_frame_takes_as_many_tokens_as_decoders_let_it() -> None:
-    target = torch.tensor([1, 1, 2, 3, 1])
-    assert [transducer(max_symbols=n).frames_needed(target) for n in (1, 2, 4, 9)] == [5, 3, 2, 1]
+    tokens = TokenRows(np.array([1, 1, 2, 3, 1]), np.array([0, 5]), np.array([0]))
+    assert [transducer(max_symbols=n).frames_needed(tokens).item() for n in (1, 2, 4, 9)] == [5, 3, 2, 1]
 
 
 def test_words_have_the_times_at_which_their_tokens_came_out() -> None:

@@ -7,6 +7,8 @@ import itertools
 import json
 import pickle
 import random
+import re
+import string
 import subprocess
 import sys
 import unicodedata
@@ -14,9 +16,11 @@ import unicodedata
 import pytest
 
 from lightning_audio.errors import UserError
+from lightning_audio.text import normalizer
 from lightning_audio.text.normalizer import STEPS, Normalizer
 from lightning_audio.text.tokenizers import (
     BPE,
+    REFUSED,
     WORD_START,
     Characters,
     Tokenizer,
@@ -437,3 +441,67 @@ os._exit(0) if child == 0 else os.waitpid(child, 0)
 def test_state_of_something_else(state: dict) -> None:
     with pytest.raises(UserError, match="no vocabulary"):
         tokenizer_of(state)
+
+
+def compatible(text: str) -> str:
+    """The table of signs and NFKC, twice, of every text."""
+    for _ in range(2):
+        text = unicodedata.normalize("NFKC", "".join(map(normalizer._plain, text)))
+    return text
+
+
+def random_texts(number: int) -> list[str]:
+    rng = random.Random(0)
+    parts = [
+        *ODD,
+        *string.printable,
+        *"the cat dog street etc. mr. mrs vs. ſt. don't 'tis -it a-b ab".split(" "),  # noqa: SIM905
+    ]
+    parts += ["[noise]", "<unk>", "(um, laughs)", "{x", "dr.", "ETC.", "Kr.", *" " * 40, *"aeio" * 5]
+    return ["".join(rng.choices(parts, k=rng.randrange(40))) for _ in range(number)]
+
+
+def test_what_is_left_out_for_speed_would_change_nothing() -> None:
+    folded = {letter for letter in map(chr, range(128, 0x30000)) if re.match("[a-z]", letter, re.IGNORECASE)}
+    assert folded == set(normalizer.FOLDED)
+    single = [f"a{chr(code)}b" for code in range(0x3100) if chr(code) not in "ºª\u0e33\u0eb3"]
+    assert [normalizer._unicode(text) for text in single] == [compatible(text) for text in single]
+    abbreviations, punctuation = Normalizer(["abbreviations"]), Normalizer(["punctuation"])
+    pattern = copy.deepcopy(abbreviations)
+    pattern._chain[0][1].ascii_keys = None  # type: ignore[attr-defined]
+    table = punctuation._chain[0][1].table  # type: ignore[attr-defined]
+    for text in random_texts(3000):
+        assert run("annotations", text) == normalizer._ANNOTATION.sub(" ", text)
+        assert abbreviations(text) == pattern(text)
+        plain = "".join(map(table.becomes, text))
+        assert punctuation(text) == re.sub(r"(?<![^\s'-])['-]|['-](?![^\s'-])", " ", plain)
+        assert run("lower", text) == unicodedata.normalize("NFC", text.lower())
+
+
+@pytest.mark.parametrize(("kind", "size"), [("characters", None), ("bpe", 105), ("words", None)])
+def test_many_texts_are_encoded_as_each_by_itself(kind: str, size: int | None) -> None:
+    texts = random_texts(3000)
+    tokenizer = fit_tokenizer([text for text in texts if text.isascii()], kind, size)
+    ids, counts = tokenizer.encode_all(texts)
+    expected: list[int] = []
+    for text, count in zip(texts, counts.tolist(), strict=True):
+        try:
+            found = tokenizer.encode(text)
+        except UnknownCharacter:
+            assert count == REFUSED
+        else:
+            assert count == len(found)
+            expected += found
+    assert ids.tolist() == expected
+    assert 100 < (counts == REFUSED).sum() < 2900
+    assert [len(found) for found in tokenizer.encode_all([])] == [0, 0]
+
+
+def test_byte_pairs_of_a_text_are_those_of_the_library() -> None:
+    texts = [text.replace(WORD_START, "") for text in random_texts(300)]
+    tokenizer = fit_tokenizer(texts, "bpe", 200)
+    assert isinstance(tokenizer, BPE)
+    whole = [
+        tokenizer._model.encode(WORD_START + text.replace(" ", WORD_START)).ids for text in texts if text
+    ]
+    assert [tokenizer.encode(text) for text in texts if text] == whole

@@ -22,6 +22,7 @@ from rich.console import Console
 from lightning_audio import build, config
 from lightning_audio.cli import arguments
 from lightning_audio.data.clip import Clip, visible
+from lightning_audio.data.clip_table import ClipTable
 from lightning_audio.data.corpora.base import Corpus
 from lightning_audio.data.datamodule import clips_of
 from lightning_audio.data.info import DataInfo
@@ -95,8 +96,9 @@ def _misfit(cfg: DictConfig, clips: Sequence[Clip], labels: Sequence[str]) -> li
     options = kind.options(cast(dict[str, Any], task), {"scored_as": build.corpus(cfg).scored_as})
     try:
         encoding = kind(labels, clips, **options)
-        unfit = encoding.unfit(clip for clip in clips if clip.split)
-        encoding.encode([clip for clip in clips if clip.split and clip.id not in unfit])
+        used = _of_splits(clips)
+        unfit = encoding.unfit(used)
+        encoding.encode(used.take(~used.column("id").mapped(unfit.__contains__, bool)))
     except UserError as error:
         return [Finding("misfit", True, str(error))]
     return []
@@ -120,7 +122,7 @@ def _transcripts(
     misfit = []
     if learned and any(clip.text and clip.split == "train" for clip in clips):
         tokens = Tokens((), clips, text)
-        unfit = tokens.unfit(clip for clip in clips if clip.split)
+        unfit = tokens.unfit(_of_splits(clips))
         try:
             unfit |= _too_few_frames(cfg, tokens, clips, unfit, seconds, corpus.sample_rate)
         except UserError as error:  # front end, network and task do not go together
@@ -139,20 +141,28 @@ def _too_few_frames(
     sample_rate: int,
 ) -> dict[str, str]:
     """The clips whose tokens need more frames than front end and network make of their audio."""
-    rows = [clip for clip in clips if clip.split and clip.id in seconds and clip.id not in unfit]
+    rows = _of_splits(clips)
+    rows = rows.take(rows.column("id").mapped(lambda name: name in seconds and name not in unfit, bool))
     facts = tokens.facts()
     info = DataInfo(tuple(facts.pop("labels")), sample_rate, 1.0, encoding=facts)
     whole = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     task = build.assemble({part: whole[part] for part in build.ANSWERING}, info)
     if not rows or not isinstance(task, Transcription):
         return {}
-    frames = task.output_lengths(torch.tensor([round(seconds[clip.id] * sample_rate) for clip in rows]))
-    needed = map(task.frames_needed, tokens.encode(rows))
+    names = [*rows.column("id")]
+    frames = task.output_lengths(torch.tensor([round(seconds[name] * sample_rate) for name in names]))
+    needed = task.frames_needed(tokens.encode(rows)).tolist()
     return {
-        clip.id: f"it needs {least} frames, and its audio gives {there}"
-        for clip, least, there in zip(rows, needed, frames.tolist(), strict=True)
+        name: f"it needs {least} frames, and its audio gives {there}"
+        for name, least, there in zip(names, needed, frames.tolist(), strict=True)
         if least > there
     }
+
+
+def _of_splits(clips: Sequence[Clip]) -> ClipTable:
+    """The clips that are in a split."""
+    table = ClipTable.of(clips)
+    return table.take(~table.column("split").lacks())
 
 
 def _row(one: ClipReport) -> dict[str, Any]:

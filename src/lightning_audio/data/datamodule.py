@@ -145,7 +145,7 @@ class AudioDataModule(pl.LightningDataModule):
         clips = self._without_quarantined(clips)  # the store's now, in the order of its rows
         places, outliers = clips.column("split"), self._outliers(clips)
         self.learned = torch.from_numpy(places.equals("train") | ~clips.column("fold").lacks())
-        unfit = self.targets.unfit(clip for clip in clips if clip.split)
+        unfit = self.targets.unfit(clips.take(~places.lacks()))
         self._refuse_unscorable(unfit, len(clips), MEND_TEXT)
         for split in NAMED if self.train_dev_fraction else SPLITS:
             rows, self.unscorable[split] = np.flatnonzero(places.equals(split) & ~outliers), []
@@ -178,9 +178,9 @@ class AudioDataModule(pl.LightningDataModule):
         total = sum(len(found) + len(self.unscorable[split]) for split, found in self.splits.items())
         self._refuse_unscorable(reasons, total, mend)
         for split, found in self.splits.items():
-            self.unscorable[split] += [(clip, reasons[clip.id]) for clip in found.clips if clip.id in reasons]
-            left = [place for place, clip in enumerate(found.clips) if clip.id not in reasons]
-            self.splits[split] = found.take(left)
+            out = found.clips.column("id").mapped(reasons.__contains__, bool)
+            self.unscorable[split] += [(clip, reasons[clip.id]) for clip in found.clips.take(out)]
+            self.splits[split] = found.take(np.flatnonzero(~out))
 
     def _refuse_unscorable(self, reasons: Mapping[str, str], clips: int, mend: str) -> None:
         allowed = int(self.max_bad_fraction * clips + 1e-9)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lightning_audio.data.clip import SPLITS, Clip
-from lightning_audio.data.clip_table import ClipTable
+from lightning_audio.data.clip_table import ClipTable, Column
+from lightning_audio.data.token_rows import EncodedTexts, TokenRows
 from lightning_audio.errors import UserError, listed
 from lightning_audio.text.normalizer import Normalizer
 from lightning_audio.text.numbers import UnreadableNumber
-from lightning_audio.text.tokenizers import UnknownCharacter, fit_tokenizer, tokenizer_of
+from lightning_audio.text.tokenizers import REFUSED, fit_tokenizer, tokenizer_of
 
 PAD = -1  # behind the tokens of the shorter transcripts of a batch
 BLANK = 0  # the output that stands for no token
@@ -157,26 +158,11 @@ class Tokens(Targets):
         scored_as: Mapping[str, str] | None = None,
     ) -> None:
         self.normalizer, self.scored_as = normalizer_of(text), dict(scored_as or {})
-        self._encoded: dict[str, Tensor | str] = {}  # by the text as written: normalising it takes long
         if vocabulary:
             self.tokenizer = tokenizer_of(dict(vocabulary))
         else:
-            said = []
-            for clip in clips:
-                if clip.split == "train" and clip.text:
-                    with contextlib.suppress(UnreadableNumber):  # one of the `unfit`
-                        said.append(self.normalizer(clip.text))
-            if not said:
-                raise UserError(
-                    "The training clips have no transcripts: give each row a `text`, or choose a task for "
-                    "labels, such as task=classification."
-                )
-            if self.scored_as and (unknown := set(" ".join(said).split()) - self.scored_as.keys()):
-                raise UserError(
-                    f"{min(unknown)!r} is in transcripts and not in the map by which this corpus is scored: "
-                    "keep its words as they are with task.text.steps=[spaces]."
-                )
-            self.tokenizer = fit_tokenizer(said, **(text.get("tokenizer") or {}))
+            self.tokenizer = fit_tokenizer(self._learned_from(clips), **(text.get("tokenizer") or {}))
+        self.texts = EncodedTexts(self.normalizer, self.tokenizer)
         super().__init__(self.tokenizer.vocabulary)
 
     @classmethod
@@ -187,40 +173,56 @@ class Tokens(Targets):
     def outputs_for(cls, labels: Sequence[str]) -> int:
         return len(labels) + 1
 
+    def _learned_from(self, clips: Sequence[Clip]) -> Iterator[str]:
+        """The training transcripts, normalised; those are left out that are `unfit` for a number."""
+        table = ClipTable.of(clips)
+        said = self._normalized(table.column("text").take(table.column("split").equals("train")))
+        if (first := next(said, None)) is None:
+            raise UserError(
+                "The training clips have no transcripts: give each row a `text`, or choose a task for "
+                "labels, such as task=classification."
+            )
+        said = chain([first], said)
+        if self.scored_as:
+            said, known = iter(texts := [*said]), self.scored_as.keys()
+            if unknown := set(" ".join(texts).split()) - known:
+                raise UserError(
+                    f"{min(unknown)!r} is in transcripts and not in the map by which this corpus is scored: "
+                    "keep its words as they are with task.text.steps=[spaces]."
+                )
+        return said
+
+    def _normalized(self, texts: Column) -> Iterator[str]:
+        """Each text as often as it is there."""
+        used = texts.used()
+        times = np.bincount(texts.codes[~texts.lacks()], minlength=len(texts.values))[used]
+        for text, count in zip(Column(texts.values, used), times.tolist(), strict=True):
+            if text:
+                with contextlib.suppress(UnreadableNumber):
+                    yield from repeat(self.normalizer(text), count)
+
     def unfit(self, clips: Iterable[Clip]) -> dict[str, str]:
         """Clips without a transcript, with a number that has no words, or a character of no vocabulary."""
-        found = {clip.id: self._tokens(clip) for clip in clips}
-        return {name: reason for name, reason in found.items() if isinstance(reason, str)}
+        table = ClipTable.of(clips)
+        counts = self.texts.counts(table.column("text"))
+        # In a test, silence may be right.
+        unfit = (counts == REFUSED) | ((counts == 0) & ~table.column("split").equals("test"))
+        return {clip.id: self._why_unfit(clip.text) for clip in table.take(unfit)} if unfit.any() else {}
 
-    def encode(self, clips: Sequence[Clip]) -> list[Tensor]:
-        """Raises UserError that names the clips that are `unfit`."""
-        if bad := self.unfit(clips):
-            raise UserError(f"{describe_unfit(bad)}: {MEND_TEXT}.")
-        return [tokens for tokens in map(self._tokens, clips) if not isinstance(tokens, str)]
-
-    def _tokens(self, clip: Clip) -> Tensor | str:
-        """The tokens of a clip, or why it has none."""
-        if clip.text is None:
+    def _why_unfit(self, text: str | None) -> str:
+        if not text:
             return "it has no text"
-        if clip.text not in self._encoded:
-            try:
-                text = self.normalizer(clip.text)
-                self._encoded[clip.text] = torch.tensor(self.tokenizer.encode(text), dtype=torch.int64) + 1
-            except UnreadableNumber as error:
-                self._encoded[clip.text] = error.reason
-            except UnknownCharacter as error:
-                reason = f"{error.named} of {text[:60]!r} is in no training text"
-                self._encoded[clip.text] = reason
-        tokens = self._encoded[clip.text]
-        if len(tokens) == 0 and clip.split != "test":  # in a test, silence may be right
-            return f"its text {clip.text!r} is empty" if clip.text else "it has no text"
-        return tokens
+        return self.texts.refused.get(text, f"its text {text!r} is empty")
 
-    def gather(self, encoded: Any, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        rows = [encoded[position] for position in positions]
-        return pad_sequence(rows, batch_first=True, padding_value=PAD), torch.tensor(
-            [len(row) for row in rows]
-        )
+    def encode(self, clips: Sequence[Clip]) -> TokenRows:
+        """Raises UserError that names the clips that are `unfit`."""
+        table = ClipTable.of(clips)
+        if bad := self.unfit(table):
+            raise UserError(f"{describe_unfit(bad)}: {MEND_TEXT}.")
+        return self.texts.rows(table.column("text"))
+
+    def gather(self, encoded: TokenRows, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        return encoded.padded(positions, PAD)
 
     def facts(self) -> dict[str, Any]:
         scored_as = {"scored_as": self.scored_as} if self.scored_as else {}

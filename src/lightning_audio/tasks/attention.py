@@ -20,13 +20,13 @@ from torch.nn import functional
 from lightning_audio.data.batch import Batch, HostCopy, sent
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.targets import BLANK, PAD
+from lightning_audio.data.token_rows import TokenRows
 from lightning_audio.decoding import Hypothesis
 from lightning_audio.decoding.attention import AttentionBeam
 from lightning_audio.errors import UserError
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.metrics.transcripts import align_words
 from lightning_audio.reports.plots import attention_figure, write_png
-from lightning_audio.tasks.ctc import frames_needed
 from lightning_audio.tasks.decoders import END, START, AttentionDecoder
 from lightning_audio.tasks.transcription import Transcription
 
@@ -101,8 +101,10 @@ class Attention(Transcription):
             return states
         return torch.cat([self.ctc(states).float().log_softmax(-1), states], -1)
 
-    def frames_needed(self, target: Tensor) -> int:
-        return max(len(target) + 1, frames_needed(target) if self.ctc is not None else 0)
+    def frames_needed(self, tokens: TokenRows) -> np.ndarray:
+        counts = tokens.counts()
+        by_ctc = counts + tokens.repeats() if self.ctc is not None else 0
+        return np.maximum(counts + 1, by_ctc)
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """The mean over utterances of the cross-entropy of a token, its end among them, and of CTC's loss.

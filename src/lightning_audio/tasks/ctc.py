@@ -16,6 +16,7 @@ from lightning_audio.augment.waveform import Speed
 from lightning_audio.data.batch import Batch, HostCopy, samples_to_float
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import BLANK, PAD
+from lightning_audio.data.token_rows import TokenRows
 from lightning_audio.decoding import Beam, Greedy, Hypothesis
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask, mask_frames
@@ -76,8 +77,8 @@ class CTC(Transcription):
         """The probability of each token."""
         return rows.exp()[:, [token + 1 for token in tokens]].T
 
-    def frames_needed(self, target: Tensor) -> int:
-        return frames_needed(target)
+    def frames_needed(self, tokens: TokenRows) -> np.ndarray:
+        return tokens.counts() + tokens.repeats()  # a blank must part two tokens that are alike
 
     def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
         """The share of blank frames and the mean entropy of a frame: they tell how training goes."""
@@ -147,7 +148,7 @@ class CTC(Transcription):
         assert self.recipe is not None
         clips = data.splits["train"]
         frames = self.output_lengths(clips.store.lengths[clips.rows])
-        needed = torch.tensor([frames_needed(target) for target in clips.encoded])
+        needed = torch.from_numpy(self.frames_needed(clips.encoded))
         batch = next(iter(data.loader("train"))).to(self.device)
         features, lengths = self.normalize(*self.frontend(samples_to_float(batch.waveforms), batch.lengths))
         inside = features.transpose(1, -1)[frame_mask(lengths, features.shape[-1])]
@@ -164,12 +165,7 @@ class CTC(Transcription):
                 isinstance(transform, SpecAugment | Speed) and name not in self.augment.delayed
                 for name, transform in early
             ),
-            tokens_per_frame=float(sum(map(len, clips.encoded)) / frames.sum()),
+            tokens_per_frame=float(clips.encoded.counts().sum() / frames.sum()),
             tightest=float((needed / frames.clamp(min=1)).max()),
             seconds=data.info.clip_seconds,
         )
-
-
-def frames_needed(target: Tensor) -> int:
-    """The fewest frames that an alignment of these tokens takes: a blank must part two that are alike."""
-    return len(target) + int((target[1:] == target[:-1]).sum())

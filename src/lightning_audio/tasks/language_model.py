@@ -14,7 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import ClipTable
 from lightning_audio.data.targets import PAD, Targets, Tokens, describe_unfit
+from lightning_audio.data.token_rows import TokenRows
 from lightning_audio.decoding.neural import BOUNDARY
 from lightning_audio.errors import UserError
 from lightning_audio.inference.prediction import Prediction, Recordings
@@ -65,7 +67,7 @@ class LanguageModel(AudioTask):
         if lines_per_clip < 1:
             raise UserError(f"task.lines_per_clip={lines_per_clip} learns nothing: set it to 1 or more.")
         self.text, self.corpus, self.lines_per_clip = text, corpus, lines_per_clip
-        self.lines: list[Tensor] = []  # of the corpus, once training begins
+        self.lines: Sequence[Tensor] = []  # of the corpus, once training begins
         make, options = predictor_of({"kind": "lstm", **(predictor or {})})
         self.network.requires_grad_(False)  # processes that share a step would wait for its gradients
         outputs = len(self.labels) + 1
@@ -88,7 +90,7 @@ class LanguageModel(AudioTask):
         if self.corpus:
             self.lines = self.encoded(Path(self.corpus))
 
-    def encoded(self, path: Path) -> list[Tensor]:
+    def encoded(self, path: Path) -> TokenRows:
         """The targets of each line of a file; of those that have none is told why."""
         try:
             text = path.read_text(encoding="utf-8")
@@ -97,7 +99,7 @@ class LanguageModel(AudioTask):
                 f"task.corpus={path} can't be read ({error}): name a text file in UTF-8, or set it to null."
             ) from None
         numbered = enumerate(text.splitlines(), 1)
-        rows = [Clip(f"line {n}", str(path), text=line) for n, line in numbered if line.strip()]
+        rows = ClipTable.of(Clip(f"line {n}", str(path), text=line) for n, line in numbered if line.strip())
         tokens = Tokens((), rows, self.text, self.info.vocabulary)
         bad = tokens.unfit(rows)
         if len(bad) == len(rows):
@@ -107,7 +109,7 @@ class LanguageModel(AudioTask):
             )
         if bad:
             _log.warning("Left out of %s: %s.", path, describe_unfit(bad))
-        return tokens.encode([row for row in rows if row.id not in bad])
+        return tokens.encode(rows.take(~rows.column("id").mapped(bad.__contains__, bool)))
 
     def training_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         targets = batch.targets

@@ -18,6 +18,7 @@ from lightning_audio.data.batch import Batch, pad_clips
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.data.targets import PAD, Targets, Tokens, normalizer_of
+from lightning_audio.data.token_rows import TokenRows
 from lightning_audio.decoding import BeamSearch, Decoder, Hypothesis
 from lightning_audio.errors import UserError
 from lightning_audio.inference.prediction import Prediction, Recordings
@@ -90,9 +91,9 @@ class Transcription(AudioTask):
         """How much each frame of an utterance `(T, D)`, as `outputs` gives it, has to do with each of some
         tokens, `(U, T)`, from 0 to 1."""
 
-    def frames_needed(self, target: Tensor) -> int:
-        """The fewest frames in which these tokens can be said."""
-        return 1
+    def frames_needed(self, tokens: TokenRows) -> np.ndarray:
+        """The fewest frames in which the tokens of each clip can be said, `(N,)`."""
+        return np.ones(len(tokens), np.int64)
 
     def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
         """What `watched` names, of one utterance `(T, D)` and what was found in it."""
@@ -166,11 +167,12 @@ class Transcription(AudioTask):
         for split, clips in data.splits.items():
             fastest = self.augment.fastest if split == "train" else 1.0
             samples = (clips.store.lengths[clips.rows] / fastest).long()
-            frames = self.output_lengths(samples)
-            for clip, target, length in zip(clips.clips, clips.encoded, frames.tolist(), strict=True):
-                needed = self.frames_needed(target)
-                if needed > length:
-                    bad[clip.id] = f"its {len(target)} tokens need {needed} frames, and it has {length}"
+            frames, needed = self.output_lengths(samples).numpy(), self.frames_needed(clips.encoded)
+            short = np.flatnonzero(needed > frames)
+            counts = clips.encoded.counts()[short]
+            found = zip(counts.tolist(), needed[short].tolist(), frames[short].tolist(), strict=True)
+            for name, (count, least, there) in zip(clips.clips.column("id").at(short), found, strict=True):
+                bad[name] = f"its {count} tokens need {least} frames, and it has {there}"
         if bad:
             data.leave_out(bad, "lower frontend.hop_length or network.strides, use larger tokens")
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.targets import BLANK, PAD
+from lightning_audio.data.token_rows import TokenRows
 from lightning_audio.decoding.transducer import (
     Joiner,
     TransducerBeam,
@@ -93,8 +95,8 @@ class Transducer(Transcription):
         said = torch.tensor([tokens], dtype=torch.int64, device=rows.device) + 1
         return self.model.lattice(rows[None], said)[0, :, : len(tokens), 1].exp().T
 
-    def frames_needed(self, target: Tensor) -> int:
-        return max(-(-len(target) // self.max_symbols), 1)
+    def frames_needed(self, tokens: TokenRows) -> np.ndarray:
+        return np.maximum(-(-tokens.counts() // self.max_symbols), 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.augment.started = self.share_done(batch_idx) >= self.start_after

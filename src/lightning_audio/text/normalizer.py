@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lightning_audio.errors import UserError, did_you_mean
 from lightning_audio.text.numbers import NumberVerbalizer, UnreadableNumber, apart, is_english
@@ -117,8 +117,13 @@ _ANNOTATION = re.compile(
 )
 
 
+def _has_any(signs: Iterable[str], text: str) -> bool:
+    """Whether one of them is in the text: much faster than a pattern that begins with none of its own."""
+    return any(map(text.__contains__, signs))
+
+
 def _without_annotations(text: str) -> str:
-    return _ANNOTATION.sub(" ", text)
+    return _ANNOTATION.sub(" ", text) if _has_any("[<({", text) else text
 
 
 def _spaces(text: str) -> str:
@@ -131,10 +136,17 @@ class _Table(dict[int, str]):
     def __init__(self, becomes: Callable[[str], str]) -> None:
         super().__init__()
         self.becomes = becomes
+        self.kept: set[str] = set()  # characters that become themselves
 
     def __missing__(self, code: int) -> str:
         self[code] = self.becomes(chr(code))
+        if self[code] == chr(code):
+            self.kept.add(chr(code))
         return self[code]
+
+    def applied(self, text: str) -> str:
+        # Beyond ASCII `translate` takes ten times as long, and most texts stay as they are.
+        return text if not text.isascii() and self.kept.issuperset(text) else text.translate(self)
 
 
 _PLAIN = {
@@ -166,7 +178,9 @@ _SARA_AM = (re.compile("\u0e4d([\u0e48-\u0e4b]?)\u0e32"), re.compile("\u0ecd([\u
 
 
 def _unicode(text: str) -> str:
-    parts = _ORDINAL_SIGN.split(_DEGREES.sub("°", text))
+    if text.isascii():
+        return text.replace("`", "'")  # all of ASCII that changes
+    parts = _ORDINAL_SIGN.split(_DEGREES.sub("°", text)) if _has_any("ºª", text) else [text]
     text = "".join(part if i % 2 else _compatible(part) for i, part in enumerate(parts))
     for pattern, letter in zip(_SARA_AM, "\u0e33\u0eb3", strict=True):
         text = pattern.sub(rf"\1{letter}", text)
@@ -175,8 +189,10 @@ def _unicode(text: str) -> str:
 
 def _compatible(text: str) -> str:
     # Compatibility forms can hold quotes, as in U+0149, so that the table is needed behind NFKC too.
-    composed = unicodedata.normalize("NFKC", text.translate(_PLAIN_TABLE))
-    return unicodedata.normalize("NFKC", composed.translate(_PLAIN_TABLE))
+    composed = unicodedata.normalize("NFKC", _PLAIN_TABLE.applied(text))
+    if composed == text:
+        return composed
+    return unicodedata.normalize("NFKC", _PLAIN_TABLE.applied(composed))
 
 
 class _Case:
@@ -189,14 +205,15 @@ class _Case:
 
     def __call__(self, text: str) -> str:
         # Some letters have no single counterpart and come apart, such as U+0390 in upper case.
-        return unicodedata.normalize("NFC", self.change(text.translate(self.table)))
+        text = self.change(text.translate(self.table) if self.table else text)
+        return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 class _Punctuation:
     def __init__(self, keep: str) -> None:
         self.keep = keep
         self.table = _Table(self._word_or_space)
-        self.edges = re.compile(r"(?<![^\s'-])['-]|['-](?![^\s'-])")
+        self.edges = re.compile(r"['-](?:(?<![^\s'-]['-])|(?![^\s'-]))")  # begins with a sign: found fast
 
     def _word_or_space(self, character: str) -> str:
         category = unicodedata.category(character)
@@ -204,7 +221,10 @@ class _Punctuation:
         return character if stays else " "
 
     def __call__(self, text: str) -> str:
-        return self.edges.sub(" ", text.translate(self.table))
+        return self.edges.sub(" ", self.table.applied(text))
+
+
+FOLDED = "\u017f\u0130\u0131\u212a"  # ſ, İ, ı and the sign of kelvin
 
 
 class _Abbreviations:
@@ -217,8 +237,14 @@ class _Abbreviations:
         self.words = [str(words[key] or "") for key in letters + signs]
         choices = [rf"(?<!\w)(?:{_any_of(letters)})"] * bool(letters) + [_any_of(signs)] * bool(signs)
         self.pattern = re.compile("|".join(choices) or r"(?!)", re.IGNORECASE)
+        self.ascii_keys = [key.lower() for key in longest_first] if all(map(str.isascii, words)) else None
 
     def __call__(self, text: str) -> str:
+        # Looking for each key is much faster than the pattern, which most texts don't need. Only the letters
+        # of FOLDED match some of ASCII without being them in lower case.
+        keys = None if not text.isascii() and _has_any(FOLDED, text) else self.ascii_keys
+        if keys is not None and not _has_any(keys, text.lower()):
+            return text
         # By number and not by text, since the cases of one letter don't all fold to the same.
         return self.pattern.sub(lambda found: apart(found, self.words[(found.lastindex or 0) - 1]), text)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from lightning_audio.errors import UserError, did_you_mean
 
+REFUSED = -1  # in the place of the number of ids of a text that has none
+MOST_WORDS = 100_000  # whose ids are kept, in about 30 MB
+AT_ONCE = 1000  # times that a word is handed to BPE's library in one text
 WORD_START = "▁"  # U+2581, which begins the first token of each word of a BPE or word vocabulary
 
 
@@ -44,6 +51,17 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Raises UnknownCharacter for the first character that the vocabulary lacks."""
 
+    def encode_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of texts, one text behind the other, and how many each has `(N,)`; REFUSED and no ids for a
+        text that `encode` refuses."""
+        ids: list[int] = []
+        counts = np.full(len(texts), REFUSED)
+        for number, text in enumerate(texts):
+            with contextlib.suppress(UnknownCharacter):
+                ids += (found := self.encode(text))
+                counts[number] = len(found)
+        return np.array(ids, np.int32), counts
+
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Any ids make a text, whether or not `encode` would make them of it."""
@@ -64,6 +82,24 @@ class Characters(Tokenizer):
         except KeyError as error:
             raise UnknownCharacter(error.args[0]) from None
 
+    def encode_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
+        ids = self._by_code[np.minimum(codes, len(self._by_code) - 1)]
+        counts = np.fromiter(map(len, texts), np.int64, len(texts))
+        if (unknown := ids == REFUSED).any():
+            rows = np.repeat(np.arange(len(texts)), counts)
+            counts[rows[unknown]] = REFUSED
+            ids = ids[counts[rows] != REFUSED]
+        return ids, counts
+
+    @cached_property
+    def _by_code(self) -> np.ndarray:
+        """The ids by Unicode's numbers of characters, and REFUSED behind the last of them."""
+        codes = {ord(token): number for token, number in self.ids.items() if len(token) == 1}
+        found = np.full(max(codes, default=0) + 2, REFUSED, np.int32)
+        found[[*codes]] = [*codes.values()]
+        return found
+
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.vocabulary[number] for number in ids)
 
@@ -83,6 +119,9 @@ class BPE(Tokenizer):
     def __init__(self, vocabulary: Sequence[str], merges: Sequence[Sequence[str]]) -> None:
         super().__init__(vocabulary)
         self.merges = tuple((left, right) for left, right in merges)
+        self._words: dict[
+            str, list[int]
+        ] = {}  # ids of words that have been met: few words are most of a text
 
     @cached_property
     def _model(self) -> Any:
@@ -90,10 +129,19 @@ class BPE(Tokenizer):
         return _within_words(library.models.BPE(vocab=self.ids, merges=list(self.merges)))
 
     def encode(self, text: str) -> list[int]:
-        for character in text:
-            if character == WORD_START or (character != " " and character not in self.ids):
+        ids: list[int] = []
+        for word in text.split(" ") if text else ():
+            ids += self._words.get(word) or self._ids_of(word)
+        return ids
+
+    def _ids_of(self, word: str) -> list[int]:
+        for character in word:
+            if character == WORD_START or character not in self.ids:
                 raise UnknownCharacter(character)
-        return self._model.encode(_marked(text)).ids if text else []
+        if len(self._words) >= MOST_WORDS:
+            self._words.clear()
+        self._words[word] = ids = self._model.encode(_marked(word)).ids
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return _unmarked(self.vocabulary[number] for number in ids)
@@ -157,7 +205,7 @@ def fit_tokenizer(
     """The tokenizer of these normalised texts; the same texts in any order give the same one.
 
     Args:
-        texts: those of the training split.
+        texts: those of the training split, read once.
         kind: `characters`, `bpe` or `words`.
         size: tokens in a BPE vocabulary, single characters among them.
         alphabet: the characters, or the list of the words, that are known, in their order; None takes those
@@ -167,26 +215,30 @@ def fit_tokenizer(
         UserError: an option does not fit the others or the texts, or BPE's library is missing.
     """
     where = "task.text.tokenizer"
-    texts = sorted(texts)
     if kind not in KINDS:
         raise UserError(
             f"{where}.kind={kind} is none{did_you_mean(kind, KINDS)}: choose one of {', '.join(KINDS)}."
         )
-    parts = (text.split() if kind == Words.kind else text for text in texts)
-    known = sorted(set().union(*parts)) if alphabet is None else list(alphabet)
+    found: set[str] = set()
+    words: Counter[str] = Counter()
+    for text in texts:
+        found.update(text.split() if kind == Words.kind else text)
+        if kind == BPE.kind:
+            words.update(text.split(" "))
+    known = sorted(found) if alphabet is None else list(alphabet)
     if not known:
         raise UserError(
             f"No character is known: give transcripts with text, or name some in {where}.alphabet."
         )
     if kind == BPE.kind:
-        return _fit_bpe(texts, known, size, where)
+        return _fit_bpe(words, known, size, where)
     if size is not None:
         raise UserError(f"{where}.size={size} is for BPE: set {where}.kind=bpe, or leave the size out.")
     return Words([WORD_START + word for word in known]) if kind == Words.kind else Characters(known)
 
 
-def _fit_bpe(texts: Sequence[str], known: Sequence[str], size: int | None, where: str) -> BPE:
-    characters = sorted({WORD_START, *known} - {" "})
+def _fit_bpe(words: Counter[str], known: Sequence[str], size: int | None, where: str) -> BPE:
+    characters = {WORD_START, *known} - {" "}
     if size is None or size < len(characters):
         raise UserError(
             f"{where}.size={size} does not fit BPE: set {len(characters)} or more, one for each "
@@ -196,11 +248,13 @@ def _fit_bpe(texts: Sequence[str], known: Sequence[str], size: int | None, where
     whole = _within_words(library.models.BPE())
     # A pair that occurs once tells nothing of others to come.
     trainer = library.trainers.BpeTrainer(
-        vocab_size=size, min_frequency=2, initial_alphabet=characters, show_progress=False
+        vocab_size=size, min_frequency=2, initial_alphabet=sorted(characters), show_progress=False
     )
     # A word of unknown characters will be refused where it is encoded, with the utterance that has it.
-    words = (_marked(word) for text in texts for word in text.split(" ") if set(word) <= set(characters))
-    whole.train_from_iterator(words, trainer)
+    fit = ((_marked(word), times) for word, times in words.items() if characters.issuperset(word))
+    # As often as it is there, many at once: handing each over by itself takes most of the time.
+    many = (word * min(AT_ONCE, times - start) for word, times in fit for start in range(0, times, AT_ONCE))
+    whole.train_from_iterator(many, trainer)
     learned = json.loads(whole.to_str())["model"]
     vocabulary = sorted(learned["vocab"], key=learned["vocab"].__getitem__)
     if len(vocabulary) < size:
