@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from lightning_audio.errors import UserError, is_control, is_full
 
@@ -30,17 +30,23 @@ MOST_OPTIONS = 5_000  # in a configuration; one for each class may be among them
 ANY_NUMBER = 1_000_000  # such as a sample rate: up to this, whatever the size of the file
 
 
-def write_atomically(path: Path, content: str | bytes, to_disk: bool = True) -> None:
+def write_atomically(
+    path: Path, content: str | bytes | Callable[[IO[bytes]], object], to_disk: bool = True
+) -> None:
     """Writes a whole file or none: to a temporary name beside it, to the disk, then renamed over `path`.
 
+    What is large need not be in memory: `content` may be what writes it to an open file.
     Without `to_disk` it does not wait for the disk: after a power cut the old one may be there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:
-            # A file name need not be UTF-8: what is not is spelled as JSON does, which gives it back.
-            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+            if callable(content):
+                content(file)
+            else:
+                # A file name need not be UTF-8: what is not is spelled as JSON does, which gives it back.
+                file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             if to_disk:
                 file.flush()
                 os.fsync(file.fileno())

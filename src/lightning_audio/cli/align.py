@@ -41,7 +41,7 @@ EXTENT = "extent.json"  # in the run folder
 CLOSE = 0.02  # seconds, the usual tolerance of a phone's boundary
 
 
-def clips_to_align(options: argparse.Namespace) -> tuple[list[Clip], list[str]]:
+def clips_to_align(options: argparse.Namespace) -> tuple[Sequence[Clip], list[str]]:
     """Those of the manifest, and what is wrong with its other rows.
 
     Raises:

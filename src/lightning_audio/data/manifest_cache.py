@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import zipfile
@@ -25,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def remembered(
-    files: Sequence[Path], options: Sequence[Any], cache: Path, read: Callable[[], list[Clip]]
+    files: Sequence[Path], options: Sequence[Any], cache: Path, read: Callable[[], Sequence[Clip]]
 ) -> ClipTable:
     """What `read` gives for these files and options, remembered under `cache` while they stay the same.
 
@@ -57,9 +56,7 @@ def write_columns(clips: ClipTable, path: Path) -> None:
         else:
             arrays[f"{name}.values"] = np.frombuffer(json.dumps([*values]).encode(), np.uint8)
         arrays[f"{name}.codes"] = column.codes
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    write_atomically(path, content.getvalue())
+    write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def read_columns(path: Path) -> ClipTable | None:

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import csv
-import io
 import json
-import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lightning_audio.data.clip import SPLIT_NAMES, Clip, clean_label, problems
+import numpy as np
+
+from lightning_audio.data.clip import Clip
+from lightning_audio.data.clip_table import ClipTable, order_of
+from lightning_audio.data.growing_columns import GrowingTable
+from lightning_audio.data.manifest_columns import ManifestReader
+from lightning_audio.data.manifest_rows import COLUMNS, group_names, rows_of
 from lightning_audio.errors import UserError, did_you_mean
 
-# What each field of a clip is called in the tables that people have; the first name is ours.
-COLUMNS = {
-    "path": (
-        *("path", "audio_filepath", "file", "filename", "filepath", "file_name", "file_path", "fname"),
-        *("audio", "audio_path", "audio_file", "wav", "wav_path", "wav_file"),
-    ),
-    "start": (
-        *("start", "offset", "begin", "onset", "start_time", "begin_time"),
-        *("start_seconds", "start_sec", "start_s"),
-    ),
-    "end": ("end", "stop", "end_time", "stop_time", "end_seconds", "end_sec", "end_s"),
-    "duration": ("duration", "duration_seconds", "duration_sec", "duration_s"),
-    "label": ("label", "category", "class", "event_label"),
-    "labels": ("labels", "categories", "classes", "event_labels", "tags"),
-    "text": ("text", "transcript", "transcription", "sentence"),
-    "split": ("split", "set", "subset", "partition"),
-    "fold": ("fold",),
-    "channel": ("channel",),
-    "id": ("id",),
-}
-SPEAKER = ("speaker", "speaker_id", "spk_id", "client_id")
 GROUP = ("group", "speaker")
-CSV_SUFFIXES = (".csv", ".tsv", ".txt")
-DELIMITERS = (",", ";", "\t")
+MOST_LINES = 2**40  # of a file
 MOST_SHOWN = 50  # bad rows in one error
 MOST_LOOKED_AT = 10_000  # rows of a JSONL file in which fields that nothing reads are looked for
-SAME_TIME = 0.01  # seconds by which a duration may differ from end less start
-
-Row = tuple[int, Mapping[str, Any] | str]  # a line's number, and its values or what is wrong with all of it
 
 
 def write_manifest(clips: Iterable[Clip], path: Path) -> None:
@@ -57,7 +31,7 @@ def write_manifest(clips: Iterable[Clip], path: Path) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def read_manifest(path: Path, **options: Any) -> list[Clip]:
+def read_manifest(path: Path, **options: Any) -> ClipTable:
     """The clips of one manifest: `read_manifests` with its name before the ids."""
     return read_manifests([(path, None)], **options)
 
@@ -68,7 +42,7 @@ def read_manifests(
     group: Sequence[str] = GROUP,
     separator: str | None = None,
     bad: list[str] | None = None,
-) -> list[Clip]:
+) -> ClipTable:
     """Clips of manifests, each in the split beside it or, with None, in the one that the row names.
 
     CSV (`.csv`, `.tsv`, `.txt`; its delimiter a comma, a semicolon or a tab; a `.tsv` has no quoting) with
@@ -87,42 +61,60 @@ def read_manifests(
     Raises:
         UserError: a file is missing or has no rows, or rows are bad; all of them are listed, up to 50.
     """
-    clips: list[Clip] = []
-    refused: list[str] = [] if bad is None else bad
-    seen: dict[str, str] = {}
-    for path, split in files:
-        for line, values in _rows(path):
-            place = f"{path.name}, line {line}"
-            row = _Row(values, split, separator)
-            clip = row.clip(f"{split or path.stem}-{line:06d}", audio or path.parent, group)
-            if (first := seen.setdefault(clip.id, place)) != place:
-                row.problems.append(f"its id {clip.id!r} stands in {first} too")
-            if row.problems:
-                refused.append(f"{place}: {' '.join('; '.join(row.problems).split())}")
-            else:
-                clips.append(clip)
+    growing, problems = GrowingTable(), dict[int, list[str]]()
+    for number, (path, split) in enumerate(files):
+        reader = ManifestReader(path, split, audio or path.parent, group, separator)
+        for lines, columns in reader.parts():
+            growing.add([number * MOST_LINES + line for line in lines], columns)
+        problems |= {number * MOST_LINES + line: told for line, told in reader.problems.items()}
+    places, clips = growing.table()
+
+    def named(place: int) -> str:
+        return f"{files[place // MOST_LINES][0].name}, line {place % MOST_LINES}"
+
+    order = order_of(ids := clips.column("id"))
+    for row, first in _repeated(ids.codes, order) if not ids.is_rising else ():
+        told = f"its id {ids[row]!r} stands in {named(int(places[first]))} too"
+        problems.setdefault(int(places[row]), []).append(told)
+    refused = [f"{named(n)}: {' '.join('; '.join(told).split())}" for n, told in sorted(problems.items())]
+    if bad is not None:
+        bad += refused
     names = ", ".join(str(path) for path, _ in files)
-    if refused and (bad is None or not clips):
-        more = [f"and {len(refused) - MOST_SHOWN} more"] if len(refused) > MOST_SHOWN else []
-        listed = "".join(f"\n  {line}" for line in refused[:MOST_SHOWN] + more)
-        raise UserError(f"{len(refused)} bad rows in {names}: mend them or take them out.{listed}")
-    if not clips:
+    if refused and (bad is None or len(refused) == len(clips)):
+        raise UserError(_described(refused, names))
+    if not len(clips):
         raise UserError(f"{names} holds no clips: check that it is the file that you meant.")
-    return sorted(clips, key=lambda clip: clip.id)
+    sound = not refused and ids.is_rising
+    return clips if sound else clips.take(order[~np.isin(places[order], [*problems])])
+
+
+def _described(refused: Sequence[str], names: str) -> str:
+    more = [f"and {len(refused) - MOST_SHOWN} more"] if len(refused) > MOST_SHOWN else []
+    lines = "".join(f"\n  {line}" for line in [*refused[:MOST_SHOWN], *more])
+    return f"{len(refused)} bad rows in {names}: mend them or take them out.{lines}"
+
+
+def _repeated(codes: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Rows whose value an earlier row has, and the first that has it; `order` puts equal ones together."""
+    first: dict[int, int] = {}
+    again = np.flatnonzero(codes[order[1:]] == codes[order[:-1]])
+    for before, row in zip(order[again].tolist(), order[again + 1].tolist(), strict=True):
+        first[row] = first.get(before, before)
+        yield row, first[row]
 
 
 def unused_columns(path: Path, group: Sequence[str] = GROUP) -> list[str]:
     """The columns of a manifest that `read_manifests` does not read, in their order."""
     present: dict[str, None] = {}
-    for _, values in islice(_rows(path), MOST_LOOKED_AT):
+    for _, values in islice(rows_of(path), MOST_LOOKED_AT):
         present.update(dict.fromkeys(() if isinstance(values, str) else values))
-    known = {name for names in (*COLUMNS.values(), _group_names(group)) for name in names}
+    known = {name for names in (*COLUMNS.values(), group_names(group)) for name in names}
     return [name or "(without a name)" for name in present if name not in known]
 
 
 def describe_unused(path: Path, group: Sequence[str] = GROUP) -> str:
     """A sentence on the columns that nothing reads, with what may have been meant; empty without any."""
-    known = [name for names in (*COLUMNS.values(), _group_names(group)) for name in names]
+    known = [name for names in (*COLUMNS.values(), group_names(group)) for name in names]
     meant = {name: get_close_matches(name, known, 1, cutoff=0.75) for name in unused_columns(path, group)}
     names = [f"{name} ({close[0]}?)" if close else name for name, close in meant.items()]
     return f"Nothing reads these columns of {path.name}: {', '.join(names)}." if names else ""
@@ -132,269 +124,10 @@ def refuse_absent_group(files: Iterable[Path], group: Sequence[str]) -> None:
     """Raises UserError where no manifest has any of the fields that are to name the groups."""
     present: set[str] = set()
     for path in files:
-        for _, values in islice(_rows(path), MOST_LOOKED_AT):
+        for _, values in islice(rows_of(path), MOST_LOOKED_AT):
             present |= set() if isinstance(values, str) else values.keys()
-    if not present.intersection(_group_names(group)):
+    if not present.intersection(group_names(group)):
         raise UserError(
             f"data.group={', '.join(group)} names no column{did_you_mean(group[0], present)}: set it to some "
             f"of {', '.join(sorted(present))}, or to null."
         )
-
-
-def _group_names(group: Sequence[str]) -> list[str]:
-    """The columns that may name a group, the first of them first."""
-    fields = [_column(field) for field in group]
-    return [name for field in fields for name in (SPEAKER if field == "speaker" else (field,))]
-
-
-def _column(name: str) -> str:
-    """The name of a column as it is compared: `Start Time (s)` is `start_time`."""
-    name = re.sub(r"\s*[(\[](s|sec|seconds)[)\]]$", "", name.strip().lower())
-    return re.sub(r"[\s-]+", "_", name)
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    """Line numbers and what stands there: values by their column, or what is wrong with all of the row.
-
-    Raises:
-        UserError: there is no such file, or its first line names no audio or a column twice.
-    """
-    if not path.is_file():
-        raise UserError(f"There is no manifest {path}: give a JSONL or CSV file with one clip a row.")
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise UserError(f"{path} is UTF-16, as some spreadsheets save it: save it as UTF-8.")
-    if start[:1] == b"[" and path.suffix.lower() not in CSV_SUFFIXES:
-        raise UserError(f"{path} is one JSON list: write each of its objects in a line of its own.")
-    return (_csv_rows if path.suffix.lower() in CSV_SUFFIXES else _json_rows)(path)
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    # Bytes: only a newline ends a row, not all that Unicode takes for one.
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                pairs = json.loads(line.removesuffix(b"\n").decode("utf-8-sig"), object_pairs_hook=_Pairs)
-            except UnicodeDecodeError:
-                yield number, "it is not UTF-8"
-            except ValueError as error:
-                yield number, f"it is no JSON ({error})"
-            except RecursionError:
-                yield number, "it is no JSON (too many brackets)"
-            else:
-                yield number, _object(pairs)
-
-
-class _Pairs(list):
-    """The pairs of a JSON object, of which a dict would keep the last of two with one name."""
-
-
-def _object(pairs: Any) -> dict[str, Any] | str:
-    if not isinstance(pairs, _Pairs):
-        return "it is no JSON object"
-    names = [_column(name) for name, _ in pairs]
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        return f"it has `{twice[0]}` twice"
-    return {name: dict(v) if isinstance(v, _Pairs) else v for name, (_, v) in zip(names, pairs, strict=True)}
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    # What is not UTF-8 becomes lone surrogates, so that each such row can be named.
-    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    text = text if "\n" in text else text.replace("\r", "\n")  # as old spreadsheets write it
-    delimiter = _delimiter(text.partition("\n")[0].rstrip("\r"), path)
-    # A quotation mark of a TSV is one of its text. Elsewhere strict: otherwise a quote that is left open
-    # would swallow the rows behind it without a word.
-    unquoted = delimiter == "\t" and path.suffix.lower() != ".csv"
-    quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if unquoted else {"strict": True}
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **quoting)
-    try:
-        header = [_column(name) for name in next(reader)]
-    except csv.Error as error:
-        raise UserError(f"The first line of {path} is no CSV ({error}): is a quote left open?") from None
-    if twice := [name for name, times in Counter(header).items() if times > 1 and name]:
-        raise UserError(f"{path} has two columns named `{twice[0]}`: take one out, or name it otherwise.")
-    while True:
-        first = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield first, f"it is no CSV ({error}): is a quote left open?"
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if re.search("[\udc80-\udcff]", "".join(cells)):
-            yield first, "it is not UTF-8"
-        elif len(cells) != len(header):
-            yield first, f"it has {len(cells)} cells where the first line has {len(header)}"
-        else:
-            yield first, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-
-
-def _delimiter(header: str, path: Path) -> str:
-    """The delimiter with which the first line names a column of audio files."""
-    for delimiter in DELIMITERS:
-        names = header.split(delimiter)
-        with contextlib.suppress(csv.Error):  # what it can't read is told below, by what it lacks
-            names = next(csv.reader([header], delimiter=delimiter), [])
-        if any(_column(name) in COLUMNS["path"] for name in names):
-            return delimiter
-    raise UserError(
-        f"{path} has no column `path`, `audio_filepath`, `file` or the like: let its first line name the "
-        f"columns, separated by commas, semicolons or tabs (it is {header[:80]!r})."
-    )
-
-
-class _Row:
-    """The values of one row by their column; what is wrong with them gathers in `problems`."""
-
-    def __init__(self, values: Mapping[str, Any] | str, split: str | None, separator: str | None) -> None:
-        self.problems = [values] if isinstance(values, str) else []
-        self.values = {} if isinstance(values, str) else values
-        self.split = split
-        self.separator = "[;|]" if separator is None else re.escape(separator)
-
-    def clip(self, name: str, folder: Path, group: Sequence[str]) -> Clip:
-        """The clip of the row, named `name` where it has no id; of no use where there are problems."""
-        if self.problems:
-            return Clip(name, "")
-        fold = self._number("fold")
-        if fold is not None and not fold.is_integer():
-            self.problems.append(f"fold {fold} is no whole number")
-        (start, duration), channel = self._times(), self._channel()
-        if type(given := self._one("id")) not in (str, int, type(None)):
-            self.problems.append(f"its id {given!r} is no name")
-        clip = Clip(
-            id=name if given is None else str(given),
-            path=self._path(folder),
-            start=start,
-            duration=duration,
-            labels=self._labels(),
-            text=self._text(),
-            split=self._split(),
-            fold=int(fold) if fold is not None and fold.is_integer() else None,
-            group=self._group(group),
-            channel=None if channel == "each" else channel,
-        )
-        self.problems += problems(clip)
-        return replace(clip, channel=channel)
-
-    def _present(self, names: Iterable[str]) -> dict[str, Any]:
-        """What stands in these columns; an empty cell is not there."""
-        return {name: v for name in names if (v := self.values.get(name)) not in (None, "")}
-
-    def _agreed(self, found: Mapping[str, Any]) -> Any:
-        """The value that columns for one field agree on."""
-        values = list(found.items())
-        for name, value in values[1:]:
-            if value != values[0][1]:
-                self.problems.append(
-                    f"`{values[0][0]}` and `{name}` contradict each other ({values[0][1]!r}, {value!r})"
-                )
-        return values[0][1] if values else None
-
-    def _one(self, field: str) -> Any:
-        return self._agreed(self._present(COLUMNS[field]))
-
-    def _number(self, field: str, leave: Sequence[str] = ()) -> float | None:
-        return self._agreed_number(name for name in COLUMNS[field] if name not in leave)
-
-    def _agreed_number(self, names: Iterable[str]) -> float | None:
-        numbers = {}
-        for name, value in self._present(names).items():
-            try:
-                numbers[name] = float("" if isinstance(value, bool) else value)
-            except (TypeError, ValueError):
-                self.problems.append(f"{name} {value!r} is no number")
-        return self._agreed(numbers)
-
-    def _times(self) -> tuple[float, float | None]:
-        """Start and duration in seconds, of which an end may stand in the place of the latter."""
-        by_ends = "onset" in self.values  # as in the tables of DCASE, where `offset` is the end
-        start = self._number("start", ["offset"] if by_ends else []) or 0.0
-        end = self._agreed_number((*COLUMNS["end"], "offset") if by_ends else COLUMNS["end"])
-        duration = self._number("duration")
-        if end is None:
-            return start, duration
-        if not end > start:
-            self.problems.append(f"its end {end} is not behind its start {start}")
-            return start, None
-        if duration is not None and abs(end - start - duration) > SAME_TIME:
-            self.problems.append(f"duration {duration} and end {end} contradict each other")
-        return start, end - start if duration is None else duration
-
-    def _path(self, folder: Path) -> str:
-        audio = self._one("path")
-        if audio is None:
-            self.problems.append("it names no audio file, as `path` or `audio_filepath`")
-        elif not isinstance(audio, str):
-            self.problems.append(f"the audio path {audio!r} is no text")
-        elif not os.path.isfile(path := folder / audio):  # noqa: PTH113 - Path's raises for a text that is too long
-            self.problems.append(f"there is no audio file {path}")
-        else:
-            return str(path)
-        return ""
-
-    def _labels(self) -> tuple[str, ...]:
-        names = [*COLUMNS["labels"], *COLUMNS["label"]]
-        if all(self.values.get(name) is None for name in (*names, *COLUMNS["text"])):
-            self.problems.append("neither `label`, `labels` nor `text` is there")
-        given = {name: self.values[name] for name in names if self.values.get(name) is not None}
-        # An empty cell says that a clip has no labels, unless another column says which.
-        given = {name: value for name, value in given.items() if value != ""} or dict([*given.items()][:1])
-        return self._agreed({name: self._names(name, value) for name, value in given.items()}) or ()
-
-    def _names(self, column: str, found: Any) -> tuple[str, ...]:
-        if not isinstance(found, list):
-            several = column in COLUMNS["labels"] and isinstance(found, str)
-            found = self._separated(found) if several else [found]
-        if not isinstance(found, list) or not all(type(label) in (str, int) for label in found):
-            self.problems.append(f"the labels {found!r} are no names")
-            return ()
-        labels = [clean_label(str(label)) for label in found]
-        if "" in labels:
-            self.problems.append("a label is empty")
-        return tuple(dict.fromkeys(labels))
-
-    def _separated(self, cell: str) -> Any:
-        """The labels of one cell: a JSON list, or names with separators between; an empty cell has none."""
-        if cell.startswith("["):
-            try:
-                return json.loads(cell)
-            except (ValueError, RecursionError):
-                return cell
-        return re.split(self.separator, cell) if cell else []
-
-    def _text(self) -> str | None:
-        given = {name: v for name in COLUMNS["text"] if (v := self.values.get(name)) is not None}
-        # An empty text is one, too, where no other column has more.
-        text = self._agreed({name: v for name, v in given.items() if v != ""} or given)
-        if text is not None and not isinstance(text, str):
-            self.problems.append(f"text {text!r} is no text")
-            return None
-        return text
-
-    def _split(self) -> str | None:
-        found = self._present(COLUMNS["split"])
-        known = {name: SPLIT_NAMES.get(str(value).strip().lower()) for name, value in found.items()}
-        for name, value in found.items():
-            if known[name] is None:
-                splits = ", ".join(dict.fromkeys(SPLIT_NAMES.values()))
-                self.problems.append(f"{name} {value!r} is none of {splits}")
-            elif self.split and known[name] != self.split:
-                self.problems.append(f"{name} {value!r} stands in the manifest of {self.split}")
-        return self.split or (self._agreed(known) if all(known.values()) else None)
-
-    def _channel(self) -> int | str | None:
-        value = self._one("channel")
-        return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-
-    def _group(self, group: Sequence[str]) -> str | None:
-        found = self._present(_group_names(group))
-        return str(next(iter(found.values()))) if found else None

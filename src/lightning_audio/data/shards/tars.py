@@ -22,7 +22,7 @@ from lightning_audio.data.audio_file import AudioError, read_audio
 from lightning_audio.data.clip import SPLIT_NAMES, Clip, clean_label
 from lightning_audio.data.decode import AUDIO_SUFFIXES, odd_sentences
 from lightning_audio.data.download import whole_tar
-from lightning_audio.data.manifests import COLUMNS, SPEAKER
+from lightning_audio.data.manifest_rows import COLUMNS, SPEAKER
 from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.shard_set import Index
 from lightning_audio.data.shards.storage import Storage, as_file
