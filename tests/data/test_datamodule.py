@@ -211,6 +211,24 @@ def test_balance_draws_every_label_equally_often(root: Path) -> None:
     assert sorted(tested) == sorted(ids(data, "test")), "a test takes every clip once"
 
 
+def test_balanced_epochs_have_as_many_batches_by_duration(root: Path) -> None:
+    def change(clip: Clip) -> Clip:
+        rare = clip.labels[0] == "high" and clip.group != f"{clip.fold}-high-0"
+        return replace(clip, split=None) if rare and clip.split == "train" else clip
+
+    data = ready(root, change=change, balance=True, max_batch_duration=0.3, jitter=0.0)
+    loader, batches, drawn = data.train_dataloader(), set[int](), Counter[str]()
+    for epoch in range(60):
+        loader.sampler.set_epoch(epoch)
+        found = [*loader.sampler]
+        batches.add(len(found))
+        clips = data.splits["train"]
+        assert all(len(batch) * clips.seconds[batch].max() <= 0.3 for batch in found)
+        drawn.update(clips.clips[position].labels[0] for batch in found for position in batch)
+    assert batches == {len(loader)}
+    assert all(abs(drawn[label] - 880) < 100 for label in LABELS)
+
+
 def test_balance_goes_by_the_rarest_of_several_labels(root: Path) -> None:
     def change(clip: Clip) -> Clip:
         others = {"low": (), "middle": ("low", "middle"), "high": ("high",)}[clip.labels[0]]

@@ -16,11 +16,13 @@ from lightning_audio.data.clip import SPLITS, Clip, clips_digest, look_alikes
 from lightning_audio.data.clip_set import ClipSet
 from lightning_audio.data.clip_table import ClipTable, uncollected, validated
 from lightning_audio.data.corpora.base import Corpus
+from lightning_audio.data.draws import EpochDraw
 from lightning_audio.data.feature_store import STORES, FeatureViews, FrontEnd, View
 from lightning_audio.data.info import DataInfo
 from lightning_audio.data.placement import WHERE, device_of
 from lightning_audio.data.quarantine import QUARANTINE, named
-from lightning_audio.data.sampler import BatchLoader, Reshuffles, balanced, balanced_chances
+from lightning_audio.data.sampler import BatchLoader, Reshuffles, balanced_chances
+from lightning_audio.data.shards.sampler import POOL
 from lightning_audio.data.shards.shard_store import ShardStore, refuse_beside_shards, samplers, sharded
 from lightning_audio.data.splits import hold_out, refuse_leaks
 from lightning_audio.data.targets import MEND_TEXT, Targets, describe_unfit
@@ -347,15 +349,18 @@ class AudioDataModule(pl.LightningDataModule):
         if self.trainer:
             order |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
             clips.source.move(self.trainer.strategy.root_device)  # of this rank, or the CPU if so chosen
+        kinds, place = samplers(self.store, clips.rows)
+        draw = EpochDraw(self.corpus, clips.clips, self.balance, self.views if shuffle and features else 0)
         if shuffle:
-            draw = self._draw_views if features and self.views else self._draw
             order |= {"draw": draw, "reshuffles": self.reshuffles, "per_step": self.batches_per_step}
         elif drawn:
-            order |= {"draw": lambda rng: np.sort(self._draw(rng))}
-        kinds, place = samplers(self.store, clips.rows)
-        sampler = kinds[0](*place, len(clips), size, **order)
-        if self.max_batch_duration is not None:
-            buckets = (self.max_batch_duration, self.jitter, self.curriculum_epochs)
+            order |= {"draw": lambda rng: np.sort(draw(rng))}
+        if self.max_batch_duration is None:
+            sampler = kinds[0](*place, len(clips), size, **order)
+        else:
+            pools = place[2] // POOL if place else None
+            strata = draw.stratify(clips.seconds, pools) if shuffle else None
+            buckets = (self.max_batch_duration, self.jitter, self.curriculum_epochs, strata)
             sampler = kinds[1](*place, clips.seconds, size, *buckets, **order)
         return BatchLoader(
             clips,
@@ -364,17 +369,6 @@ class AudioDataModule(pl.LightningDataModule):
             patience=0 if self.shards else self.timeout,  # its storage has a patience of its own
             pin_memory=torch.cuda.is_available(),
         )
-
-    def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        """The positions of the training clips that make an epoch: the corpus decides, then balance."""
-        clips = self.splits["train"].clips
-        drawn = self.corpus.draw(clips, rng)
-        return drawn[balanced(clips.column("labels").at(drawn), rng)] if self.balance else drawn
-
-    def _draw_views(self, rng: np.random.Generator) -> np.ndarray:
-        """The same, of each clip itself or one of its views."""
-        drawn = self._draw(rng)
-        return drawn + len(self.splits["train"]) * rng.integers(self.views + 1, size=len(drawn))
 
     @cached_property
     def identity(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_audio.data.sampler import BatchSampler
+from lightning_audio.data.strata import Strata
 
 
 class DurationSampler(BatchSampler):
@@ -22,6 +23,8 @@ class DurationSampler(BatchSampler):
         batch_size: the most clips in a batch.
         max_batch_duration: the most seconds in a batch: the longest clip times their number. A clip that is
             longer makes a batch of its own.
+        strata: that `draw` draws by, so that the durations of every epoch are about the same, and all epochs
+            have the same number of batches; without it that holds only where every epoch has the same clips.
         jitter: the logarithm of the greatest random factor; more of it mixes the clips better and pads them
             more.
         curriculum_epochs: so many epochs read the batches from the shortest clips to the longest.
@@ -36,11 +39,12 @@ class DurationSampler(BatchSampler):
         max_batch_duration: float = math.inf,
         jitter: float = 0.05,
         curriculum_epochs: int = 0,
+        strata: Strata | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(len(seconds), batch_size, **shared)
         self.seconds, self.max_batch_duration = np.asarray(seconds, dtype=float), max_batch_duration
-        self.jitter, self.curriculum_epochs = jitter, curriculum_epochs
+        self.jitter, self.curriculum_epochs, self.strata = jitter, curriculum_epochs, strata
 
     def steps(self) -> list[list[np.ndarray]]:
         rng = self.generator()
@@ -59,12 +63,13 @@ class DurationSampler(BatchSampler):
         rng = self.generator()
         return self.bucketed(self.positions(rng), rng)[self.rank :: self.world_size]
 
-    def bucketed(self, positions: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """The batches of these positions, from the shortest clips to the longest."""
+    def bucketed(self, positions: np.ndarray, rng: np.random.Generator, pool: int = 0) -> list[np.ndarray]:
+        """The batches of these positions, all those of a pool, from the shortest clips to the longest."""
         seconds, jitter = self.seconds[positions % len(self.seconds)], self.jitter if self.shuffle else 0.0
         order = np.argsort(np.log(seconds) + rng.uniform(-jitter, jitter, len(seconds)), kind="stable")
         # What comes k-th is at most this much longer than the k-th shortest, however the factors fall.
-        longest = np.sort(seconds) * math.exp(2 * jitter)
+        known = np.sort(seconds) if self.strata is None else self.strata.longest[pool]
+        longest = known * math.exp(2 * jitter)
         return [positions[part] for part in np.split(order, self._cuts(longest))]
 
     def mixed(self, batches: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:

@@ -87,12 +87,12 @@ def rising(numbers: np.ndarray) -> np.ndarray:
 class ShardDurationSampler(_InShards, DurationSampler):
     """DurationSampler within a window of pools of shards: each pool is cut into batches by itself."""
 
-    def bucketed(self, positions: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    def bucketed(self, positions: np.ndarray, rng: np.random.Generator, pool: int = 0) -> list[np.ndarray]:
         pools = self.shards[positions] // POOL
         return [
             batch
-            for pool in np.unique(pools)
-            for batch in super(ShardDurationSampler, self).bucketed(positions[pools == pool], rng)
+            for pool in np.unique(pools).tolist()
+            for batch in super(ShardDurationSampler, self).bucketed(positions[pools == pool], rng, pool)
         ]
 
     def mixed(self, batches: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
