@@ -138,6 +138,17 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(
     assert_same_run(resumed, whole[overrides[0]])
 
 
+def test_balanced_batches_by_duration_go_on_from_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    options = (PLAIN, "loader.balance=true", "loader.max_batch_duration=6.5")
+    first, resumed = tmp_path / "first", tmp_path / "resumed"
+    train(stepwise(first, *options), first)
+    (resumed / "checkpoints").mkdir(parents=True)
+    steps = sorted((first / "steps").glob("*.ckpt"), key=lambda file: int(file.stem.split("=")[1]))
+    shutil.copy(steps[len(steps) // 2], resumed / "checkpoints" / "last.ckpt")
+    train(stepwise(resumed, *options), resumed)
+    assert_same_run(resumed, first)
+
+
 @pytest.mark.slow
 def test_two_processes_go_on_from_the_middle_of_an_epoch(tmp_path: Path) -> None:
     steps = "+callbacks.steps={_target_:pytorch_lightning.callbacks.ModelCheckpoint,every_n_train_steps:3,"
