@@ -131,10 +131,11 @@ def slim(model: Any) -> bytes:
         least = SMALL if tensor.name in weights else LARGE
         if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) <= least:
             continue
-        values, half, name = numpy_helper.to_array(tensor), f"{tensor.name} in half", tensor.name
+        values: np.ndarray = numpy_helper.to_array(tensor)
+        half, name = f"{tensor.name} in half", tensor.name
         if name in others and values.ndim == 3:  # in half precision, quiet bins would hear loud ones
-            values = np.rint(values * TURN).astype(np.int16)
-            scale, name = numpy_helper.from_array(np.float32(1 / TURN), f"{half}, scale"), f"{half}, whole"
+            values, name = np.rint(values * TURN).astype(np.int16), f"{half}, whole"
+            scale = numpy_helper.from_array(np.full((), 1 / TURN, np.float32), f"{half}, scale")
             graph.initializer.append(scale)
             graph.node.insert(0, helper.make_node("Mul", [name, scale.name], [tensor.name]))
         else:
