@@ -100,6 +100,8 @@ def unusable(error: BaseException) -> UserError | None:
     place = "name another place by paths.logs, paths.cache or --output"
     if is_full(error):
         return UserError(f"The disk of {error.filename or 'a result'} is full: free some space, or {place}.")
+    if error.errno == errno.ENAMETOOLONG and error.filename:
+        return UserError(f"{error.filename} is too long a name for this disk: choose a shorter one.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
         why = f"{error.filename} can't be used ({error.strerror})"
         return UserError(f"{why}: change its permissions, or {place}.")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+Content = str | bytes | Callable[[IO[bytes]], object]
 
 FLUSHED_AT_ONCE = 32 * 2**20  # bytes
 DEEPEST = 20  # values within values
@@ -30,33 +31,58 @@ MOST_OPTIONS = 5_000  # in a configuration; one for each class may be among them
 ANY_NUMBER = 1_000_000  # such as a sample rate: up to this, whatever the size of the file
 
 
-def write_atomically(
-    path: Path, content: str | bytes | Callable[[IO[bytes]], object], to_disk: bool = True
-) -> None:
+def write_atomically(path: Path, content: Content, to_disk: bool = True) -> None:
     """Writes a whole file or none: to a temporary name beside it, to the disk, then renamed over `path`.
 
     What is large need not be in memory: `content` may be what writes it to an open file.
     Without `to_disk` it does not wait for the disk: after a power cut the old one may be there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    write_together({path: content}, to_disk)
+
+
+def write_together(contents: Mapping[Path, Content], to_disk: bool = True) -> None:
+    """Writes files that belong together, each as `write_atomically`: none gets its name before all are
+    there, so that a full disk leaves what was there before."""
+    for path in contents:
+        refuse_device(path)
+    written: dict[Path, Path] = {}
+    path = Path()
     try:
-        with temporary.open("wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                # A file name need not be UTF-8: what is not is spelled as JSON does, which gives it back.
-                file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
-            if to_disk:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written[path] = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+            with written[path].open("wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    # A file name need not be UTF-8: what is not is spelled as JSON does, which gives it back.
+                    file.write(
+                        content.encode(errors="backslashreplace") if isinstance(content, str) else content
+                    )
+                if to_disk:
+                    file.flush()
+                    os.fsync(file.fileno())
+        for path, temporary in written.items():
+            temporary.replace(path)
     except OSError as error:
         if error.errno:
             error.filename = str(path)  # not a name that the user never gave, or none
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in written.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def refuse_device(path: Path) -> None:
+    """Raises UserError for what is no file: renaming over /dev/null or a pipe would take it away."""
+    place = path.absolute()
+    link = place.is_symlink() and place.parts[1] in ("dev", "proc")  # as /dev/stdout is
+    if link or (place.exists() and not place.is_dir() and not place.is_file()):
+        raise UserError(
+            f"{path} is no file but a device or a pipe: name a file, or leave --output out and redirect what "
+            "is printed."
+        )
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -95,3 +95,11 @@ def test_clips_that_are_not_those_of_the_training_are_told(
     assert "trained with" not in capsys.readouterr().out
     evaluate(tiny_run, ["data.fold=2"], tmp_path / "other")
     assert "The clips of train and test are not those that" in capsys.readouterr().out
+
+
+def test_a_run_is_not_written_over_by_its_evaluation(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = metrics_of(moved)
+    with pytest.raises(SystemExit):
+        main([str(moved), "--split", "train", "--output", str(moved)])
+    assert "whose own results would be written over" in capsys.readouterr().err
+    assert metrics_of(moved) == before

@@ -130,7 +130,7 @@ def test_an_export_says_what_the_run_says(
     (tmp_path / "model.joiner.onnx").unlink()
     with pytest.raises(SystemExit):
         predict.main([str(file), str(spoken)])
-    assert "There is no ONNX file" in capsys.readouterr().err
+    assert "model.joiner.onnx, a part of model.onnx, is not there" in capsys.readouterr().err
 
 
 @pytest.mark.slow

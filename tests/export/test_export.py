@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from lightning_audio.cli import arguments, export, predict
 from lightning_audio.cli import evaluate as evaluate_program
 from lightning_audio.data.info import DataInfo
 from lightning_audio.decoding import Beam
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.export import agreement as agreement_module
 from lightning_audio.export.card import _refuse_odd_parts, card_of
 from lightning_audio.export.onnx import onnx_graph, stream_graph
@@ -596,6 +598,17 @@ def test_mistakes_are_one_sentence(
     assert "--opset is of ONNX" in refused(capsys, str(tiny_run), *program_output, "--opset", "17")
     assert "--opset 3 is not written here" in refused(capsys, str(tiny_run), *output, "--opset", "3")
     assert "There is no checkpoint" in refused(capsys, str(tmp_path / "none"), *output)
+    assert "--opset 0 is not written here" in refused(capsys, str(tiny_run), *output, "--opset", "0")
+    assert "is exported already" in refused(capsys, str(exported), *output)
+    assert "One run becomes one file" in refused(capsys, str(tiny_run), str(tiny_run), *output)
+    assert "changes no option" in refused(capsys, str(tiny_run), *output, "dta.root=elsewhere")
+    assert "data can't be built" in refused(capsys, str(tiny_run), *output, "data.seed=x")
+    checkpoint = str(tiny_run / "checkpoints" / "last.ckpt")
+    assert "an option of a run folder" in refused(capsys, checkpoint, *output, "data.seed=1")
+    assert "add --format int8" in refused(capsys, str(tiny_run), *output, "--max-loss", "1")
+    assert "--max-loss nan" in refused(
+        capsys, str(tiny_run), *output, "--format", "int8", "--max-loss", "nan"
+    )
     assert "train with frontend.top_db=null" in refused(capsys, str(tiny_run), *output, "--streaming")
     with pytest.raises(UserError, match="answers for whole recordings: export the run with --streaming"):
         RuntimeStream(Runtime(exported))
@@ -670,3 +683,55 @@ def test_an_environment_of_four_packages_is_enough(
     assert json.loads(answered(exported, "jsonl"))["scores"] == pytest.approx(own.scores, abs=1e-6)
     assert answered(exported_speech, "text").startswith(str(recording))
     assert subprocess.run([str(python), "-c", "import torch"], capture_output=True).returncode == 1
+
+
+def test_a_full_disk_leaves_what_was_there(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of before and its card, which belong together, and nothing half written."""
+    model, card = tmp_path / "a.onnx", json.loads(card_of(exported).read_text())
+    content, whole = exported.read_bytes(), Path.open
+    export.write(model, content, card)
+    before = [model.read_bytes(), card_of(model).read_bytes()]
+
+    def full(path: Path, mode: str = "r") -> Any:
+        if ".onnx.json" not in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return whole(path, mode)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(SystemExit):
+        cli_errors(export.write)(model, content, card | {"run": "another"})
+    monkeypatch.undo()
+    assert f"The disk of {model} is full" in capsys.readouterr().err
+    assert [model.read_bytes(), card_of(model).read_bytes()] == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_not_installed_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"run pip install 'lightning-audio\[export\]'"):
+        onnx_graph(task_of())
+
+
+def test_scores_of_an_exported_file_are_not_those_of_another_run(
+    exported: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even where labels and rate are the same."""
+    other = trained(tmp_path / "other", tmp_path / "cache", [*TINY, "seed=7"])
+    with pytest.raises(SystemExit):
+        evaluate_program.main([str(exported), "--run", str(other)])
+    told = capsys.readouterr().err
+    assert f"was exported from last.ckpt of the run {tiny_run.name}, which {other} does not have" in told
+    assert not (other / "exported").exists()
+    evaluate_program.main([str(exported), "--run", str(tiny_run), "--output", str(tmp_path / "own")])
+    assert "The same numbers as when it was trained" in capsys.readouterr().out
+    shutil.copytree(other, tmp_path / "renamed")
+    model = tmp_path / "a.onnx"
+    export.main([str(other), "--output", str(model)])
+    evaluate_program.main([str(model), "--run", str(tmp_path / "renamed")])
+    card = json.loads(card_of(model).read_text()) | {"task": "multilabel"}
+    card_of(model).write_text(json.dumps(card))
+    with pytest.raises(SystemExit):
+        evaluate_program.main([str(model), "--run", str(other)])
+    assert "its labels, its rate or its task are others" in capsys.readouterr().err

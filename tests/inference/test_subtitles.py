@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from dataclasses import replace
@@ -12,7 +13,12 @@ import pytest
 
 from lightning_audio.decoding.alignment import TimedText, from_parts
 from lightning_audio.errors import UserError
-from lightning_audio.inference.formats import transcript_files, transcripts_as_text, write_transcripts
+from lightning_audio.inference.formats import (
+    as_table,
+    transcript_files,
+    transcripts_as_text,
+    write_transcripts,
+)
 from lightning_audio.inference.names import recording_and_channel
 from lightning_audio.inference.subtitles import Cue, ctm, cues, srt, textgrid, vtt
 from lightning_audio.inference.transcribe import Transcript
@@ -293,3 +299,12 @@ def test_files_that_would_be_one_are_refused(tmp_path: Path) -> None:
         transcript_files(["a.wav", "b.wav"], "srt", tmp_path / "one.srt")
     with pytest.raises(UserError, match=r"y/a\.flac would both be written to .*a\.vtt"):
         transcript_files(["x/a.wav", "y/a.flac"], "vtt", tmp_path)
+
+
+def test_a_name_with_a_tab_or_an_end_of_a_line_stays_in_its_line() -> None:
+    """As a terminal may be given it; JSON and CSV have their own way."""
+    found = Transcript("a\tb\nc\x1b.wav", 1.0, ())
+    assert transcripts_as_text([found], "text") == "a\\tb\\nc\\x1b.wav\t\n"
+    assert json.loads(transcripts_as_text([found], "jsonl"))["file"] == found.id
+    row = dict.fromkeys(("file",), found.id)
+    assert "\x1b" not in as_table([row], ["file"], to_terminal=False)

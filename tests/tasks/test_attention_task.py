@@ -178,6 +178,8 @@ def test_rows_tell_of_loops_and_of_no_end_and_the_worst_get_a_picture(
     assert (found["loops"], found["unended"]) == (0.5, 0.5)
     assert {row["id"]: (row["loops"], row["unended"]) for row in built.rows} == {"a/1": (1, 1), "b": (0, 0)}
     assert list(built.figures()) == ["attention/a/1"]
+    built.observe("test", logits, lengths, batch)  # once more, as for eight bits beside the run
+    assert list(built.figures()) == ["attention/a/1"]
     built.report(tmp_path, [])
     assert [file.name for file in (tmp_path / "attention").iterdir()] == ["a_1.png"]
 

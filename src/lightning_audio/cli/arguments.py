@@ -146,7 +146,6 @@ def export(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-loss",
         type=float,
-        default=0.5,
         metavar="POINTS",
         help="that eight bits may cost of the validation score [0.5]",
     )

@@ -39,6 +39,7 @@ from lightning_audio.export.agreement import answer_by
 from lightning_audio.export.card import SUFFIX
 from lightning_audio.export.runtime import Runtime
 from lightning_audio.inference.formats import refuse_output
+from lightning_audio.io import sha256_of
 from lightning_audio.metrics.base import Metric
 from lightning_audio.metrics.intervals import Score
 from lightning_audio.metrics.transcripts import word_counts
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.exported_from is not None:
         output = options.output or options.exported_from / EXPORTED
         exported = Runtime(options.run)
+        refuse_other_run(exported, options.exported_from)
         evaluate(options.exported_from, options.overrides, output, options, exported=exported)
         return
     places, overrides = ensembles.runs_first([str(options.run), *options.overrides])
@@ -87,6 +89,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluate(runs[0], overrides, output, options, runs[1:])
         if several and options.split == "test":
             ensembles.compare_with_best(output, runs)
+
+
+def refuse_place(output: Path) -> None:
+    """Raises UserError where results can't be written to a folder, or a run has its own there."""
+    refuse_output(output, folder=True)
+    if (output / saved_config.CONFIG_FILE).is_file():
+        raise UserError(f"{output} is a run, whose own results would be written over: give another --output.")
+
+
+def refuse_other_run(exported: Runtime, run_folder: Path) -> None:
+    """Raises UserError where a file was exported from weights that a run does not have: its scores would
+    stand as those of the run."""
+    told = exported.card.get("checkpoint")
+    files = [*(run_folder / "checkpoints").glob("*.ckpt")]
+    if told and files and told["sha256"] not in map(sha256_of, files):
+        raise UserError(
+            f"{exported.file} was exported from {told['name']} of the run {exported.card['run']}, which "
+            f"{run_folder} does not have: name that run by --run, or export again."
+        )
 
 
 def evaluate_folds(
@@ -135,7 +156,7 @@ def evaluate(
     """
     options = options or arguments.evaluate([str(run_folder)])
     quiet()
-    refuse_output(output, folder=True)
+    refuse_place(output)
     run_folder, *others = ensembles.highest_rate_first([run_folder, *others])
     cfg = saved_config.changed(saved_config.saved_config(run_folder, options.allow), overrides)
     task = ensembles.load_all([run_folder, *others], allow=options.allow)

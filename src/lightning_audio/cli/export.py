@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,15 +27,14 @@ from lightning_audio.cli import arguments
 from lightning_audio.data.datamodule import AudioDataModule
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.export.agreement import agreement, drop, stream_agreement
-from lightning_audio.export.card import SUFFIX, VERSION, card_of, part_of
-from lightning_audio.export.onnx import OPSET, is_ragged, onnx_graph, stream_graph
+from lightning_audio.export.card import PROGRAM, SUFFIX, VERSION, card_of, part_of
+from lightning_audio.export.onnx import is_ragged, onnx_graph, stream_graph
 from lightning_audio.export.parts import parts_of
-from lightning_audio.export.program import SUFFIX as PROGRAM
 from lightning_audio.export.program import Program, exported_program, least_samples
 from lightning_audio.export.quantize import CALIBRATED_BY, quantized
 from lightning_audio.export.runtime import Runtime
 from lightning_audio.inference.formats import refuse_output
-from lightning_audio.io import sha256_of, to_json, write_atomically
+from lightning_audio.io import sha256_of, to_json, write_together
 from lightning_audio.reports.results import commit, versions
 from lightning_audio.tasks.attention import Attention
 from lightning_audio.tasks.base import AudioTask
@@ -43,6 +43,7 @@ from lightning_audio.training import saved_config
 from lightning_audio.training.run import quiet
 
 TORCH = "torch_export"
+MOST_LOST = 0.5  # points of the validation score, in eight bits
 COMPARED = 64  # real clips on which the exported model has to say what the run says
 
 
@@ -52,17 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.export(argv)
     quiet()
     refuse_output(options.output)
-    suffix = PROGRAM if options.format == TORCH else SUFFIX
-    if options.output.suffix != suffix:
-        raise UserError(f"--output {options.output} is no name for such a model: let it end in {suffix}.")
+    refuse_misfits(options)
     task = load(options.run, allow=options.allow)
     if options.streaming:
         write_streaming(task, options)
         return
     # What can't be exported is refused before any clip is looked at.
-    content = (
-        program_of(task, options) if options.format == TORCH else onnx_graph(task, options.opset or OPSET)
-    )
+    content = program_of(task, options) if options.format == TORCH else onnx_graph(task, options.opset)
     data = data_of(options, task)
     parts, behind = signed_parts(task, options)
     card = {**described(task, options.run), **behind}
@@ -85,9 +82,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Written: {options.output} ({len(content) / 1e6:.2f} MB) and {', '.join(names)}")
 
 
+def refuse_misfits(options: argparse.Namespace) -> None:
+    """Raises UserError where options are out of range or do not go together."""
+    suffix = PROGRAM if options.format == TORCH else SUFFIX
+    if options.output.suffix != suffix:
+        raise UserError(f"--output {options.output} is no name for such a model: let it end in {suffix}.")
+    if options.run.suffix in (SUFFIX, PROGRAM) and options.run.is_file():
+        raise UserError(f"{options.run} is exported already: give the run that it is of.")
+    if others := [word for word in options.overrides if "=" not in word]:
+        raise UserError(f"One run becomes one file, and {others[0]} is a second one: export them one by one.")
+    if options.overrides and not (options.run / saved_config.CONFIG_FILE).is_file():
+        raise UserError(
+            f"{options.overrides[0]} changes an option of a run folder, which {options.run} is not: leave it "
+            "out, or give the folder."
+        )
+    if options.max_loss is not None and not options.format.startswith("int8"):
+        raise UserError("--max-loss is what eight bits may cost: add --format int8, or leave it out.")
+    if options.max_loss is not None and math.isnan(options.max_loss):
+        raise UserError("--max-loss nan is no number of points: set it to one, such as 0.5.")
+
+
 def program_of(task: AudioTask, options: argparse.Namespace) -> bytes:
     """The program of a task; raises UserError where it has none, or an option is for ONNX alone."""
-    if options.opset:
+    if options.opset is not None:
         raise UserError("--opset is of ONNX: leave it out, or take --format onnx.")
     if isinstance(task, Transducer | Attention):
         name = type(task).__name__.lower()
@@ -103,7 +120,7 @@ def write_streaming(task: AudioTask, options: argparse.Namespace) -> None:
     """
     if options.format != "onnx":
         raise UserError(f"--streaming is exported as ONNX in float: leave out --format {options.format}.")
-    content, told = stream_graph(task, options.opset or OPSET)
+    content, told = stream_graph(task, options.opset)
     parts, behind = signed_parts(task, options)
     card = {**described(task, options.run), **told, **behind}
     card["stream"]["detection"] = getattr(task, "detection", {})
@@ -123,7 +140,7 @@ def signed_parts(
     task: AudioTask, options: argparse.Namespace
 ) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
     """The graphs behind that of the network, and what the card says of them, if there are any."""
-    parts, told = parts_of(task, options.opset or OPSET)
+    parts, told = parts_of(task, options.opset)
     digests = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
     return parts, {"parts": {**told, "sha256": digests}} if parts else {}
 
@@ -153,9 +170,10 @@ def write_quantized(
     ends = sorted(100 * sign * end + 0.0 for end in (lost.low, lost.high))
     told = f"{lost.name} {100 * lost.run:.2f} % by the run, {100 * lost.other:.2f} % in eight bits"
     print(f"On validation: {told}; lost {points:.2f} points ({ends[0]:.2f} to {ends[1]:.2f}).")
-    if not points <= options.max_loss:
+    most = MOST_LOST if options.max_loss is None else options.max_loss
+    if not points <= most:
         raise UserError(
-            f"That is more than --max-loss {options.max_loss:g} points: export in float, or allow more. "
+            f"That is more than --max-loss {most:g} points: export in float, or allow more. "
             "Nothing is written."
         )
     score = {
@@ -171,13 +189,19 @@ def write_quantized(
 
 
 def data_of(options: argparse.Namespace, task: AudioTask) -> AudioDataModule | None:
-    """The data of a run, set up; None, and a sentence, where they are not here or it is a bare checkpoint."""
+    """The data of a run, set up; None, and a sentence, where they are not here or it is a bare checkpoint.
+
+    Raises:
+        UserError: options that say where the data are do not fit, or do not lead to them.
+    """
     if not (options.run / saved_config.CONFIG_FILE).is_file():
         return None
+    cfg = saved_config.changed(saved_config.saved_config(options.run, options.allow), options.overrides)
     try:
-        cfg = saved_config.changed(saved_config.saved_config(options.run, options.allow), options.overrides)
         return build.prepared(cfg, task.description["facts"])
     except UserError as error:
+        if options.overrides:
+            raise
         print(f"The data of the run can't be looked at: {error}", flush=True)
         return None
 
@@ -229,12 +253,10 @@ def tried(content: bytes, card: dict[str, Any], parts: Mapping[str, bytes] = Map
 def write(
     file: Path, content: bytes, card: dict[str, Any], parts: Mapping[str, bytes] = MappingProxyType({})
 ) -> None:
-    """The model, its parts and its card; after a kill between them digests tell that they do not fit."""
+    """The model, its parts and its card, together; digests tell of what does not fit."""
     signed = {**card, "sha256": hashlib.sha256(content).hexdigest()}
-    write_atomically(card_of(file), to_json(signed, 2) + "\n")
-    for name, part in parts.items():
-        write_atomically(part_of(file, name), part)
-    write_atomically(file, content)
+    behind = {part_of(file, name): part for name, part in parts.items()}
+    write_together({card_of(file): to_json(signed, 2) + "\n", **behind, file: content})
 
 
 if __name__ == "__main__":

@@ -77,7 +77,15 @@ def decode(
     audio = _read(path, start, duration, whole, channel)
     for remark in audio.remarks().values():
         _log.warning("%s: %s.", printable(str(path)), remark)
-    return at_rate(audio.samples, audio.rate, sample_rate)
+    return heard_at(path, audio, sample_rate)
+
+
+def heard_at(path: str | Path, audio: Audio, sample_rate: int) -> np.ndarray:
+    """int16 `(T,)` of what was read of a file; raises AudioError where nothing is left of it at this rate."""
+    samples = at_rate(audio.samples, audio.rate, sample_rate)
+    if not len(samples):
+        raise AudioError(path, f"it is shorter than a sample at {sample_rate} Hz")
+    return samples
 
 
 def _read(
@@ -149,7 +157,10 @@ def resample(
     mono = mix.add(channels if number is None else channels[:, number, None])
     if mix.cancelling:
         _log.warning("The %s of an array: give one of them.", mix.cancelling)
-    return at_rate(mono, source_rate, sample_rate)
+    samples = at_rate(mono, source_rate, sample_rate)
+    if not len(samples):
+        raise UserError(f"The array is shorter than a sample at {sample_rate} Hz: give a longer one.")
+    return samples
 
 
 def decode_clips(
@@ -168,6 +179,7 @@ def decode_clips(
     def decoded(clip: Clip) -> np.ndarray | AudioError:
         try:
             audio = _read(clip.path, clip.start, clip.duration, True, clip.channel)
+            samples = heard_at(clip.path, audio, sample_rate)
         except AudioError as error:
             return error
         for kind, remark in audio.remarks().items():
@@ -175,7 +187,7 @@ def decode_clips(
         seconds = len(audio.samples) / audio.rate
         if clip.duration is not None and seconds < clip.duration - LATE_SECONDS:
             odd["ends_early"].append(f"{clip.id}: of {clip.duration:g} s there are {seconds:.2f}")
-        return at_rate(audio.samples, audio.rate, sample_rate)
+        return samples
 
     for group in in_threads(lambda group: [decoded(clip) for clip in group], groups, ahead=2):
         yield from group

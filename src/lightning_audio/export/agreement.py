@@ -123,9 +123,11 @@ def answer_by(task: AudioTask, runtime: Runtime) -> dict[str, object]:
     Raises:
         UserError: it is not of this task, or its scores need a stream.
     """
-    told = (runtime.labels, runtime.sample_rate, runtime.transcribes)
-    if told != (task.labels, task.sample_rate, task.transcribes):
-        raise UserError(f"{runtime.file} was exported from another run: its labels or its rate are others.")
+    told = (runtime.labels, runtime.sample_rate, runtime.card["task"])
+    if told != (task.labels, task.sample_rate, type(task).__name__.lower()):
+        raise UserError(
+            f"{runtime.file} was exported from another run: its labels, its rate or its task are others."
+        )
     if isinstance(task, Trigger):
         _listen_by(task, runtime)
     else:
@@ -166,6 +168,7 @@ def _take_clips_by(task: AudioTask, runtime: Runtime) -> None:
     task.forward_tta = _exported_logits(task, runtime)  # type: ignore[method-assign, assignment]
     if isinstance(task, Transcription):
         task.decoder = runtime.decoder
+        task.outputs = task.forward_tta  # type: ignore[method-assign]
         task.decodable = lambda logits: logits  # type: ignore[method-assign]  # a file gives what decoders take
 
 

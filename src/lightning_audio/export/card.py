@@ -12,11 +12,12 @@ from lightning_audio import onnx_file
 from lightning_audio.data.audio_file import HIGHEST_RATE
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
+from lightning_audio.inference.detections import detector_by
 from lightning_audio.inference.labels import LabelRule, rule_of
 from lightning_audio.io import from_json, plain
 from lightning_audio.text.tokenizers import Tokenizer, tokenizer_of
 
-SUFFIX = ".onnx"  # of exported models
+SUFFIX, PROGRAM = ".onnx", ".pt2"  # of exported models
 VERSION = 1  # of what stands in it
 LONGEST_CLIP = 1e6  # seconds
 LARGEST_CHUNK = 2**20  # numbers of a piece of a stream, and of what is remembered of it
@@ -52,7 +53,7 @@ def read_exported(file: str | Path) -> Exported:
         UserError: one of the two is missing, they do not belong together, or one is damaged or hostile.
     """
     path = Path(file).expanduser()
-    content = onnx_file.read(path)
+    content = onnx_file.read(file)
     try:
         card = from_json(card_of(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -72,11 +73,12 @@ def read_exported(file: str | Path) -> Exported:
             f"{path} is not the model that {card_of(path).name} is of: copy both, or export again."
         )
     try:
-        return replace(understood(content, card), parts=_read_parts(path, card))
+        found = understood(content, card)
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(
             f"{card_of(path)} does not say what the model gives ({error}): it is damaged."
         ) from error
+    return replace(found, parts=_read_parts(path, card))
 
 
 def part_of(file: Path, name: str) -> Path:
@@ -91,20 +93,32 @@ def _read_parts(file: Path, card: dict[str, Any]) -> dict[str, bytes]:
         UserError: one is missing, hostile, or belongs to another model.
     """
     parts = {}
-    for name, digest in card.get("parts", {}).get("sha256", {}).items():
+    for name, digest in card["parts"]["sha256"].items() if "parts" in card else ():
         place = part_of(file, name)
+        if not place.is_file():
+            raise UserError(f"{place}, a part of {file.name}, is not there: copy all of its files.")
         parts[name] = onnx_file.read(place)
         if hashlib.sha256(parts[name]).hexdigest() != digest:
             raise UserError(f"{place.name} is no part of {file.name}: copy all of its files.")
     return parts
 
 
+def _count(shape: Any) -> int:
+    """The numbers of a tensor of this shape; raises ValueError where it is none."""
+    if not isinstance(shape, list) or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError("shape")
+    return math.prod(shape)
+
+
 def _refuse_odd_parts(told: dict[str, Any]) -> None:
     """Raises ValueError for numbers of a decoder that none has."""
     kinds = {"transducer": {"predictor", "joiner"}, "attention": {"begin", "step"}}
     names = kinds[told["kind"]]
-    sizes = [told["width"], *(math.prod(part["shape"]) for part in told.get("state", []))]
+    state = told["state"] if told["kind"] == "transducer" else []
+    sizes = [told["width"], *(_count(part["shape"]) for part in state)]
     sizes += [told["max_symbols"]] if told["kind"] == "transducer" else [told["fixed"], told["ctc"] + 1]
+    if not all(isinstance(part["integer"], bool) for part in state):
+        raise ValueError("state")
     search = told.get("search", {})
     numbers = all(isinstance(value, int | float) for value in search.values())
     if set(search) - SEARCHED or not numbers or search.get("beam", 1) > WIDEST_BEAM:
@@ -116,11 +130,13 @@ def _refuse_odd_parts(told: dict[str, Any]) -> None:
 def _refuse_odd_stream(told: dict[str, Any]) -> None:
     """Raises ValueError for numbers of a stream that none has."""
     sizes = [told[name] for name in ("frames", "rows", "hop", "n_fft")]
-    sizes += [math.prod(shape) + 1 for shape in told["states"]]
+    sizes += [_count(shape) + 1 for shape in told["states"]]
     if not all(isinstance(size, int) and 0 < size <= LARGEST_CHUNK for size in sizes):
         raise ValueError("stream")
     if not isinstance(told.get("short_last", False), bool):
         raise ValueError("stream")
+    if any(isinstance(value, bool) for value in told["detection"].values()):
+        raise ValueError("detection")
     if set(told["detection"]) - {"on", "off", "release", "min_gap", "smooth", "ignore"}:
         raise ValueError("detection")
 
@@ -139,18 +155,25 @@ def understood(content: bytes, card: dict[str, Any]) -> Exported:
             raise ValueError(name)
     if not isinstance(card["ragged"], bool):
         raise ValueError("ragged")
+    checkpoint = card.get("checkpoint") or {"sha256": "", "name": ""}
+    told = (card["task"], card["run"], checkpoint["sha256"], checkpoint["name"])
+    if not all(isinstance(one, str) for one in told):
+        raise ValueError("task, run or checkpoint")
+    if len(set(info.labels)) < len(info.labels):
+        raise ValueError("labels")
+    if ("stream" in card or "rule" not in card) and not 0 < float(card["frame_seconds"]) <= LONGEST_CLIP:
+        raise ValueError("frame_seconds")
     if "stream" in card:
         _refuse_odd_stream(card["stream"])
+        detector_by(card["stream"]["detection"], info.labels, float(card["frame_seconds"]))
     if "parts" in card:
         _refuse_odd_parts(card["parts"])
     if "rule" in card:
         rule = rule_of(card["rule"])
-        sizes = {len(value) for name, value in card["rule"].items() if name == "thresholds"}
-        if sizes - {len(info.labels)} or any(
-            not 0 <= i < len(info.labels) for i in card["rule"].get("background", ())
-        ):
-            raise ValueError("rule")
+        thresholds = card["rule"].get("thresholds", [0.5] * len(info.labels))
+        if len(thresholds) != len(info.labels) or not all(0 <= one <= 1 for one in thresholds):
+            raise ValueError("thresholds")
+        if not all(0 <= i < len(info.labels) for i in card["rule"].get("background", ())):
+            raise ValueError("background")
         return Exported(content, card, info, rule, None)
-    if not 0 < float(card["frame_seconds"]) <= LONGEST_CLIP:
-        raise ValueError("frame_seconds")
     return Exported(content, card, info, None, tokenizer_of(dict(info.vocabulary or {})))

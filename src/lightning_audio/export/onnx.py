@@ -42,7 +42,7 @@ class Graph(nn.Module):
         return self.task.answer(waveforms, lengths)
 
 
-def onnx_graph(task: AudioTask, opset: int = OPSET) -> bytes:
+def onnx_graph(task: AudioTask, opset: int | None = None) -> bytes:
     """The task as an ONNX file, with free axes for clips and time.
 
     Raises:
@@ -70,7 +70,7 @@ def traced(
     inputs: Sequence[str],
     outputs: Sequence[str],
     axes: dict[str, dict[int, str]],
-    opset: int,
+    opset: int | None = None,
 ) -> bytes:
     """A module as the bytes of an ONNX file, simplified.
 
@@ -78,12 +78,16 @@ def traced(
         arguments: an example of what goes in, by which it is traced.
         inputs, outputs: their names.
         axes: the names of the axes of each that are free, by number.
+        opset: `OPSET` by default.
 
     Raises:
-        UserError: the opset is none that is written here, or the module has no graph.
+        UserError: the opset is none that is written here, the module has no graph, or the exporter is not
+            installed.
     """
+    opset = OPSET if opset is None else opset
     if opset not in OPSETS:
         raise UserError(f"--opset {opset} is not written here: choose {OPSETS[0]} to {OPSETS[-1]}.")
+    refuse_missing_packages()
     file: Any = io.BytesIO()  # which the traced exporter writes to
     try:
         with without_output(), torch.no_grad():
@@ -104,6 +108,18 @@ def traced(
     except Exception as error:  # of many kinds, as operators are missing
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"The run can't be put into an ONNX graph: {reason}") from error
+
+
+def refuse_missing_packages() -> None:
+    """Raises UserError where what writes ONNX files is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "An ONNX file is written by onnx and onnxruntime, and one is not installed: run pip install "
+            "'lightning-audio[export]'."
+        ) from error
 
 
 def simplified(content: bytes) -> bytes:
@@ -166,7 +182,7 @@ class ChunkGraph(nn.Module):
         return tree_map_only(Tensor, torch.zeros_like, self.step(samples, None)[1])
 
 
-def stream_graph(task: AudioTask, opset: int = OPSET) -> tuple[bytes, dict[str, Any]]:
+def stream_graph(task: AudioTask, opset: int | None = None) -> tuple[bytes, dict[str, Any]]:
     """The task as an ONNX file that takes a chunk of a stream, and what `RuntimeStream` has to know of it.
 
     A chunk is as many frames as the network takes from one row of scores to the next, or as its `chunk` has.

@@ -54,7 +54,7 @@ class _Step(nn.Module):
         return logits, after["weights"].mean(1), *(after[name] for name in self.state)
 
 
-def parts_of(task: AudioTask, opset: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+def parts_of(task: AudioTask, opset: int | None = None) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The graphs behind that of the network, by name, and what the runtime has to know of them."""
     if isinstance(task, Transducer):
         return _transducer(for_graphs(task), opset)
@@ -62,7 +62,7 @@ def parts_of(task: AudioTask, opset: int) -> tuple[dict[str, bytes], dict[str, A
 
 
 @torch.no_grad()
-def _transducer(task: Any, opset: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _transducer(task: Any, opset: int | None) -> tuple[dict[str, bytes], dict[str, Any]]:
     last, joiner = torch.zeros(1, dtype=torch.long), task.joiner
     predicted, after = task.predictor.step(last, None)
     names = [f"state{number}" for number in range(len(after))]
@@ -81,7 +81,7 @@ def _transducer(task: Any, opset: int) -> tuple[dict[str, bytes], dict[str, Any]
 
 
 @torch.no_grad()
-def _attention(task: Any, opset: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _attention(task: Any, opset: int | None) -> tuple[dict[str, bytes], dict[str, Any]]:
     decoder, outputs = task.speller, len(task.labels) + 1
     width = task.norm.normalized_shape[0]
     states, last = torch.randn(1, FRAMES, width), torch.zeros(1, dtype=torch.long)

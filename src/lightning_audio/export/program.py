@@ -16,12 +16,10 @@ from torch._C import DispatchKey
 from torch.export import Dim
 
 from lightning_audio.errors import UserError
-from lightning_audio.export.card import understood
+from lightning_audio.export.card import PROGRAM, understood
 from lightning_audio.export.onnx import Graph, example, for_graphs, without_output
 from lightning_audio.export.runtime import Runtime
 from lightning_audio.tasks.base import AudioTask
-
-SUFFIX = ".pt2"
 
 
 def exported_program(task: AudioTask) -> bytes:
@@ -89,7 +87,7 @@ class Program(Runtime):
     """Such a file at work, asked as a `Runtime` is; of one's own, since loading may run what it brings."""
 
     def __init__(self, content: bytes, card: dict[str, Any]) -> None:
-        self._take(Path(f"model{SUFFIX}"), understood(content, card))
+        self._take(Path(f"model{PROGRAM}"), understood(content, card))
         self.least = card["least_samples"]
         self._module = torch.export.load(io.BytesIO(content)).module()
 

@@ -97,7 +97,14 @@ class Runtime:
         def asked(name: str) -> Step:
             session = sessions[name]
             names = [one.name for one in session.get_inputs()]
-            return lambda given: self._answer(session, dict(zip(names, given, strict=True)))
+
+            def answer(given: Sequence[np.ndarray]) -> list[np.ndarray]:
+                if len(given) != len(names):
+                    place = part_of(self.file, name)
+                    raise UserError(f"{place} takes {len(names)} inputs, not {len(given)}: export again.")
+                return self._answer(session, dict(zip(names, given, strict=True)))
+
+            return answer
 
         if told["kind"] == "transducer":
             start = tuple(
@@ -208,7 +215,10 @@ class Runtime:
 
     def _answer(self, session: Any, feeds: dict[str, np.ndarray]) -> list[Any]:
         try:
-            return session.run(None, feeds)
+            found = session.run(None, feeds)
+            if not all(isinstance(one, np.ndarray) and one.dtype.kind in "fib" for one in found):
+                raise TypeError("its outputs are no tensors of numbers")
+            return found
         except Exception as error:  # of many kinds, which onnxruntime does not export
             shapes = ", ".join(str(one.shape) for one in feeds.values())
             reason = " ".join(str(error).split())[:200]

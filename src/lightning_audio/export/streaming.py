@@ -84,4 +84,6 @@ class RuntimeStream:
     def _step(self, samples: np.ndarray) -> np.ndarray:
         feeds = {"samples": samples[None]} | {f"state{i}": one for i, one in enumerate(self._state)}
         scores, *self._state = self.runtime.run(feeds)
+        if scores.ndim != 2 or scores.shape[1] != self._width or len(self._state) != len(self._shapes):
+            raise UserError(f"{self.runtime.file} does not give {self._width} numbers for each row.")
         return scores

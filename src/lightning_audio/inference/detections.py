@@ -9,11 +9,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import soxr
 
+from lightning_audio.data.audio_file import LOUDEST
 from lightning_audio.data.channels import INT16_SCALE
 from lightning_audio.data.decode import to_int16
 from lightning_audio.errors import UserError
 from lightning_audio.inference.events import TINY, Hysteresis, columns_without
+from lightning_audio.inference.labels import refuse_improbable
 
+LONGEST_MEAN = 10_000  # rows
 CHUNK_SECONDS = 0.02  # of raw audio that is read at once
 # How files of the usual formats begin: their headers are no samples.
 NOT_RAW = {
@@ -57,9 +60,10 @@ class Detector:
         smooth: int = 1,
         ignore: Sequence[str] = (),
     ) -> None:
-        if not min_gap >= 0 or smooth < 1:
+        if not min_gap >= 0 or not 1 <= smooth <= LONGEST_MEAN:
             raise UserError(
-                f"min_gap={min_gap:g} s and smooth={smooth} rows do not fit: set them to 0 and 1, or more."
+                f"min_gap={min_gap:g} s and smooth={smooth} rows do not fit: set the gap to 0 or more and "
+                f"the rows to 1, or more up to {LONGEST_MEAN}."
             )
         self.columns = columns_without(labels, ignore)
         self.labels = [labels[column] for column in self.columns]
@@ -74,6 +78,7 @@ class Detector:
         """The detections in the next rows of scores `(k, C)`, in the order of their times."""
         if not len(scores):
             return []
+        refuse_improbable(scores)
         rows = np.concatenate([self._recent, np.asarray(scores)[:, self.columns]])
         self._recent = rows[len(scores) :].copy()
         means = np.nanmean(np.lib.stride_tricks.sliding_window_view(rows, self._smooth, axis=0), axis=-1)
@@ -164,6 +169,8 @@ def refuse_odd_piece(samples: np.ndarray, sample_rate: int | None, wanted: int) 
             f"The stream has {sample_rate} samples a second and the run hears {wanted}: resample it on its "
             "way, as `predict --stream --rate` does."
         )
+    if not isinstance(samples, np.ndarray):
+        raise UserError(f"A stream takes NumPy arrays (n,) of samples, not {type(samples).__name__}.")
     if samples.ndim != 1 or not (samples.dtype == np.int16 or np.issubdtype(samples.dtype, np.floating)):
         raise UserError(
             f"A stream takes samples (n,) of one channel as int16 or float, not {samples.dtype} of shape "
@@ -171,3 +178,8 @@ def refuse_odd_piece(samples: np.ndarray, sample_rate: int | None, wanted: int) 
         )
     if not np.isfinite(samples).all():
         raise UserError("The stream holds samples that are no numbers (NaN or infinite): mend it.")
+    if samples.dtype != np.int16 and np.abs(samples).max(initial=0) > LOUDEST:
+        raise UserError(
+            "The stream has samples far beyond [-1, 1], where float audio lies: divide them by their full "
+            "scale."
+        )

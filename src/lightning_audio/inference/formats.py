@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from lightning_audio.data.decode import AUDIO_SUFFIXES
 from lightning_audio.decoding.alignment import TimedText
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, printable
 from lightning_audio.inference.detections import Detection
 from lightning_audio.inference.events import Event
 from lightning_audio.inference.names import file_stem, recording_and_channel, refuse_same_recordings
 from lightning_audio.inference.prediction import Prediction
 from lightning_audio.inference.subtitles import ctm, srt, textgrid, vtt
 from lightning_audio.inference.transcribe import Transcript
-from lightning_audio.io import terminal, to_csv, to_json, write_atomically
+from lightning_audio.io import refuse_device, terminal, to_csv, to_json, write_atomically
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from lightning_audio.inference.live import LiveWord
@@ -44,7 +44,7 @@ def as_table(rows: Sequence[Row], columns: Sequence[str], to_terminal: bool) -> 
 
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(row[column] for column in columns))
+        table.add_row(*(printable(row[column]) for column in columns))
     content = io.StringIO()
     width = None if to_terminal else TABLE_WIDTH
     terminal(file=content, width=width, force_terminal=to_terminal).print(table)
@@ -159,8 +159,13 @@ def _transcript_tiers(found: Transcript) -> str:
     return textgrid(tiers, found.seconds)
 
 
+def in_a_line(name: str) -> str:
+    """The name of a file where a tab or the end of a line would begin something else."""
+    return printable(name).replace("\t", r"\t").replace("\n", r"\n")
+
+
 TRANSCRIPTS: dict[str, Callable[[Transcript], str]] = {
-    "text": lambda found: f"{found.id}\t{found.text}\n",
+    "text": lambda found: f"{in_a_line(found.id)}\t{found.text}\n",
     "jsonl": transcript_json_line,
     "ctm": lambda found: ctm(*recording_and_channel(found.id, found.channel), found.words),
     "srt": lambda found: srt(found.segments),
@@ -258,5 +263,6 @@ def refuse_output(output: Path | None, inputs: Iterable[str | Path] = (), folder
         raise UserError(f"{output} is a folder: name a file with --output.")
     if output.suffix.lower() in AUDIO_SUFFIXES and not folder:
         raise UserError(f"{output} is named as audio, and what is written is text: give another --output.")
+    refuse_device(output)
     if any(output.resolve() == Path(one).resolve() for one in inputs):
         raise UserError(f"{output} is read, and would be written over: give another --output.")

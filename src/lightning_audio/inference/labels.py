@@ -7,6 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lightning_audio.errors import UserError
+
+NEARLY = 1e-3  # by which rounding may carry a probability beyond 0 and 1
+
 
 class LabelRule(Protocol):
     """What a task makes of probabilities, without its network: an exported model keeps it as JSON."""
@@ -79,6 +83,15 @@ class LabelsAbove:
 
     def state(self) -> dict[str, Any]:
         return {"kind": self.kind, "thresholds": self.thresholds.tolist()}
+
+
+def refuse_improbable(scores: np.ndarray) -> None:
+    """Raises UserError for scores that are no probabilities, as of weights that overflow."""
+    if not ((scores >= -NEARLY) & (scores <= 1 + NEARLY)).all():  # false of NaN, too
+        raise UserError(
+            "The model answers with what are no probabilities, or NaN: train or export it again, or take "
+            "another checkpoint."
+        )
 
 
 def rule_of(state: Mapping[str, Any]) -> LabelRule:

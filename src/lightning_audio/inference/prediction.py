@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -13,7 +14,7 @@ import numpy as np
 from lightning_audio.data.decode import channels_of, decode, resample
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
-from lightning_audio.inference.labels import LabelRule
+from lightning_audio.inference.labels import LabelRule, refuse_improbable
 from lightning_audio.inference.windows import batches_of, windows
 
 EACH = "each"
@@ -102,19 +103,18 @@ def window_and_hop(task: Labelling, window: float | None, hop: float | None) -> 
     """
     window = task.clip_seconds if window is None else window
     hop = window / 2 if hop is None else hop
-    if not 0 < hop <= window:
+    if not 0 < hop <= window < math.inf:
         raise UserError(
             f"Windows of {window:g} s every {hop:g} s do not cover a recording: set the hop above 0 "
-            "and up to the window."
+            "and up to the window, which is a number of seconds."
         )
     return max(round(window * task.sample_rate), 1), max(round(hop * task.sample_rate), 1)
 
 
 def _answer(task: Labelling, batch: Sequence[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, Window]]:
-    rate = task.sample_rate
-    for (name, start, samples), scores in zip(
-        batch, task.clip_scores([piece[2] for piece in batch]), strict=True
-    ):
+    rate, found = task.sample_rate, task.clip_scores([piece[2] for piece in batch])
+    refuse_improbable(found)
+    for (name, start, samples), scores in zip(batch, found, strict=True):
         yield name, Window(start / rate, (start + len(samples)) / rate, scores)
 
 
@@ -153,9 +153,14 @@ def read_recordings(
     a recording of its own, whose id ends in `#0`, `#1` and so on.
 
     Raises:
-        UserError: an array comes without its rate, or a file can't be read or has no such channel.
+        UserError: an array comes without its rate, a file can't be read or has no such channel, or it is
+            neither.
     """
     for number, item in enumerate(audio):
+        if not isinstance(item, str | Path | np.ndarray):
+            raise UserError(
+                f"Audio is a file or a NumPy array, or several of these, not {type(item).__name__}."
+            )
         name = str(item) if isinstance(item, str | Path) else f"array {number}"
         names: dict[int | str, str] = {channel: name}
         if channel == EACH:

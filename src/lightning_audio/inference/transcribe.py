@@ -122,7 +122,7 @@ def spoken(
     """
     if hop is not None:
         raise UserError("Speech is cut at its pauses, not every so many seconds: leave out hop.")
-    for found in transcribe(task, recordings, window or LONGEST, batch_size):
+    for found in transcribe(task, recordings, LONGEST if window is None else window, batch_size):
         yield Prediction(
             id=found.id,
             hypothesis=found.text,

@@ -40,7 +40,13 @@ def windows(
 
 
 def batches_of(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of up to `size` items, in their order, read only as they are asked for."""
+    """Lists of up to `size` items, in their order, read only as they are asked for.
+
+    Raises:
+        UserError: none would be in a list.
+    """
+    if size < 1:
+        raise UserError(f"batch_size={size} is none: set it to 1 or more.")
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -267,6 +267,8 @@ def _fit_bpe(words: Counter[str], known: Sequence[str], size: int | None, where:
 def tokenizer_of(state: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer whose `state()` this is; raises UserError where it is none."""
     try:
+        if not all(isinstance(token, str) for token in state["vocabulary"]):
+            raise ValueError
         if state["kind"] == BPE.kind:
             return BPE(state["vocabulary"], state["merges"])
         if state["kind"] == Characters.kind:
