@@ -82,11 +82,13 @@ def test_a_search_takes_a_language_model_coverage_and_another_weight(run: Path, 
 
 @pytest.mark.parametrize("options", [["--coverage", "0.5"], ["--ctc-weight", "0.5"]])
 def test_what_is_for_attention_is_refused_elsewhere(
-    options: list[str], speech_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], speech_run: Path, exported_speech: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        evaluate([str(speech_run), *options, "--output", str(tmp_path)])
-    assert f"{options[0]} is for runs of task=attention" in capsys.readouterr().err
+    for model in (speech_run, exported_speech):
+        with pytest.raises(SystemExit):
+            predict.main([str(model), __file__, *options])
+        told = f"{options[0]} is for runs of task=attention, and this one is of task=ctc: leave it out"
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["jsonl", "srt", "ctm"])

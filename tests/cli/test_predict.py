@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +17,12 @@ import soxr
 from conftest import write_wav
 
 import lightning_audio
+from lightning_audio import Runtime
 from lightning_audio.build import corpus
 from lightning_audio.cli.predict import main
 from lightning_audio.errors import UserError
 from lightning_audio.inference.prediction import Prediction
+from lightning_audio.io import write_atomically
 from lightning_audio.tasks.base import AudioTask
 from lightning_audio.training.saved_config import load_config
 
@@ -343,3 +347,156 @@ def test_no_run_and_no_checkpoint_end_in_one_sentence(
         assert ended.value.code == 2
         assert sentence in err
         assert err.count("\n") == 1
+
+
+def test_what_is_shorter_than_a_sample_at_the_rate_of_the_run_has_no_answer(
+    model: AudioTask, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sample at 48 kHz is a third of one at 16 kHz."""
+    write_wav(tmp_path / "a.wav", np.array([0.5]), 48_000)
+    write_wav(tmp_path / "b.wav", np.array([0.5, 0.4]), RATE)
+    with pytest.raises(SystemExit):
+        main([str(tiny_run), str(tmp_path), "--format", "csv"])
+    found = capsys.readouterr()
+    assert "a.wav: it is shorter than a sample at 16000 Hz" in found.err
+    assert [row["file"] for row in csv.DictReader(io.StringIO(found.out))] == [str(tmp_path / "b.wav")]
+    with pytest.raises(UserError, match="shorter than a sample at 16000 Hz"):
+        model.predict(np.array([0.5]), sample_rate=48_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--on", "0.9"], "--on belongs to --events or --stream"),
+        (["--ignore", "rain", "--stream"], None),
+        (["--min-seconds", "1"], "--min-seconds belongs to --events"),
+        (["--max-gap", "0", "--stream"], "--max-gap belongs to --events"),
+        (["--rate", "8000"], "--rate belongs to --stream"),
+        (["--smooth", "2", "--events"], "--smooth belongs to --stream"),
+        (["--hop", "1", "--stream"], "--hop is of whole recordings"),
+        (["--rate", "1", "--stream"], "--rate 1 is no rate between 1000 and 768000 Hz"),
+        (["--window", "inf"], "Windows of inf s"),
+    ],
+)
+def test_no_option_is_passed_over_in_silence(
+    options: list[str], words: str | None, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_wav(tmp_path / "a.wav", np.zeros(800), RATE)
+    with pytest.raises(SystemExit):
+        main([str(tiny_run), str(file), *options])
+    told = capsys.readouterr().err
+    assert words in told if words else "belongs to" not in told
+
+
+def test_models_that_do_not_answer_here_are_named(
+    tiny_run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not taken for audio that can't be decoded, beside an answer of the first one alone."""
+    audio = str(write_wav(tmp_path / "a.wav", np.zeros(800), RATE))
+    (tmp_path / "a.pt2").write_bytes(b"PK")
+    for words, *named in (
+        ("answers by itself", str(tiny_run), str(exported)),
+        ("answers by itself", str(exported), str(exported)),
+        ("is for torch.export.load", str(tmp_path / "a.pt2")),
+        ("is an address", "https://example.org/a.onnx"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*named, audio])
+        found = capsys.readouterr()
+        assert words in found.err
+        assert found.out == ""
+
+
+def test_what_is_read_is_never_written_over(
+    tiny_run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the model nor what belongs to it; of a run, nothing that is in its folder."""
+    audio = write_wav(tmp_path / "a.wav", np.zeros(800), RATE)
+    for model, kept in (
+        (exported, exported),
+        (exported, exported.with_name("demo.onnx.json")),
+        (tiny_run, tiny_run / "checkpoints" / "last.ckpt"),
+        (tiny_run, tiny_run / "predictions.jsonl"),
+    ):
+        before = kept.read_bytes()
+        with pytest.raises(SystemExit):
+            main([str(model), str(audio), "--output", str(kept)])
+        assert f"{kept} is read, and would be written over" in capsys.readouterr().err
+        assert kept.read_bytes() == before
+    with pytest.raises(SystemExit):
+        main([str(exported), str(audio), "--output", str(tmp_path / ("a" * 300))])
+    assert "is too long a name" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_devices_and_pipes_stay_what_they_are(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of root, who may rename in /dev."""
+    audio = write_wav(tmp_path / "a.wav", np.zeros(800), RATE)
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/null"), Path("/dev/stdout")):
+        with pytest.raises(SystemExit):
+            main([str(exported), str(audio), "--output", str(place)])
+        assert "is no file but a device or a pipe" in capsys.readouterr().err
+        with pytest.raises(UserError, match="is no file"):
+            write_atomically(place, "{}")
+    assert (tmp_path / "pipe").is_fifo()
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("form", ["csv", "events", "pseudo"])
+def test_a_recording_without_an_answer_costs_the_others_nothing(
+    form: str,
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "text.wav").write_text("no audio")
+    for number, size in enumerate((800, 901, 1000)):
+        write_wav(tmp_path / f"{number}.wav", np.zeros(size), RATE)
+    whole = Runtime.clip_scores
+
+    def failing(self: Runtime, clips: Sequence[np.ndarray]) -> np.ndarray:
+        scores = whole(self, clips)
+        scores[[len(clip) == 901 for clip in clips]] = np.nan
+        return scores
+
+    monkeypatch.setattr(Runtime, "clip_scores", failing)
+    output = tmp_path / "out.txt"
+    options = {
+        "csv": ["--format", "csv"],
+        "events": ["--events", "--on", "0.1", "--off", "0.01", "--format", "csv"],
+    }
+    with pytest.raises(SystemExit):
+        main(
+            [
+                str(exported),
+                str(tmp_path),
+                *options.get(form, ["--pseudo-labels", "0.01"]),
+                "--output",
+                str(output),
+            ]
+        )
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in told[:2]] == [
+        f"Cannot read {tmp_path / 'text.wav'}",
+        str(tmp_path / "1.wav"),
+    ]
+    assert told[2:] == ["error: 2 of 4 files could not be read: they are named above."]
+    answered = {
+        name for name in ("0", "1", "2", "text") if str(tmp_path / f"{name}.wav") in output.read_text()
+    }
+    assert answered == {"0", "2"}
+
+
+def test_what_is_neither_file_nor_array_and_batches_of_none_are_refused(
+    model: AudioTask, sound: np.ndarray
+) -> None:
+    """Not answered by nothing, which looks as if there were no audio."""
+    with pytest.raises(UserError, match="not float"):
+        model.predict(sound.tolist(), sample_rate=RATE)
+    for size in (0, -1):
+        with pytest.raises(UserError, match=f"batch_size={size} is none"):
+            model.predict(sound, sample_rate=RATE, batch_size=size)

@@ -386,6 +386,7 @@ def test_a_lexicon_may_be_a_file(models: Models, tmp_path: Path) -> None:
     [
         ("missing", {}, "There is no language model"),
         ("empty", {}, "KenLM cannot read"),
+        ("binary", {}, "KenLM cannot read"),
         ("words", {}, "no language model over tokens .* --characters"),
         ("characters", {"unit": "tokens", "lexicon": LEXICON}, "unit=tokens does not fit"),
         ("words", {"unit": "syllables"}, "unit=syllables does not fit"),
@@ -400,6 +401,7 @@ def test_mistakes_end_in_a_sentence(
     name: str, options: dict, sentence: str, models: Models, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.arpa").write_text("")
+    (tmp_path / "binary.arpa").write_bytes(bytes(range(256)))
     path = models[name][1] if name in models else tmp_path / f"{name}.arpa"
     with pytest.raises(UserError, match=sentence):
         LMDecoder(AB, path, **options)

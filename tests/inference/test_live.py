@@ -231,7 +231,7 @@ def test_predict_prints_the_words_of_raw_audio(
     [
         (["--beam", "4"], "on a stream take a run of task=ctc or task=transducer, without --beam"),
         (["--on", "0.7"], "--on is not for streams of speech"),
-        (["--window", "3"], "--window is not for streams of speech"),
+        (["--window", "3"], "--window is of whole recordings"),
         (["--events"], "--stream prints line by line"),
         (["--format", "srt"], "--stream prints line by line"),
     ],

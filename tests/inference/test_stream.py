@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,8 @@ def test_what_needs_the_whole_is_one_sentence(options: dict[str, Any], sentence:
         (np.zeros((10, 2), np.int16), r"one channel as int16 or float, not int16 of shape \(10, 2\)"),
         (np.zeros(10, np.int32), "not int32"),
         (np.array([0.0, np.nan]), "no numbers"),
+        (np.array([0.0, 3000.0]), r"far beyond \[-1, 1\]"),
+        ([0.1, 0.2], "not list"),
     ],
 )
 def test_samples_of_another_kind_are_one_sentence(samples: np.ndarray, sentence: str) -> None:
@@ -455,6 +458,17 @@ def test_a_task_that_detects_has_its_own_rules(
     assert {line.split("\t")[1] for line in lines} == labels
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_named_pipe_is_a_stream(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writing = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[planted().tobytes()])
+    writing.start()
+    predict.main([str(run), "--stream", str(tmp_path / "pipe"), "--allow", __name__, "--ignore", "_silence_"])
+    writing.join()
+    fields = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert_planted([(float(time), label) for time, label, _ in fields])
+
+
 def test_ctrl_c_ends_a_stream_and_what_was_heard_is_told(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -491,7 +505,7 @@ def test_headers_are_no_samples(form: str) -> None:
         (["--stream", "nowhere.raw"], "There is no file nowhere.raw"),
         (["--stream", "WAV"], "begins as a WAV file, not as raw samples"),
         (["--stream", "WAV", "WAV"], "A stream is one, not 2"),
-        (["--stream", "WAV", "--rate", "0"], "--rate 0 is no sample rate"),
+        (["--stream", "WAV", "--rate", "0"], "--rate 0 is no rate between"),
         (["--stream", "WAV", "--format", "csv"], "take no --format but table or jsonl"),
         (["--stream", "WAV", "--output", "x"], "leave out --events and --output"),
         (["--stream", "WAV", "--smooth", "0"], "smooth=0 rows do not fit"),

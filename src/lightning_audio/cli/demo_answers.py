@@ -14,7 +14,7 @@ import soxr
 from lightning_audio.cli.live import detector_of
 from lightning_audio.data.audio_file import AudioError, read_audio
 from lightning_audio.data.channels import INT16_SCALE
-from lightning_audio.data.decode import at_rate, to_int16
+from lightning_audio.data.decode import heard_at, to_int16
 from lightning_audio.errors import UserError
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.labels import LabelsAbove
@@ -76,7 +76,7 @@ def heard(file: str | Path, sample_rate: int, max_seconds: float) -> tuple[np.nd
             "start the demo with a larger --max-seconds."
         )
     remarks = [f"Note: {remark}." for remark in audio.remarks().values()]
-    return at_rate(audio.samples, audio.rate, sample_rate), remarks
+    return heard_at(file, audio, sample_rate), remarks
 
 
 def _said(task: Any, name: str, samples: np.ndarray) -> tuple[str, dict[str, float], list[Row]]:

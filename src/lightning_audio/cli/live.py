@@ -33,7 +33,7 @@ def listen_to_speech(task: Any, options: argparse.Namespace) -> None:
     Raises:
         UserError: the task or its search needs the whole recording, or an option is for sounds.
     """
-    for name in ("on", "off", "ignore", "smooth", "min_gap", "window", "hop"):
+    for name in ("on", "off", "ignore", "smooth", "min_gap"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} is not for streams of speech: leave it out.")
     hear(task, options, LiveText(task), lambda news: [live_line(word, options.format) for word in news])
@@ -66,7 +66,7 @@ def raw_source(audio: Sequence[str]) -> contextlib.AbstractContextManager[Binary
     if len(audio) > 1:
         raise UserError(f"A stream is one, not {len(audio)}: name one file of raw audio, or none.")
     if audio and audio[0] != "-":
-        if not Path(audio[0]).is_file():
+        if not Path(audio[0]).exists() or Path(audio[0]).is_dir():  # a pipe has a name, too
             raise UserError(
                 f"There is no file {audio[0]}: name one of raw audio, or none for standard input."
             )

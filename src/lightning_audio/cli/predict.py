@@ -13,11 +13,12 @@ arecord -t raw -f S16_LE -r 16000 | lightning-audio predict RUN --stream --rate 
 from __future__ import annotations
 
 import argparse
+import glob
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,9 +26,10 @@ from lightning_audio.cli import arguments, live
 from lightning_audio.cli.arguments import SOUND_FORMATS
 from lightning_audio.cli.option_groups import given
 from lightning_audio.cli.search import decoder_of
+from lightning_audio.data.audio_file import HIGHEST_RATE, LOWEST_RATE
 from lightning_audio.data.decode import audio_files, channels_of
 from lightning_audio.errors import UserError, cli_errors, printable
-from lightning_audio.export.card import SUFFIX
+from lightning_audio.export.card import PROGRAM, SUFFIX
 from lightning_audio.inference.events import timelines
 from lightning_audio.inference.formats import (
     TRANSCRIPTS,
@@ -44,6 +46,8 @@ from lightning_audio.inference.segments import LONGEST
 from lightning_audio.inference.transcribe import transcribe
 from lightning_audio.io import to_json, write_atomically
 
+T = TypeVar("T")
+
 EVENT_FORMATS = ("audacity", "rttm")  # that say when, and so need --events
 STREAM_FORMATS = ("table", "jsonl")
 
@@ -53,15 +57,44 @@ class Recordings:
 
     def __init__(self, files: Sequence[Path], sample_rate: int, channel: str) -> None:
         self.files, self.sample_rate, self.channel = files, sample_rate, channel
-        self.unreadable = 0
+        self.failed: set[Path] = set()
+        self.begun = False
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         for file in self.files:
+            if file not in self.failed:
+                yield from self._of(file)
+
+    def _of(self, file: Path) -> Iterator[tuple[str, np.ndarray]]:
+        self.begun = True
+        try:
+            yield from read_recordings([file], self.sample_rate, None, self.channel)
+        except UserError as error:
+            self._fail(file, str(error))
+
+    def _fail(self, file: Path, sentence: str) -> None:
+        self.failed.add(file)
+        print(f"error: {printable(sentence)}", file=sys.stderr)
+
+    def answers(self, answer: Callable[[Iterable[tuple[str, np.ndarray]]], Iterable[T]]) -> list[T]:
+        """What is said of them together; where that fails, of each by itself: one that has no answer does not
+        cost the others theirs.
+
+        Raises:
+            UserError: there is one alone, or it is for no recording that it fails.
+        """
+        try:
+            return list(answer(self))
+        except UserError:
+            if not self.begun or len(self.files) < 2:
+                raise
+        found: list[T] = []
+        for file in self.files:
             try:
-                yield from read_recordings([file], self.sample_rate, None, self.channel)
+                found += answer(self._of(file) if file not in self.failed else ())
             except UserError as error:
-                self.unreadable += 1
-                print(f"error: {printable(str(error))}", file=sys.stderr)
+                self._fail(file, f"{file}: {error}")
+        return found
 
     def names(self) -> list[str]:
         """What the recordings are called; a file that can't be read is told when it is."""
@@ -81,9 +114,9 @@ class Recordings:
 
     def refuse_unreadable(self) -> None:
         """Raises UserError where some files could not be read."""
-        if self.unreadable:
+        if self.failed:
             raise UserError(
-                f"{self.unreadable} of {len(self.files)} files could not be read: they are named above."
+                f"{len(self.failed)} of {len(self.files)} files could not be read: they are named above."
             )
 
 
@@ -92,9 +125,9 @@ def found_in(task: Any, recordings: Recordings, options: argparse.Namespace, to_
     window, hop, batch_size = options.window, options.hop, options.batch_size
     if options.events:
         rules = given(options, "ignore", "on", "off", "min_seconds", "max_gap")
-        timed = list(timelines(task, recordings, window, hop, batch_size, **rules))
+        timed = recordings.answers(lambda some: timelines(task, some, window, hop, batch_size, **rules))
         return events_as_text(timed, options.format, to_terminal, recordings.number)
-    answers = list(task.predict_recordings(recordings, window, hop, batch_size))
+    answers = recordings.answers(lambda some: task.predict_recordings(some, window, hop, batch_size))
     return answers_as_text(answers, options.format, options.top, options.windows, to_terminal)
 
 
@@ -102,8 +135,12 @@ def refuse_misfits(options: argparse.Namespace) -> None:
     """Raises UserError where options are out of range or do not go together."""
     if options.batch_size < 1 or options.top < 1:
         raise UserError("--batch-size and --top count something: set them to 1 or more.")
-    if options.rate is not None and options.rate < 1:
-        raise UserError(f"--rate {options.rate} is no sample rate: give that of the raw audio in Hz.")
+    if options.rate is not None and not LOWEST_RATE <= options.rate <= HIGHEST_RATE:
+        raise UserError(
+            f"--rate {options.rate} is no rate between {LOWEST_RATE} and {HIGHEST_RATE} Hz: give that of the "
+            "raw audio."
+        )
+    refuse_unread(options)
     if options.stream and (options.events or options.output or options.format not in (*STREAM_FORMATS, None)):
         raise UserError(
             "--stream prints line by line what it hears: leave out --events and --output, and take no "
@@ -125,6 +162,37 @@ def refuse_misfits(options: argparse.Namespace) -> None:
         raise UserError(f"--format {options.format} says what sounds when: add --events.")
 
 
+def refuse_unread(options: argparse.Namespace) -> None:
+    """Raises UserError for an option that nothing would read: the answers would be others than one thinks."""
+    read_by = {
+        "--events": ("min_seconds", "max_gap"),
+        "--stream": ("rate", "smooth", "min_gap"),
+        "--events or --stream": ("on", "off", "ignore"),
+    }
+    for needed, names in read_by.items():
+        asked = any(getattr(options, word.removeprefix("--")) for word in needed.split(" or "))
+        if not asked and (unread := list(given(options, *names))):
+            raise UserError(
+                f"--{unread[0].replace('_', '-')} belongs to {needed}: add that, or leave it out."
+            )
+    windows = [name for name in ("window", "hop", "windows") if getattr(options, name)]
+    if options.stream and windows:
+        raise UserError(f"--{windows[0]} is of whole recordings: leave it out beside --stream.")
+
+
+def keep_what_is_read(options: argparse.Namespace, runs: Sequence[Path], files: Sequence[Path]) -> None:
+    """Raises UserError where an answer would be written over the audio, or over what a model is made of."""
+    models = [file for run in runs for file in (run.rglob("*") if run.is_dir() else beside(run))]
+    words = [] if options.hotwords is None else [options.hotwords, options.hotwords.rpartition(":")[0]]
+    kept = [*files, *models, *map(Path, words), *filter(None, (options.lm, options.lexicon))]
+    refuse_output(options.output, kept, folder=options.output is not None and options.output.is_dir())
+
+
+def beside(model: Path) -> list[Path]:
+    """An exported model, its card and its parts."""
+    return [model, *model.parent.glob(f"{glob.escape(model.stem)}.*")]
+
+
 @cli_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints, or writes to a file, what the run hears in audio files or on standard input."""
@@ -140,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if options.format == "rttm":
         refuse_same_recordings(map(str, files))
+    keep_what_is_read(options, runs, files)
     task = loaded(runs, options)
     decoder = decoder_of(options, task)
     recordings = Recordings(files, task.sample_rate, options.channel)
@@ -169,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_output(options.output, files)
     to_terminal = sys.stdout.isatty() and options.output is None
     text = found_in(task, recordings, options, to_terminal)
-    if recordings.unreadable < len(files):  # else a table without a row
+    if len(recordings.failed) < len(files):  # else a table without a row
         if options.output:
             write_atomically(options.output, text)
         else:
@@ -184,7 +253,8 @@ def write_pseudo_labels(task: Any, recordings: Recordings, options: argparse.Nam
         UserError: an option is of another format, or the file can't be written.
     """
     refuse_output(options.output, recordings.files)
-    answers = list(task.predict_recordings(recordings, options.window, options.hop, options.batch_size))
+    how = (options.window, options.hop, options.batch_size)
+    answers = recordings.answers(lambda some: task.predict_recordings(some, *how))
     several = not task.transcribes and isinstance(task.rule, LabelsAbove)
     rows = [pseudo_label(answer, options.pseudo_labels, several, task.transcribes) for answer in answers]
     sure = [row for row in rows if row is not None]
@@ -224,7 +294,7 @@ def write_speech(task: Any, recordings: Recordings, options: argparse.Namespace)
         )
     transcript_files(recordings.names(), form, options.output)  # refused before the work
     longest = LONGEST if options.window is None else options.window
-    found = list(transcribe(task, recordings, longest, options.batch_size))
+    found = recordings.answers(lambda some: transcribe(task, some, longest, options.batch_size))
     if found:
         write_transcripts([replace(one, channel=recordings.number) for one in found], form, options.output)
 
@@ -236,6 +306,12 @@ def is_exported(run: str) -> bool:
 
 def runs_of(options: argparse.Namespace) -> list[Path]:
     """The runs that are to answer; those that were taken for audio at first are no longer among it."""
+    if Path(options.run).suffix == PROGRAM:
+        raise UserError(
+            f"{options.run} is for torch.export.load, which may run what it brings: export as .onnx."
+        )
+    if exported := next(filter(is_exported, options.audio), None):
+        raise UserError(f"{exported} answers by itself, named first, and with no other model: leave it out.")
     if is_exported(options.run):
         return [Path(options.run)]
     from lightning_audio.cli import ensembles  # here, since torch takes seconds to import

@@ -39,9 +39,10 @@ def decoder_of(options: argparse.Namespace, task: Any) -> Decoder | None:
     task = transcribing(task, "--beam, --lm and what belongs to them are")
     search: dict[str, Any] = {**SEARCH, **task.search, **asked}
     if foreign := [name for name in ATTENTION if name in asked and name not in task.search]:
+        own = task.card["task"] if hasattr(task, "card") else type(task).__name__.lower()
         raise UserError(
-            f"--{foreign[0].replace('_', '-')} is for runs of task=attention, and this one is of "
-            f"task={type(task).__name__.lower()}: leave it out."
+            f"--{foreign[0].replace('_', '-')} is for runs of task=attention, and this one is of task={own}: "
+            "leave it out."
         )
     if options.hotwords:
         search["hotwords"] = hotwords_of(options.hotwords, task)

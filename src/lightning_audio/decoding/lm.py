@@ -93,7 +93,7 @@ class NGram:
         options.show_progress, options.arpa_complain = False, kenlm.ARPALoadComplain.NONE
         try:
             self.model = kenlm.Model(str(path), options)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:  # which its words are put into
             # KenLM's sentence stands behind the place in its source and the name of its exception.
             reason = " ".join(str(error).rpartition("Exception")[2].split()).lstrip(". ")
             reason = reason.partition(" Byte: ")[0][:300]
