@@ -12,6 +12,7 @@ from typing import Any
 from lightning_audio.errors import UserError, refuse_address
 
 LARGEST_FILE = 2**31  # bytes: what a Protocol Buffer may have
+MOST_THREADS = 1024
 MOST_NUMBERS = 2**28  # that a node may be told to make: 1 GB
 MOST_MEMORY = 2**32  # bytes that all sessions of a process take, weights among them
 DEEPEST = 20  # graphs within graphs
@@ -48,8 +49,10 @@ def session(content: bytes, name: str, threads: int = 0, unpack: bool = False) -
     With `unpack`, weights of eight bits become float once, when it is opened, and all is computed in float.
 
     Raises:
-        UserError: onnxruntime is not installed, or refuses the content.
+        UserError: onnxruntime is not installed, or refuses the content; or there are no such threads.
     """
+    if not 0 <= threads <= MOST_THREADS:
+        raise UserError(f"{threads} threads are none: set them to 1, up to {MOST_THREADS}, or to 0 for all.")
     try:
         import onnxruntime
     except ImportError as error:

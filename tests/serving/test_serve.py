@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -26,6 +28,7 @@ from conftest import sine
 import lightning_audio
 from lightning_audio import Runtime
 from lightning_audio.cli import export, serve
+from lightning_audio.errors import UserError
 from lightning_audio.export.onnx import stream_graph
 from lightning_audio.inference.formats import live_fields
 from lightning_audio.inference.live import LiveText
@@ -326,3 +329,85 @@ def test_mistakes_are_one_sentence(
     monkeypatch.setattr(serve.multiprocessing, "get_context", lambda kind: serve.multiprocessing)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "pip install 'lightning-audio[serve]'" in refused(str(exported))
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "-1"])
+def test_limits_are_finite(limit: str, exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("--megabytes", "--max-seconds"):
+        with pytest.raises(SystemExit):
+            serve.main([str(exported), name, limit])
+        assert "are limits" in capsys.readouterr().err
+
+
+def test_threads_and_names_that_are_none_are_refused(exported: Path) -> None:
+    for threads in (-1, 10**10):
+        with pytest.raises(UserError, match=f"{threads} threads are none"):
+            Runtime(exported, threads=threads)
+    with pytest.raises(UserError, match="choose another --port or --host"):
+        serve.bound("a" * 300, 0)
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_who_leaves_a_stream_is_no_failure(
+    client: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No traceback in the log for each client that closes; one, and a sentence, for what fails here."""
+    with client.websocket_connect("/stream") as socket:
+        socket.send_bytes(b"\0" * 10)
+    with client.websocket_connect(f"/stream?rate={'9' * 5000}") as socket:
+        assert "is no rate between" in socket.receive_json()["error"]
+    assert "lightning_audio_streams_open 0" in client.get("/metrics").text
+    assert not failures(caplog)
+
+    def failing(*arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(app_module, "listener_of", failing)
+    with client.websocket_connect("/stream") as socket:
+        assert "The server failed at this stream" in socket.receive_json()["error"]
+    (record,) = failures(caplog)
+    assert record.exc_info
+    assert "lightning_audio_requests_in_progress 0" in client.get("/metrics").text
+
+
+def test_a_file_without_a_sample_at_the_rate_of_the_model_is_refused(client: Any) -> None:
+    response = client.post("/predict", content=wav(np.array([0.5]), 48_000))
+    assert response.status_code == 400
+    assert "shorter than a sample at 16000 Hz" in response.json()["error"]
+    form = {"content-type": "Multipart/Form-Data; boundary=x"}
+    assert client.post("/predict", content=b"--x", headers=form).status_code == 415
+
+
+def test_a_model_that_was_replaced_by_another_file_is_told_in_a_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], exported: Path
+) -> None:
+    """Of the process that starts anew."""
+    (tmp_path / "a.onnx").write_bytes(b"something else")
+    with serve.bound("127.0.0.1", 0) as listening, pytest.raises(UserError, match="ended 3 times"):
+        serve.watch(listening, tmp_path / "a.onnx", 1, (1.0, 1.0, 1))
+    told = capfd.readouterr().err
+    assert told.count("error: ") == told.count("is no ONNX file") == 3
+    assert "Traceback" not in told
+
+
+def test_who_sends_too_slowly_for_a_server_that_ends_is_told(exported: Path, tmp_path: Path) -> None:
+    """By an answer that is counted, and no traceback."""
+    one = server(exported)
+    one.folder = tmp_path
+
+    async def cancelled() -> Any:
+        scope = {"type": "http", "method": "POST", "headers": [], "path": "/predict", "query_string": b""}
+        request = app_module.Request(scope, receive=asyncio.Event().wait)  # type: ignore[arg-type]
+        waiting = asyncio.create_task(one.predict(request))
+        await asyncio.sleep(0.05)
+        assert one.metrics.gauges["requests_in_progress"] == 1
+        waiting.cancel()
+        return await waiting
+
+    response = asyncio.run(cancelled())
+    assert (response.status_code, one.metrics.requests) == (503, {503: 1})
+    assert "The server ends" in response.body.decode()
+    assert one.metrics.gauges["requests_in_progress"] == 0

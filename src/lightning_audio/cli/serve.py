@@ -10,6 +10,7 @@ alone unless `--host` says otherwise; it knows no users and no passwords, which 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from lightning_audio.cli import arguments
-from lightning_audio.errors import UserError, cli_errors
+from lightning_audio.errors import UserError, cli_errors, end_on
 
 SOON, MOST_FAILURES = 5.0, 3  # seconds after its start, and how often a process may end within them
 BACKLOG = 1024  # connections that wait to be taken
@@ -31,7 +32,8 @@ BACKLOG = 1024  # connections that wait to be taken
 def main(argv: Sequence[str] | None = None) -> None:
     """Serves a model until it is stopped."""
     options = arguments.serve(argv)
-    if min(options.megabytes, options.max_seconds, options.concurrency) <= 0:
+    limits = (options.megabytes, options.max_seconds, options.concurrency)
+    if not all(0 < limit < math.inf for limit in limits):
         raise UserError("--megabytes, --max-seconds and --concurrency are limits: set them above 0.")
     try:
         import starlette  # noqa: F401
@@ -48,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"Serving {options.model} at http://{shown}:{port}", flush=True)
-        limits = (options.megabytes, options.max_seconds, options.concurrency)
         watch(listening, options.model, options.threads, limits)
 
 
@@ -57,7 +58,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(
             f"Nothing can listen at {host}, port {port} ({error}): choose another --port or --host."
         ) from error
@@ -98,8 +99,12 @@ def work(
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     own = Limits(*limits)
+    try:
+        runtime = Runtime(model, threads=threads)
+    except UserError as error:  # since it was served first, the file has been replaced
+        end_on(error)
     config = uvicorn.Config(
-        Server(Runtime(model, threads=threads), own).app(),
+        Server(runtime, own).app(),
         ws_max_size=round(own.megabytes * 1e6),
         log_level="warning",
         access_log=False,

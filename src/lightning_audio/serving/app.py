@@ -20,7 +20,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lightning_audio.data.audio_file import HIGHEST_RATE, LOWEST_RATE, AudioError, read_audio
-from lightning_audio.data.decode import at_rate
+from lightning_audio.data.decode import heard_at
 from lightning_audio.errors import UserError
 from lightning_audio.export.runtime import Runtime
 from lightning_audio.inference.detections import RawAudio
@@ -29,7 +29,7 @@ from lightning_audio.serving.listeners import listener_of
 from lightning_audio.serving.metrics import CONTENT_TYPE, Metrics
 
 IDLE = 30.0  # seconds that a file may take to come, and that a client may be silent within a stream
-POLICY, TOO_BIG, TRY_LATER = 1008, 1009, 1013  # why a WebSocket is closed (RFC 6455)
+POLICY, TOO_BIG, FAILED, TRY_LATER = 1008, 1009, 1011, 1013  # why a WebSocket is closed (RFC 6455)
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ class Server:
                 response.headers["Retry-After"] = "1"
         except UserError as error:
             response = JSONResponse({"error": str(error)}, 400)
+        except asyncio.CancelledError:  # it was asked to end, and this request took too long for that
+            response = JSONResponse({"error": "The server ends: send it again."}, 503)
         except ClientDisconnect:
             response = Response(status_code=499)  # nobody reads it; it is counted
         except Exception:  # of whatever kind: the server goes on
@@ -128,7 +130,7 @@ class Server:
         Raises:
             Refused, UserError: it is too large, too long, too slow, or no audio.
         """
-        if request.headers.get("content-type", "").startswith("multipart/"):
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise Refused(415, "Send the file itself as the body, as `curl --data-binary @FILE` does.")
         most = round(self.limits.megabytes * 1e6)
         too_large = Refused(413, f"The file has more than {self.limits.megabytes:g} MB: send less at once.")
@@ -152,7 +154,7 @@ class Server:
         rate, longest = self.runtime.sample_rate, self.limits.max_seconds
         try:
             audio = read_audio(file, duration=longest + 1)
-            samples = at_rate(audio.samples, audio.rate, rate)
+            samples = heard_at(file, audio, rate)
         except AudioError as error:
             raise Refused(400, f"The body can't be read as an audio file: {error.reason}.") from error
         if len(samples) > longest * rate:
@@ -163,7 +165,7 @@ class Server:
         """Raw audio in pieces, signed 16-bit little-endian, one channel, `?rate=` in Hz -> answers as they
         come, each a JSON object; the text `end` asks for the last ones."""
         await socket.accept()
-        gauges, code = self.metrics.gauges, 1000
+        gauges, code, told = self.metrics.gauges, 1000, ""
         try:
             with self._place():
                 gauges["streams_open"] += 1
@@ -175,17 +177,21 @@ class Server:
         except WebSocketDisconnect:
             return
         except Refused as refused:
-            code = {503: TRY_LATER, 413: TOO_BIG}.get(refused.status, POLICY)
-            await socket.send_json({"error": str(refused)})
+            code, told = {503: TRY_LATER, 413: TOO_BIG}.get(refused.status, POLICY), str(refused)
         except UserError as error:
-            code = POLICY
-            await socket.send_json({"error": str(error)})
-        await socket.close(code)
+            code, told = POLICY, str(error)
+        except Exception:  # of whatever kind: the server goes on
+            _log.exception("A stream could not be answered.")
+            code, told = FAILED, "The server failed at this stream; its log says why."
+        with contextlib.suppress(WebSocketDisconnect):  # who has left is told nothing
+            if told:
+                await socket.send_json({"error": told})
+            await socket.close(code)
 
     async def _listen(self, socket: WebSocket) -> None:
         rate = socket.query_params.get("rate", str(self.runtime.sample_rate))
-        if not rate.isdecimal() or not LOWEST_RATE <= int(rate) <= HIGHEST_RATE:
-            raise UserError(f"rate={rate} is no rate between {LOWEST_RATE} and {HIGHEST_RATE} Hz.")
+        if not rate.isdecimal() or len(rate) > 9 or not LOWEST_RATE <= int(rate) <= HIGHEST_RATE:
+            raise UserError(f"rate={rate[:20]} is no rate between {LOWEST_RATE} and {HIGHEST_RATE} Hz.")
         raw = RawAudio(int(rate), self.runtime.sample_rate)
         listener = listener_of(self.runtime, self.batches, self.limits.max_seconds)
         while True:
@@ -194,7 +200,7 @@ class Server:
             except TimeoutError:
                 raise UserError(f"Nothing came for {IDLE:g} s: the stream has ended.") from None
             if message["type"] == "websocket.disconnect":
-                return
+                raise WebSocketDisconnect
             ended = message.get("text") == "end"
             if message.get("text") and not ended:
                 raise UserError(
