@@ -29,7 +29,7 @@ from lightning_audio.config import CONF, trust
 from lightning_audio.config.renamed import up_to_date
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError, refuse_address
-from lightning_audio.io import from_json, plain, sha256_of, to_json, write_atomically
+from lightning_audio.io import expanded, from_json, plain, sha256_of, to_json, write_atomically
 from lightning_audio.reports.results import read_metrics
 from lightning_audio.tasks.base import AudioTask
 
@@ -49,7 +49,7 @@ def find_checkpoint(place: str | Path) -> Path:
         UserError: there is none, or it is an address.
     """
     refuse_address(place)
-    place = Path(place).expanduser()
+    place = expanded(place)
     if place.is_file():
         return place
     if (place / PUBLISHED).is_file():

@@ -74,6 +74,11 @@ def write_together(contents: Mapping[Path, Content], to_disk: bool = True) -> No
                 temporary.unlink(missing_ok=True)
 
 
+def expanded(name: str | Path) -> Path:
+    """A path in whose beginning `~` is the user's home; `~b.wav`, of which there is no user, is a file."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - that of Path ends on it
+
+
 def refuse_device(path: Path) -> None:
     """Raises UserError for what is no file: renaming over /dev/null or a pipe would take it away."""
     place = path.absolute()

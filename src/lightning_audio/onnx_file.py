@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_audio.errors import UserError, refuse_address
+from lightning_audio.io import expanded
 
 LARGEST_FILE = 2**31  # bytes: what a Protocol Buffer may have
 MOST_THREADS = 1024
@@ -33,7 +34,7 @@ INT64 = 7
 def read(file: str | Path) -> bytes:
     """The bytes of an ONNX file; raises UserError where there is none, or `refuse_hostile` does."""
     refuse_address(file)
-    path = Path(file).expanduser()
+    path = expanded(file)
     if not path.is_file():
         raise UserError(f"There is no ONNX file {path}: name one.")
     if path.stat().st_size > LARGEST_FILE:

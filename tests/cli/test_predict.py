@@ -500,3 +500,23 @@ def test_what_is_neither_file_nor_array_and_batches_of_none_are_refused(
     for size in (0, -1):
         with pytest.raises(UserError, match=f"batch_size={size} is none"):
             model.predict(sound, sample_rate=RATE, batch_size=size)
+
+
+def test_an_empty_name_is_no_folder_and_a_tilde_may_begin_one(
+    model: AudioTask,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a variable of the shell that is not set: it was all that is in the folder that one is in."""
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "~b.wav", np.zeros(800), RATE)
+    with pytest.raises(SystemExit):
+        main([str(tiny_run), ""])
+    assert "One of the names is empty" in capsys.readouterr().err
+    main([str(tiny_run), "~b.wav", "--format", "csv"])
+    assert [row["file"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["~b.wav"]
+    with pytest.raises(SystemExit):
+        main([str(tiny_run), "~nobody here/c.wav"])
+    assert "~nobody here/c.wav gives no audio" in capsys.readouterr().err

@@ -592,6 +592,9 @@ def test_mistakes_are_one_sentence(
 ) -> None:
     output = ["--output", str(tmp_path / "a.onnx")]
     assert "let it end in .onnx" in refused(capsys, str(tiny_run), "--output", str(tmp_path / "a.bin"))
+    (tmp_path / "b.onnx.json").mkdir()
+    assert "b.onnx.json is a folder" in refused(capsys, str(tiny_run), "--output", str(tmp_path / "b.onnx"))
+    (tmp_path / "b.onnx.json").rmdir()
     torch_export = ["--format", "torch_export"]
     assert "let it end in .pt2" in refused(capsys, str(tiny_run), *output, *torch_export)
     program_output = ["--output", str(tmp_path / "a.pt2"), *torch_export]

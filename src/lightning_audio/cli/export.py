@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exports a run, and says how well the file agrees with it; where it does not, nothing is written."""
     options = arguments.export(argv)
     quiet()
-    refuse_output(options.output)
+    for file in (options.output, card_of(options.output)):
+        refuse_output(file)
     refuse_misfits(options)
     task = load(options.run, allow=options.allow)
     if options.streaming:

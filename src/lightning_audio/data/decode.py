@@ -27,6 +27,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.folders import files_below
 from lightning_audio.data.threads import in_threads
 from lightning_audio.errors import UserError, counted, listed, printable
+from lightning_audio.io import expanded
 
 __all__ = ["AUDIO_SUFFIXES", "AudioError", "audio_files", "channels_of", "decode", "decode_clips", "resample"]
 
@@ -214,7 +215,9 @@ def audio_files(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         UserError: one of `paths` gives no audio file.
     """
-    found = {file.absolute(): file for path in paths for file in _files_of(Path(path).expanduser())}
+    if "" in paths:  # which would be the folder that one is in
+        raise UserError("One of the names is empty: name a file, a folder or a glob.")
+    found = {file.absolute(): file for path in paths for file in _files_of(expanded(path))}
     return sorted(found.values())
 
 

@@ -14,7 +14,7 @@ from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference.detections import detector_by
 from lightning_audio.inference.labels import LabelRule, rule_of
-from lightning_audio.io import from_json, plain
+from lightning_audio.io import expanded, from_json, plain
 from lightning_audio.text.tokenizers import Tokenizer, tokenizer_of
 
 SUFFIX, PROGRAM = ".onnx", ".pt2"  # of exported models
@@ -52,7 +52,7 @@ def read_exported(file: str | Path) -> Exported:
     Raises:
         UserError: one of the two is missing, they do not belong together, or one is damaged or hostile.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     content = onnx_file.read(file)
     try:
         card = from_json(card_of(path).read_text(encoding="utf-8"))
