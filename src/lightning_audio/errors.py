@@ -19,6 +19,8 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 # Verbs of sentences on several things as they are of one.
 SINGULAR = {"are": "is", "have": "has", "go": "goes", "end": "ends", "lie": "lies", "stand": "stands"}
+# What is raised where a disk, or the server of one, fails.
+FAILING = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,9 +104,11 @@ def unusable(error: BaseException) -> UserError | None:
         return UserError(f"The disk of {error.filename or 'a result'} is full: free some space, or {place}.")
     if error.errno == errno.ENAMETOOLONG and error.filename:
         return UserError(f"{error.filename} is too long a name for this disk: choose a shorter one.")
+    why = f"{error.filename} can't be used ({error.strerror})"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
-        why = f"{error.filename} can't be used ({error.strerror})"
         return UserError(f"{why}: change its permissions, or {place}.")
+    if error.errno in FAILING and error.filename:
+        return UserError(f"{why}: look after its disk, or {place}.")
     return None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from conftest import write_wav
 import lightning_audio
 from lightning_audio import Runtime
 from lightning_audio.build import corpus
+from lightning_audio.cli import predict as predict_module
 from lightning_audio.cli.predict import main
 from lightning_audio.errors import UserError
 from lightning_audio.inference.prediction import Prediction
@@ -426,6 +429,21 @@ def test_what_is_read_is_never_written_over(
     with pytest.raises(SystemExit):
         main([str(exported), str(audio), "--output", str(tmp_path / ("a" * 300))])
     assert "is too long a name" in capsys.readouterr().err
+
+
+def test_a_disk_that_fails_is_told_in_a_sentence(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio, failing = write_wav(tmp_path / "a.wav", np.zeros(800), RATE), tmp_path / "found.txt"
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", str(failing))
+
+    monkeypatch.setattr(predict_module, "write_atomically", fail)
+    with pytest.raises(SystemExit) as ended:
+        main([str(exported), str(audio), "--output", str(failing)])
+    assert ended.value.code == 2
+    assert f"{failing} can't be used (Stale file handle): look after its disk" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
