@@ -41,10 +41,10 @@ def test_prefixes_and_whole_texts_have_the_probability_of_all_their_paths() -> N
         longer: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         for prefix, (state, last) in known.items():
             outputs = np.array([[1, 2]] * 3)
-            begun, states = scores.extended(state, everyone, last, outputs)
+            begun = scores.begun(state, everyone, last, outputs)
             for k, output in enumerate((1, 2)):
                 text = (*prefix, output)
-                longer[text] = states[:, k], outputs[:, k]
+                longer[text] = scores.extended(state, everyone, last, outputs[:, k]), outputs[:, k]
                 for row, length in enumerate(lengths.tolist()):
                     expected = brute_force(log_probs[row, :length], text)
                     found = float(begun[row, k])
@@ -65,8 +65,9 @@ def test_ten_seconds_of_unlikely_tokens_lose_no_digits() -> None:
     state, one = scores.start(np.array([0])), np.array([0])
     for _ in range(60):
         output = torch.randint(1, 30, (1, 1), generator=generator).numpy()
-        begun, states = scores.extended(state, one, np.array(text[-1:] or [0]), output)
-        state, text = states[:, 0], [*text, int(output[0, 0])]
+        last = np.array(text[-1:] or [0])
+        begun = scores.begun(state, one, last, output)
+        state, text = scores.extended(state, one, last, output[:, 0]), [*text, int(output[0, 0])]
         assert float(begun[0, 0]) >= float(scores.whole(state)[0]) - 1e-9
     expected = ctc_log_probs(log_probs[0], [[output - 1 for output in text]])[0]
     assert math.isclose(float(scores.whole(state)[0]), expected, rel_tol=1e-9)

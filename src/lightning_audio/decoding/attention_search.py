@@ -221,9 +221,8 @@ class _Search:
         gained = np.concatenate([log_probs[:, :1], np.take_along_axis(log_probs, outputs, 1)], 1)
         attention = self.attention[:, None] + gained
         acoustic = (1 - options.ctc_weight) * attention
-        grown: np.ndarray | None = None
         if options.ctc_weight:
-            begun, grown = self.scores.extended(self.prefixes, self.of, last, outputs)
+            begun = self.scores.begun(self.prefixes, self.of, last, outputs)
             ctc = np.concatenate([self.scores.whole(self.prefixes)[:, None], begun], 1)
             acoustic = acoustic + options.ctc_weight * ctc
         acoustic = acoustic + options.coverage * (self.heard > COVERED).sum(1, keepdims=True)
@@ -233,7 +232,7 @@ class _Search:
         scale[0] = options.scale(count)
         ranks = (acoustic + worth + guess) * scale
         ranks = np.where(self.live[:, None] & (ranks >= IMPOSSIBLE), ranks, NEVER)
-        self._choose(ranks, outputs, attention, worth, models, grown)
+        self._choose(ranks, last, outputs, attention, worth, models)
 
     def _judged(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[list[Any]]]:
         """What language model, word bonus and hotwords give, with the end first `(N, 1 + K)`, what they may
@@ -258,11 +257,11 @@ class _Search:
     def _choose(
         self,
         ranks: np.ndarray,
+        last: np.ndarray,
         outputs: np.ndarray,
         attention: np.ndarray,
         worth: np.ndarray,
         models: list[list[Any]],
-        grown: np.ndarray | None,
     ) -> None:
         """Keeps the best of each utterance; those that end give up their places."""
         options, width, count = self.options, ranks.shape[1], len(self.tokens[0])
@@ -295,8 +294,9 @@ class _Search:
         self.live = np.array([on for _, _, on in kept], bool)
         self.attention, self.worth = attention[rows, columns], worth[rows, columns]
         self.heard = self.heard[rows]
-        if grown is not None:
-            self.prefixes = grown[rows, columns - 1]
+        if options.ctc_weight:
+            chosen = outputs[rows, columns - 1]
+            self.prefixes = self.scores.extended(self.prefixes[rows], self.of[rows], last[rows], chosen)
         if len(rows):
             self.known = options.taken(self.known, rows)
         self.of = self.of[rows]

@@ -41,24 +41,34 @@ class PrefixScores:
         """The log-probability `(N,)` that the text is the prefix."""
         return np.logaddexp(state[:, -1, 0], state[:, -1, 1])
 
-    def extended(
+    def begun(
         self, state: np.ndarray, utterances: np.ndarray, last: np.ndarray, outputs: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Each prefix with each of its outputs `(N, K)` behind it.
+    ) -> np.ndarray:
+        """The log-probability `(N, K)` that the text begins with a prefix and each of its outputs `(N, K)`.
 
-        `last` `(N,)` is the last output of each prefix, 0 where it is empty. Returns the log-probability
-        `(N, K)` that the text begins with what is then the prefix, and its state `(N, K, T + 1, 2)`.
+        `last` `(N,)` is the last output of each prefix, 0 where it is empty.
         """
         said = self.log_probs[utterances[:, None], :, outputs]  # (N, K, T)
-        before = state[:, None, :-1]
-        again = (outputs == last[:, None])[..., None]  # the same token once more only behind a blank
-        ready = np.where(again, before[..., 1], np.logaddexp(before[..., 0], before[..., 1]))
+        said += _ready(state[:, None], outputs == last[:, None])
+        most = said.max(-1, keepdims=True)
+        return np.log(np.exp(said - most).sum(-1)) + most[..., 0]
+
+    def extended(
+        self, state: np.ndarray, utterances: np.ndarray, last: np.ndarray, output: np.ndarray
+    ) -> np.ndarray:
+        """The state of each prefix with its output `(N,)` behind it."""
+        said, gone = self.log_probs[utterances, :, output], self.blanks[utterances]
         total = said.cumsum(-1)
+        ready = _ready(state, output == last)
         token = _behind(total + np.logaddexp.accumulate(ready - (total - said), -1), NEVER)
-        gone = self.blanks[utterances][:, None]
-        blank = gone[..., 1:] + np.logaddexp.accumulate(token[..., :-1] - gone[..., :-1], -1)
-        begun = np.logaddexp.reduce(ready + said, -1)
-        return begun, np.stack([token, _behind(blank, NEVER)], -1)
+        blank = gone[:, 1:] + np.logaddexp.accumulate(token[:, :-1] - gone[:, :-1], -1)
+        return np.stack([token, _behind(blank, NEVER)], -1)
+
+
+def _ready(state: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """`(..., T)`: what a token may come behind, `again` the same one only behind a blank."""
+    token, blank = state[..., :-1, 0], state[..., :-1, 1]
+    return np.where(again[..., None], blank, np.logaddexp(token, blank))
 
 
 def _behind(values: np.ndarray, first: float) -> np.ndarray:
