@@ -93,7 +93,7 @@ class FromFiles(AudioDataModule):
             samples = [torch.from_numpy(soundfile.read(path, dtype="int16")[0]) for path in paths]
             waveforms, lengths = pad_waveforms(samples)
             ids = tuple(clips.clips[position].id for position in positions)  # type: ignore[attr-defined]
-            return Batch(waveforms, lengths, clips.encoded[positions], ids)  # type: ignore[attr-defined]
+            return Batch(waveforms, lengths, clips.encoded[positions].long(), ids)  # type: ignore[attr-defined]
 
         return BatchLoader(
             _Decoding(decoded, len(self.splits[split])),

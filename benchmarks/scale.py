@@ -65,7 +65,7 @@ class Made(Corpus):
                 str(self.root / f"{number // CLIPS_PER_FILE}.wav"),
                 float(number % CLIPS_PER_FILE),
                 1.0,
-                (LABELS[number % len(LABELS)],),
+                (LABELS[number // 10 % len(LABELS)],),
                 split="test" if number % 10 == 9 else "train",
             )
             for number in range(self.count)

@@ -177,6 +177,12 @@ def test_the_clock_counts_what_a_part_calls_there_alone(monkeypatch: pytest.Monk
     assert clock.steps == 2 * [{"outer": 7, "inner": 10, recipes.REST: 2}]
 
 
+def test_made_clips_of_test_have_the_labels_of_train(tmp_path: Path) -> None:
+    import scale
+
+    ClassIndex(scale.LABELS, scale.Made(str(tmp_path), 640).clips())
+
+
 def test_a_clip_of_shards_takes_few_bytes(tmp_path: Path) -> None:
     """Ten million of them start within 2 GB, of which a gigabyte are imports."""
     import scale
