@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 from timing import arguments, report
 
+from lightning_audio.cli.serve import SOON
 from lightning_audio.export.runtime import Runtime
 
 CLIENTS = 200
@@ -97,6 +98,7 @@ def restarted(process: subprocess.Popen[str], port: int, body: bytes) -> float:
         writer.close()
         return status
 
+    time.sleep(SOON)  # or the server takes it for one that can't start
     os.kill(worker(process), signal.SIGKILL)
     start = time.perf_counter()
     while True:
