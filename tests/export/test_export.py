@@ -495,7 +495,7 @@ def test_clips_run_together_while_they_are_small(exported: Path) -> None:
     """Sorted by length, each once, and the answers stay in the order of the clips."""
     runtime = Runtime(exported, threads=1)
     rng = np.random.default_rng(0)
-    clips = [(3000 * rng.standard_normal(n)).astype(np.int16) for n in (900, 70000, 16000, 40000, 16000, 1)]
+    clips = [(3000 * rng.standard_normal(n)).astype(np.int16) for n in (900, 130000, 16000, 40000, 16000, 1)]
     assert sorted(map(sorted, runtime._together(clips))) == [[0, 5], [1], [2, 3, 4]]
     runtime.card["ragged"] = False
     assert sorted(map(sorted, runtime._together(clips))) == [[0], [1], [2, 4], [3], [5]]

@@ -24,7 +24,7 @@ from lightning_audio.inference.prediction import Audio, Prediction, Recordings, 
 from lightning_audio.inference.transcribe import spoken
 from lightning_audio.text.tokenizers import Tokenizer
 
-TOGETHER = 2**17  # samples that run at once: one clip of 5 s, eight of 1 s
+TOGETHER = 3 * 2**16  # samples that run at once: one clip of 5 s, twelve of 1 s
 
 
 class Runtime:
