@@ -182,10 +182,12 @@ def refuse_unread(options: argparse.Namespace) -> None:
 
 def keep_what_is_read(options: argparse.Namespace, runs: Sequence[Path], files: Sequence[Path]) -> None:
     """Raises UserError where an answer would be written over the audio, or over what a model is made of."""
+    if options.output is None:
+        return
     models = [file for run in runs for file in (run.rglob("*") if run.is_dir() else beside(run))]
     words = [] if options.hotwords is None else [options.hotwords, options.hotwords.rpartition(":")[0]]
     kept = [*files, *models, *map(Path, words), *filter(None, (options.lm, options.lexicon))]
-    refuse_output(options.output, kept, folder=options.output is not None and options.output.is_dir())
+    refuse_output(options.output, kept, folder=options.output.is_dir())
 
 
 def beside(model: Path) -> list[Path]:

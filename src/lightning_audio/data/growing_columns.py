@@ -41,6 +41,7 @@ class GrowingTexts:
         self.count = 0
 
     def add(self, texts: Sequence[str | None]) -> None:
+        """Takes the texts of more rows, None where a row has none."""
         if len(self.known) > REMEMBERED:
             self.known = {None: NONE}
         new = [text for text in dict.fromkeys(texts) if text not in self.known]

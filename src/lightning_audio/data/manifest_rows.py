@@ -268,6 +268,7 @@ class ManifestRow:
         return self._agreed({name: self.names(name, value) for name, value in given.items()}) or ()
 
     def names(self, column: str, found: Any) -> tuple[str, ...]:
+        """The labels in a column, each once; what is none is one of the row's problems."""
         if not isinstance(found, list):
             several = column in COLUMNS["labels"] and isinstance(found, str)
             found = self._separated(found) if several else [found]
