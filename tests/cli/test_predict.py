@@ -153,7 +153,7 @@ def test_channels_are_taken_as_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("channel", "sentence"), [("2", "1 of 1 files could not be read"), ("left", "--channel left is none")]
+    ("channel", "sentence"), [("2", "1 of 1 files have no answer"), ("left", "--channel left is none")]
 )
 def test_channels_that_are_not_there(
     channel: str,
@@ -305,7 +305,7 @@ def test_bad_files_are_named_and_the_others_answered(
     assert len(named) == 3
     for name, line in zip(("corrupt.mp3", "empty.wav", "silent.wav"), sorted(named), strict=True):
         assert line.startswith(f"error: Cannot read {files / name}: ")
-    assert last == "error: 3 of 5 files could not be read: they are named above."
+    assert last == "error: 3 of 5 files have no answer: see above why."
     assert {Path(row["file"]).name for row in csv.DictReader(io.StringIO(printed.out))} == {
         "a short [1].wav",
         "long.flac",
@@ -502,7 +502,7 @@ def test_a_recording_without_an_answer_costs_the_others_nothing(
         f"Cannot read {tmp_path / 'text.wav'}",
         str(tmp_path / "1.wav"),
     ]
-    assert told[2:] == ["error: 2 of 4 files could not be read: they are named above."]
+    assert told[2:] == ["error: 2 of 4 files have no answer: see above why."]
     answered = {
         name for name in ("0", "1", "2", "text") if str(tmp_path / f"{name}.wav") in output.read_text()
     }

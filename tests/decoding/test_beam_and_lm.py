@@ -260,7 +260,9 @@ def test_what_is_no_number_is_refused(decoder: Decoder) -> None:
         decoder(rows[:, :3])
 
 
-@pytest.mark.parametrize("options", [{"beam": 0}, {"nbest": 0}, {"beam": 4, "nbest": 5}, {"prune": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"beam": 0}, {"beam": 1_000_000}, {"nbest": 0}, {"beam": 4, "nbest": 5}, {"prune": 1.0}]
+)
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         Beam(AB, **options)

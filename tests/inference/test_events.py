@@ -361,7 +361,7 @@ def test_a_file_that_cannot_be_read_is_named(
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert len(printed.out.splitlines()) == 1 + len(TONES)
-    assert printed.err.splitlines()[-1] == "error: 1 of 2 files could not be read: they are named above."
+    assert printed.err.splitlines()[-1] == "error: 1 of 2 files have no answer: see above why."
 
 
 @pytest.mark.parametrize(

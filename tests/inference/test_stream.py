@@ -332,11 +332,15 @@ def test_options_that_do_not_fit_are_one_sentence(options: dict[str, Any]) -> No
 # Raw audio.
 
 
-def test_raw_audio_comes_in_chunks_of_20_ms() -> None:
+def test_raw_audio_comes_in_chunks_of_20_ms(capsys: pytest.CaptureFixture[str]) -> None:
     samples = audio(1000)
-    chunks = list(raw_audio(io.BytesIO(samples.tobytes() + b"\x01"), RATE, RATE))  # half a sample at the end
+    chunks = list(raw_audio(io.BytesIO(samples.tobytes()), RATE, RATE))
     assert [len(chunk) for chunk in chunks[:-1]] == [160] * 6
     assert np.array_equal(np.concatenate(chunks), samples)
+    assert capsys.readouterr().err == ""
+    cut = list(raw_audio(io.BytesIO(samples.tobytes() + b"\x01"), RATE, RATE))
+    assert np.array_equal(np.concatenate(cut), samples)
+    assert capsys.readouterr().err.startswith("warning: the stream ended within a sample")
     assert list(raw_audio(io.BytesIO(b""), RATE, RATE)) == []
 
 

@@ -1,9 +1,11 @@
 """The files of a run folder, its pictures and tables."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -81,6 +83,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, "new")
     assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [("file.txt", "old")]
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EINVAL, errno.EFBIG])
+def test_a_place_that_takes_no_file_is_one_sentence(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc, disks that allow fewer characters in names, a limit of the shell's on the size of files."""
+
+    def refuse(path: Path, *_: Any) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=f"new.json can't be written .{os.strerror(number)}.: name another"):
+        write_atomically(tmp_path / "new.json", "new")
 
 
 def test_metrics_hold_what_the_design_says(tmp_path: Path) -> None:

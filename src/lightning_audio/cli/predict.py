@@ -112,12 +112,10 @@ class Recordings:
         """The channel that is taken of all files, as far as one is, from 0 on."""
         return int(self.channel) if self.channel.isdecimal() else 0
 
-    def refuse_unreadable(self) -> None:
-        """Raises UserError where some files could not be read."""
+    def refuse_unanswered(self) -> None:
+        """Raises UserError where some files could not be read, or could but have no answer."""
         if self.failed:
-            raise UserError(
-                f"{len(self.failed)} of {len(self.files)} files could not be read: they are named above."
-            )
+            raise UserError(f"{len(self.failed)} of {len(self.files)} files have no answer: see above why.")
 
 
 def found_in(task: Any, recordings: Recordings, options: argparse.Namespace, to_terminal: bool) -> str:
@@ -218,14 +216,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         task.decoder = decoder or task.decoder
     if options.pseudo_labels is not None:
         write_pseudo_labels(task, recordings, options)
-        recordings.refuse_unreadable()
+        recordings.refuse_unanswered()
         return
     if task.transcribes and options.stream:
         live.listen_to_speech(task, options)
         return
     if task.transcribes:
         write_speech(task, recordings, options)
-        recordings.refuse_unreadable()
+        recordings.refuse_unanswered()
         return
     if options.format in TRANSCRIPTS and options.format not in SOUND_FORMATS:
         raise UserError(
@@ -245,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_atomically(options.output, text)
         else:
             print(text, end="")
-    recordings.refuse_unreadable()
+    recordings.refuse_unanswered()
 
 
 def write_pseudo_labels(task: Any, recordings: Recordings, options: argparse.Namespace) -> None:

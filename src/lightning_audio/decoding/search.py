@@ -21,6 +21,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.text.tokenizers import WORD_START, Tokenizer
 
 NEVER = -math.inf
+WIDEST = 10_000  # prefixes; more of them take minutes and gigabytes, and find nothing else
 
 
 class Fusion(Protocol):
@@ -140,9 +141,9 @@ class BeamSearch(Decoder):
         hotwords: Hotwords | None = None,
         rescore: bool = False,
     ) -> None:
-        if not 1 <= nbest <= beam:
+        if not 1 <= nbest <= beam <= WIDEST:
             raise UserError(
-                f"beam={beam} and nbest={nbest} do not fit: keep 1 prefix or more, and at least nbest."
+                f"beam={beam} and nbest={nbest} do not fit: keep 1 to {WIDEST:,} prefixes, and nbest or more."
             )
         if not (math.isfinite(word_bonus) and math.isfinite(length_norm)):
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -123,7 +124,7 @@ class RawAudio:
             if rate != sample_rate
             else None
         )
-        self._begun, self._half = False, b""
+        self._begun, self.half = False, b""
 
     def push(self, content: bytes) -> np.ndarray:
         """Signed 16-bit little-endian samples of one channel -> `(n,)`.
@@ -138,9 +139,9 @@ class RawAudio:
                     "it with `ffmpeg -i FILE -f s16le -ac 1 -`."
                 )
         self._begun = self._begun or bool(content)
-        content = self._half + content
+        content = self.half + content
         whole = len(content) // 2 * 2
-        self._half = content[whole:]
+        self.half = content[whole:]
         samples = np.frombuffer(content[:whole], "<i2")
         if self._resampler is None:
             return samples
@@ -160,6 +161,11 @@ def raw_audio(file: BinaryIO, rate: int, sample_rate: int) -> Iterator[np.ndarra
         yield raw.push(chunk)
     if rate != sample_rate:
         yield raw.finish()
+    if raw.half:
+        print(
+            "warning: the stream ended within a sample of 16 bits, and its last byte was left out.",
+            file=sys.stderr,
+        )
 
 
 def refuse_odd_piece(samples: np.ndarray, sample_rate: int | None, wanted: int) -> None:
