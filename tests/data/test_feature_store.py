@@ -128,10 +128,36 @@ def test_pickled_as_a_folder(waves: WaveStore, tmp_path: Path) -> None:
     assert torch.equal(pickle.loads(pickled).gather([2, 5])[0], store.gather([2, 5])[0])
 
 
-def test_batches_of_computing_hold_every_clip_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_audio.data.feature_store.SAMPLES_AT_ONCE", 10)
-    batches = [rows.tolist() for rows in _batches(torch.tensor([3, 3, 4, 2, 30, 1, 9, 1]))]
+def test_batches_of_computing_hold_every_clip_once() -> None:
+    batches = [rows.tolist() for rows in _batches(torch.tensor([3, 3, 4, 2, 30, 1, 9, 1]), 10)]
     assert batches == [[0, 1], [2, 3], [4], [5], [6], [7]]
+    assert _batches(torch.zeros(0), 10) == []
+
+
+def test_clips_of_like_length_are_computed_together_and_kept_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{number}.wav" for number in range(24)]
+    sizes = [400 + 4000 * (number % 2) + 10 * (number * 7 % 24) for number in range(24)]
+    for path, samples in zip(paths, sizes, strict=True):
+        write_wav(path, np.random.default_rng(samples).normal(0, 0.1, samples), RATE)
+    waves = WaveStore.open([Clip(path.stem, str(path)) for path in paths], RATE, tmp_path / "cache")
+    computed = []
+
+    class Seen(LogMel):
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+            computed.append(waveforms.numel())
+            return super().forward(waveforms, lengths)
+
+    monkeypatch.setattr(feature_store, "SAMPLES_OF_BATCH", 6 * 4800)
+    features = FeatureStore.open(waves, Seen(RATE, **LOG_MEL), {}, tmp_path)
+    assert len(computed) == 3
+    assert sum(computed) < 1.2 * sum(sizes)  # 1.8 times in their order
+    for row in range(24):
+        expected, frames = expected_of(waves, LogMel(RATE, **LOG_MEL), [row])
+        stored, length = features.gather([row])
+        assert torch.equal(length, frames)
+        torch.testing.assert_close(stored[..., : int(length)], expected[..., : int(length)])
 
 
 class Counting(LogMel):

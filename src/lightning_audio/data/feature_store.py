@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -26,7 +26,8 @@ from lightning_audio.errors import UserError
 from lightning_audio.io import build_once
 
 VERSION = 2  # of what lies in a folder and of its key
-SAMPLES_AT_ONCE = 2**22  # 16 MB of float waveforms
+SAMPLES_AT_ONCE = 2**23  # 32 MB of float waveforms, whose features are held until they are written
+SAMPLES_OF_BATCH = 2**19  # what an encoder makes of more, with its padding, no cache of a CPU holds
 CHECKED = 3  # clips that are computed again when a store is opened
 DRIFT = 1e-3  # of a clip's deviation: mean differences below are rounding, on another machine too
 
@@ -238,12 +239,11 @@ def _write(
         kept = f" ({first} are there)" if first else ""
         _log.info("Computing the features of %d clips%s to %s", clips, kept, folder)
         # Saved behind a whole batch: from there on the batches are those that would have followed.
-        left = [first + rows for rows in _batches(store.lengths[first:])] if first < clips else []
+        left = [first + rows for rows in _batches(store.lengths[first:], SAMPLES_AT_ONCE)]
         start = time.monotonic()
         for rows in progress(left, "Computing features", len(left)):
-            features, frames = compute(rows)
-            for clip, length in zip(features.movedim(-1, 1), frames.tolist(), strict=True):
-                growing.append(_as_kind(clip[: length + 1].contiguous().numpy(), kind), length)
+            for clip, length in _in_order(compute, rows, work[rows]):
+                growing.append(_as_kind(clip, kind), length)
             there = len(growing.lengths)
             if growing.save_now_and_then() and not told and work[first:there].any():
                 told = True
@@ -264,12 +264,30 @@ def _as_kind(values: np.ndarray, kind: type[FeatureStore]) -> np.ndarray:
     return cast
 
 
-def _batches(lengths: Tensor) -> list[Tensor]:
-    """All rows in their order, as many at a time as fit into SAMPLES_AT_ONCE with their padding."""
+def _in_order(
+    compute: Callable[[Tensor], tuple[Tensor, Tensor]], rows: Tensor, work: Tensor
+) -> Iterator[tuple[np.ndarray, int]]:
+    """The features `(length + 1, ...)` of each of the rows, and their length; those of like length are
+    computed together, so that there is little padding."""
+    found: dict[int, tuple[np.ndarray, int]] = {}
+    work, order = work.clamp(min=1).sort(stable=True)
+    for batch in _batches(work, SAMPLES_OF_BATCH):
+        features, frames = compute(rows[order[batch]])
+        for place, clip, length in zip(
+            order[batch].tolist(), features.movedim(-1, 1), frames.tolist(), strict=True
+        ):
+            found[place] = clip[: length + 1].contiguous().numpy(), length
+    return (found.pop(place) for place in range(len(rows)))
+
+
+def _batches(lengths: Tensor, most: int) -> list[Tensor]:
+    """The places of all in their order, as many at a time as have `most` samples with their padding."""
+    if not len(lengths):
+        return []
     cuts, start, longest = [], 0, 0
     for row, length in enumerate(lengths.tolist()):
         longest = max(longest, length)
-        if row > start and (row + 1 - start) * longest > SAMPLES_AT_ONCE:
+        if row > start and (row + 1 - start) * longest > most:
             cuts.append(row)
             start, longest = row, length
     return list(torch.arange(len(lengths)).tensor_split(cuts))
