@@ -340,6 +340,31 @@ def test_parted_weights_with_batch_norms_and_frozen_layers_are_as_with_ddp(
     assert scores(runs[0]) == scores(runs[1])
 
 
+@pytest.mark.slow
+def test_parted_weights_with_low_rank_additions_are_as_with_ddp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    same = [option for option in SAME if not option.startswith(("network", "trainer=ddp"))]
+    same += ["network=timm", "network.backbone=test_vit", "network.weights=null", "finetune.lora={rank: 2}"]
+    same += ["optimizer.lr=0.05", "channels_last=false", "loader.batch_size=6", "callbacks=default"]
+    for strategy in ("ddp", "fsdp"):
+        folder = tmp_path / strategy
+        folder.mkdir()
+        group = Group(folder, monkeypatch, 2, [*same, f"trainer={strategy}"])
+        assert group.ended() == [0, 0], group.said()
+    whole, parted = (weights(the_run(tmp_path / strategy)) for strategy in ("ddp", "fsdp"))
+    assert whole.keys() == parted.keys()
+    learned = [name for name in whole if "lora_B" in name]
+    assert all(whole[name].abs().max() > 0 for name in learned)
+    assert learned
+    assert max(float((whole[name] - parted[name]).abs().max()) for name in whole) < 1e-4
+    assert scores(the_run(tmp_path / "ddp")) == scores(the_run(tmp_path / "fsdp"))
+    process = start(program, "evaluate", str(the_run(tmp_path / "fsdp")), output=tmp_path / "evaluated")
+    assert ended(process) == 0
+    assert "The same numbers as when it was trained." in (tmp_path / "evaluated").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "precision", "skips", "words"),
     [
