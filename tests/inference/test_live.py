@@ -25,7 +25,7 @@ from lightning_audio.inference.stream import Stream
 from lightning_audio.inference.transcribe import transcribe
 from lightning_audio.tasks.transcription import Transcription
 from lightning_audio.tasks.transducer import Transducer
-from lightning_audio.text.tokenizers import BPE, Characters, Tokenizer, fit_tokenizer
+from lightning_audio.text.tokenizers import BPE, Characters, Tokenizer, Words, fit_tokenizer
 
 RATE = 8000
 FRONTEND = {"n_fft": 256, "hop_length": 80, "n_mels": 16, "top_db": None}
@@ -168,6 +168,11 @@ def test_tokens_that_begin_words_end_the_one_before() -> None:
     assert planted(tokenizer, path, 9.0) == [
         "0 a.", "1 ab.", "3 ab a.", "5 a", "6 a.", "8 a", "13 b.", "14 b",
     ]  # fmt: skip
+
+
+def test_a_word_that_is_one_token_is_final_at_once() -> None:
+    words = Words(["▁one", "▁two"])  # outputs 1 and 2
+    assert planted(words, [0, 1, 1, 0, 2, 0, 1, 0, 1], 9.0) == ["1 one", "4 two", "6 one", "8 one"]
 
 
 def test_times_are_those_of_the_frames() -> None:

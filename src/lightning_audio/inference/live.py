@@ -50,7 +50,7 @@ class LiveText:
     """The words of a recording that is pushed in pieces of any size: those of the whole at once.
 
     Tokens are not taken back. A word is final when the next one begins, when no token has come for `pause`
-    seconds, or when the recording ends.
+    seconds, or when the recording ends; at once where each token is a word.
 
     Args:
         task: is put into eval mode; its decoder takes the best path.
@@ -95,7 +95,9 @@ class LiveText:
         times = timed_words([*before, *words], said.spans, said.frames, seconds)[len(before) :]
         heard, spellings = self._samples / self.task.sample_rate, self.task.tokenizer.vocabulary
         waited = (said.frames - said.spans[-1].end) * seconds
+        # With a space in front of every token none goes on with a word.
         open_word = not ended and waited < self.pause and spellings[said.tokens[-1]].strip(SPACES)
+        open_word = open_word and any(spelling[0] not in SPACES for spelling in spellings)
         closed = len(words) - bool(open_word)
         joins = bool(before) and not (
             spellings[said.tokens[self._told - 1]][-1] in SPACES
