@@ -258,7 +258,7 @@ def _rows(root: Path, count: int, per_file: int) -> Iterator[dict[str, Any]]:
 
 
 def start(root: str, count: int) -> dict[str, float]:
-    """Seconds of the whole start from a manifest, and of its greatest parts by themselves."""
+    """Seconds of the whole start from a manifest, and of reading that by itself."""
     module = AudioDataModule(
         Manifest(f"{root}/cache", SAMPLE_RATE, f"{root}/clips.jsonl"), ClassIndex, BATCH_SIZE
     )
@@ -269,10 +269,6 @@ def start(root: str, count: int) -> dict[str, float]:
         next(iter(module.train_dataloader()))
 
     found = {"whole start, to the first batch": seconds_of(begin)} | memory()
-    clips = [clip for split in module.splits.values() for clip in split.clips]
-    found["of it: opening the store"] = seconds_of(
-        lambda: WaveStore.open(clips, SAMPLE_RATE, Path(root) / "cache")
-    )
     corpus = Manifest(f"{root}/cache", SAMPLE_RATE, f"{root}/clips.jsonl")
     return found | {"of it: reading the manifest": seconds_of(corpus.clips)}
 
