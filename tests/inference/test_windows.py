@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count, islice, pairwise
 
 import numpy as np
 import pytest
 
 from lightning_audio.errors import UserError
-from lightning_audio.inference.windows import REST, SLACK, batches_of, windows
+from lightning_audio.inference.windows import (
+    BATCHES_AHEAD,
+    REST,
+    SLACK,
+    answered_in_batches,
+    batches_of,
+    windows,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +79,22 @@ def test_batches_hold_everything_in_order_and_are_read_as_asked_for() -> None:
     assert list(batches_of(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batches_of([], 3)) == []
     assert list(islice(batches_of(count(), 2), 2)) == [[0, 1], [2, 3]]
+
+
+def test_pieces_of_like_length_run_together_and_are_answered_in_their_order() -> None:
+    batches: list[list[str]] = []
+
+    def answer(batch: Sequence[str]) -> list[str]:
+        batches.append([*batch])
+        return [piece.upper() for piece in batch]
+
+    pieces = ["a", "bbbb", "cc", "dddd", "e", "fff", "g"]
+    assert list(answered_in_batches(answer, pieces, 2, len)) == [piece.upper() for piece in pieces]
+    assert batches == [["a", "e"], ["g", "cc"], ["fff", "bbbb"], ["dddd"]]
+
+
+def test_no_more_pieces_are_read_ahead_than_some_batches() -> None:
+    read = count()
+    answered = answered_in_batches(lambda batch: batch, read, 3, lambda piece: -piece)
+    assert list(islice(answered, 2)) == [0, 1]
+    assert next(read) == 3 * BATCHES_AHEAD

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.plot:
         groups = [Path(name).parent.name for name in names]
         write_png(plane_figure(in_a_plane(vectors, options.projection), groups), options.plot)
-    recordings.refuse_unreadable()
+    recordings.refuse_unanswered()
 
 
 def embedder(encoder: str, device: str, allow: Sequence[str]) -> tuple[Embed, int, torch.device]:

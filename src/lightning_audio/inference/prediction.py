@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ from lightning_audio.data.decode import channels_of, decode, resample
 from lightning_audio.data.info import DataInfo
 from lightning_audio.errors import UserError
 from lightning_audio.inference.labels import LabelRule, refuse_improbable
-from lightning_audio.inference.windows import batches_of, windows
+from lightning_audio.inference.windows import answered_in_batches, windows
 
 EACH = "each"
 Audio = str | Path | np.ndarray
@@ -90,7 +91,7 @@ def scores_of_windows(
             names[number] = name
             yield from ((number, *piece) for piece in windows(samples, size, step, whole))
 
-    answered = (row for batch in batches_of(pieces(), batch_size) for row in _answer(task, batch))
+    answered = answered_in_batches(partial(_answer, task), pieces(), batch_size, lambda piece: len(piece[2]))
     for number, rows in groupby(answered, key=lambda row: row[0]):
         yield names.pop(number), [row[1] for row in rows]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
@@ -16,7 +17,7 @@ from lightning_audio.decoding.alignment import TimedText, align, from_parts
 from lightning_audio.errors import UserError, printable
 from lightning_audio.inference.prediction import Prediction, Recordings
 from lightning_audio.inference.segments import LONGEST, SampleRange, segments, windows_over
-from lightning_audio.inference.windows import batches_of
+from lightning_audio.inference.windows import answered_in_batches, batches_of
 from lightning_audio.text.tokenizers import Tokenizer
 
 SURE = 0.01  # of a natural logarithm: blanks that are as sure as the surest
@@ -100,7 +101,9 @@ def transcribe(
             for start, end in segments(samples, task.sample_rate, longest, grid) or [(0, 0)]:
                 yield _Piece(number, name, len(samples), (start, end), samples[start:end])
 
-    answered = (row for batch in batches_of(pieces(), batch_size) for row in _answer(task, batch))
+    answered = answered_in_batches(
+        partial(_answer, task), pieces(), batch_size, lambda piece: len(piece.samples)
+    )
     for _, group in groupby(answered, key=lambda row: row[0].number):
         found = list(group)
         said = [(piece.place, rows) for piece, rows in found if len(piece.samples)]

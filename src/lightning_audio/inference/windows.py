@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from lightning_audio.errors import UserError
 
 T = TypeVar("T")
+A = TypeVar("A")
+BATCHES_AHEAD = 8
 # A recording up to this much longer than a window is one piece: a second window would be mostly the first.
 SLACK = 1.25
 REST = 0.25  # of a hop, by which the last window may be longer: one more would weigh the end twice
@@ -37,6 +39,24 @@ def windows(
         starts.append(len(samples) - size)
     ends = [start + size for start in starts[:-1]] + [len(samples)]
     return [(start, samples[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def answered_in_batches(
+    answer: Callable[[Sequence[T]], Iterable[A]], pieces: Iterable[T], size: int, length: Callable[[T], int]
+) -> Iterator[A]:
+    """What `answer` says of each piece, in their order, from batches of up to `size` of them.
+
+    Of BATCHES_AHEAD batches pieces of like length run together, so that little is computed for padding.
+
+    Raises:
+        UserError: none would be in a batch.
+    """
+    for ahead in batches_of(batches_of(pieces, size), BATCHES_AHEAD):
+        read = list(chain.from_iterable(ahead))
+        found: dict[int, A] = {}
+        for places in batches_of(sorted(range(len(read)), key=lambda place: length(read[place])), size):
+            found.update(zip(places, answer([read[place] for place in places]), strict=True))
+        yield from (found.pop(place) for place in range(len(read)))
 
 
 def batches_of(items: Iterable[T], size: int) -> Iterator[list[T]]:
