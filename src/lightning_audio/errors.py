@@ -33,6 +33,10 @@ class UserError(Exception):
     """
 
 
+class UnwritableError(OSError):
+    """A file that can't be written where it was to be, for a reason that no permission or room would mend."""
+
+
 class Interrupted(BaseException):
     """A signal asked the run to end, and it did; no Exception, which others would handle as an error."""
 
@@ -109,7 +113,7 @@ def unusable(error: BaseException) -> UserError | None:
         return UserError(f"{why}: change its permissions, or {place}.")
     if error.errno in FAILING and error.filename:
         return UserError(f"{why}: look after its disk, or {place}.")
-    return None
+    return UserError(f"{why}: {place}.") if isinstance(error, UnwritableError) else None
 
 
 def end_on(error: UserError) -> NoReturn:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from lightning_audio.errors import UserError, is_control, is_full, unusable
+from lightning_audio.errors import UnwritableError, UserError, is_control, is_full, unusable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,10 +68,7 @@ def write_together(contents: Mapping[Path, Content], to_disk: bool = True) -> No
         if error.errno:
             error.filename = str(path)  # not a name that the user never gave, or none
             if unusable(error) is None:  # as in /proc, where there can be no file of that name
-                raise UserError(
-                    f"{path} can't be written ({error.strerror}): name another place by paths.logs, "
-                    "paths.cache or --output."
-                ) from error
+                raise UnwritableError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         for temporary in written.values():

@@ -16,7 +16,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from lightning_audio.errors import UserError
+from lightning_audio.errors import UserError, unusable
 from lightning_audio.io import terminal, write_atomically
 from lightning_audio.metrics.classification import confusion_matrix, per_class
 from lightning_audio.metrics.intervals import Score
@@ -95,8 +95,10 @@ def test_a_place_that_takes_no_file_is_one_sentence(
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UserError, match=f"new.json can't be written .{os.strerror(number)}.: name another"):
+    with pytest.raises(OSError, match="new") as refused:
         write_atomically(tmp_path / "new.json", "new")
+    told = f"{tmp_path / 'new.json'} can't be used ({os.strerror(number)}): name another place"
+    assert str(unusable(refused.value)).startswith(told)
 
 
 def test_metrics_hold_what_the_design_says(tmp_path: Path) -> None:

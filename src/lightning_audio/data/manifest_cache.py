@@ -14,7 +14,6 @@ import numpy as np
 
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.clip_table import FIELDS, ClipTable, Column, Texts
-from lightning_audio.errors import UserError
 from lightning_audio.io import write_atomically
 
 VERSION = 5  # of what a manifest means and how its columns are written: an older table is not read
@@ -39,8 +38,8 @@ def remembered(
         clips = ClipTable.of(read())
         try:
             write_columns(clips, table)
-        except (OSError, UserError) as error:  # there is no need for it
-            _log.info("The table of clips cannot be kept in %s (%s)", table.parent, error)
+        except OSError as error:  # there is no need for it
+            _log.info("The table of clips cannot be kept in %s (%s)", table.parent, error.strerror)
     return clips
 
 

@@ -97,7 +97,7 @@ class LiveText:
         waited = (said.frames - said.spans[-1].end) * seconds
         # With a space in front of every token none goes on with a word.
         open_word = not ended and waited < self.pause and spellings[said.tokens[-1]].strip(SPACES)
-        open_word = open_word and any(spelling[0] not in SPACES for spelling in spellings)
+        open_word = open_word and not all(spelling.startswith(tuple(SPACES)) for spelling in spellings)
         closed = len(words) - bool(open_word)
         joins = bool(before) and not (
             spellings[said.tokens[self._told - 1]][-1] in SPACES
