@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lightning_audio.data.clip import Clip, clips_digest
-from lightning_audio.data.clip_table import ClipTable, Column, Texts, distinct, validated
+from lightning_audio.data.clip_table import CHUNK, ClipTable, Column, Texts, distinct, validated
 from lightning_audio.errors import UserError
 
 rng = random.Random(0)
@@ -112,6 +112,23 @@ def test_names_are_looked_at_once_for_their_order() -> None:
     assert validated(table.replaced("text", Column.constant(None, 200)), "made up").column("id") is ids
     assert not Column.of(["a", "a"]).is_rising
     assert not Column.of([*map(str, range(20_000))]).is_rising
+
+
+@pytest.mark.parametrize("width", [6, 0])
+def test_texts_rise_as_their_strings_do(width: int) -> None:
+    """Of one length, compared at once, as of several; with a zero inside, and at the edge of a chunk."""
+    rows = CHUNK + 5
+    names = sorted(f"\u00e9{n:0{width}d}" for n in range(rows))
+    for swapped in (None, 0, 7, CHUNK - 1, CHUNK, rows - 2):
+        texts = [*names]
+        if swapped is not None:
+            texts[swapped : swapped + 2] = texts[swapped + 1], texts[swapped]
+        column = Column(Texts.of(texts), np.arange(rows))
+        assert column.is_rising == (texts == names)
+        assert Column(Texts.of(texts[::-1]), np.arange(rows)[::-1]).is_rising == column.is_rising
+    assert Column(Texts.of(["a", "b", "b\0", "b\0\0"]), np.arange(4)).is_rising
+    assert not Column(Texts.of(["b\0", "b\0"]), np.arange(2)).is_rising
+    assert not Column(Texts.of(["a", "b", "b"]), np.arange(3)).is_rising
 
 
 def test_rows_out_of_order_and_ids_that_stand_twice() -> None:

@@ -63,6 +63,16 @@ class Texts(Sequence[str]):
             return [text[a:b] for a, b in spans]
         return [content[a:b].decode("utf-8", "surrogatepass") for a, b in spans]
 
+    def rise(self, start: int, stop: int) -> bool:
+        """Whether of some that stand side by side each comes behind the one before it."""
+        ends = self.ends[start : stop + 1]
+        content, size = bytes(self.content[ends[0] : ends[-1]]), int(ends[1] - ends[0])
+        if size and b"\0" not in content and (np.diff(ends) == size).all():
+            # UTF-8 is in the order of its characters; numpy leaves zeros behind a text out.
+            alike = np.frombuffer(content, f"S{size}")
+            return bool((alike[:-1] < alike[1:]).all())
+        return _rising(self.part(start, stop))
+
 
 class Column:
     """One field of all rows.
@@ -96,7 +106,7 @@ class Column:
     def at(self, rows: Any) -> list[Any]:
         """The values of some rows."""
         codes, values = self.codes[rows], self.values
-        if isinstance(values, Texts) and len(codes) > 1 and codes[0] >= 0 and (np.diff(codes) == 1).all():
+        if isinstance(values, Texts) and _side_by_side(codes):
             return values.part(int(codes[0]), int(codes[-1]) + 1)
         return [None if code == NONE else values[code] for code in codes.tolist()]
 
@@ -144,13 +154,14 @@ class Column:
     @cached_property
     def is_rising(self) -> bool:
         """Whether each text comes behind the one before it, and so none is there twice."""
-        last = ""
-        for start in range(0, len(self), CHUNK):
-            texts = self.at(slice(start, start + CHUNK))
-            if (start and not last < texts[0]) or not all(map(lt, texts, texts[1:])):
-                return False
-            last = texts[-1]
-        return True
+        starts = range(0, len(self), CHUNK)
+        return all(self._rise(slice(max(start - 1, 0), start + CHUNK)) for start in starts)
+
+    def _rise(self, rows: slice) -> bool:
+        codes, values = self.codes[rows], self.values
+        if isinstance(values, Texts) and _side_by_side(codes):
+            return values.rise(int(codes[0]), int(codes[-1]) + 1)
+        return _rising(self.at(rows))
 
     def put(self, rows: Any, value: Any) -> Column:
         """The column with another value in some rows."""
@@ -158,6 +169,15 @@ class Column:
         codes = narrow(self.codes, len(values))
         codes[rows] = values.index(value)
         return Column(values, codes)
+
+
+def _side_by_side(codes: np.ndarray) -> bool:
+    """Whether several values stand in the order of their codes, with none between."""
+    return len(codes) > 1 and codes[0] >= 0 and bool((np.diff(codes) == 1).all())
+
+
+def _rising(texts: Sequence[str]) -> bool:
+    return all(map(lt, texts, texts[1:]))
 
 
 def narrow(codes: np.ndarray, values: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def group_names(group: Sequence[str]) -> list[str]:
     return [name for field in fields for name in (SPEAKER if field == "speaker" else (field,))]
 
 
+@lru_cache(maxsize=1000)  # a manifest has few, in each of its rows
 def column_name(name: str) -> str:
     """The name of a column as it is compared: `Start Time (s)` is `start_time`."""
     name = re.sub(r"\s*[(\[](s|sec|seconds)[)\]]$", "", name.strip().lower())

@@ -90,6 +90,7 @@ class Manifest(OwnRecordings):
                 f"{labels[joined[0]][0]!r}: if these are several, call the column `labels` and set "
                 "data.separator=','."
             )
-        if len(clips.column("group").different()) == 1:
+        groups = clips.column("group")
+        if len(groups.used()) == 1 and not groups.lacks().any():
             return clips.replaced("group", Column.constant(None, len(clips)))
         return clips
