@@ -236,7 +236,7 @@ def _write(
     """
     with GrowingStore(folder.with_name(f".{folder.name}.growing"), kind.file) as growing:
         clips, first, told = len(store), len(growing.lengths), False
-        start, begun = 0.0, 0  # behind the first batch that is work, which takes longer than others
+        start, begun = 0.0, 0  # when the first batch was done that is work: it takes longer than others
         kept = f" ({first} are there)" if first else ""
         _log.info("Computing the features of %d clips%s to %s", clips, kept, folder)
         # Saved behind a whole batch: from there on the batches are those that would have followed.
@@ -245,9 +245,9 @@ def _write(
             for clip, length in _in_order(compute, rows, work[rows]):
                 growing.append(_as_kind(clip, kind), length)
             there, saved = len(growing.lengths), growing.save_now_and_then()
-            if not begun:
-                start, begun = time.monotonic(), there * bool(work[first:there].any())
-            elif saved and not told and work[begun:there].any():
+            if not begun and work[first:there].any():
+                start, begun = time.monotonic(), there
+            elif begun and saved and not told and work[begun:there].any():
                 told = True
                 seconds = (time.monotonic() - start) * int(work[there:].sum()) / int(work[begun:there].sum())
                 _log.info("%d of %d clips are computed: about %.0f s more", there, clips, seconds)
