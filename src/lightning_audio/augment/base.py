@@ -30,7 +30,8 @@ class Transform(nn.Module):
         return self.change(x, lengths) if self.training else (x, lengths)
 
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What the transform does in train mode."""
+        """What it does in train mode: waveforms `(B, T)` or features `(B, F, T)` or `(B, C, F, T)`, and their
+        lengths `(B,)` in samples or frames -> both as they become."""
         raise NotImplementedError
 
     def refuse_misfit(self, frontend: nn.Module, option: str) -> None:
