@@ -131,6 +131,29 @@ def test_texts_rise_as_their_strings_do(width: int) -> None:
     assert not Column(Texts.of(["a", "b", "b"]), np.arange(3)).is_rising
 
 
+def test_texts_are_taken_in_another_order() -> None:
+    names = ["", "b\0", "\u00e9t\u00e9", "\ud800", *map(str, range(2 * CHUNK))]
+    for numbers in (random.Random(2).sample(range(len(names)), len(names)), [5, 5, 0], []):
+        taken = Texts.of(names).take(np.array(numbers, np.int32))
+        assert [*taken] == [names[number] for number in numbers]
+
+
+def test_a_sorted_table_has_its_texts_in_their_order_where_each_row_has_its_own() -> None:
+    """Ten million ids that rise were compared one by one, since they stood in the order of their manifest."""
+    rows = 2 * CHUNK + 1
+    ids = Texts.of(f"train-{number}" for number in range(rows))
+    paths = Column(Texts.of(["a.wav", "b.wav"]), np.arange(rows) % 2)
+    table = ClipTable(
+        {name: column.take(np.zeros(rows, int)) for name, column in ClipTable.of(CLIPS).columns.items()}
+    )
+    table = table.replaced("id", Column(ids, np.arange(rows))).replaced("path", paths)
+    found = validated(table, "made up")
+    assert [*found.column("id")] == sorted(ids)
+    assert found.column("id").codes.tolist() == [*range(rows)]
+    assert found.column("path").values is paths.values
+    assert [clip.path for clip in found] == [f"{'ab'[int(clip.id[6:]) % 2]}.wav" for clip in found]
+
+
 def test_rows_out_of_order_and_ids_that_stand_twice() -> None:
     shuffled = random.Random(1).sample(CLIPS, len(CLIPS))
     assert validated(ClipTable.of(shuffled), "made up") == CLIPS

@@ -16,7 +16,7 @@ from lightning_audio.data.clip import Clip
 from lightning_audio.data.clip_table import FIELDS, ClipTable, Column, Texts
 from lightning_audio.io import write_atomically
 
-VERSION = 5  # of what a manifest means and how its columns are written: an older table is not read
+VERSION = 6  # of what a manifest means and how its columns are written: an older table is not read
 MANY = 1000  # texts that take much room as Python strings
 WORTH_IT = 2**20  # bytes of manifests; smaller ones are read in a moment
 

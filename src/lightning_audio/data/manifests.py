@@ -85,7 +85,7 @@ def read_manifests(
     if not len(clips):
         raise UserError(f"{names} holds no clips: check that it is the file that you meant.")
     sound = not refused and ids.is_rising
-    return clips if sound else clips.take(order[~np.isin(places[order], [*problems])])
+    return clips if sound else clips.sorted(order[~np.isin(places[order], [*problems])])
 
 
 def _described(refused: Sequence[str], names: str) -> str:
