@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from lightning_audio.networks.base import strided
 from lightning_audio.networks.chunks import ChunkedNetwork
-from lightning_audio.networks.layers import PaddedLSTM, Subsampling, lengths_to_read
+from lightning_audio.networks.layers import Dropout, PaddedLSTM, Subsampling, lengths_to_read
 
 
 class BiLSTM(ChunkedNetwork):
@@ -43,7 +43,7 @@ class BiLSTM(ChunkedNetwork):
         widths = [self.subsampling.width * stack] + [2 * hidden] * layers
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
         self.lstms = nn.ModuleList(PaddedLSTM(width, hidden) for width in widths[:-1])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(2 * hidden, num_outputs)
 
     def named_stages(self) -> dict[str, list[nn.Module]]:

@@ -14,7 +14,7 @@ from torchaudio.models.conformer import ConformerLayer
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask, in_export
 from lightning_audio.networks.chunks import ChunkedNetwork
-from lightning_audio.networks.layers import Subsampling
+from lightning_audio.networks.layers import Dropout, Subsampling, dropout
 
 
 class Conformer(ChunkedNetwork):
@@ -55,7 +55,7 @@ class Conformer(ChunkedNetwork):
         if kernel % 2 == 0:
             raise UserError(f"network.kernel={kernel} has no frame in its middle: set it to an odd number.")
         self.subsampling = Subsampling(in_shape, channels, strides)
-        self.embedding = nn.Sequential(nn.Linear(self.subsampling.width, width), nn.Dropout(dropout))
+        self.embedding = nn.Sequential(nn.Linear(self.subsampling.width, width), Dropout(dropout))
         self.layers = nn.ModuleList(Layer(width, feedforward, heads, kernel, dropout) for _ in range(layers))
         self.left = left_chunks * (chunk or 0)
         self.head = nn.Linear(width, num_outputs)
@@ -168,7 +168,7 @@ def _attend(module: nn.MultiheadAttention, x: Tensor, keys: Tensor, seen: Tensor
     likeness = queries @ keys.transpose(-1, -2) / math.sqrt(module.head_dim)
     if seen is not None:
         likeness = likeness.masked_fill(~seen, -torch.inf)
-    weights = functional.dropout(likeness.softmax(-1), module.dropout, module.training)
+    weights = dropout(likeness.softmax(-1), module.dropout, module.training)
     return module.out_proj((weights @ values).permute(2, 0, 1, 3).reshape(frames, clips, width))
 
 

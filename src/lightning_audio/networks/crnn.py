@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_audio.errors import UserError
 from lightning_audio.networks.base import strided
 from lightning_audio.networks.cnn2d import ResidualNetwork
-from lightning_audio.networks.layers import PaddedLSTM, lengths_to_read
+from lightning_audio.networks.layers import Dropout, PaddedLSTM, lengths_to_read
 
 
 class CRNN(ResidualNetwork):
@@ -44,7 +44,7 @@ class CRNN(ResidualNetwork):
         outputs = [widths[-1] * features] + [2 * hidden] * layers
         self.lstms = nn.ModuleList(PaddedLSTM(width, hidden) for width in outputs[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in outputs[1:])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(outputs[-1], num_outputs)
 
     def named_stages(self) -> dict[str, list[nn.Module]]:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mean_over_time
 from lightning_audio.networks.base import Network, strided
+from lightning_audio.networks.layers import Dropout
 
 
 class State(NamedTuple):
@@ -63,7 +64,7 @@ class GRU(Network):
         self.gru = nn.GRU(stem or channels, hidden, layers, True, True, between, bidirectional)
         width = hidden * (2 if bidirectional else 1)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(width, num_outputs)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask, mean_over_time
 from lightning_audio.networks.base import Network
+from lightning_audio.networks.layers import Dropout
 
 LEAST_PROBABILITY = 1e-4  # of a label that no neighbour has
 
@@ -39,7 +40,7 @@ class LinearHead(PerFrame):
         linear = nn.Linear(in_shape[0] * in_shape[1], num_outputs)
         nn.init.normal_(linear.weight, std=0.01)
         nn.init.zeros_(linear.bias)
-        self.layers = nn.Sequential(nn.Dropout(dropout), linear)
+        self.layers = nn.Sequential(Dropout(dropout), linear)
 
 
 class MLPHead(PerFrame):
@@ -51,7 +52,7 @@ class MLPHead(PerFrame):
         super().__init__()
         width = in_shape[0] * in_shape[1]
         self.layers = nn.Sequential(
-            nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_outputs)
+            nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, num_outputs)
         )
 
 
@@ -67,7 +68,7 @@ class AttentiveHead(Network):
         super().__init__()
         width = in_shape[0] * in_shape[1]
         self.attention = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, num_outputs))
+        self.head = nn.Sequential(Dropout(dropout), nn.Linear(2 * width, num_outputs))
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> logits `(B, num_outputs)`."""

@@ -47,6 +47,22 @@ class Subsampling(nn.Module):
         return x.flatten(1, 2).transpose(1, 2), lengths
 
 
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """As PyTorch's. On a CPU by uniform numbers, since it is slow to draw from a Bernoulli distribution: 1.6
+    million values take 6 ms in place of 25 on two cores of a Zen 4, a twelfth of a step of a BiLSTM."""
+    if not (training and 0 < p < 1) or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return functional.dropout(x, p, training)
+    kept = torch.rand_like(x, dtype=torch.float32).lt_(1 - p).mul_(1 / (1 - p))
+    return x * kept.to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """`dropout` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p, self.training)
+
+
 def lengths_to_read(lengths: Tensor) -> Tensor:
     """Lengths for `PaddedLSTM`: on the CPU for cuDNN, fetched once for all layers, since that waits."""
     return lengths.cpu() if lengths.is_cuda else lengths

@@ -16,6 +16,7 @@ from torch.nn import functional
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import mask_frames
 from lightning_audio.networks.base import Network
+from lightning_audio.networks.layers import Dropout
 from lightning_audio.networks.norm import BatchNorm
 
 ENDS = 128  # channels of the layers around the blocks
@@ -50,7 +51,7 @@ class Block(nn.Module):
             separable(channels if number else channels_in, channels, kernel) for number in range(repeat)
         )
         self.shortcut = pointwise(channels_in, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """`(B, C, T)` -> `(B, C', T)`, 0 behind the clips."""
@@ -91,7 +92,7 @@ class MatchboxNet(Network):
         )
         self.last = separable(width, ENDS, LAST, dilation=2)
         self.mix = pointwise(ENDS, ENDS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.head = nn.Linear(ENDS, num_outputs)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.data.targets import BLANK
+from lightning_audio.networks.layers import Dropout
 
 State = tuple[Tensor, ...] | None  # of a predictor: its first axes are that of the sequences
 
@@ -28,7 +29,7 @@ class LSTMPredictor(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(outputs, hidden)
         self.lstm = nn.LSTM(hidden, hidden, layers, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.projection = nn.Linear(hidden, width)
 
     def forward(self, said: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class StatelessPredictor(nn.Module):
         super().__init__()
         self.context = context
         self.embedding = nn.Embedding(outputs, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.projection = nn.Linear(context * hidden, width)
 
     def forward(self, said: Tensor) -> Tensor:
