@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from lightning_audio.errors import UserError
 from lightning_audio.frontend.mask import frame_mask
-from lightning_audio.networks.layers import Dropout, dropout
 
 START = END = 0
 Named = dict[str, Tensor]  # tensors with a row for each hypothesis, by name
@@ -51,7 +50,7 @@ class AttentionDecoder(nn.Module):
             )
         self.hidden, self.heads = hidden, heads
         self.embedding = nn.Embedding(num_outputs, hidden)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     @abstractmethod
     def forward(self, states: Tensor, lengths: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +114,7 @@ class LSTMDecoder(AttentionDecoder):
         self.location = nn.Conv1d(2 * heads, self.CHANNELS, self.KERNEL, padding=self.KERNEL // 2)
         self.place = nn.Linear(self.CHANNELS, hidden, bias=False)
         self.head = nn.Sequential(
-            nn.Linear(2 * hidden, hidden), nn.Tanh(), Dropout(dropout), nn.Linear(hidden, num_outputs)
+            nn.Linear(2 * hidden, hidden), nn.Tanh(), nn.Dropout(dropout), nn.Linear(hidden, num_outputs)
         )
 
     def memory(self, states: Tensor, lengths: Tensor) -> Named:
@@ -246,9 +245,9 @@ class _Layer(nn.Module):
         self.frames = nn.Linear(width, 2 * hidden)
         self.outputs = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(2))
         self.feedforward = nn.Sequential(
-            nn.Linear(hidden, 4 * hidden), nn.ReLU(), Dropout(dropout), nn.Linear(4 * hidden, hidden)
+            nn.Linear(hidden, 4 * hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * hidden, hidden)
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, past: Tensor, frames: tuple[Tensor, Tensor, Tensor]
@@ -269,5 +268,5 @@ class _Layer(nn.Module):
         energies = query @ keys.mT / math.sqrt(query.shape[-1])
         seen = seen if seen.dim() == 2 else seen[:, None]
         weights = energies.masked_fill(~seen, -torch.inf).softmax(-1)
-        mixed = dropout(weights, self.dropout.p, self.training) @ values
+        mixed = functional.dropout(weights, self.dropout.p, self.training) @ values
         return mixed.transpose(1, 2).flatten(2), weights

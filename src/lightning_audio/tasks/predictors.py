@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.data.targets import BLANK
-from lightning_audio.networks.layers import Dropout
 
 State = tuple[Tensor, ...] | None  # of a predictor: its first axes are that of the sequences
 
@@ -29,7 +28,7 @@ class LSTMPredictor(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(outputs, hidden)
         self.lstm = nn.LSTM(hidden, hidden, layers, batch_first=True)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(hidden, width)
 
     def forward(self, said: Tensor) -> Tensor:
@@ -59,7 +58,7 @@ class StatelessPredictor(nn.Module):
         super().__init__()
         self.context = context
         self.embedding = nn.Embedding(outputs, hidden)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(context * hidden, width)
 
     def forward(self, said: Tensor) -> Tensor:
