@@ -84,9 +84,8 @@ class Texts(Sequence[str]):
         ends = np.concatenate([[0], np.cumsum(sizes)])
         shift, content = self.ends[:-1][numbers] - ends[:-1], np.frombuffer(self.content, np.uint8)
         taken = np.empty(ends[-1], np.uint8)
-        for start in range(
-            0, len(numbers), CHUNK
-        ):  # an index of all bytes would take eight times their memory
+        # In parts, for an index of all bytes would take eight times their memory.
+        for start in range(0, len(numbers), CHUNK):
             part = slice(start, start + CHUNK)
             first, last = ends[start], ends[min(start + CHUNK, len(numbers))]
             taken[first:last] = content[np.arange(first, last) + np.repeat(shift[part], sizes[part])]
