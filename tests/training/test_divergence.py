@@ -334,3 +334,21 @@ def test_a_divergence_while_the_backbone_is_frozen_leaves_all_of_it_to_be_learne
     learned = {number for group in optimizer["param_groups"] for number in group["params"]}
     parameters = [k for k in weights if k.startswith("network.backbone.") and "num_batches" not in k]
     assert len(learned) == len(optimizer["state"]) == len(parameters)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_value_that_is_not_finite_is_found_among_many(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    largest = torch.finfo(dtype).max
+    sound = torch.randn(7, 5, 3, 3).to(dtype).contiguous(memory_format=layout)
+    sound[0, 0, 0, 0] = largest
+    assert divergence.all_finite(iter([sound, torch.zeros(0, dtype=dtype), torch.tensor(3)]))
+    for bad in (math.nan, math.inf, -math.inf):
+        for place in ((0, 0, 0, 1), (3, 2, 1, 1), (6, 4, 2, 2)):
+            planted = sound.clone()
+            planted[place] = bad
+            assert not divergence.all_finite(iter([sound, planted]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,8 @@ class Schedule(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, at: Callable[[int], float | tuple[float, float]]) -> None:
-        self.at = at
+        # Asked once a step, not by each group: Hydra examines what it made whenever that is called.
+        self.at = at = lru_cache(1)(at)
         super().__init__(optimizer, lambda step: found[0] if isinstance(found := at(step), tuple) else found)
 
     def get_lr(self) -> list[float | Tensor]:

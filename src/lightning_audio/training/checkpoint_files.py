@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         try:
-            with partial.open("wb") as file:
+            with partial.open("wb") as file, ThreadPoolExecutor(1) as beside:
                 torch.save(checkpoint, file)
                 file.flush()
-                os.fsync(file.fileno())
+                on_disk = beside.submit(os.fsync, file.fileno())
+                digest = sha256_of(partial)  # meanwhile
+                on_disk.result()
             if path.name == LAST and path.is_file():
                 _replace(path, path.with_name(PREVIOUS), keep=True)
-            _replace(partial, path)
+            _replace(partial, path, digest)
         except RuntimeError as error:  # torch's own words for what writing to the file raised
             if isinstance(error.__cause__ or error.__context__, OSError):
                 raise (error.__cause__ or error.__context__) from None  # type: ignore[misc]
@@ -63,12 +66,12 @@ def _record(path: Path, digests: list[str], to_disk: bool = True) -> None:
     write_atomically(sidecar(path), lines, to_disk)
 
 
-def _replace(source: Path, target: Path, keep: bool = False) -> None:
-    """Puts a file in the place of another one; with `keep` it stays in its own place as well.
+def _replace(source: Path, target: Path, digest: str | None = None, keep: bool = False) -> None:
+    """Puts a file, of this digest, in the place of another one; with `keep` it stays in its own as well.
 
     At no moment is there a target that its record does not fit.
     """
-    known = recorded(source)
+    known = [digest] if digest else recorded(source)
     new = known if len(known) == 1 else [sha256_of(source)]
     _record(target, [*new, *recorded(target)])
     if keep:
