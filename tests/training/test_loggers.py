@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -61,6 +62,7 @@ def test_tensorboard_shows_every_step_once(tmp_path: Path) -> None:
             logger.log_metrics({"loss": 100.0 * start + step}, step)
         logger.finalize("success")
         logger.experiment.close()
+        time.sleep(1)  # files are read in the order of their names: the second, then a number without zeros
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
     assert [event.step for event in events] == list(range(8))
     assert [event.value for event in events[4:]] == [404.0, 405.0, 406.0, 407.0]
