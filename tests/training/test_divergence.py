@@ -21,6 +21,9 @@ from kill_points import equal
 from omegaconf import OmegaConf
 from processes import ended, start
 from test_resume import EMA, MIX, state_of
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from lightning_audio.cli import train as program
 from lightning_audio.cli.train import launch
@@ -352,3 +355,28 @@ def test_one_value_that_is_not_finite_is_found_among_many(
             planted = sound.clone()
             planted[place] = bad
             assert not divergence.all_finite(iter([sound, planted]))
+
+
+def judged(rank: int, rows: list[int | None], store: str) -> None:
+    """Says of a matrix of 8 rows that two processes share, NaN in one of them, whether this one finds it."""
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    ranks = init_device_mesh("cpu", (2,))
+    for row in rows:
+        whole = torch.zeros(8, 4)
+        whole[[] if row is None else row, 1] = math.nan
+        print(divergence.all_finite(iter([distribute_tensor(whole, ranks, [Shard(0)])])), flush=True)
+    distributed.destroy_process_group()
+
+
+def test_each_process_judges_its_own_part_of_weights_that_are_shared(tmp_path: Path) -> None:
+    """They agree behind it. A minimum over processes would lose the NaN of the second one."""
+    rows = [None, 0, 7]
+    files = [tmp_path / "0", tmp_path / "1"]
+    both = [
+        start(judged, rank, rows, str(tmp_path / "store"), output=file) for rank, file in enumerate(files)
+    ]
+    assert [ended(process) for process in both] == [0, 0]
+    assert [file.read_text().split() for file in files] == [
+        ["True", "False", "True"],
+        ["True", "True", "False"],
+    ]

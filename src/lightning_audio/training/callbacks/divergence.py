@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lightning_audio.data.batch import Batch, HostCopy
 from lightning_audio.errors import UserError, listed
@@ -157,10 +158,14 @@ def _learned(trainer: pl.Trainer) -> Iterator[Tensor]:
 
 
 def all_finite(tensors: Iterator[Tensor]) -> bool:
-    """Whether nothing in these tensors is NaN or infinite; waits once for each device that they are on."""
+    """Whether nothing in these tensors is NaN or infinite; waits once for each device that they are on.
+
+    Of those that ranks share, the part of this one: extremes of all ranks would lose a NaN on their way.
+    """
     answers: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
-        values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        values = torch.view_as_real(part) if part.is_complex() else part
         if values.numel():  # NaN becomes both extremes; on a CPU they take a twentieth of asking all numbers
             extremes = torch.stack(values.detach().aminmax())
             answers.setdefault(tensor.device, []).append(extremes.isfinite().all())
