@@ -147,13 +147,16 @@ def planted(places: list[int]) -> AttentionBeam:
     return AttentionBeam(TOKENIZER, decoder=decoder)
 
 
+def odd(search: AttentionBeam, rows: Tensor, *said: tuple[int, ...]) -> list[dict[str, bool]]:
+    return search.odd([rows] * len(said), said)
+
+
 def test_the_same_words_later_are_no_loop_and_at_the_same_frames_they_are() -> None:
     rows, said = utterance(20, with_ctc=False), (1, 0, 1, 0, 1, 0, 1)
-    assert not planted([0, 2, 4, 6, 8, 10, 12, 14]).loops(rows, said)
-    assert planted([3, 4, 3, 4, 3, 4, 3, 4]).loops(rows, said)
-    assert not planted([3] * 8).loops(rows, (1, 0, 2, 0))
-    assert planted([0]).unended(rows, (1,) * 20)
-    assert not planted([0]).unended(rows, (1,) * 19)
+    assert not odd(planted([0, 2, 4, 6, 8, 10, 12, 14]), rows, said)[0]["loops"]
+    assert odd(planted([3, 4, 3, 4, 3, 4, 3, 4]), rows, said)[0]["loops"]
+    assert not odd(planted([3] * 8), rows, (1, 0, 2, 0))[0]["loops"]
+    assert [own["unended"] for own in odd(planted([0]), rows, (1,) * 20, (1,) * 19)] == [True, False]
 
 
 def test_an_end_is_too_early_where_ctc_still_says_three_tokens() -> None:
@@ -161,12 +164,28 @@ def test_an_end_is_too_early_where_ctc_still_says_three_tokens() -> None:
     search = AttentionBeam(TOKENIZER, decoder=decoder, with_ctc=True)
     path = torch.tensor([0, 1, 1, 0, 2, 3, 0, 0, 2, 2, 0, 3, 0, 0, 1, 1, 0, 0, 0, 0])
     rows = torch.cat([torch.eye(OUTPUTS)[path].log().clamp(min=-20), torch.zeros(20, WIDTH)], 1)
-    assert search.early(rows, (0, 1, 2))  # up to frame 5, and three more tokens behind it
-    assert search.early(rows, ())
-    assert not search.early(rows[:14], (0, 1, 2))
+    found = odd(search, rows, (0, 1, 2), ())  # up to frame 5, and three more tokens behind it; nothing at all
+    assert [own["early"] for own in found] == [True, True]
+    assert not odd(search, rows[:14], (0, 1, 2))[0]["early"]
     assert search.remarks(rows, (0, 1, 2)) == ["ends before the speech does"]
+    assert search.remarks(rows[:0], ()) == []
     plain = AttentionBeam(TOKENIZER, decoder=decoder)  # it has no other word for the frames
-    assert not plain.early(rows[:, OUTPUTS:], (0, 1, 2))
+    assert not odd(plain, rows[:, OUTPUTS:], (0, 1, 2))[0]["early"]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_what_is_odd_about_utterances_and_their_scores_are_the_same_alone_and_together(
+    kind: type[AttentionDecoder],
+) -> None:
+    built = search(kind, ctc_weight=0.3)
+    several = [utterance(frames, seed) for seed, frames in enumerate([9, 14, 5, 20])]
+    said = [(1, 0, 1, 0, 1, 0), (), (2, 2, 2, 2, 2), (0, 1, 2)]
+    everything = zip(several, said, built.odd(several, said), built.scores_of(several, said), strict=True)
+    for rows, own, found, together in everything:
+        assert [found] == built.odd([rows], [own])
+        alone = built.score_of(rows, own)
+        assert (together.tokens, together.text) == (alone.tokens, alone.text)
+        assert together.score == pytest.approx(alone.score, abs=1e-5)
 
 
 def test_repetitions_are_found_with_their_place_size_and_number() -> None:

@@ -271,6 +271,14 @@ def test_nothing_said_has_a_score() -> None:
     assert decoder.score_of(frames[0][:0], [1]).score == -math.inf
 
 
+def test_scores_of_several_are_those_of_each() -> None:
+    model, (frames, _) = model_of(), frames_of(4)
+    decoder, utterances, said = TransducerGreedy(AB, model, 2), [frames[0], frames[0][:2]], [[1, 0], [1]]
+    for rows, own, found in zip(utterances, said, decoder.scores_of(utterances, said), strict=True):
+        assert found.tokens == tuple(own)
+        assert found.score == pytest.approx(decoder.score_of(rows, own).score, abs=1e-5)
+
+
 def test_what_is_no_number_is_told() -> None:
     rows = torch.full((3, WIDTH), math.nan)
     for decoder in (TransducerGreedy(AB, model_of(), 2), TransducerBeam(AB, model_of(), 2)):

@@ -102,6 +102,10 @@ class AttentionSearch(BeamSearch):
     def acoustics(self, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[float]:
         return self._acoustics([rows], [0] * len(sequences), sequences)
 
+    def scores_of(self, utterances: Sequence[Rows], sequences: Sequence[Sequence[int]]) -> list[Hypothesis]:
+        scores = self._acoustics(utterances, range(len(utterances)), sequences)
+        return [self.hypothesis(tuple(one), score) for one, score in zip(sequences, scores, strict=True)]
+
     def ctc(self, rows: Rows) -> np.ndarray:
         """The log-probabilities `(T, C)` by CTC."""
         return np.asarray(rows)[:, : self.outputs]
@@ -109,11 +113,26 @@ class AttentionSearch(BeamSearch):
     def silence(self, rows: Rows) -> np.ndarray:
         return np.asarray(rows)[:, 0] if self.with_ctc else np.zeros(len(rows))
 
-    def loops(self, rows: Rows, tokens: Sequence[int]) -> bool:
+    def odd(self, utterances: Sequence[Rows], sequences: Sequence[Sequence[int]]) -> list[dict[str, bool]]:
+        """Of what was found in each utterance whether it `loops`, is `unended`, or ends `early`."""
+        weights = [np.zeros((1, len(rows))) for rows in utterances]
+        if said := [i for i, tokens in enumerate(sequences) if tokens]:
+            attended = self.attended(utterances, said, [sequences[i] for i in said])
+            for i, (_, own) in zip(said, attended, strict=True):
+                weights[i] = own
+        return [
+            {
+                "loops": self.loops(tokens, own),
+                "unended": self.unended(rows, tokens),
+                "early": self.early(rows, own),
+            }
+            for rows, tokens, own in zip(utterances, sequences, weights, strict=True)
+        ]
+
+    def loops(self, tokens: Sequence[int], weights: np.ndarray) -> bool:
         """Whether the same tokens are said over and over while the decoder listens to the same frames."""
+        centres = weights.astype(np.float64) @ np.arange(weights.shape[1])
         for start, size, times in repetitions(tokens):
-            ((_, weights),) = self.attended([rows], [0], [tokens])
-            centres = weights.astype(np.float64) @ np.arange(len(rows))
             first, last = (
                 centres[place : place + size].mean() for place in (start, start + size * (times - 1))
             )
@@ -123,27 +142,25 @@ class AttentionSearch(BeamSearch):
 
     def remarks(self, rows: Rows, tokens: Sequence[int]) -> list[str]:
         told = {
-            "goes round in a loop": self.loops,
-            "finds no end": self.unended,
-            "ends before the speech does": self.early,
+            "loops": "goes round in a loop",
+            "unended": "finds no end",
+            "early": "ends before the speech does",
         }
-        return [words for words, asked in told.items() if asked(rows, tokens)]
+        (odd,) = self.odd([rows], [tokens])
+        return [words for name, words in told.items() if odd[name]]
 
     def unended(self, rows: Rows, tokens: Sequence[int]) -> bool:
         """Whether no end was found within the audio."""
         return len(tokens) >= len(rows) > 0
 
-    def early(self, rows: Rows, tokens: Sequence[int]) -> bool:
+    def early(self, rows: Rows, weights: np.ndarray) -> bool:
         """Whether speech was left unread: CTC, where it was trained, says UNREAD tokens or more in the frames
         behind all that were listened to."""
         if not self.with_ctc or not len(rows):
             return False
         path = self.ctc(rows).argmax(-1)
         begins = (path != 0) & (path != np.concatenate([[0], path[:-1]]))
-        last = -1
-        if tokens:
-            ((_, weights),) = self.attended([rows], [0], [tokens])
-            last = int(weights[:-1].argmax(-1).max())
+        last = int(weights[:-1].argmax(-1).max(initial=-1))
         return int(begins[last + 1 :].sum()) >= UNREAD
 
     def token_frames(self, rows: Rows, tokens: Sequence[int], name: str = "the utterance") -> list[TokenSpan]:

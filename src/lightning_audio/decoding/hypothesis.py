@@ -75,6 +75,10 @@ class Decoder(ABC):
     def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
         """The hypothesis that these tokens are, scored as those that are found."""
 
+    def scores_of(self, utterances: Sequence[Rows], sequences: Sequence[Sequence[int]]) -> list[Hypothesis]:
+        """The same of one token sequence for each utterance; a decoder may take them together."""
+        return [self.score_of(*pair) for pair in zip(utterances, sequences, strict=True)]
+
     @abstractmethod
     def token_frames(self, rows: Rows, tokens: Sequence[int], name: str) -> list[TokenSpan]:
         """Of each token the frames in which it is said, and the mean of its log-probabilities.

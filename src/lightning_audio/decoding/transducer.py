@@ -194,6 +194,10 @@ class TransducerGreedy(TransducerDecoder):
     def score_of(self, rows: Rows, tokens: Sequence[int]) -> Hypothesis:
         return self._hypothesis(tokens, self.acoustics(rows, [tokens])[0])
 
+    def scores_of(self, utterances: Sequence[Rows], sequences: Sequence[Sequence[int]]) -> list[Hypothesis]:
+        scored = zip(sequences, self.all_acoustics(utterances, sequences), strict=True)
+        return [self._hypothesis(*pair) for pair in scored]
+
     def _hypothesis(self, tokens: Sequence[int], acoustic: float) -> Hypothesis:
         return Hypothesis(tuple(tokens), self.tokenizer.decode(tokens), acoustic, acoustic)
 

@@ -160,14 +160,18 @@ class Attention(Transcription):
 
     greedy: AttentionBeam
 
-    def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
+    def remarks(
+        self, utterances: Sequence[np.ndarray], found: Sequence[Hypothesis]
+    ) -> Sequence[Mapping[str, float]]:
         """Whether the decoder went round in a loop, found no end, or found it before that of the speech."""
-        self._said.append(best.tokens)
-        return {name: float(getattr(self.greedy, name)(rows, best.tokens)) for name in self.watched}
+        self._said = [best.tokens for best in found]
+        return [
+            {name: float(own[name]) for name in self.watched}
+            for own in self.greedy.odd(utterances, self._said)
+        ]
 
     def observe(self, stage: str, logits: Tensor, lengths: Tensor, batch: Batch) -> None:
         """Decodes each utterance; of the test's worst ones it keeps pictures."""
-        self._said = []
         super().observe(stage, logits, lengths, batch)
         found = zip(self.observed[-len(batch) :], self._said, logits, lengths.tolist(), strict=True)
         drawn = {name for _, name, _ in self.pictures}  # where a test is gone through once more

@@ -80,10 +80,17 @@ class CTC(Transcription):
     def frames_needed(self, tokens: TokenRows) -> np.ndarray:
         return tokens.counts() + tokens.repeats()  # a blank must part two tokens that are alike
 
-    def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
+    def remarks(
+        self, utterances: Sequence[np.ndarray], found: Sequence[Hypothesis]
+    ) -> list[dict[str, float]]:
         """The share of blank frames and the mean entropy of a frame: they tell how training goes."""
-        blanks = (rows.argmax(-1) == BLANK).mean()
-        return {"blank_rate": float(blanks), "entropy": float(-(np.exp(rows) * rows).sum(-1).mean())}
+        return [
+            {
+                "blank_rate": float((rows.argmax(-1) == BLANK).mean()),
+                "entropy": float(-(np.exp(rows) * rows).sum(-1).mean()),
+            }
+            for rows in utterances
+        ]
 
     def training_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """As in every task, where augmentation that is delayed begins in time."""

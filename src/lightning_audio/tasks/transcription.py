@@ -95,9 +95,11 @@ class Transcription(AudioTask):
         """The fewest frames in which the tokens of each clip can be said, `(N,)`."""
         return np.ones(len(tokens), np.int64)
 
-    def remarks(self, rows: np.ndarray, best: Hypothesis) -> dict[str, float]:
-        """What `watched` names, of one utterance `(T, D)` and what was found in it."""
-        return {}
+    def remarks(
+        self, utterances: Sequence[np.ndarray], found: Sequence[Hypothesis]
+    ) -> Sequence[Mapping[str, float]]:
+        """What `watched` names, of each utterance `(T, D)` and what was found in it."""
+        return [{}] * len(utterances)
 
     def verdict(self, data: AudioDataModule, updates: int, causes: str) -> str:
         """What `doctor` says of a network that learned nothing in so many updates, after what it found."""
@@ -181,20 +183,22 @@ class Transcription(AudioTask):
         outputs = self.decodable(logits).detach().cpu()
         decoder = self.decoder if stage == "test" else self.greedy
         utterances = [row[:n].numpy() for row, n in zip(outputs, lengths.tolist(), strict=True)]
-        for i, (rows, found) in enumerate(zip(utterances, decoder.many(utterances), strict=True)):
-            tokens = self.spelled(batch.targets[i])
-            best, reference = found[0], decoder.score_of(rows, tokens)
+        said = [self.spelled(target) for target in batch.targets]
+        references, everything = decoder.scores_of(utterances, said), decoder.many(utterances)
+        remarks = self.remarks(utterances, [found[0] for found in everything])
+        for i, (reference, found) in enumerate(zip(references, everything, strict=True)):
+            best = found[0]
             self.observed.append(
                 {
                     "id": batch.ids[i],
-                    "reference": self.info.as_scored(self.tokenizer.decode(tokens)),
+                    "reference": self.info.as_scored(reference.text),
                     "hypothesis": self.info.as_scored(best.text),
                     "score": best.score,
                     # A reference that the decoder cannot say, such as by its lexicon, has none.
                     "reference_score": reference.score if math.isfinite(reference.score) else None,
                     "nbest": [other.as_dict() | {"text": self.info.as_scored(other.text)} for other in found],
                     "seconds": round(int(batch.lengths[i]) / self.sample_rate, 3),
-                    **self.remarks(rows, best),
+                    **remarks[i],
                 }
             )
 
