@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from lightning_audio.data import growing_columns, manifest_columns
+from lightning_audio.data.arrow_columns import json_columns
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.clip_table import Column, Texts, order_of
-from lightning_audio.data.growing_columns import GrowingTable, GrowingTexts
+from lightning_audio.data.growing_columns import GrowingTable, GrowingTexts, numbers_of
 from lightning_audio.data.manifests import read_manifests
 from lightning_audio.errors import UserError
 
@@ -72,11 +73,17 @@ def line(rng: random.Random) -> str:
     return text
 
 
-def both(files: list[tuple[Path, str | None]], monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Any]:
-    """What is read by columns, and row by row, each with what is wrong."""
+def three(
+    files: list[tuple[Path, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    arrow: Any = json_columns,
+    **options: Any,
+) -> list[Any]:
+    """What is read by columns, with Arrow and without, and row by row, each with what is wrong."""
     found = []
-    for few in (1, 10**9):
+    for few, columns in ((1, arrow), (1, lambda *_: None), (10**9, lambda *_: None)):
         monkeypatch.setattr(manifest_columns, "FEW", few)
+        monkeypatch.setattr(manifest_columns, "json_columns", columns)
         bad: list[str] = []
         try:
             clips = read_manifests(files, bad=bad, **options)
@@ -104,10 +111,108 @@ def test_clips_and_errors_are_those_of_each_row(
         (tmp_path / name).write_bytes(written)
         files.append((tmp_path / name, split))
     group = [("group", "speaker"), (), ("speaker",)][seed % 3]
-    columns, rows = both(files, monkeypatch, group=group, separator=[None, ","][seed % 2])
-    assert columns == rows
+    arrow, columns, rows = three(files, monkeypatch, group=group, separator=[None, ","][seed % 2])
+    assert arrow == columns == rows
     assert len(columns[0]) > 100
     assert len(columns[1]) > 100
+
+
+SAME: dict[str, list[Any]] = {  # of which each row has all, so that Arrow takes most blocks
+    "id": ["x1", "é", "", None],
+    "audio_filepath": ["a.wav", "b.wav", "./a.wav", "sub//c.wav"],
+    "offset": [0, 1.5, None],
+    "duration": [1, 2.25, 1e-3, None],
+    "text": ["naïve “text”\n", "", "2020-01-01", "a\u0000", None],
+    "split": ["train", "Validation", "", None],
+    "Speaker": ["s1", "s2", "", None],
+    "fold": [1, 2, None],
+    "notes": [{"a": [1]}, None],
+    "heard": ["2020-01-01", "yesterday"],
+}
+LABELS: list[dict[str, list[Any]]] = [
+    {"labels": [[], ["a", "b"], ["b", "a", "b"]]},
+    {"labels": ["a;b", "", '["x"]', None]},
+    {"label": ["dog", " cat ", "2020-01-01", None]},
+    {},
+]
+BROKEN = [
+    *r"""
+{"offset": NaN}
+{"offset": "1"}
+{"offset": -1}
+{"fold": 1.0}
+{"fold": 99999999999999999999}
+{"text": "a", "text": "b"}
+{"TEXT": "a"}
+{"text": "\ud800"}
+{"text": 3}
+{"labels": [null]}
+{"labels": null}
+{"labels": [3]}
+{"label": "a"}
+{"Speaker": 3}
+{"id": 3}
+{"split": "x"}
+{"notes": 1}
+{"onset": 1}
+{}{}
+{"text": [
+["a"]
+""".splitlines(),
+    "{} ",
+    f'{{"offset": {"1" * 400}}}',
+    '{"notes": ' + '[{"a":' * 20_000 + "1" + "}]" * 20_000 + "}",
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_arrow_takes_is_what_each_row_says(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
+    (tmp_path / "sub").mkdir()
+    for name in ("a.wav", "b.wav", "sub/c.wav"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(manifest_columns, "BLOCK", 4000)
+    fields, lines = SAME | LABELS[seed % 4], list[str]()
+    for number in range(1500):
+        row = {name: rng.choice(values) for name, values in fields.items()} | {"id": f"{seed}-{number:04d}"}
+        broken = rng.choice(BROKEN) if rng.random() < 0.02 else ""
+        if broken.startswith('{"') and rng.random() < 0.7:  # a row with more in it
+            broken = json.dumps(row)[:-1] + ", " + broken[1:]
+        lines.append(broken or json.dumps(row, ensure_ascii=rng.random() < 0.5))
+    (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    taken = 0
+
+    def counted(block: bytes, kind_of: Any) -> Any:
+        nonlocal taken
+        taken += (found := json_columns(block, kind_of)) is not None
+        return found
+
+    group = [("speaker",), ()][seed % 2]
+    arrow, columns, rows = three([(tmp_path / "m.jsonl", None)], monkeypatch, counted, group=group)
+    assert arrow == columns == rows
+    assert len(columns[1]) > 5
+    assert taken > 20
+
+
+def test_names_are_those_of_lines_where_rows_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.wav").touch()
+    rows = [{"path": "a.wav", "text": f"{n}"} | ({"id": f"i{n}"} if n % 3 else {}) for n in range(40)]
+    (tmp_path / "m.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    arrow, columns, each = three([(tmp_path / "m.jsonl", "test")], monkeypatch)
+    assert arrow == columns == each
+    assert "test-000004" in " ".join(arrow[0])
+
+
+def test_numbers_of_texts_are_those_of_what_they_say() -> None:
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("a\x00é", k=rng.randrange(9))) for _ in range(3000)]
+    numbers = numbers_of(Texts.of(texts)).tolist()
+    assert len({*zip(texts, numbers, strict=True)}) == len({*texts}) == len({*numbers})
+    assert numbers_of(Texts.of([])).tolist() == []
 
 
 def test_plain_rows_are_read_by_columns_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +258,7 @@ def test_texts_that_were_forgotten_are_still_one(monkeypatch: pytest.MonkeyPatch
     rng, growing, texts = random.Random(0), GrowingTexts(), list[str | None]()
     for _ in range(50):
         part = rng.choices([None, "", *map(str, range(40)), "\ud800"], k=20)
-        growing.add(part)
+        growing.add(Column.of(part))
         texts += part
     column = growing.column()
     assert [*column] == texts
@@ -165,7 +270,7 @@ def test_a_table_of_no_rows_and_of_parts_out_of_order() -> None:
     assert [len(part) for part in GrowingTable().table()] == [0, 0]
     growing, clips = GrowingTable(), [Clip(f"{n}", "a.wav", float(n)) for n in range(6)]
     for places in ([4, 5], [0, 2], [3, 1]):
-        values = {name: [getattr(clips[n], name) for n in places] for name in Clip.__slots__}
+        values = {name: Column.of(getattr(clips[n], name) for n in places) for name in Clip.__slots__}
         growing.add(places, values)
     order, table = growing.table()
     assert order.tolist() == [0, 1, 2, 3, 4, 5]

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lightning_audio.data.clip_table import FIELDS, NONE, ClipTable, Column, Texts, narrow
+from lightning_audio.data.clip_table import CHUNK, FIELDS, NONE, ClipTable, Column, Texts, narrow
 
 REMEMBERED = 2**17  # texts of which it is known, at a time, that they are there
 TEXTS = ("id", "path", "text")  # columns of many values
+FACTOR = 0x9E3779B97F4A7C15  # odd, so that it has an inverse
+INVERSE = pow(FACTOR, -1, 2**64)
 
 
 class GrowingValues:
@@ -20,11 +22,10 @@ class GrowingValues:
         self.numbers: dict[Any, int] = {None: NONE}
         self.codes: list[np.ndarray] = []
 
-    def add(self, values: Sequence[Any]) -> None:
-        for value in dict.fromkeys(values):
-            self.numbers.setdefault(value, len(self.numbers) - 1)
-        codes = np.fromiter(map(self.numbers.__getitem__, values), np.int64, len(values))
-        self.codes.append(narrow(codes, len(self.numbers)))
+    def add(self, rows: Column) -> None:
+        """Takes more rows, each value of which is one of a row."""
+        numbers = [self.numbers.setdefault(value, len(self.numbers) - 1) for value in (*rows.values, None)]
+        self.codes.append(narrow(np.array(numbers)[rows.codes], len(self.numbers)))
 
     def column(self) -> Column:
         return Column([*self.numbers][1:], narrow(np.concatenate(self.codes), len(self.numbers) - 1))
@@ -35,43 +36,64 @@ class GrowingTexts:
 
     def __init__(self) -> None:
         self.content, self.lengths = bytearray(), [np.zeros(1, np.int32)]
-        self.hashes: list[np.ndarray] = []
         self.codes: list[np.ndarray] = []
         self.known: dict[str | None, int] = {None: NONE}
-        self.count = 0
+        self.count, self.forgot = 0, False
 
-    def add(self, texts: Sequence[str | None]) -> None:
-        """Takes the texts of more rows, None where a row has none."""
-        if len(self.known) > REMEMBERED:
-            self.known = {None: NONE}
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
-        self.known.update(zip(new, range(self.count, self.count + len(new)), strict=True))
-        self.count += len(new)
-        encoded = [text.encode("utf-8", "surrogatepass") for text in new]  # type: ignore[union-attr]
-        self.content += b"".join(encoded)
-        self.lengths.append(np.fromiter(map(len, encoded), np.int32, len(new)))
-        self.hashes.append(np.fromiter(map(hash, new), np.int64, len(new)))
-        self.codes.append(np.fromiter(map(self.known.__getitem__, texts), np.int32, len(texts)))
+    def add(self, rows: Column) -> None:
+        """Takes more rows, each text of which is one of a row."""
+        if isinstance(rows.values, Texts) and len(rows.values) == len(rows):  # they are not made strings of
+            self.forgot, numbers = True, np.arange(self.count, self.count + len(rows))
+            self._keep(rows.values)
+        else:
+            if len(self.known) > REMEMBERED:
+                self.forgot, self.known = True, {None: NONE}
+            new = [text for text in rows.values if text not in self.known]
+            self.known.update(zip(new, range(self.count, self.count + len(new)), strict=True))
+            self._keep(Texts.of(new))
+            numbers = np.array([*map(self.known.__getitem__, (*rows.values, None))])
+        self.codes.append(numbers.astype(np.int32)[rows.codes])
+
+    def _keep(self, texts: Texts) -> None:
+        self.content += texts.content[texts.ends[0] : texts.ends[-1]]
+        self.lengths.append(np.diff(texts.ends).astype(np.int32))
+        self.count += len(texts)
 
     def column(self) -> Column:
         self.known = {}
         texts = Texts(self.content, np.cumsum(np.concatenate(self.lengths), dtype=np.int64))
-        codes = np.concatenate(self.codes)
-        if self.count > REMEMBERED:  # or it has forgotten none
-            first = self._first(texts)
-            codes = codes if first is None else np.where(codes == NONE, NONE, first[codes])
-        return Column(texts, codes)
+        found = Column(texts, np.concatenate(self.codes))
+        if not self.forgot or found.is_rising:  # then none is there twice
+            return found
+        first, codes = _first(texts), found.codes
+        return Column(texts, codes if first is None else np.where(codes == NONE, NONE, first[codes]))
 
-    def _first(self, texts: Texts) -> np.ndarray | None:
-        """Where each text stands for the first time, `(N,)`; None where all of them are different."""
-        hashes = np.concatenate(self.hashes)
-        order = np.argsort(hashes, kind="stable")
-        alike = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-        first = np.arange(len(hashes), dtype=np.int32)
-        for one, other in zip(order[alike].tolist(), order[alike + 1].tolist(), strict=True):
-            if texts[one] == texts[other]:
-                first[other] = first[one]
-        return first if len(alike) else None
+
+def _first(texts: Texts) -> np.ndarray | None:
+    """Where each text stands for the first time, `(N,)`; None where all of them are different."""
+    numbers = numbers_of(texts)
+    order = np.argsort(numbers, kind="stable")
+    alike = np.flatnonzero(numbers[order[1:]] == numbers[order[:-1]])
+    first = np.arange(len(numbers), dtype=np.int32)
+    for one, other in zip(order[alike].tolist(), order[alike + 1].tolist(), strict=True):
+        if texts[one] == texts[other]:
+            first[other] = first[one]
+    return first if len(alike) else None
+
+
+def numbers_of(texts: Texts) -> np.ndarray:
+    """A number for each, `(N,)` uint64, which another one hardly has: its bytes, times rising powers of an
+    odd number, added up modulo 2^64."""
+    ends, found = texts.ends, [np.zeros(0, np.uint64)]
+    most = int(np.diff(ends[[*range(0, len(texts), CHUNK), len(texts)]]).max(initial=0))
+    rising, falling = (np.cumprod(np.full(most + 1, f, np.uint64)) for f in (FACTOR, INVERSE))
+    for start in range(0, len(texts), CHUNK):
+        part = ends[start : start + CHUNK + 1]
+        letters, part = np.frombuffer(texts.content[part[0] : part[-1]], np.uint8), part - part[0]
+        sums = np.zeros(len(letters) + 1, np.uint64)
+        np.cumsum((letters + np.uint64(1)) * rising[: len(letters)], out=sums[1:])
+        found.append((sums[part[1:]] - sums[part[:-1]]) * falling[part[:-1]])
+    return np.concatenate(found)
 
 
 class GrowingTable:
@@ -85,9 +107,9 @@ class GrowingTable:
         self.growing = {name: GrowingTexts() if name in TEXTS else GrowingValues() for name in FIELDS}
         self.places: list[np.ndarray] = []
 
-    def add(self, places: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> None:
-        """Takes rows, of which each column has as many values as there are places."""
-        self.places.append(np.array(places, np.int64))
+    def add(self, places: Sequence[int] | np.ndarray, columns: Mapping[str, Column]) -> None:
+        """Takes rows, of which each column has as many as there are places, and no value of none."""
+        self.places.append(np.asarray(places, np.int64))
         for name, column in self.growing.items():
             column.add(columns[name])
 
@@ -99,7 +121,7 @@ class GrowingTable:
         for name in FIELDS:
             columns[name] = self.growing.pop(name).column()  # what it was made of is given back
         table = ClipTable(columns)
-        if (np.diff(places) < 0).any():
+        if (places[1:] < places[:-1]).any():
             order = np.argsort(places, kind="stable")
             places, table = places[order], table.take(order)
         return places, table

@@ -65,7 +65,7 @@ def read_manifests(
     for number, (path, split) in enumerate(files):
         reader = ManifestReader(path, split, audio or path.parent, group, separator)
         for lines, columns in reader.parts():
-            growing.add([number * MOST_LINES + line for line in lines], columns)
+            growing.add(number * MOST_LINES + np.asarray(lines), columns)
         problems |= {number * MOST_LINES + line: told for line, told in reader.problems.items()}
     places, clips = growing.table()
 

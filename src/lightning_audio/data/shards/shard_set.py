@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_audio.data.arrow_columns import is_null
 from lightning_audio.data.shards import table as tables
 from lightning_audio.data.shards.storage import NotThere, Storage
 from lightning_audio.errors import UserError
@@ -124,7 +125,7 @@ class ShardSet:
         self.storage, self.index, self.clips = storage, index, tables.clips(table)
         self.names, self.shards = tables.coded(table, "shard")
         reasons = table["reason"]
-        self.is_sound = tables.once(tables.is_null(reasons))
+        self.is_sound = tables.once(is_null(reasons))
         self.reasons: list[str] = reasons.drop_null().to_pylist()
         if self.reasons:
             self.shards = np.where(self.is_sound, self.shards, -1)
@@ -136,7 +137,7 @@ class ShardSet:
         # Of a set that somebody else made, nobody knows the digests.
         paths = [Path(name) for name in self.names]
         self.digests = [path.stem if path.suffix in SUFFIXES.values() else "" for path in paths]
-        self.checksums = tables.once(~tables.is_null(table["crc32"]))
+        self.checksums = tables.once(~is_null(table["crc32"]))
         self._refuse_odd_rows()
 
     def _refuse_odd_rows(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -11,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from lightning_audio.data.arrow_columns import column_of, numbers_of, texts_of
 from lightning_audio.data.clip import Clip
-from lightning_audio.data.clip_table import FIELDS, NONE, ClipTable, Column, Texts, distinct, narrow
+from lightning_audio.data.clip_table import FIELDS, ClipTable, Column
 from lightning_audio.errors import UserError, encodable
 
 # Beside the fields of Clip, where its samples are; `reason` says why a clip has none.
 SHARED = ("path", "text", "group")  # texts that may be those of many rows
-MANY = 1000  # texts that take much room as Python strings
 PLACE = ("shard", "offset", "bytes", "rate", "length", "crc32", "reason")
 
 
@@ -169,7 +168,7 @@ def numbers(table: Table, column: str) -> np.ndarray:
 
     One number that all rows share, such as their rate, is there once (and can't be written to).
     """
-    found = _numbers(table[column], 0) if len(table) else np.zeros(0)
+    found = numbers_of(table[column], 0) if len(table) else np.zeros(0)
     small = np.int32 if max(found.max(initial=0), -found.min(initial=0)) < 2**30 else np.int64
     return once(found.astype(found.dtype if found.dtype == np.uint32 else small))
 
@@ -180,75 +179,19 @@ def once(values: np.ndarray) -> np.ndarray:
     return np.broadcast_to(values[:1].copy(), values.shape) if alike else values
 
 
-def _numbers(found: Any, none: int) -> np.ndarray:
-    """An Arrow array of numbers; not by what Arrow has for it, which takes a second to import pandas."""
-    kind = np.dtype(found.type.to_pandas_dtype())
-    numbers = np.frombuffer(found.buffers()[1], kind, len(found), kind.itemsize * found.offset)
-    return np.where(is_null(found), none, numbers) if found.null_count else numbers
-
-
-def is_null(found: Any) -> np.ndarray:
-    """Which of an Arrow array are, `(N,)` bool."""
-    if found.null_count in (0, len(found)):
-        return np.full(len(found), found.null_count > 0)
-    bits = np.unpackbits(np.frombuffer(found.buffers()[0], np.uint8), bitorder="little")
-    return bits[found.offset : found.offset + len(found)] == 0
-
-
 def coded(table: Table, column: str) -> tuple[list[str], np.ndarray]:
     """A column of repeated texts: the different ones, and which of them each row has."""
-    found = _column(table[column])
+    found = column_of(table[column])
     return [*found.values], found.codes
 
 
 def clips(table: Table) -> ClipTable:
     """The clips of all rows, in their order."""
-    columns = {name: _column(table[name]) for name in FIELDS if name != "id"}
+    columns = {name: column_of(table[name]) for name in FIELDS if name != "id"}
     channels = columns["channel"]
     columns["channel"] = Column([int(c) if c.isdecimal() else c for c in channels.values], channels.codes)
-    ids = _texts(table["id"])  # each its own
+    ids = texts_of(table["id"])  # each its own
     return ClipTable({**columns, "id": Column(ids, np.arange(len(ids), dtype=np.int32))})
-
-
-def _column(found: Any) -> Column:
-    """An Arrow array with each different value once."""
-    types = pyarrow().types
-    if found.null_count == len(found):
-        return Column.constant(None, len(found))
-    if types.is_list(found.type):
-        return _lists(found)
-    found = found if types.is_dictionary(found.type) else found.dictionary_encode()
-    values, codes = found.dictionary, _numbers(found.indices, NONE)
-    if types.is_string(values.type) and len(values) > MANY:
-        different: Sequence[Any] = _texts(values)
-    elif types.is_floating(values.type):
-        different = array("d", _numbers(values, 0).tobytes())
-    else:
-        different = values.to_pylist()
-    return Column(different, narrow(codes, len(different)))
-
-
-def _texts(found: Any) -> Texts:
-    """Arrow strings without nulls, whose bytes are not copied."""
-    _, ends, content = found.buffers()
-    ends = np.frombuffer(ends, np.int32, len(found) + 1, 4 * found.offset)
-    return Texts(content or b"", ends)
-
-
-def _lists(found: Any) -> Column:
-    """Arrow lists as tuples: what stands first in a row, then with what stands second, and so on."""
-    starts, parts = _numbers(found.offsets, 0), _column(found.values)
-    lengths, codes, different = np.diff(starts), np.zeros(len(found), np.int64), 1
-    for place in range(lengths.max(initial=0)):
-        has = lengths > place
-        codes *= len(parts.values) + 1
-        codes[has] += parts.codes[starts[:-1][has] + place].astype(np.int64) + 1
-        keys = distinct(codes)
-        codes, different = np.searchsorted(keys, codes), len(keys)
-    row = np.zeros(different, np.int64)
-    row[codes] = np.arange(len(codes))  # any of those that have the value
-    values = [tuple(parts.at(slice(starts[one], starts[one + 1]))) for one in row.tolist()]
-    return Column(values, narrow(codes, different))
 
 
 def rows(table: Table) -> list[Row]:
