@@ -37,7 +37,7 @@ def json_columns(block: bytes, kind_of: Callable[[str], str]) -> Any:
         schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
         how = ReadOptions(use_threads=False, block_size=len(block))
         table = read_json(io.BytesIO(block), how, ParseOptions(explicit_schema=schema))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, pyarrow.ArrowException):
         return None
     return table if len(table) == len(ends) else None
 
