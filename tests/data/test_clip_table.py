@@ -83,6 +83,13 @@ def test_texts_are_bytes_and_read_side_by_side_or_one_by_one() -> None:
         assert [*column.take(slice(None, None, -1))] == texts[::-1]
 
 
+@pytest.mark.parametrize("prefix", ["train-", "", "\u00e4\ud800"])
+@pytest.mark.parametrize("numbers", [[], [0], [7, 999_999, 1_000_000, 12_345_678, 3], [10**15, 1]])
+def test_numbered_texts_are_those_of_a_format(prefix: str, numbers: list[int]) -> None:
+    found = Texts.numbered(prefix, np.array(numbers, int))
+    assert [*found] == [f"{prefix}{number:06d}" for number in numbers]
+
+
 def test_a_digest_is_of_what_stands_in_the_rows() -> None:
     texts = [f"{number % 7}" for number in range(20)]
     column = Column.of(texts)

@@ -216,7 +216,7 @@ class ManifestReader:
 
     def _ids(self, given: Column | None, lines: np.ndarray) -> Column:
         if given is None:
-            return Column(Texts.of(map(self._name, lines.tolist())), np.arange(len(lines)))
+            return Column(Texts.numbered(self.before_line, lines), np.arange(len(lines)))
         if isinstance(given.values, Texts) and not given.lacks().any() and np.diff(given.values.ends).all():
             return given
         names = _changed(given, lambda name: name if name is ODD else "" if name is None else str(name))
