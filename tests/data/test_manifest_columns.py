@@ -14,7 +14,7 @@ from lightning_audio.data import growing_columns, manifest_columns
 from lightning_audio.data.arrow_columns import json_columns
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.clip_table import Column, Texts, order_of
-from lightning_audio.data.growing_columns import GrowingTable, GrowingTexts, numbers_of
+from lightning_audio.data.growing_columns import GrowingTable, GrowingTexts, fingerprints
 from lightning_audio.data.manifests import read_manifests
 from lightning_audio.errors import UserError
 
@@ -93,14 +93,20 @@ def three(
     return found
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_clips_and_errors_are_those_of_each_row(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = random.Random(seed)
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """A folder with the files that rows name."""
     (tmp_path / "sub").mkdir()
     for name in ("a.wav", "b.wav", "sub/c.wav"):
         (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_clips_and_errors_are_those_of_each_row(
+    seed: int, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
     monkeypatch.setattr(manifest_columns, "BLOCK", 2000)
     files: list[tuple[Path, str | None]] = []
     for name, split in (("one.jsonl", None), ("two.json", "val")):
@@ -108,8 +114,8 @@ def test_clips_and_errors_are_those_of_each_row(
         written = content.encode()
         if seed % 3 == 0:
             written = written.replace(b"dog", b"d\xe9g", 1)
-        (tmp_path / name).write_bytes(written)
-        files.append((tmp_path / name, split))
+        (recordings / name).write_bytes(written)
+        files.append((recordings / name, split))
     group = [("group", "speaker"), (), ("speaker",)][seed % 3]
     arrow, columns, rows = three(files, monkeypatch, group=group, separator=[None, ","][seed % 2])
     assert arrow == columns == rows
@@ -167,12 +173,9 @@ BROKEN = [
 
 @pytest.mark.parametrize("seed", range(8))
 def test_what_arrow_takes_is_what_each_row_says(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
-    (tmp_path / "sub").mkdir()
-    for name in ("a.wav", "b.wav", "sub/c.wav"):
-        (tmp_path / name).touch()
     monkeypatch.setattr(manifest_columns, "BLOCK", 4000)
     fields, lines = SAME | LABELS[seed % 4], list[str]()
     for number in range(1500):
@@ -181,7 +184,7 @@ def test_what_arrow_takes_is_what_each_row_says(
         if broken.startswith('{"') and rng.random() < 0.7:  # a row with more in it
             broken = json.dumps(row)[:-1] + ", " + broken[1:]
         lines.append(broken or json.dumps(row, ensure_ascii=rng.random() < 0.5))
-    (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (recordings / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
     taken = 0
 
     def counted(block: bytes, kind_of: Any) -> Any:
@@ -190,7 +193,7 @@ def test_what_arrow_takes_is_what_each_row_says(
         return found
 
     group = [("speaker",), ()][seed % 2]
-    arrow, columns, rows = three([(tmp_path / "m.jsonl", None)], monkeypatch, counted, group=group)
+    arrow, columns, rows = three([(recordings / "m.jsonl", None)], monkeypatch, counted, group=group)
     assert arrow == columns == rows
     assert len(columns[1]) > 5
     assert taken > 20
@@ -207,12 +210,12 @@ def test_names_are_those_of_lines_where_rows_have_none(
     assert "test-000004" in " ".join(arrow[0])
 
 
-def test_numbers_of_texts_are_those_of_what_they_say() -> None:
+def test_fingerprints_are_those_of_what_they_say() -> None:
     rng = random.Random(0)
     texts = ["".join(rng.choices("a\x00é", k=rng.randrange(9))) for _ in range(3000)]
-    numbers = numbers_of(Texts.of(texts)).tolist()
+    numbers = fingerprints(Texts.of(texts)).tolist()
     assert len({*zip(texts, numbers, strict=True)}) == len({*texts}) == len({*numbers})
-    assert numbers_of(Texts.of([])).tolist() == []
+    assert fingerprints(Texts.of([])).tolist() == []
 
 
 def test_plain_rows_are_read_by_columns_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

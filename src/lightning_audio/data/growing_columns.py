@@ -71,7 +71,7 @@ class GrowingTexts:
 
 def _first(texts: Texts) -> np.ndarray | None:
     """Where each text stands for the first time, `(N,)`; None where all of them are different."""
-    numbers = numbers_of(texts)
+    numbers = fingerprints(texts)
     order = np.argsort(numbers, kind="stable")
     alike = np.flatnonzero(numbers[order[1:]] == numbers[order[:-1]])
     first = np.arange(len(numbers), dtype=np.int32)
@@ -81,7 +81,7 @@ def _first(texts: Texts) -> np.ndarray | None:
     return first if len(alike) else None
 
 
-def numbers_of(texts: Texts) -> np.ndarray:
+def fingerprints(texts: Texts) -> np.ndarray:
     """A number for each, `(N,)` uint64, which another one hardly has: its bytes, times rising powers of an
     odd number, added up modulo 2^64."""
     ends, found = texts.ends, [np.zeros(0, np.uint64)]
