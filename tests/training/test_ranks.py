@@ -402,6 +402,31 @@ def test_a_device_that_is_not_there_is_told(named: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
+    ("has", "asked", "taken", "warns"),
+    [
+        ({"avx512_bf16": True}, "auto", "bf16-mixed", False),
+        ({"architecture": "arm64", "bf16": True}, "auto", "bf16-mixed", False),
+        ({"avx2": True, "avx512_bf16": False}, "auto", "32-true", False),
+        ({"avx2": True}, "bf16-mixed", "bf16-mixed", True),
+        ({"amx_bf16": True}, "bf16-mixed", "bf16-mixed", False),
+        ({"avx2": True}, "32-true", "32-true", False),
+    ],
+)
+def test_a_cpu_takes_bfloat16_where_it_has_instructions_for_it(
+    has: dict[str, object],
+    asked: str,
+    taken: str,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _for_device({"accelerator": "cpu", "precision": asked})["precision"] == taken
+    assert ("no instructions for bfloat16" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(
     "strategy",
     [
         "fsdp_cpu_offload",

@@ -76,7 +76,10 @@ def is_json(path: Path) -> bool:
         UserError: there is no such file, or it is of another kind.
     """
     if not path.is_file():
-        raise UserError(f"There is no manifest {path}: give a JSONL or CSV file with one clip a row.")
+        raise UserError(
+            f"There is no manifest {path}: give a JSONL or CSV file with one clip a row; those of the "
+            "experiments lie below LIGHTNING_AUDIO_DATA, the folder of corpora."
+        )
     with path.open("rb") as file:
         start = file.read(2)
     if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
