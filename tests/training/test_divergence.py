@@ -265,7 +265,7 @@ def feed(watching: DivergenceGuard, losses: list[float], accumulate: int = 1) ->
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_a_jump_fires_above_the_factor_and_not_at_it(accumulate: int) -> None:
-    watching = DivergenceGuard(factor=4.0, window=5, least=1.0)
+    watching = DivergenceGuard(factor=4.0, window=5, least=1.0, in_a_row=1)
     feed(watching, [2.0, 50.0, 1.0, 2.0, 3.0, 8.0], accumulate)  # no window is full before the last of them
     with pytest.raises(Diverged, match=r"jumped from about 3 to 12\.5 in step 1 of epoch 5") as told:
         feed(watching, [12.5], accumulate)
@@ -274,19 +274,26 @@ def test_a_jump_fires_above_the_factor_and_not_at_it(accumulate: int) -> None:
 
 
 def test_a_small_loss_is_no_jump_and_jumps_can_be_left_alone() -> None:
-    feed(DivergenceGuard(factor=4.0, window=5, least=1.0), [0.01] * 5 + [1.0])
-    feed(DivergenceGuard(factor=None, window=5, least=1.0), [0.01] * 5 + [1e9])
+    feed(DivergenceGuard(factor=4.0, window=5, least=1.0), [0.01] * 7 + [1.0] * 3)
+    feed(DivergenceGuard(factor=None, window=5, least=1.0), [0.01] * 7 + [1e9] * 3)
     with pytest.raises(Diverged, match="the loss became inf"):
         feed(DivergenceGuard(factor=None), [math.inf])
 
 
 def test_what_a_checkpoint_keeps_makes_the_same_jumps() -> None:
     watching, resumed = DivergenceGuard(window=3), DivergenceGuard(window=3)
-    feed(watching, [1.0, 2.0, 3.0, 4.0])
+    feed(watching, [1.0, 2.0, 3.0, 4.0, 70.0, 62.0])
     assert watching.state_key == "Guard", "so do checkpoints of version 0.2 name it"
     resumed.load_state_dict(watching.state_dict())
     with pytest.raises(Diverged, match="from about 3 to 61"):
         feed(resumed, [61.0])
+
+
+def test_odd_batches_are_no_jump_and_a_loss_that_stays_up_is() -> None:
+    watching = DivergenceGuard(window=9)
+    feed(watching, [0.5] * 11 + [18.0, 0.5, 18.0, 19.0, *[0.5] * 5] * 4)
+    with pytest.raises(Diverged, match=r"jumped from about 0\.5 to 19 in step 3"):
+        feed(watching, [18.0, 19.0, 19.0])
 
 
 def test_a_loss_that_is_read_late_is_read_before_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +312,7 @@ def test_a_loss_that_is_read_late_is_read_before_a_checkpoint(monkeypatch: pytes
         feed(DivergenceGuard(), [1.0, math.nan, 1.0])
 
 
-@pytest.mark.parametrize("options", [{"factor": 1.0}, {"window": 0}, {"stop_at": 0}])
+@pytest.mark.parametrize("options", [{"factor": 1.0}, {"window": 0}, {"in_a_row": 0}, {"stop_at": 0}])
 def test_options_out_of_their_range(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"callbacks\.guard: .* do not fit"):
         DivergenceGuard(**options)

@@ -60,9 +60,11 @@ class DivergenceGuard(Callback):
     the next batch is through, or before validation and before a checkpoint is written.
 
     Args:
-        factor: a jump is a loss of more than so many times the median of the last ones; null: none is.
+        factor: a jump is a loss of more than so many times the median of the ones before; null: none is.
         window: how many those are; until there are so many, no jump is looked for.
         least: no loss up to this is a jump: most batches may be near 0, and one many times that.
+        in_a_row: so many losses have to be up. One batch alone may be of single words under a mask, whose
+            loss a network that is sure of itself may have in the twenties; a network that diverges stays up.
         stop_at: the time that training diverges at which it stops; 1: it never goes back.
 
     Raises:
@@ -70,15 +72,20 @@ class DivergenceGuard(Callback):
     """
 
     def __init__(
-        self, factor: float | None = 20.0, window: int = 50, least: float = 10.0, stop_at: int = 3
+        self,
+        factor: float | None = 20.0,
+        window: int = 50,
+        least: float = 10.0,
+        in_a_row: int = 3,
+        stop_at: int = 3,
     ) -> None:
-        if (factor is not None and factor <= 1) or window < 1 or stop_at < 1:
+        if (factor is not None and factor <= 1) or min(window, in_a_row, stop_at) < 1:
             raise UserError(
-                f"callbacks.guard: factor={factor}, window={window}, stop_at={stop_at} do not fit: set the "
-                "first above 1 or to null, the others to 1 or more."
+                f"callbacks.guard: factor={factor}, window={window}, in_a_row={in_a_row}, stop_at={stop_at} do "
+                "not fit: set the first above 1 or to null, the others to 1 or more."
             )
-        self.factor, self.least, self.stop_at = factor, least, stop_at
-        self.losses: deque[float] = deque(maxlen=window)
+        self.factor, self.window, self.least, self.stop_at = factor, window, least, stop_at
+        self.losses: deque[float] = deque(maxlen=window + in_a_row - 1)
         self._coming: _Loss | None = None
         self._last: _Loss | None = None
         self._sound_at = -1  # the update after which all weights were finite
@@ -129,9 +136,11 @@ class DivergenceGuard(Callback):
         loss = self._last.read()
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}", loss)
-        usual = median(self.losses) if len(self.losses) == self.losses.maxlen else None
-        if self.factor and usual is not None and loss > max(self.factor * usual, self.least):
-            raise self._diverged(f"the loss jumped from about {usual:.4g} to {loss:.4g}", loss)
+        if self.factor and len(self.losses) == self.losses.maxlen:
+            losses = list(self.losses)
+            usual, lowest = median(losses[: self.window]), min([*losses[self.window :], loss])
+            if lowest > max(self.factor * usual, self.least):
+                raise self._diverged(f"the loss jumped from about {usual:.4g} to {loss:.4g}", loss)
         self.losses.append(loss)
 
     def _settle_all(self, trainer: pl.Trainer) -> None:
