@@ -20,7 +20,16 @@ from lightning_audio.text.tokenizers import fit_tokenizer
 
 TOKENIZER = fit_tokenizer([" ab"])
 OUTPUTS, WIDTH = 4, 6
-DECODERS = [LSTMDecoder, TransformerDecoder]
+
+
+class Pooling(LSTMDecoder):
+    """One that attends to pairs of frames."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options, pool=2)
+
+
+DECODERS = [LSTMDecoder, TransformerDecoder, Pooling]
 
 
 class Bigrams:

@@ -303,6 +303,7 @@ BEHIND: dict[str, dict[str, Any]] = {
 BEHIND["attention by an LSTM"] = ATTENTION | {"decoder": decoder_of("LSTMDecoder", 2)}
 BEHIND["attention without CTC"] = ATTENTION | {"decoder": decoder_of("LSTMDecoder"), "ctc_weight": 0.0}
 BEHIND["attention that expects"] = ATTENTION | {"decoder": decoder_of("LSTMDecoder") | {"ahead": 2.0}}
+BEHIND["attention to pairs"] = ATTENTION | {"decoder": decoder_of("LSTMDecoder") | {"pool": 2}}
 BEHIND["transformer"] = ATTENTION | {"decoder": decoder_of("TransformerDecoder", 2)}
 
 

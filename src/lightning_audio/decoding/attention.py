@@ -31,6 +31,8 @@ class StepDecoder(Protocol):
 
     def step(self, inputs: Tensor, memory: Named, state: Named) -> tuple[Tensor, Named]: ...
 
+    def attended(self, memory: Named, state: Named) -> Tensor: ...
+
 
 class AttentionBeam(AttentionSearch):
     """`AttentionSearch`; `decoder` gives the tokens."""
@@ -62,7 +64,8 @@ class AttentionBeam(AttentionSearch):
     def step(self, last: np.ndarray, known: Any) -> tuple[np.ndarray, np.ndarray, Any]:
         memory, state = known
         logits, state = self.decoder.step(torch.from_numpy(last).to(self.device), memory, state)
-        return logits.float().cpu().numpy(), state["weights"].mean(1).cpu().numpy(), (memory, state)
+        attended = self.decoder.attended(memory, state)
+        return logits.float().cpu().numpy(), attended.cpu().numpy(), (memory, state)
 
     def taken(self, known: Any, rows: np.ndarray) -> Any:
         """Memory is the same for all rows of an utterance."""

@@ -51,7 +51,7 @@ class _Step(nn.Module):
         memory = dict(zip(self.memory, given, strict=False))
         state = dict(zip(self.state, given[len(self.memory) :], strict=True))
         logits, after = self.decoder.step(last, memory, state)
-        return logits, after["weights"].mean(1), *(after[name] for name in self.state)
+        return logits, self.decoder.attended(memory, after), *(after[name] for name in self.state)
 
 
 def parts_of(task: AudioTask, opset: int | None = None) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -69,6 +69,10 @@ class AttentionDecoder(nn.Module):
     def step(self, inputs: Tensor, memory: Named, state: Named) -> tuple[Tensor, Named]:
         """One input `(N,)` for each hypothesis -> logits `(N, C)` and what it remembers now."""
 
+    def attended(self, memory: Named, state: Named) -> Tensor:
+        """What the last token attended to, `(N, T)`, of all heads."""
+        return state["weights"].mean(1)
+
 
 class LSTMDecoder(AttentionDecoder):
     """LSTM layers whose last one is the query of an attention that knows where it has been.
@@ -81,10 +85,12 @@ class LSTMDecoder(AttentionDecoder):
         ahead: above 0 each token is expected so many frames behind the one before, on average: the weights
             are multiplied by those before, moved on by a geometric distribution, as by the prior filter of
             Battenberg et al. 2020 (arXiv:1910.10288). Without CTC this is what an alignment begins with.
+        pool: frames that it attends to as one, their mean. Most of a step goes over the frames, so that 2 of
+            20 ms take about half of it, and CTC still has them all.
         others: those of `AttentionDecoder`.
 
     Raises:
-        UserError: as `AttentionDecoder`, or `ahead` is below 0.
+        UserError: as `AttentionDecoder`, or `ahead` is below 0 or `pool` below 1.
     """
 
     CHANNELS, KERNEL = 16, 31  # of that convolution; 31 frames are 1.2 s where a frame is 40 ms
@@ -100,10 +106,14 @@ class LSTMDecoder(AttentionDecoder):
         heads: int = 4,
         dropout: float = 0.1,
         ahead: float = 0.0,
+        pool: int = 1,
     ) -> None:
         super().__init__(width, num_outputs, hidden, layers, heads, dropout)
         if not 0 <= ahead < math.inf:
             raise UserError(f"task.decoder.ahead={ahead} are no frames: set it to 0 or more.")
+        if pool < 1:
+            raise UserError(f"task.decoder.pool={pool} frames are none: set it to 1 or more.")
+        self.pool, ahead = pool, ahead / pool
         moved = (ahead / (1 + ahead)) ** torch.arange(round(6 * ahead), -1, -1.0)  # the last tap stays
         self.register_buffer(
             "expected", (moved / moved.sum())[None, None] if ahead else None, persistent=False
@@ -119,7 +129,31 @@ class LSTMDecoder(AttentionDecoder):
 
     def memory(self, states: Tensor, lengths: Tensor) -> Named:
         inside = frame_mask(lengths, states.shape[1])
-        return {"keys": self.key(states), "values": self.value(states), "inside": inside}
+        if self.pool == 1:
+            return {"keys": self.key(states), "values": self.value(states), "inside": inside}
+        counts = self._pooled(inside.to(states)[..., None])
+        states = self._pooled(states * inside[..., None]) / counts.clamp(min=1)
+        share = inside / self._spread(counts[..., 0], inside).clamp(min=1)  # of its group, of each frame
+        return {
+            "keys": self.key(states),
+            "values": self.value(states),
+            "inside": counts[..., 0] > 0,
+            "share": share,
+        }
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """`(B, T, D)` -> `(B, T / pool, D)`, the sums of groups; the last one may be shorter."""
+        filled = functional.pad(x, (0, 0, 0, self.pool - 1))
+        parts = [filled[:, i : i + x.shape[1] : self.pool] for i in range(self.pool)]
+        return torch.stack(parts).sum(0)
+
+    def _spread(self, groups: Tensor, like: Tensor) -> Tensor:
+        """`(B, T / pool)` -> `(B, T)`, as `like` is: each frame what its group has."""
+        return groups[..., None].expand(-1, -1, self.pool).flatten(1)[:, : like.shape[1]]
+
+    def attended(self, memory: Named, state: Named) -> Tensor:
+        weights = state["weights"].mean(1)
+        return weights if self.pool == 1 else self._spread(weights, memory["share"]) * memory["share"]
 
     def start(self, memory: Named) -> Named:
         rows, frames, _ = memory["keys"].shape
@@ -141,7 +175,7 @@ class LSTMDecoder(AttentionDecoder):
         for one in self.dropout(self.embedding(inputs)).unbind(1):
             state = self._read(one, memory, state)
             found.append(torch.cat([state["h"][:, -1], state["context"]], -1))
-            attended.append(state["weights"].detach().mean(1))
+            attended.append(self.attended(memory, state).detach())
         return self.head(torch.stack(found, 1)), torch.stack(attended, 1)
 
     def step(self, inputs: Tensor, memory: Named, state: Named) -> tuple[Tensor, Named]:
