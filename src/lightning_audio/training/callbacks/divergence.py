@@ -81,8 +81,8 @@ class DivergenceGuard(Callback):
     ) -> None:
         if (factor is not None and factor <= 1) or min(window, in_a_row, stop_at) < 1:
             raise UserError(
-                f"callbacks.guard: factor={factor}, window={window}, in_a_row={in_a_row}, stop_at={stop_at} do "
-                "not fit: set the first above 1 or to null, the others to 1 or more."
+                f"callbacks.guard: factor={factor}, window={window}, in_a_row={in_a_row}, stop_at={stop_at} "
+                "do not fit: set the first above 1 or to null, the others to 1 or more."
             )
         self.factor, self.window, self.least, self.stop_at = factor, window, least, stop_at
         self.losses: deque[float] = deque(maxlen=window + in_a_row - 1)
