@@ -15,7 +15,7 @@ class Pooling(LSTMDecoder):
     """One that attends to pairs of frames."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options, pool=2)
+        super().__init__(*arguments, **options | {"pool": 2})
 
 
 DECODERS = [LSTMDecoder, TransformerDecoder, Pooling]
