@@ -31,7 +31,9 @@ FOLDS = "folds.json"
 # Options that name no other experiment, but a seed, the machine, or a place.
 UNTOLD = (
     "experiment",
+    "name=",
     "seed",
+    "test=",  # those of a run that was tested later
     "resume",
     "hydra.",
     "paths.",
