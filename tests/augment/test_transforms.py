@@ -48,6 +48,7 @@ WAVEFORM: dict[str, Callable[[], nn.Module]] = {
     "roll": TimeRoll,
     "shift": lambda: TimeShift(0.1, RATE),
     "crop": lambda: RandomCrop(0.5, RATE, pad=0.25),
+    "crop_cut": lambda: RandomCrop(0.5, RATE, pad=0.25, cut=True),
     "crop_loud": lambda: RandomCrop(0.5, RATE, loud=True),
     "gain": Gain,
     "polarity": Polarity,
@@ -277,6 +278,19 @@ def test_a_loud_crop_holds_the_one_sound_of_a_clip_wherever_it_is() -> None:
     )  # whole, but at an edge
     ordinary = RandomCrop(0.25, RATE)(x, lengths)[0]
     assert ordinary.any(1).float().mean().item() == pytest.approx(2000 / 6000, abs=0.03)
+
+
+def test_a_crop_puts_half_a_word_against_the_end_at_which_it_was_cut() -> None:
+    lengths = torch.tensor([60, 60, 100, 100])
+    x = torch.stack([torch.arange(1.0, 101), torch.arange(100, 0.0, -1)]).repeat(2, 1)
+    x = x * frame_mask(lengths, 100)
+    cropped, new_lengths = RandomCrop(100 / RATE, RATE, pad=0.5, cut=True)(x, lengths)
+    assert new_lengths.tolist() == [100] * 4
+    assert cropped[0].tolist() == [0] * 40 + x[0, :60].tolist()
+    assert cropped[1].tolist() == x[1].tolist()
+    whole = x[2:].repeat(99, 1)
+    places, _ = RandomCrop(100 / RATE, RATE, pad=40 / RATE, cut=True)(whole, torch.full((198,), 100))
+    assert len({tuple(row.tolist()) for row in places}) > 81  # whole ones stand anywhere
 
 
 def test_a_loud_crop_of_an_even_sound_starts_anywhere() -> None:
@@ -766,7 +780,10 @@ def test_channels_of_a_clip_are_changed_alike(name: str) -> None:
     [
         (TimeRoll(p=0.3), "TimeRoll(p=0.3)"),
         (TimeShift(0.1, RATE), "TimeShift(seconds=0.1, sample_rate=8000, p=1.0, max_share=0.25)"),
-        (RandomCrop(0.5, RATE, 0.25), "RandomCrop(seconds=0.5, sample_rate=8000, pad=0.25, loud=False)"),
+        (
+            RandomCrop(0.5, RATE, 0.25),
+            "RandomCrop(seconds=0.5, sample_rate=8000, pad=0.25, loud=False, cut=False)",
+        ),
         (Gain(-3.0, 3.0), "Gain(min_db=-3.0, max_db=3.0, p=1.0)"),
         (Polarity(), "Polarity(p=0.5)"),
         (Speed(0.9, 1.1), "Speed(min=0.9, max=1.1, p=1.0, keep_length=False)"),

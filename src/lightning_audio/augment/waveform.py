@@ -92,12 +92,15 @@ class RandomCrop(Transform):
     Every clip comes out with that length; a shorter one stands at a random place in silence. With `pad` half
     of `seconds` it is the crop of EnvNet-v2 (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282). With
     `loud` the stretch lies around a moment that is drawn in proportion to its amplitude, so that a bark in
-    a clip that is silent otherwise is heard.
+    a clip that is silent otherwise is heard. With `cut` a shorter clip is taken for half of a word, and
+    stands at that end of the stretch at which it is louder, as if the stretch had cut it.
     """
 
-    def __init__(self, seconds: float, sample_rate: int, pad: float = 0.0, loud: bool = False) -> None:
+    def __init__(
+        self, seconds: float, sample_rate: int, pad: float = 0.0, loud: bool = False, cut: bool = False
+    ) -> None:
         super().__init__()
-        self.seconds, self.sample_rate, self.pad, self.loud = seconds, sample_rate, pad, loud
+        self.seconds, self.sample_rate, self.pad, self.loud, self.cut = seconds, sample_rate, pad, loud, cut
         self.size, self.silence = round(seconds * sample_rate), round(pad * sample_rate)
         if self.size < 1 or self.silence < 0:
             raise UserError(f"RandomCrop has seconds={seconds} and pad={pad}: give above 0, and 0 or above.")
@@ -105,12 +108,20 @@ class RandomCrop(Transform):
     def change(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         room = lengths + 2 * self.silence - self.size  # below 0: the clip is the shorter one, moves inside
         start = torch.sign(room) * random_below(room.abs() + 1) - self.silence
+        if self.cut:
+            short = (lengths - self.size).clamp(max=0)
+            start = torch.where(short < 0, short * self._louder_at_end(x, lengths), start)
         if self.loud:
             start = torch.where(room > 0, self._around_sound(x, lengths), start)
         margin = self.size + self.silence
         rows = torch.arange(len(x), device=x.device)
         cropped = stretches(x, self.size, margin)[rows, margin + start]
         return cropped, torch.full_like(lengths, self.size)
+
+    def _louder_at_end(self, x: Tensor, lengths: Tensor) -> Tensor:
+        place = torch.arange(x.shape[1], device=x.device)
+        balance = (place - lengths[:, None] / 2) * frame_mask(lengths, x.shape[1])
+        return (x.square() * balance).sum(1) > 0
 
     def _around_sound(self, x: Tensor, lengths: Tensor) -> Tensor:
         heard = x.abs().cumsum(1)

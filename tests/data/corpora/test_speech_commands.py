@@ -232,6 +232,26 @@ def test_with_other_keywords_all_other_words_are_unknown(tmp_path: Path) -> None
     assert corpus(root, keywords="wow").labels == ("wow", "_unknown_", "_silence_")
 
 
+def test_halves_of_training_words_are_unknown_each_cut_in_the_middle_of_its_energy(tmp_path: Path) -> None:
+    root = write_release(tmp_path, with_audio=True)
+    word = np.zeros(1000, dtype=np.int16)
+    word[600:800] = 50  # most of it behind the clip's middle
+    write_wav(root / "yes" / "train03_nohash_0.wav", word, RATE)
+    whole, made = corpus(root), corpus(root, cut_share=0.5)
+    clips = made.clips()
+    halves = [clip for clip in clips if clip.id.endswith(("/before", "/behind"))]
+    assert [clip for clip in clips if clip not in halves] == whole.clips()
+    assert len(halves) == 2 * 12 * len(KEYWORDS)  # none of validation, of test, or of other words
+    assert {(clip.split, clip.labels) for clip in halves} == {("train", ("_unknown_",))}
+    before, behind = (clip for clip in halves if clip.id.startswith("yes/train03"))
+    assert (before.start, before.duration) == (0.0, 0.7)
+    assert (behind.start, behind.duration) == (0.7, None)
+    assert before.group == behind.group == "train03"
+    drawn = epoch(made, 3)
+    assert count(drawn, "train") == count(epoch(whole, 3), "train") + Counter(_unknown_=60)
+    assert len({clip.id for clip in drawn if clip in halves}) == 60
+
+
 @pytest.mark.parametrize("variant", [12, 20])
 def test_few_clips_of_each_keyword_train_and_the_seed_names_them(variant: int, tmp_path: Path) -> None:
     words = SMALL | dict.fromkeys(DIGITS, (9, 4, 3))
@@ -475,6 +495,7 @@ def test_the_checksums_are_whole() -> None:
         ({"variant": 30}, r"set data\.variant to one of 12, 20, 35"),
         ({"convention": "tf"}, r"set data\.convention to one of tensorflow, balanced"),
         ({"silence_share": -0.1}, r"data\.silence_share=-0\.1 is no share"),
+        ({"cut_share": -1}, r"data\.cut_share=-1 is no share"),
         ({"unknown_share": float("nan")}, r"data\.unknown_share=nan is no share"),
         ({"keywords": ["wow", "wow"]}, r"data\.keywords=\['wow', 'wow'\] has a name twice"),
         ({"keywords": ["wow", "_silence_"]}, "classes of their own"),

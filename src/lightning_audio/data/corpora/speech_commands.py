@@ -32,6 +32,7 @@ VARIANTS = (12, 20, 35)
 CONVENTIONS = ("tensorflow", "balanced")
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 NOISE = "_background_noise_"
+HALVES = ("/before", "/behind")  # the middle of a word
 
 
 class SpeechCommands(Corpus):
@@ -76,6 +77,9 @@ class SpeechCommands(Corpus):
         variant: 12, 20 or 35.
         convention: `tensorflow` or `balanced`, of the 12 classes.
         silence_share, unknown_share: of the number of keyword clips; only `tensorflow` reads them.
+        cut_share: of the number of keyword clips, too: halves of training clips of keywords, cut where half
+            of a clip's energy has passed, so that windows over a stream learn that half a word is unknown.
+            An epoch draws them beside the other words, of the 12 classes alone.
         test_root: folder of the test archive (its unknown files end in `.wav.wav`), in which case the
             testing list is in no split; None takes the testing list. Only `balanced` reads it.
         keywords: other ones than the ten, of the variant 12: then all other words are unknown.
@@ -99,6 +103,7 @@ class SpeechCommands(Corpus):
         convention: str = "tensorflow",
         silence_share: float = 0.1,
         unknown_share: float = 0.1,
+        cut_share: float = 0.0,
         test_root: str | None = None,
         keywords: Sequence[str] | None = None,
         clips_per_keyword: int | None = None,
@@ -109,6 +114,7 @@ class SpeechCommands(Corpus):
         keywords = [keywords] if isinstance(keywords, str) else keywords
         self.keywords, self.clips_per_keyword = tuple(keywords or KEYWORDS), clips_per_keyword
         self.shares = {UNKNOWN: unknown_share, SILENCE: silence_share}
+        self.cut_share = cut_share
         self._refuse_bad_options()
         self.release = RELEASES[self.version]
         has_archive = variant == 12 and convention == "balanced" and test_root is not None
@@ -130,9 +136,9 @@ class SpeechCommands(Corpus):
                     f"There is no {key} {getattr(self, key)!r} of Speech Commands: set data.{key} to one of "
                     f"{', '.join(map(str, options))}."
                 )
-        for label, share in self.shares.items():
+        for name, share in {**self.shares, "cut": self.cut_share}.items():
             if not 0 <= share < math.inf:
-                key = f"data.{label.strip('_')}_share"
+                key = f"data.{name.strip('_')}_share"
                 raise UserError(f"{key}={share} is no share of the keyword clips: set it to 0 or more.")
         if self.keywords != KEYWORDS and (self.variant != 12 or self.convention != "tensorflow"):
             raise UserError("data.keywords is for data.variant=12 and data.convention=tensorflow: set these.")
@@ -195,12 +201,19 @@ class SpeechCommands(Corpus):
             return super().draw(clips, rng)
         labels = np.array([clip.labels[0] for clip in clips])
         keywords = np.flatnonzero(~np.isin(labels, (UNKNOWN, SILENCE)))
+        cut = np.array([clip.id.endswith(HALVES) for clip in clips], dtype=bool)
+        counts = {
+            UNKNOWN: self._count(UNKNOWN, len(keywords)),
+            SILENCE: self._count(SILENCE, len(keywords)),
+            "cut": round(self.cut_share * len(keywords)),
+        }
+        pools = {label: (labels == label) & ~cut for label in (UNKNOWN, SILENCE)} | {"cut": cut}
         drawn = [keywords]
-        for label in (UNKNOWN, SILENCE):
-            pool = np.flatnonzero(labels == label)
+        for name, pool in pools.items():
+            rows = np.flatnonzero(pool)
             # The word, or the recording.
-            sources = [clips[position].id.rpartition("/")[0] for position in pool.tolist()]
-            drawn.append(pool[draw_evenly(sources, self._count(label, len(keywords)), rng)])
+            sources = [clips[row].id.rpartition("/")[0] for row in rows.tolist()]
+            drawn.append(rows[draw_evenly(sources, counts[name], rng)])
         return np.concatenate(drawn)
 
     def _count(self, label: str, keywords: int) -> int:
@@ -260,7 +273,8 @@ class SpeechCommands(Corpus):
 
     def _twelve(self, clips: list[Clip]) -> list[Clip]:
         """With silence and the test archive; what validation and test did not draw is in no split."""
-        clips = clips + (self._silence() if self._count(SILENCE, len(clips)) else [])
+        halves = [half for clip in clips for half in self._halves(clip)] if self.cut_share else []
+        clips = clips + halves + (self._silence() if self._count(SILENCE, len(clips)) else [])
         if self.test_root is not None:
             clips = self._drawn([clip for clip in clips if clip.split != "test"], "val")
             return clips + self._test_set(self.test_root)
@@ -272,6 +286,17 @@ class SpeechCommands(Corpus):
         kept = {rows[position] for position in self.draw([clips[row] for row in rows], rng)}
         left_out = set(rows) - kept
         return [replace(clip, split=None) if row in left_out else clip for row, clip in enumerate(clips)]
+
+    def _halves(self, clip: Clip) -> list[Clip]:
+        """A training clip of a keyword, cut where half of its energy has passed."""
+        if clip.split != "train" or clip.labels[0] not in self.keywords:
+            return []
+        audio = read_audio(clip.path)
+        passed = np.cumsum(np.square(audio.samples, dtype=float))
+        middle = float(np.searchsorted(passed, passed[-1] / 2) + 1) / audio.rate
+        before, behind = (clip.id + half for half in HALVES)
+        unknown = replace(clip, labels=(UNKNOWN,))
+        return [replace(unknown, id=before, duration=middle), replace(unknown, id=behind, start=middle)]
 
     def _silence(self) -> list[Clip]:
         folder = self.folder / NOISE
