@@ -121,23 +121,6 @@ def test_the_first_filters_fit_the_rate() -> None:
             assert x.shape[-1] == int(lengths) == -(-frames // 4)
 
 
-def test_first_filters_may_start_as_band_passes_evenly_on_the_mel_scale() -> None:
-    built, free = (from_yaml("m5", WAVEFORM, 2, bands=bands) for bands in (True, False))
-    assert isinstance(built, WaveformCNN)
-    assert isinstance(free, WaveformCNN)
-    weights = built.filters.weight[:, 0].detach()
-    # Each passes one band: from 100 Hz, one period in the kernel, to 3900 Hz of a rate of 8 kHz.
-    heard = torch.fft.rfft(weights, 8000).abs().argmax(1).float()  # in Hz
-    low, high = (2595 * (1 + torch.tensor([100.0, 3900.0]) / 700).log10()).tolist()
-    expected = 700 * (10 ** (torch.linspace(low, high, 64) / 2595) - 1)
-    # At the ends a band meets its mirror image.
-    torch.testing.assert_close(heard[:64][8:-1], expected[8:-1], rtol=0, atol=20)
-    torch.testing.assert_close(heard[64:][8:-1], expected[8:-1], rtol=0, atol=20)
-    # Sines are at right angles to cosines, and all are as loud as where they start at random.
-    assert (weights[:64] * weights[64:]).sum(1).abs().max() < 1e-5
-    assert float(weights.std()) == pytest.approx(float(free.filters.weight.std()), rel=0.05)
-
-
 @pytest.mark.parametrize("name", ["m5", "m11", "m18", "m34_res"])
 @torch.no_grad()
 def test_padding_does_not_change_the_answer_to_a_waveform(name: str) -> None:

@@ -58,9 +58,7 @@ class Residual(nn.Module):
 class WaveformCNN(Network):
     """A bank of filters, stages of blocks with pooling between them, the mean over time.
 
-    The first filters take all channels and features of a frame, the one of waveforms or several. With
-    `bands` they start as band passes under a Hann window, sine and cosine of frequencies evenly on the mel
-    scale (as SincNet's, Ravanelli and Bengio 2018, https://arxiv.org/abs/1808.00158, but free from there on).
+    The first filters take all channels and features of a frame, the one of waveforms or several.
     """
 
     def __init__(
@@ -74,7 +72,6 @@ class WaveformCNN(Network):
         blocks: Sequence[int] = (1, 1, 1),
         residual: bool = False,
         pool_last: bool = True,
-        bands: bool = False,
     ) -> None:
         super().__init__()
         if not widths or len(widths) != len(blocks):
@@ -85,8 +82,6 @@ class WaveformCNN(Network):
         channels, features = in_shape
         self.kernel, self.stride, self.pool_last = kernel, stride, pool_last
         self.filters = nn.Conv1d(channels * features, filters, kernel, stride, bias=False)
-        if bands:
-            self.filters.weight.data.copy_(band_passes(filters, kernel)[:, None])
         self.norm = BatchNorm(filters)
         block = Residual if residual else Plain
         self.stages = nn.ModuleList()
@@ -114,20 +109,6 @@ class WaveformCNN(Network):
             if number < len(self.stages) or self.pool_last:
                 x, lengths = pool(x, lengths)
         return x, lengths
-
-
-def band_passes(filters: int, kernel: int) -> Tensor:
-    """`(filters, kernel)`: cosines, then sines, of 1 period in the kernel up to 1 below half the rate.
-
-    Their frequencies are evenly spaced on HTK's mel scale where the kernel has 10 ms.
-    """
-    # Of that scale, which is linear below 700 Hz, these are 7 periods.
-    low, high = (torch.tensor([1.0, kernel / 2 - 1]) / 7).log1p().tolist()
-    periods = 7 * torch.linspace(low, high, -(-filters // 2)).expm1()
-    time = (torch.arange(kernel) + 0.5) / kernel - 0.5
-    phase = 2 * torch.pi * periods[:, None] * time
-    waves = torch.cat([phase.cos(), phase.sin()])[:filters] * torch.hann_window(kernel, periodic=False)
-    return waves / waves.std(1, keepdim=True) / (3 * kernel) ** 0.5  # as loud as where they start at random
 
 
 def pool(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
