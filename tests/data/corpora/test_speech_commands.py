@@ -247,7 +247,11 @@ def test_halves_of_training_words_are_unknown_each_cut_in_the_middle_of_its_ener
     assert (before.start, before.duration) == (0.0, 0.7)
     assert (behind.start, behind.duration) == (0.7, None)
     assert before.group == behind.group == "train03"
-    drawn = epoch(made, 3)
+    for odd in (np.zeros(50), np.ones(1), np.eye(1, 50, 49)[0]):  # silent, too short, a click at the end
+        write_wav(root / "yes" / "train03_nohash_0.wav", (99 * odd).astype(np.int16), RATE)
+        starts = [clip.start for clip in made.clips() if clip.id.startswith("yes/train03_nohash_0.wav/")]
+        assert starts == ([0.0, 0.049] if odd[-1] and len(odd) > 1 else [])
+    drawn = epoch(corpus(root, cut_share=0.5), 3)
     assert count(drawn, "train") == count(epoch(whole, 3), "train") + Counter(_unknown_=60)
     assert len({clip.id for clip in drawn if clip in halves}) == 60
 

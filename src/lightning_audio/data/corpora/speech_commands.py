@@ -293,7 +293,9 @@ class SpeechCommands(Corpus):
             return []
         audio = read_audio(clip.path)
         passed = np.cumsum(np.square(audio.samples, dtype=float))
-        middle = float(np.searchsorted(passed, passed[-1] / 2) + 1) / audio.rate
+        if len(passed) < 2 or not passed[-1]:
+            return []
+        middle = min(int(np.searchsorted(passed, passed[-1] / 2)) + 1, len(passed) - 1) / audio.rate
         before, behind = (clip.id + half for half in HALVES)
         unknown = replace(clip, labels=(UNKNOWN,))
         return [replace(unknown, id=before, duration=middle), replace(unknown, id=behind, start=middle)]
