@@ -42,6 +42,8 @@ UNTOLD = (
     "data.root",
     "data.download",
 )
+# Of these it is told that they name a run, not where that lies.
+RUNS = ("init=", "task.teacher=")
 TRANSCRIBED = ("test/wer", "test/cer")
 # The first two that a run has stand in its row: of a trigger, misses and false alarms before its clips.
 SCORED = ("test/miss_rate", "test/false_alarms_per_hour", "test/accuracy", "test/map", "test/macro_f1")
@@ -60,6 +62,7 @@ def entry_of(folder: Path) -> dict[str, Any]:
     overrides = first / ".hydra" / "overrides.yaml"
     told = [str(line) for line in (read_yaml(overrides) if overrides.is_file() else [])]
     chosen = next((line.partition("=")[2] for line in told if line.startswith("experiment=")), "demo")
+    told = [f"{line.partition('=')[0]}=RUN" if line.lstrip("+~").startswith(RUNS) else line for line in told]
     told = sorted(line for line in told if not line.lstrip("+~").startswith(UNTOLD))
     command = f"make {'folds' if many else 'train'} EXP={chosen}"
     entry = {"experiment": chosen, "command": command + (f' ARGS="{" ".join(told)}"' if told else "")}

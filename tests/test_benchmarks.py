@@ -87,6 +87,19 @@ def test_what_a_run_says_of_itself_is_kept(tiny_run: Path) -> None:
     assert found["seed"] == 0
 
 
+def test_a_row_does_not_tell_where_another_run_lies(tiny_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import tables
+
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / ".hydra").mkdir(exist_ok=True)
+    told = ["experiment=esc10_yamnet", "init=/home/me/logs/a=b", "init_scale=2", "+task.teacher=logs/run"]
+    (run / ".hydra" / "overrides.yaml").write_text("\n".join(f"- {line}" for line in told))
+    expected = 'make train EXP=esc10_yamnet ARGS="+task.teacher=RUN init=RUN init_scale=2"'
+    assert tables.entry_of(run)["command"] == expected
+
+
 def test_scores_that_were_edited_are_refused(tiny_run: Path, tmp_path: Path) -> None:
     import shutil
 
