@@ -32,7 +32,7 @@ VARIANTS = (12, 20, 35)
 CONVENTIONS = ("tensorflow", "balanced")
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 NOISE = "_background_noise_"
-HALVES = ("/before", "/behind")  # the middle of a word
+CUT, HALVES = "_cut_", ("/before", "/behind")  # of training words, and what the ids of both halves end with
 
 
 class SpeechCommands(Corpus):
@@ -113,8 +113,7 @@ class SpeechCommands(Corpus):
         self.version, self.variant, self.convention, self.seed = str(version), variant, convention, seed
         keywords = [keywords] if isinstance(keywords, str) else keywords
         self.keywords, self.clips_per_keyword = tuple(keywords or KEYWORDS), clips_per_keyword
-        self.shares = {UNKNOWN: unknown_share, SILENCE: silence_share}
-        self.cut_share = cut_share
+        self.shares = {UNKNOWN: unknown_share, SILENCE: silence_share, CUT: cut_share}
         self._refuse_bad_options()
         self.release = RELEASES[self.version]
         has_archive = variant == 12 and convention == "balanced" and test_root is not None
@@ -136,9 +135,9 @@ class SpeechCommands(Corpus):
                     f"There is no {key} {getattr(self, key)!r} of Speech Commands: set data.{key} to one of "
                     f"{', '.join(map(str, options))}."
                 )
-        for name, share in {**self.shares, "cut": self.cut_share}.items():
+        for kind, share in self.shares.items():
             if not 0 <= share < math.inf:
-                key = f"data.{name.strip('_')}_share"
+                key = f"data.{kind.strip('_')}_share"
                 raise UserError(f"{key}={share} is no share of the keyword clips: set it to 0 or more.")
         if self.keywords != KEYWORDS and (self.variant != 12 or self.convention != "tensorflow"):
             raise UserError("data.keywords is for data.variant=12 and data.convention=tensorflow: set these.")
@@ -199,26 +198,20 @@ class SpeechCommands(Corpus):
         """All words; of 12 classes all keywords, and the share of unknown and silent clips, drawn afresh."""
         if self.variant != 12:
             return super().draw(clips, rng)
-        labels = np.array([clip.labels[0] for clip in clips])
-        keywords = np.flatnonzero(~np.isin(labels, (UNKNOWN, SILENCE)))
-        cut = np.array([clip.id.endswith(HALVES) for clip in clips], dtype=bool)
-        counts = {
-            UNKNOWN: self._count(UNKNOWN, len(keywords)),
-            SILENCE: self._count(SILENCE, len(keywords)),
-            "cut": round(self.cut_share * len(keywords)),
-        }
-        pools = {label: (labels == label) & ~cut for label in (UNKNOWN, SILENCE)} | {"cut": cut}
+        kinds = np.array([CUT if clip.id.endswith(HALVES) else clip.labels[0] for clip in clips])
+        keywords = np.flatnonzero(~np.isin(kinds, list(self.shares)))
         drawn = [keywords]
-        for name, pool in pools.items():
-            rows = np.flatnonzero(pool)
-            # The word, or the recording.
-            sources = [clips[row].id.rpartition("/")[0] for row in rows.tolist()]
-            drawn.append(rows[draw_evenly(sources, counts[name], rng)])
+        for kind in self.shares:
+            pool = np.flatnonzero(kinds == kind)
+            # The word, the recording, or the clip that was cut.
+            sources = [clips[position].id.rpartition("/")[0] for position in pool.tolist()]
+            drawn.append(pool[draw_evenly(sources, self._count(kind, len(keywords)), rng)])
         return np.concatenate(drawn)
 
-    def _count(self, label: str, keywords: int) -> int:
-        """How many unknown or silent clips go with so many of the keywords."""
-        share = 1 / len(KEYWORDS) if self.convention == "balanced" else self.shares[label]
+    def _count(self, kind: str, keywords: int) -> int:
+        """How many unknown, silent or cut clips go with so many of the keywords."""
+        balanced = self.convention == "balanced" and kind != CUT
+        share = 1 / len(KEYWORDS) if balanced else self.shares[kind]
         return math.ceil(round(share * keywords, 6))  # rounded first: 0.1 * 30 is a little more than 3
 
     def _paths(self) -> dict[str, Path]:
@@ -273,7 +266,7 @@ class SpeechCommands(Corpus):
 
     def _twelve(self, clips: list[Clip]) -> list[Clip]:
         """With silence and the test archive; what validation and test did not draw is in no split."""
-        halves = [half for clip in clips for half in self._halves(clip)] if self.cut_share else []
+        halves = [half for clip in clips for half in self._halves(clip)] if self.shares[CUT] else []
         clips = clips + halves + (self._silence() if self._count(SILENCE, len(clips)) else [])
         if self.test_root is not None:
             clips = self._drawn([clip for clip in clips if clip.split != "test"], "val")
