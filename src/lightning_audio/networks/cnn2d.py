@@ -69,8 +69,10 @@ class ResidualNetwork(Network):
     def maps(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F, T)` or `(B, C, F, T)` -> `(B, C', F', T')` and a mask `(B, 1, 1, T')`, 1 within clips."""
         x = as_maps(x)
-        mask = frame_mask(lengths, x.shape[-1])[:, None, None, ::2].to(x.dtype)
-        x = functional.relu(self.stem_norm(self.stem(x))) * mask
+        mask = frame_mask(lengths, x.shape[-1])[:, None, None, ::2]
+        x = self.stem_norm(self.stem(x))
+        mask = mask.to(x.dtype)  # of the maps, not of the features: float32 would undo autocast behind it
+        x = functional.relu(x) * mask
         for stage, stride in zip(self.stages, self.time_strides, strict=True):
             mask = mask[..., ::stride]
             x = stage(x, mask)
