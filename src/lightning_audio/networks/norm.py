@@ -61,6 +61,8 @@ class BatchNorm(nn.BatchNorm1d):
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            return super().forward(x)  # there torch's sums are vectorised, too
         rows = x.flatten(2)
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
         if not (self.training and plain):
@@ -68,6 +70,9 @@ class BatchNorm(nn.BatchNorm1d):
         y, mean, variance = _WithBatchStatistics.apply(rows.contiguous(), self.weight, self.bias, self.eps)
         self._follow(mean, variance, x.numel() // x.shape[1])
         return y.view(x.shape)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes."""
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:

@@ -13,16 +13,38 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_audio.errors import UserError
-from lightning_audio.frontend.mask import mask_frames
+from lightning_audio.frontend.mask import in_export, mask_frames
 from lightning_audio.networks.base import Network, strided
 from lightning_audio.networks.norm import BatchNorm
 
 POOL = 4
 
 
+class OverTime(nn.Conv1d):
+    """A convolution over time of `(B, C, 1, T)`, the parameters of which are those of `nn.Conv1d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, 1, T)` -> `(B, C', 1, T')`."""
+        return functional.conv2d(
+            x, self.weight[:, :, None], None, (1, self.stride[0]), (0, int(self.padding[0]))
+        )
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """`(B, C, T)` -> `(B, C, 1, T)`, on a CPU with the channels of a frame side by side in memory.
+
+    So is then all that comes out of convolutions: pooling and norms take a fraction of the time.
+    """
+    maps = x[:, :, None]
+    if x.device.type != "cpu" or in_export():
+        return maps
+    # Not `contiguous`, for which one channel has both formats already.
+    return torch.empty(maps.shape, dtype=x.dtype, memory_format=torch.channels_last).copy_(maps)
+
+
 def convolution(channels_in: int, channels: int) -> nn.Sequential:
     """Kernel 3, as many frames out as in, normalised."""
-    return nn.Sequential(nn.Conv1d(channels_in, channels, 3, padding=1, bias=False), BatchNorm(channels))
+    return nn.Sequential(OverTime(channels_in, channels, 3, padding=1, bias=False), BatchNorm(channels))
 
 
 class Plain(nn.Module):
@@ -33,7 +55,7 @@ class Plain(nn.Module):
         self.convolution = convolution(channels_in, channels)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`(B, C, T)` -> `(B, C', T)`, 0 behind the clips."""
+        """`(B, C, 1, T)` -> `(B, C', 1, T)`, 0 behind the clips."""
         return mask_frames(functional.relu(self.convolution(x)), lengths)
 
 
@@ -46,11 +68,11 @@ class Residual(nn.Module):
         self.second = convolution(channels, channels)
         self.shortcut: nn.Module = nn.Identity()
         if channels != channels_in:
-            pointwise = nn.Conv1d(channels_in, channels, 1, bias=False)
+            pointwise = OverTime(channels_in, channels, 1, bias=False)
             self.shortcut = nn.Sequential(pointwise, BatchNorm(channels))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`(B, C, T)` -> `(B, C', T)`, 0 behind the clips."""
+        """`(B, C, 1, T)` -> `(B, C', 1, T)`, 0 behind the clips."""
         y = mask_frames(functional.relu(self.first(x)), lengths)
         return mask_frames(functional.relu(self.second(y) + self.shortcut(x)), lengths)
 
@@ -81,7 +103,7 @@ class WaveformCNN(Network):
             )
         channels, features = in_shape
         self.kernel, self.stride, self.pool_last = kernel, stride, pool_last
-        self.filters = nn.Conv1d(channels * features, filters, kernel, stride, bias=False)
+        self.filters = OverTime(channels * features, filters, kernel, stride, bias=False)
         self.norm = BatchNorm(filters)
         block = Residual if residual else Plain
         self.stages = nn.ModuleList()
@@ -99,7 +121,7 @@ class WaveformCNN(Network):
     def embed(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What the mean is taken of: `(B, C, T')`, 0 behind the clips, and lengths in its frames."""
         # One frame for every `stride` samples that are begun, so that a clip of one sample has one.
-        x = functional.pad(x.flatten(1, -2), ((self.kernel - 1) // 2, self.kernel // 2))
+        x = side_by_side(functional.pad(x.flatten(1, -2), ((self.kernel - 1) // 2, self.kernel // 2)))
         lengths = strided(lengths, self.stride)
         x, lengths = pool(mask_frames(self.norm(self.filters(x)), lengths), lengths)
         x = functional.relu(x)  # behind the pooling it is the same, and a quarter of the work
@@ -108,12 +130,11 @@ class WaveformCNN(Network):
                 x = block(x, lengths)
             if number < len(self.stages) or self.pool_last:
                 x, lengths = pool(x, lengths)
-        return x, lengths
+        return x[:, :, 0], lengths
 
 
 def pool(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Maxima of 4 frames. Padding is 0: it does not count among what went through a ReLU, or will."""
-    if torch.compiler.is_exporting():  # which fixes the length for `max_pool1d` and `ceil_mode`
-        maps = functional.pad(x, (0, POOL - 1))[:, :, None]
-        return functional.max_pool2d(maps, (1, POOL))[:, :, 0], strided(lengths, POOL)
-    return functional.max_pool1d(x, POOL, ceil_mode=True), strided(lengths, POOL)
+    if torch.compiler.is_exporting():  # which fixes the length for `ceil_mode`
+        return functional.max_pool2d(functional.pad(x, (0, POOL - 1)), (1, POOL)), strided(lengths, POOL)
+    return functional.max_pool2d(x, (1, POOL), ceil_mode=True), strided(lengths, POOL)
