@@ -33,11 +33,7 @@ from lightning_audio.training.trainer import build_trainer
 TRAINER, BARE = "Trainer, as `train` builds it", "a bare loop"
 # Overrides, those without the corpus, and the ratio that is asked for.
 RECIPES = {
-    "esc10_cnn2d, batches of 16": (
-        ["experiment=esc10_cnn2d", "trainer.precision=32-true"],  # as the bare loop has it
-        ["data=demo", "~data.subset"],
-        "<= 1.03",
-    ),
+    "esc10_cnn2d, batches of 16": (["experiment=esc10_cnn2d"], ["data=demo", "~data.subset"], "<= 1.03"),
     "BC-ResNet tau 1, batches of 64": (
         ["experiment=speech_commands_bc_resnet", "network.tau=1"],
         ["data=demo", "data.seconds=1", "data.clips_per_class=240", "augment=digit"],
