@@ -52,9 +52,8 @@ def build_trainer(
         UserError: options do not fit one another, the device, or the data.
     """
     options: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
-    asked = options["precision"]
-    options |= _for_device(options) | _for_launcher(options) | _at_least_one_batch(options, data)
-    options["precision"] = _where_right(options, asked, task)
+    options |= _where_right(_for_device(options), options, task)
+    options |= _for_launcher(options) | _at_least_one_batch(options, data)
     options["strategy"] = _strategy(cfg, options, task)
     _refuse_late_validation(options, data)
     if not options.get("limit_train_batches", 1):
@@ -194,19 +193,22 @@ def _for_device(options: dict[str, Any]) -> dict[str, Any]:
     return {"precision": precision, "sync_batchnorm": on_cuda and bool(options.get("sync_batchnorm"))}
 
 
-def _where_right(options: dict[str, Any], asked: str, task: AudioTask) -> str:
-    """The precision, or float32 where `auto` took bfloat16 and a convolution comes out wrong in it."""
-    precision = str(options["precision"])
+def _where_right(found: dict[str, Any], asked: dict[str, Any], task: AudioTask) -> dict[str, Any]:
+    """What was found for the device; float32 where `auto` took bfloat16 and a convolution is wrong in it.
+
+    Raises:
+        UserError: bfloat16 was asked for by name.
+    """
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    on_gpu = has_gpu and options["accelerator"] != "cpu"
-    wrong = [] if on_gpu or precision != "bf16-mixed" else wrong_convolutions(task)
+    on_gpu = has_gpu and asked["accelerator"] != "cpu"
+    wrong = [] if on_gpu or found["precision"] != "bf16-mixed" else wrong_convolutions(task)
     if not wrong:
-        return precision
-    found = f"{', '.join(wrong)} of this model comes out wrong in bfloat16 by this processor and PyTorch"
-    if asked != "auto":
-        raise UserError(f"{found} {torch.__version__}: set trainer.precision=32-true.")
-    _log.warning("%s %s, so that trainer.precision=auto takes float32.", found, torch.__version__)
-    return "32-true"
+        return found
+    what = f"{', '.join(wrong)} of this model comes out wrong in bfloat16 by this processor and PyTorch"
+    if asked["precision"] != "auto":
+        raise UserError(f"{what} {torch.__version__}: set trainer.precision=32-true.")
+    _log.warning("%s %s, so that trainer.precision=auto takes float32.", what, torch.__version__)
+    return found | {"precision": "32-true"}
 
 
 def _bfloat16(on_cuda: bool, on_cpu: bool) -> bool:
