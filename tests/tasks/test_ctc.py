@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_SPEECH
 from torch import Tensor
 
 from lightning_audio import build
@@ -19,6 +20,7 @@ from lightning_audio.augment import Augment
 from lightning_audio.augment.features import SpecAugment
 from lightning_audio.augment.waveform import Speed
 from lightning_audio.checkpoint import load
+from lightning_audio.config import compose_config
 from lightning_audio.data.batch import Batch
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.info import DataInfo
@@ -28,6 +30,7 @@ from lightning_audio.errors import UserError
 from lightning_audio.tasks.ctc import CTC
 from lightning_audio.tasks.ctc_doctor import Symptoms, causes, on_plateau, verdict
 from lightning_audio.text.tokenizers import fit_tokenizer
+from lightning_audio.training.run import train
 
 TEXT: dict[str, Any] = {"steps": ["lower", "spaces"], "tokenizer": {"kind": "characters"}}
 ANSWERING = {
@@ -174,6 +177,58 @@ def test_the_gradient_with_label_priors_is_the_slope_of_the_loss() -> None:
         up, down = (float(built.loss(logits + side * away, lengths, targets)) for side in (1, -1))
         slope[place] = (up - down) / (2 * step)
     torch.testing.assert_close(given.grad, slope, rtol=0, atol=1e-3)
+
+
+def test_two_copies_have_to_spell_the_same_and_to_agree_frame_by_frame() -> None:
+    first, lengths, targets = batch_of(CASES)
+    second = first.flip(-1)
+    both = torch.cat([first, second]).requires_grad_()
+    loss = task(consistency=0.5).train().loss(both, lengths.repeat(2), targets)
+    spelled, apart = [], []
+    for own, twin in [(first, second), (second, first)]:
+        for i, (target, frames) in enumerate(CASES):
+            spelled.append(brute_force(own[i, :frames].double().numpy(), target) / len(target))
+            p, q = (rows[i, :frames].double().softmax(-1) for rows in (twin, own))
+            apart.append(float((p * (p / q).log()).sum()) / len(target))
+    assert loss.item() == pytest.approx(np.mean(spelled) + 0.5 * np.mean(apart), rel=1e-5)
+    loss.backward()
+    alone = first.clone().requires_grad_()  # its twin is taken as it is
+    rows = zip(alone.softmax(-1), second.log_softmax(-1), lengths.tolist(), targets, strict=True)
+    kept = [(q.exp() * (q - p.log()))[:length].sum() / (target != PAD).sum() for p, q, length, target in rows]
+    (0.5 * torch.stack(kept).sum() + len(CASES) * task().eval().loss(alone, lengths, targets)).backward()
+    assert both.grad is not None
+    assert alone.grad is not None
+    torch.testing.assert_close(2 * len(CASES) * both.grad[: len(CASES)], alone.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_copies_are_augmented_each_by_itself_in_training_alone() -> None:
+    torch.manual_seed(0)
+    batch = Batch(
+        torch.randn(3, 8000) * 0.1, torch.tensor([8000, 6000, 4000]), torch.tensor([[1, 2]] * 3), ()
+    )
+    built = task(consistency=0.2, augment=Augment(features={"masks": SpecAugment()})).train()
+    logits, lengths, targets = built.training_logits(batch)
+    assert (len(logits), len(targets)) == (6, 3)
+    assert lengths.tolist() == lengths[:3].tolist() * 2
+    assert (logits[:3] - logits[3:]).abs().amax((1, 2)).min() > 0
+    plain = task(consistency=0.2).train()
+    plain.network.dropout.p = 0.0  # type: ignore[union-attr]
+    same, lengths, _ = plain.training_logits(batch)
+    torch.testing.assert_close(same[:3], same[3:])
+    expected = task().train().loss(same[:3], lengths[:3], targets)
+    torch.testing.assert_close(plain.loss(same, lengths, targets), expected)
+    assert len(built.eval().training_logits(batch)[0]) == 3
+
+
+def test_a_warp_of_time_moves_one_copy_and_not_the_other(tmp_path: Path) -> None:
+    warp = "augment.features.warp={_target_: lightning_audio.augment.warp.TimeWarp}"
+    with pytest.raises(UserError, match=r"augment\.features\.warp moves those of each copy"):
+        train(compose_config([*TINY_SPEECH, "task.consistency=0.2", f"+{warp}"]), tmp_path)
+
+
+def test_a_run_with_two_copies_says_so(tmp_path: Path) -> None:
+    train(compose_config([*TINY_SPEECH, "task.consistency=0.2"]), tmp_path)
+    assert load(tmp_path).copies == 2
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "task.refractory": POSITIVE,
     "task.smoothing": POSITIVE,
     "task.label_prior": POSITIVE,
+    "task.consistency": POSITIVE,
     "task.clips_per_sequence": SIZE,
     "task.start_below_blank_rate": SHARE,
     "task.width": SIZE,

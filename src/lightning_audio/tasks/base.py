@@ -62,6 +62,7 @@ class AudioTask(pl.LightningModule):
     usual_metrics: ClassVar[tuple[str, ...]] = ()
     transcribes: ClassVar[bool] = False  # whether it gives text, and not labels
     answers: ClassVar[tuple[str, ...]] = ("scores",)  # the names of what `answer` gives
+    copies: int = 1  # of a batch's features in training, each augmented by itself: logits come copy by copy
     patience: ClassVar[int] = 1  # times as many updates as usual, in which a few clips are learned by heart
 
     def __init__(
@@ -256,6 +257,8 @@ class AudioTask(pl.LightningModule):
             features, frames = self.frontend(waveforms, lengths)
         else:  # computed beforehand: nothing changes their waveforms
             features, frames = self.raw_features(batch)
+        if self.training and self.copies > 1:
+            features, frames = torch.cat([features] * self.copies), frames.repeat(self.copies)
         features, frames = self.augment.features(features, frames)
         features, frames = self.normalize(features, frames)
         logits, lengths = self.apply_network(features, frames)
@@ -385,10 +388,9 @@ class AudioTask(pl.LightningModule):
     @property
     def total_steps(self) -> int:
         """Updates of the whole training."""
+        # Not trainer.estimated_stepping_batches: reading it drops the place of the loader in a resumed run.
         limits = (self.trainer.max_epochs or -1) * self._steps, self.trainer.max_steps
         return min((limit for limit in limits if limit > 0), default=self._steps)
-
-    # Not trainer.estimated_stepping_batches: reading it drops the position of the loader in a resumed run.
 
     def setup(self, stage: str) -> None:
         if stage == "fit":

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_audio.augment.features import SpecAugment
+from lightning_audio.augment.warp import TimeWarp
 from lightning_audio.augment.waveform import Speed
 from lightning_audio.data.batch import Batch, HostCopy, samples_to_float
 from lightning_audio.data.datamodule import AudioDataModule
@@ -36,6 +37,9 @@ class CTC(Transcription):
         label_prior: how much of the logarithm of the mean posterior is taken off the log-probabilities in
             training, which makes them less peaky (Huang et al. 2024, arXiv:2406.02560); 0 for plain CTC.
         start_below_blank_rate: the blank rate below which delayed augmentation begins.
+        consistency: weight of the divergence between the posteriors of two copies of each utterance, whose
+            features are augmented each by itself, such as 0.2 (Yao et al. 2025, CR-CTC, arXiv:2410.05101); 0
+            for one copy. A step takes twice the time and the memory.
         shared: what `Transcription` takes besides.
     """
 
@@ -50,15 +54,17 @@ class CTC(Transcription):
         text: Mapping[str, Any],
         label_prior: float = 0.0,
         start_below_blank_rate: float = 0.9,
+        consistency: float = 0.0,
         **shared: Any,
     ) -> None:
         super().__init__(text=text, **shared)
-        if label_prior < 0 or not 0 <= start_below_blank_rate <= 1:
+        if min(label_prior, consistency) < 0 or not 0 <= start_below_blank_rate <= 1:
             raise UserError(
-                f"task.label_prior={label_prior} and task.start_below_blank_rate={start_below_blank_rate} "
-                "do not fit: set the first to 0 or more (0.3 is much), the second to a share of the frames, "
-                "such as 0.9."
+                f"task.label_prior={label_prior}, task.consistency={consistency} and "
+                f"task.start_below_blank_rate={start_below_blank_rate} do not fit: set the first two to 0 or "
+                "more (0.3 and 0.2 are usual), the third to a share of the frames, such as 0.9."
             )
+        self.consistency, self.copies = consistency, 2 if consistency else 1
         self.label_prior, self.start_below_blank_rate = label_prior, start_below_blank_rate
         self.greedy = self.decoder = Greedy(self.tokenizer)
         outputs = len(self.labels) + 1
@@ -66,6 +72,21 @@ class CTC(Transcription):
         self.register_buffer("prior", torch.full((outputs,), 1 / outputs))
         self.diagnosed = False
         self._blank_rate: HostCopy | None = None  # on its way from the device
+
+    def check(self, data: AudioDataModule) -> None:
+        """As for every transcript; refuses what moves the frames of one copy and not of the other.
+
+        Raises:
+            UserError: `consistency` comes with a warp of time.
+        """
+        super().check(data)
+        found = self.augment.feature_transforms.items()
+        warps = [name for name, transform in found if isinstance(transform, TimeWarp)]
+        if warps and self.copies > 1:
+            raise UserError(
+                f"task.consistency compares frame with frame, and augment.features.{warps[0]} moves those of "
+                f"each copy by itself: set augment.features.{warps[0]}=null or task.consistency=0."
+            )
 
     def beam(self, **options: Any) -> Beam:
         return Beam(self.tokenizer, **options)
@@ -107,22 +128,27 @@ class CTC(Transcription):
     def loss(self, logits: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
         """The mean over utterances of the negative log-probability of each, by its number of tokens.
 
-        `logits` `(B, T, C)`, `lengths` `(B,)` in frames, `targets` `(B, U)` with PAD behind each.
+        `logits` `(B, T, C)`, `lengths` `(B,)` in frames, `targets` `(B, U)` with PAD behind each. Logits and
+        lengths may be of two copies, one behind the other: what parts the copies is added.
         """
         log_probs = logits.float().log_softmax(-1)  # half precision does not hold sums of so many paths
         if self.training:
             self._follow(log_probs.detach(), lengths)
-        counts, excess = (targets != PAD).sum(1), log_probs.new_zeros(len(targets))
+        extra = log_probs.new_zeros(len(lengths))
+        if len(lengths) > len(targets):
+            targets = targets.repeat(2, 1)
+            extra = self.consistency * from_its_twin(log_probs, lengths)
+        counts = (targets != PAD).sum(1)
         if self.label_prior and self.training:
             log_probs = log_probs - self.label_prior * self.prior.log()
             # The gradient that torch gives is that of frames whose probabilities sum to 1: what these sum to
             # is taken out of every alignment, and comes back behind the loss.
             sums = log_probs.logsumexp(-1, keepdim=True)
-            log_probs, excess = log_probs - sums, mask_frames(sums.mT, lengths).sum((1, 2))
+            log_probs, extra = log_probs - sums, extra - mask_frames(sums.mT, lengths).sum((1, 2))
         losses = functional.ctc_loss(
             log_probs.transpose(0, 1), targets.clamp(min=1), lengths, counts, BLANK, "none"
         )
-        return ((losses - excess) / counts.clamp(min=1)).mean()
+        return ((losses + extra) / counts.clamp(min=1)).mean()
 
     @torch.no_grad()
     def _follow(self, log_probs: Tensor, lengths: Tensor) -> None:
@@ -176,3 +202,14 @@ class CTC(Transcription):
             tightest=float((needed / frames.clamp(min=1)).max()),
             seconds=data.info.clip_seconds,
         )
+
+
+def from_its_twin(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """`(2B,)`: the divergence of each utterance from its other copy, which is taken as it is.
+
+    `log_probs` `(2B, T, C)`, `lengths` `(2B,)` in frames: the copies of B utterances, one behind the other.
+    The divergences of all frames are added up.
+    """
+    twin = log_probs.detach().roll(len(log_probs) // 2, 0)
+    divergence = (twin.exp() * (twin - log_probs)).sum(-1)
+    return divergence.masked_fill(~frame_mask(lengths, divergence.shape[1]), 0.0).sum(1)
