@@ -222,8 +222,13 @@ def test_copies_are_augmented_each_by_itself_in_training_alone() -> None:
 
 def test_a_warp_of_time_moves_one_copy_and_not_the_other(tmp_path: Path) -> None:
     warp = "augment.features.warp={_target_: lightning_audio.augment.warp.TimeWarp}"
-    with pytest.raises(UserError, match=r"augment\.features\.warp moves those of each copy"):
-        train(compose_config([*TINY_SPEECH, "task.consistency=0.2", f"+{warp}"]), tmp_path)
+    policy = (
+        "augment.features.some={_target_: lightning_audio.augment.policy.RandomPolicy, n: 1, transforms: "
+        "{warp: {_target_: lightning_audio.augment.warp.TimeWarp}}}"
+    )
+    for option, name in {warp: r"warp", policy: r"some\.transforms\.warp"}.items():
+        with pytest.raises(UserError, match=rf"augment\.features\.{name} moves those of each copy"):
+            train(compose_config([*TINY_SPEECH, "task.consistency=0.2", f"+{option}"]), tmp_path)
 
 
 def test_a_run_with_two_copies_says_so(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class CTC(Transcription):
         start_below_blank_rate: the blank rate below which delayed augmentation begins.
         consistency: weight of the divergence between the posteriors of two copies of each utterance, whose
             features are augmented each by itself, such as 0.2 (Yao et al. 2025, CR-CTC, arXiv:2410.05101); 0
-            for one copy. A step takes twice the time and the memory.
+            for one copy. A step takes up to twice the time, and twice the memory.
         shared: what `Transcription` takes besides.
     """
 
@@ -80,7 +80,7 @@ class CTC(Transcription):
             UserError: `consistency` comes with a warp of time.
         """
         super().check(data)
-        found = self.augment.feature_transforms.items()
+        found = self.augment.feature_transforms.named_modules()  # also in policies
         warps = [name for name, transform in found if isinstance(transform, TimeWarp)]
         if warps and self.copies > 1:
             raise UserError(
@@ -211,5 +211,5 @@ def from_its_twin(log_probs: Tensor, lengths: Tensor) -> Tensor:
     The divergences of all frames are added up.
     """
     twin = log_probs.detach().roll(len(log_probs) // 2, 0)
-    divergence = (twin.exp() * (twin - log_probs)).sum(-1)
+    divergence = functional.kl_div(log_probs, twin, reduction="none", log_target=True).sum(-1)
     return divergence.masked_fill(~frame_mask(lengths, divergence.shape[1]), 0.0).sum(1)
