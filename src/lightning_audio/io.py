@@ -134,6 +134,20 @@ def read_json(file: Path, kind: type[T], mend: str) -> T:
     return found
 
 
+def read_lines(file: Path, mend: str) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        UserError: it is not there, which `mend` says how to mend, or can't be read as UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"There is no {file}: {mend}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as text ({error}): give it in UTF-8.") from None
+
+
 def _plain(value: Any) -> Any:
     if hasattr(value, "as_dict"):
         return value.as_dict()

@@ -19,19 +19,17 @@ from lightning_audio.checkpoint import find_checkpoint, load
 from lightning_audio.cli import arguments
 from lightning_audio.data.clip import Clip
 from lightning_audio.data.datamodule import clips_of
-from lightning_audio.data.manifests import read_manifest
+from lightning_audio.data.manifests import MANIFEST_SUFFIXES, read_manifest
 from lightning_audio.data.targets import normalizer_of
 from lightning_audio.decoding.lm import token_name
 from lightning_audio.decoding.ngram import NGramModel, order_of
 from lightning_audio.errors import UserError, cli_errors
 from lightning_audio.inference.formats import refuse_output
-from lightning_audio.io import write_atomically
+from lightning_audio.io import read_lines, write_atomically
 from lightning_audio.text.normalizer import Normalizer
 from lightning_audio.text.numbers import UnreadableNumber
 from lightning_audio.text.tokenizers import UnknownCharacter, tokenizer_of
 from lightning_audio.training import saved_config
-
-MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 
 def training_texts(source: Path, run: Path | None = None, allow: Sequence[str] = ()) -> list[str]:
@@ -47,7 +45,7 @@ def training_texts(source: Path, run: Path | None = None, allow: Sequence[str] =
     elif source.suffix.lower() in MANIFEST_SUFFIXES:
         clips = [*_training_rows(source, run, allow)]
     else:
-        return _lines(source)
+        return read_lines(source, "give a text file, a manifest (.jsonl, .csv) or a run folder")
     texts = [clip.text for clip in clips if clip.text]
     if not texts:
         raise UserError(f"{source} has no training clips with a transcript: give each row a `text`.")
@@ -81,17 +79,6 @@ def _training_rows(source: Path, run: Path | None, allow: Sequence[str]) -> Sequ
 
 def _place(clip: Clip) -> tuple[str, float]:
     return str(Path(clip.path).resolve()), round(clip.start, 3)
-
-
-def _lines(source: Path) -> list[str]:
-    try:
-        return source.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UserError(
-            f"There is no {source}: give a text file, a manifest (.jsonl, .csv) or a run folder."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source} cannot be read as text ({error}): give it in UTF-8.") from None
 
 
 def normalizer_of_run(run: Path | None) -> Normalizer:

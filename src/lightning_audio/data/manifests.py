@@ -19,6 +19,7 @@ from lightning_audio.data.manifest_columns import ManifestReader
 from lightning_audio.data.manifest_rows import COLUMNS, group_names, rows_of
 from lightning_audio.errors import UserError, did_you_mean
 
+MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 GROUP = ("group", "speaker")
 MOST_LINES = 2**40  # of a file
 MOST_SHOWN = 50  # bad rows in one error
