@@ -17,7 +17,7 @@ from lightning_audio.cli import ngram
 from lightning_audio.decoding import ngram as model_of
 from lightning_audio.decoding.ngram import END, START, UNKNOWN, NGramModel
 from lightning_audio.errors import UserError
-from lightning_audio.text.tokenizers import BPE
+from lightning_audio.text.tokenizers import BPE, Characters
 
 TOY = ["the cat sat", "the dog sat", "a cat ran", "the cat ran home", "a dog sat", "the dog ran"]
 
@@ -276,6 +276,23 @@ def test_of_a_run_only_the_training_clips_are_read(speech_run: Path) -> None:
     assert "SAID" in found
     assert len(found) == 1 + kept
     assert "SECRET" not in found
+
+
+def test_a_list_of_words_leaves_out_those_that_the_run_can_not_spell(
+    speech_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise `evaluate --lexicon` refuses the list that was made for its own run."""
+    state = Characters(list(" AEFIMOR")).state()
+    task = SimpleNamespace(description={"facts": {"vocabulary": state}})
+    monkeypatch.setattr(ngram, "find_checkpoint", lambda run: run)
+    monkeypatch.setattr(ngram, "load", lambda checkpoint, **_: task)
+    (tmp_path / "more.txt").write_text("more café of it\n")
+    words, output = tmp_path / "words.txt", tmp_path / "lm.arpa"
+    told = ["--run", str(speech_run), "--output", str(output), "--words", str(words)]
+    ngram.main([str(tmp_path / "more.txt"), *told])
+    assert words.read_text().split() == ["MORE", "OF"]
+    assert grams(output, 1) == {START, END, UNKNOWN, "MORE", "CAFÉ", "OF", "IT"}
+    assert "Left out of the list of words: 2 that no tokens of" in capsys.readouterr().out
 
 
 def test_a_run_says_how_other_text_is_normalised(speech_run: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ memory for every n-gram: for a few million words that is well; for more, use `lm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from lightning_audio.inference.formats import refuse_output
 from lightning_audio.io import read_lines, write_atomically
 from lightning_audio.text.normalizer import Normalizer
 from lightning_audio.text.numbers import UnreadableNumber
-from lightning_audio.text.tokenizers import UnknownCharacter, tokenizer_of
+from lightning_audio.text.tokenizers import Tokenizer, UnknownCharacter, tokenizer_of
 from lightning_audio.training import saved_config
 
 
@@ -107,10 +108,9 @@ def splitter(unit: str, run: Path | None, allow: Sequence[str] = ()) -> Callable
         return lambda text: [token_name(character) for character in text]
     if run is None:
         raise UserError("Tokens are those of a run: name it with --run RUN, or take --characters.")
-    vocabulary = load(find_checkpoint(run), allow=allow).description["facts"].get("vocabulary")
-    if vocabulary is None:
+    tokenizer = tokenizer_in(find_checkpoint(run), allow)
+    if tokenizer is None:
         raise UserError(f"{run} has no tokens: give a run of task=ctc, or take --characters.")
-    tokenizer = tokenizer_of(vocabulary)
 
     def tokens(text: str) -> list[str]:
         try:
@@ -121,6 +121,31 @@ def splitter(unit: str, run: Path | None, allow: Sequence[str] = ()) -> Callable
             ) from None
 
     return tokens
+
+
+def tokenizer_in(checkpoint: Path, allow: Sequence[str] = ()) -> Tokenizer | None:
+    """That of a trained run; None where it writes no text."""
+    vocabulary = load(checkpoint, allow=allow).description["facts"].get("vocabulary")
+    return None if vocabulary is None else tokenizer_of(vocabulary)
+
+
+def lexicon_of(texts: Iterable[str], run: Path | None, allow: Sequence[str] = ()) -> list[str]:
+    """The words of texts, sorted; where the run is trained, those alone that its tokens spell."""
+    words = sorted({word for text in texts for word in text.split()})
+    checkpoint = None
+    with contextlib.suppress(UserError):  # it may have none yet
+        checkpoint = run and find_checkpoint(run)
+    tokenizer = tokenizer_in(checkpoint, allow) if checkpoint else None
+    if tokenizer is None:
+        return words
+    kept = []
+    for word in words:
+        with contextlib.suppress(UnknownCharacter):
+            tokenizer.encode(word)
+            kept.append(word)
+    if len(kept) < len(words):
+        print(f"Left out of the list of words: {len(words) - len(kept)} that no tokens of {run} spell.")
+    return kept
 
 
 @cli_errors
@@ -147,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = NGramModel((split(text) for text in texts), order)
     write_atomically(options.output, model.arpa())
     if options.words:
-        words = sorted({word for text in texts for word in text.split()})
+        words = lexicon_of(texts, run, options.allow)
         write_atomically(options.words, "".join(f"{word}\n" for word in words))
     grams = ", ".join(f"{len(table)} {n}-grams" for n, table in enumerate(model.probabilities, start=1))
     print(f"{options.output}: {len(texts)} sentences, {grams}, over {unit}")

@@ -68,6 +68,7 @@ class SpokenText(MadeCorpus):
     """
 
     kind = "spoken_text"
+    licence = "that of the texts, read by eSpeak NG"
     labels = ()
 
     def __init__(
@@ -123,8 +124,9 @@ class SpokenText(MadeCorpus):
 
     def _reading(self, text: str, rng: np.random.Generator) -> Reading:
         ranges = (self.rates, self.pitches, PITCH_RANGE)
-        drawn = [int(rng.integers(low, high + 1)) for low, high in ranges]
-        return Reading(text, str(rng.choice(self.voices)), *drawn, float(rng.uniform(*LEVEL_DB)))
+        rate, pitch, pitch_range = (int(rng.integers(low, high + 1)) for low, high in ranges)
+        voice = str(rng.choice(self.voices))
+        return Reading(text, voice, rate, pitch, pitch_range, float(rng.uniform(*LEVEL_DB)))
 
     def made_of(self) -> Sequence[Any]:
         return (VERSION, _version(), self.sample_rate, *map(astuple, self.plan))
