@@ -120,7 +120,8 @@ class SpokenText(MadeCorpus):
         words, frequencies = frequent_words(self.language, self.vocabulary)
         for _ in range(self.random_utterances):
             count = rng.integers(self.words[0], self.words[1] + 1)
-            yield " ".join(rng.choice(words, size=count, p=frequencies))
+            # Positions: of words NumPy would make an array for each utterance.
+            yield " ".join(words[place] for place in rng.choice(len(words), size=count, p=frequencies))
 
     def _reading(self, text: str, rng: np.random.Generator) -> Reading:
         ranges = (self.rates, self.pitches, PITCH_RANGE)
